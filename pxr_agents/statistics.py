@@ -1,0 +1,105 @@
+"""What a set of episodes amounts to: the numbers that training logs and evaluation reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pxr_agents.types import Episode
+
+_BOX_TOLERANCE = 1e-6  # source pixels; boxes went through floats and JSON
+
+
+def episode_statistics(episodes: Iterable[Episode]) -> dict[str, float]:
+    """Rates and means over `episodes`, as a flat dict of finite floats.
+
+    An episode whose `error` is set has no score: it is counted in `n_errors` and nowhere else. "Used" means that at
+    least one operation was executed (`usage_rate` over one group is the RaPR of arXiv 2505.15966); failed operations
+    do not count as use. A key whose denominator would be 0 is absent.
+
+    ==============================  ================================================================================
+    `n_episodes`, `n_errors`        scored episodes, and those without a score
+    `accuracy`                      share of correct episodes; with suffix `_needs_operation` and `_easy` over the
+                                    episodes whose `needs_operation` is True and False
+    `usage_rate`                    share of episodes that used an operation; same suffixes
+    `hit_rate`                      see `is_hit`; over episodes that used an operation and know their evidence box
+    `operations_per_episode`        mean number of executed operations
+    `failure_rate`                  share with at least one failed operation or malformed turn
+    `needless_rate`                 used although not needed, share of the episodes that know `needs_operation`
+    `missing_rate`                  not used although needed, share of the same episodes
+    `truncated_rate`                share cut off before an answer
+    `reward`, `reward/NAME`         mean return of an episode, and the part of it that term NAME paid (0 where absent)
+    ==============================  ================================================================================
+    """
+    every = list(episodes)
+    scored = [episode for episode in every if episode.error is None]
+    statistics = {"n_episodes": float(len(scored)), "n_errors": float(len(every) - len(scored))}
+    needing = [episode for episode in scored if episode.needs_operation is True]
+    easy = [episode for episode in scored if episode.needs_operation is False]
+    for suffix, subset in (("", scored), ("_needs_operation", needing), ("_easy", easy)):
+        _put_mean(statistics, f"accuracy{suffix}", [episode.correct for episode in subset])
+        _put_mean(statistics, f"usage_rate{suffix}", [used(episode) for episode in subset])
+    _put_mean(statistics, "hit_rate", [is_hit(episode) for episode in scored if used(episode) and episode.evidence_box])
+    _put_mean(statistics, "operations_per_episode", [episode.n_operations for episode in scored])
+    _put_mean(statistics, "failure_rate", [any(episode.failures.values()) for episode in scored])
+    known = needing + easy
+    _put_mean(statistics, "needless_rate", [episode.needs_operation is False and used(episode) for episode in known])
+    _put_mean(statistics, "missing_rate", [episode.needs_operation is True and not used(episode) for episode in known])
+    _put_mean(statistics, "truncated_rate", [episode.truncated_by is not None for episode in scored])
+    _put_mean(statistics, "reward", [episode.reward for episode in scored])
+    returns = [term_returns(episode) for episode in scored]
+    for name in sorted({name for terms in returns for name in terms}):
+        _put_mean(statistics, f"reward/{name}", [terms.get(name, 0.0) for terms in returns])
+    return statistics
+
+
+def used(episode: Episode) -> bool:
+    """Whether at least one operation was executed."""
+    return episode.n_operations > 0
+
+
+def term_returns(episode: Episode) -> dict[str, float]:
+    """Sum over the turns of every named reward term of `episode`."""
+    totals: dict[str, float] = {}
+    for step in episode.steps:
+        for name, value in step.reward_terms.items():
+            totals[name] = totals.get(name, 0.0) + value
+    return totals
+
+
+def is_hit(episode: Episode) -> bool:
+    """Whether an operation showed the whole evidence box larger than the episode's first look at it.
+
+    The evidence box is in pixels of source 1. Views of that source after its first one were made by operations; one of
+    them has to contain the box and to show it at a larger scale (shown pixels per source pixel, the smaller of the two
+    axes) than the first view. False if the episode has no evidence box.
+    """
+    if episode.evidence_box is None:
+        return False
+    views = [view for view in episode.views if view["source"] == 1]
+    if not views:
+        return False
+    first_scale = view_scale(views[0])
+    return any(contains(view["box"], episode.evidence_box) and view_scale(view) > first_scale for view in views[1:])
+
+
+def view_scale(view: Mapping[str, Any]) -> float:
+    """Shown pixels per source pixel of a view (`box` x1,y1,x2,y2 in source pixels, `size` w,h), the smaller axis."""
+    x1, y1, x2, y2 = view["box"]
+    width, height = view["size"]
+    return float(min(width / (x2 - x1), height / (y2 - y1)))
+
+
+def contains(outer: Sequence[float], inner: Sequence[float]) -> bool:
+    """Whether box `outer` (x1,y1,x2,y2) contains box `inner`, edges included."""
+    return (
+        outer[0] <= inner[0] + _BOX_TOLERANCE
+        and outer[1] <= inner[1] + _BOX_TOLERANCE
+        and outer[2] >= inner[2] - _BOX_TOLERANCE
+        and outer[3] >= inner[3] - _BOX_TOLERANCE
+    )
+
+
+def _put_mean(statistics: dict[str, float], name: str, values: Sequence[float]) -> None:
+    if values:
+        statistics[name] = float(sum(values)) / len(values)

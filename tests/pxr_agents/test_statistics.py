@@ -1,0 +1,178 @@
+"""Statistics of hand-made episodes against values computed by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pxr_agents.statistics import contains, episode_statistics, is_hit, term_returns, view_scale
+from pxr_agents.types import Episode, Step
+
+# A 400x200 source first shown at half its size: 0.5 shown pixels per source pixel.
+WHOLE = {"index": 1, "source": 1, "box": (0.0, 0.0, 400.0, 200.0), "size": (200, 100)}
+EVIDENCE = (100.0, 50.0, 120.0, 70.0)
+
+
+def crop(box: tuple[float, float, float, float], size: tuple[int, int], source: int = 1) -> dict[str, Any]:
+    return {"index": 2, "source": source, "box": box, "size": size}
+
+
+def step(reward_terms: dict[str, float]) -> Step:
+    return Step(turn="", reply="", reward=sum(reward_terms.values()), reward_terms=reward_terms)
+
+
+def episode(**fields: Any) -> Episode:
+    return Episode(**{"task": "pxr/SyntheticSearch-v0", "sample_id": "0", "views": [WHOLE], **fields})
+
+
+def five_scored_and_one_broken() -> list[Episode]:
+    hit = [WHOLE, crop((80.0, 40.0, 180.0, 90.0), (200, 100))]
+    miss = [WHOLE, crop((200.0, 100.0, 300.0, 150.0), (200, 100))]
+    return [
+        # used where needed, twice, hit, correct
+        episode(
+            needs_operation=True,
+            evidence_box=EVIDENCE,
+            usage={"zoom_in": 2},
+            views=hit,
+            correct=True,
+            steps=[step({"curiosity": 0.125}), step({"correct": 1.0, "penalty": -0.05})],
+        ),
+        # not used where needed, wrong
+        episode(needs_operation=True, evidence_box=EVIDENCE, usage={"zoom_in": 0}, steps=[step({"correct": 0.0})]),
+        # used where not needed, missed, one failed call, correct
+        episode(
+            needs_operation=False,
+            evidence_box=EVIDENCE,
+            usage={"zoom_in": 1},
+            views=miss,
+            correct=True,
+            failures={"zoom_in": 1},
+            steps=[step({}), step({}), step({"correct": 1.0})],
+        ),
+        # not used where not needed, truncated
+        episode(
+            needs_operation=False,
+            usage={"zoom_in": 0},
+            truncated_by="max_turns",
+            failures={"malformed": 0},
+            steps=[step({})],
+        ),
+        # nothing known about the sample; used, correct
+        episode(usage={"zoom_in": 1}, correct=True, steps=[step({"correct": 1.0})]),
+        # the run broke: no score, whatever else it says
+        episode(
+            needs_operation=True,
+            usage={"zoom_in": 3},
+            correct=True,
+            error="engine died",
+            steps=[step({"correct": 1.0})],
+        ),
+    ]
+
+
+def test_every_value_of_a_hand_made_set() -> None:
+    assert episode_statistics(five_scored_and_one_broken()) == pytest.approx(
+        {
+            "n_episodes": 5,
+            "n_errors": 1,
+            "accuracy": 3 / 5,
+            "accuracy_needs_operation": 1 / 2,
+            "accuracy_easy": 1 / 2,
+            "usage_rate": 3 / 5,
+            "usage_rate_needs_operation": 1 / 2,
+            "usage_rate_easy": 1 / 2,
+            "hit_rate": 1 / 2,
+            "operations_per_episode": 4 / 5,
+            "failure_rate": 1 / 5,
+            "needless_rate": 1 / 4,
+            "missing_rate": 1 / 4,
+            "truncated_rate": 1 / 5,
+            "reward": (1.075 + 0 + 1 + 0 + 1) / 5,
+            "reward/correct": 3 / 5,
+            "reward/curiosity": 0.125 / 5,
+            "reward/penalty": -0.05 / 5,
+        }
+    )
+
+
+def test_without_scored_episodes_only_the_counts_remain() -> None:
+    assert episode_statistics([]) == {"n_episodes": 0, "n_errors": 0}
+    assert episode_statistics([episode(error="judge was away")]) == {"n_episodes": 0, "n_errors": 1}
+
+
+def test_rates_over_unknown_facts_are_absent() -> None:
+    statistics = episode_statistics([episode(usage={"zoom_in": 1})])
+    absent = {"accuracy_needs_operation", "accuracy_easy", "hit_rate", "needless_rate", "missing_rate"}
+    assert not absent & statistics.keys()
+    assert statistics["usage_rate"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("views", "expected"),
+    [
+        ([WHOLE], False),
+        ([WHOLE, crop((100.0, 50.0, 120.0, 70.0), (56, 56))], True),  # exactly the evidence, 2.8 instead of 0.5
+        ([WHOLE, crop((101.0, 50.0, 121.0, 70.0), (56, 56))], False),  # one source pixel of it is cut off
+        ([WHOLE, crop((0.0, 0.0, 400.0, 200.0), (200, 100))], False),  # the whole image again: nothing became larger
+        ([WHOLE, crop((0.0, 0.0, 200.0, 200.0), (200, 100))], False),  # larger across, not larger down
+        ([WHOLE, crop((0.0, 0.0, 200.0, 100.0), (200, 100), source=2)], False),  # another source
+        ([WHOLE, crop((300.0, 0.0, 400.0, 50.0), (200, 100)), crop((90.0, 45.0, 130.0, 75.0), (112, 84))], True),
+        ([], False),
+    ],
+)
+def test_hit(views: list[dict[str, Any]], expected: bool) -> None:
+    assert is_hit(episode(evidence_box=EVIDENCE, views=views)) is expected
+
+
+def test_hit_compares_with_the_first_view_of_the_same_source() -> None:
+    other = {"index": 1, "source": 2, "box": (0.0, 0.0, 10.0, 10.0), "size": (100, 100)}  # scale 10
+    views = [other, WHOLE, crop((80.0, 40.0, 180.0, 90.0), (200, 100))]  # scale 2 after 0.5
+    assert is_hit(episode(evidence_box=EVIDENCE, views=views))
+
+
+def test_no_evidence_box_is_no_hit() -> None:
+    assert not is_hit(episode(views=[WHOLE, crop((0.0, 0.0, 10.0, 10.0), (100, 100))]))
+
+
+def test_view_scale_is_the_smaller_axis() -> None:
+    assert view_scale(crop((10.0, 10.0, 20.0, 30.0), (40, 60))) == 3.0
+
+
+def test_contains_forgives_rounding_of_floats_only() -> None:
+    assert contains((0.1 + 0.2, 0.0, 1.0, 1.0), (0.3, 0.0, 1.0, 1.0))
+    assert not contains((0.301, 0.0, 1.0, 1.0), (0.3, 0.0, 1.0, 1.0))
+
+
+def test_term_returns_add_up_over_turns() -> None:
+    steps = [step({"a": 0.25, "b": 1.0}), step({"a": 0.5})]
+    assert term_returns(episode(steps=steps)) == {"a": 0.75, "b": 1.0}
+
+
+@given(
+    st.lists(
+        st.builds(
+            episode,
+            correct=st.booleans(),
+            needs_operation=st.sampled_from([None, False, True]),
+            usage=st.fixed_dictionaries({"zoom_in": st.integers(0, 4)}),
+            error=st.sampled_from([None, None, "broken"]),
+        ),
+        max_size=30,
+    )
+)
+def test_rates_are_finite_and_splits_recombine(episodes: list[Episode]) -> None:
+    statistics = episode_statistics(episodes)
+    assert all(math.isfinite(value) for value in statistics.values())
+    known = [e for e in episodes if e.error is None and e.needs_operation is not None]
+    if known:
+        n_needing = sum(e.needs_operation is True for e in known)
+        n_easy = len(known) - n_needing
+        wrong_decisions = statistics["needless_rate"] + statistics["missing_rate"]
+        needless = n_easy * statistics.get("usage_rate_easy", 0.0)
+        missing = n_needing * (1 - statistics.get("usage_rate_needs_operation", 0.0))
+        assert wrong_decisions == pytest.approx((needless + missing) / len(known))
