@@ -1,0 +1,71 @@
+# `make quickstart` and `make test` are all that is needed; both set up .venv on their first call and install nothing
+# on the next ones, until pyproject.toml or the pins change.
+
+PYTHON ?= python3.11
+VENV   ?= .venv
+RUNS   ?= runs
+
+# The CPU build of torch; for another one: make quickstart TORCH=torch==2.13.0
+TORCH       ?= torch==2.13.0+cpu
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PINS        := requirements/cpu.txt
+
+BIN     := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint $(PINS)
+TEST    ?= not gpu
+
+.PHONY: help quickstart test lint types contracts pytest clean distclean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make quickstart  set up $(VENV), train and evaluate the tiny agent, write $(RUNS)/quickstart/report.html"
+	@echo "make test        lint, format check, types, import contracts, pytest"
+	@echo "make clean       remove caches (runs/ and $(VENV) stay);  make distclean  remove $(VENV) as well"
+
+quickstart: $(VENV)/.installed-run
+	$(BIN)/python -m training quickstart
+
+# `make -k test` goes on after a failing check and still fails in the end.
+test: lint types contracts pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-test
+	$(BIN)/mypy
+
+contracts: $(VENV)/.installed-test
+	$(BIN)/lint-imports --no-cache
+
+pytest: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m "$(TEST)"
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "'$(PYTHON)' is not a Python of version 3.11 or newer that runs."; \
+	  echo "Install Python 3.11 (Debian/Ubuntu: apt install python3.11 python3.11-venv; macOS: brew install python@3.11),"; \
+	  echo "or name one that you have: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu it needs the package python3.11-venv."; exit 1; }
+
+# torch goes first, on its own: pip's configured indexes are asked for the exact build, then PyTorch's own index.
+$(VENV)/.torch: $(PINS) | $(VENV)/bin/python
+	@echo "installing $(TORCH) ..."
+	@$(INSTALL) "$(TORCH)" 2>/dev/null || $(INSTALL) torch --extra-index-url $(TORCH_INDEX)
+	@touch $@
+
+$(VENV)/.installed-run: pyproject.toml $(PINS) $(VENV)/.torch
+	$(INSTALL) --editable '.[train,eval]'
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml $(PINS) $(VENV)/.torch
+	$(INSTALL) --editable '.[dev]'
+	@touch $@ $(VENV)/.installed-run
+
+clean:
+	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)

@@ -1,0 +1,1 @@
+"""Evaluation: run an agent on a task, measure, and show every episode."""

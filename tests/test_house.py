@@ -1,0 +1,66 @@
+"""Rules that hold for the whole repository: who may import whom, and what importing a part costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from importlinter import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_import_contracts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    status = cli.lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True)
+    assert status == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("module", "without"),
+    [
+        ("pxr_env", ["torch", "transformers", "ray", "pyarrow", "decord", "rich", "jinja2", "pandas"]),
+        ("pxr_agents.rollout", ["torch", "transformers", "ray", "vllm", "pyarrow"]),
+        ("pxr_agents.agents", ["torch", "transformers", "ray", "vllm", "pyarrow"]),
+        ("pxr_agents.statistics", ["torch", "transformers", "ray", "vllm", "pyarrow"]),
+        ("eval.runner", ["torch", "transformers", "ray", "vllm", "pyarrow", "wandb"]),
+        ("eval.report", ["torch", "transformers", "ray", "vllm", "pyarrow", "wandb"]),
+    ],
+)
+def test_a_part_imports_without_what_it_does_not_need(module: str, without: list[str]) -> None:
+    # None in sys.modules makes every import of the name fail, at import time as well as inside functions.
+    blocked = "".join(f"sys.modules[{name!r}] = None\n" for name in without)
+    result = run_python(f"import sys\n{blocked}import {module}")
+    assert result.returncode == 0, result.stderr
+
+
+def test_wheels_contain_exactly_the_four_packages() -> None:
+    from setuptools import find_packages
+
+    found = find_packages(str(ROOT), **PYPROJECT["tool"]["setuptools"]["packages"]["find"])
+    assert {name.split(".")[0] for name in found} == {"pxr_env", "pxr_agents", "training", "eval"}
+    for name in ("pxr_env", "pxr_agents", "training", "eval"):
+        assert (ROOT / name / "py.typed").is_file(), f"{name}/py.typed is missing"
+
+
+def test_pins_satisfy_the_declared_ranges() -> None:
+    from packaging.requirements import Requirement
+
+    lines = (ROOT / "requirements" / "cpu.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    extras = PYPROJECT["project"]["optional-dependencies"].values()
+    declared = [*PYPROJECT["project"]["dependencies"], *(line for extra in extras for line in extra)]
+    checked = {
+        requirement.name
+        for requirement in map(Requirement, declared)
+        if requirement.name in pins and requirement.specifier.contains(pins[requirement.name])
+    }
+    assert checked == pins.keys()
