@@ -34,23 +34,34 @@ def episode_statistics(episodes: Iterable[Episode]) -> dict[str, float]:
     every = list(episodes)
     scored = [episode for episode in every if episode.error is None]
     statistics = {"n_episodes": float(len(scored)), "n_errors": float(len(every) - len(scored))}
-    needing = [episode for episode in scored if episode.needs_operation is True]
-    easy = [episode for episode in scored if episode.needs_operation is False]
-    for suffix, subset in (("", scored), ("_needs_operation", needing), ("_easy", easy)):
-        _put_mean(statistics, f"accuracy{suffix}", [episode.correct for episode in subset])
-        _put_mean(statistics, f"usage_rate{suffix}", [used(episode) for episode in subset])
-    _put_mean(statistics, "hit_rate", [is_hit(episode) for episode in scored if used(episode) and episode.evidence_box])
-    _put_mean(statistics, "operations_per_episode", [episode.n_operations for episode in scored])
-    _put_mean(statistics, "failure_rate", [any(episode.failures.values()) for episode in scored])
-    known = needing + easy
-    _put_mean(statistics, "needless_rate", [episode.needs_operation is False and used(episode) for episode in known])
-    _put_mean(statistics, "missing_rate", [episode.needs_operation is True and not used(episode) for episode in known])
-    _put_mean(statistics, "truncated_rate", [episode.truncated_by is not None for episode in scored])
-    _put_mean(statistics, "reward", [episode.reward for episode in scored])
+    for name, (count, total) in episode_counts(every).items():
+        statistics[name] = count / total
+    if not scored:
+        return statistics
+    statistics["operations_per_episode"] = _mean([episode.n_operations for episode in scored])
+    statistics["reward"] = _mean([episode.reward for episode in scored])
     returns = [term_returns(episode) for episode in scored]
     for name in sorted({name for terms in returns for name in terms}):
-        _put_mean(statistics, f"reward/{name}", [terms.get(name, 0.0) for terms in returns])
+        statistics[f"reward/{name}"] = _mean([terms.get(name, 0.0) for terms in returns])
     return statistics
+
+
+def episode_counts(episodes: Iterable[Episode]) -> dict[str, tuple[int, int]]:
+    """The rates of `episode_statistics` as (how many, out of how many); a rate over no episode is absent."""
+    scored = [episode for episode in episodes if episode.error is None]
+    needing = [episode for episode in scored if episode.needs_operation is True]
+    easy = [episode for episode in scored if episode.needs_operation is False]
+    known = needing + easy
+    outcomes: dict[str, list[bool]] = {}
+    for suffix, subset in (("", scored), ("_needs_operation", needing), ("_easy", easy)):
+        outcomes[f"accuracy{suffix}"] = [episode.correct for episode in subset]
+        outcomes[f"usage_rate{suffix}"] = [used(episode) for episode in subset]
+    outcomes["hit_rate"] = [is_hit(episode) for episode in scored if used(episode) and episode.evidence_box is not None]
+    outcomes["failure_rate"] = [any(episode.failures.values()) for episode in scored]
+    outcomes["needless_rate"] = [episode.needs_operation is False and used(episode) for episode in known]
+    outcomes["missing_rate"] = [episode.needs_operation is True and not used(episode) for episode in known]
+    outcomes["truncated_rate"] = [episode.truncated_by is not None for episode in scored]
+    return {name: (sum(values), len(values)) for name, values in outcomes.items() if values}
 
 
 def used(episode: Episode) -> bool:
@@ -100,6 +111,5 @@ def contains(outer: Sequence[float], inner: Sequence[float]) -> bool:
     )
 
 
-def _put_mean(statistics: dict[str, float], name: str, values: Sequence[float]) -> None:
-    if values:
-        statistics[name] = float(sum(values)) / len(values)
+def _mean(values: Sequence[float]) -> float:
+    return float(sum(values)) / len(values)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pxr_agents.statistics import contains, episode_statistics, is_hit, term_returns, view_scale
+from pxr_agents.statistics import contains, episode_counts, episode_statistics, is_hit, term_returns, view_scale
 from pxr_agents.types import Episode, Step
 
 # A 400x200 source first shown at half its size: 0.5 shown pixels per source pixel.
@@ -176,3 +176,11 @@ def test_rates_are_finite_and_splits_recombine(episodes: list[Episode]) -> None:
         needless = n_easy * statistics.get("usage_rate_easy", 0.0)
         missing = n_needing * (1 - statistics.get("usage_rate_needs_operation", 0.0))
         assert wrong_decisions == pytest.approx((needless + missing) / len(known))
+
+
+def test_counts_behind_the_rates() -> None:
+    counts = episode_counts(five_scored_and_one_broken())
+    assert counts["accuracy"] == (3, 5)
+    assert counts["usage_rate_easy"] == (1, 2)
+    assert counts["missing_rate"] == (1, 4)
+    assert counts["hit_rate"] == (1, 2)
