@@ -1,0 +1,309 @@
+"""The curiosity terms against values computed by hand."""
+
+import dataclasses
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.envs.registration import EnvSpec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pxr_env.curiosity import (
+    PRESETS,
+    CuriosityFormula,
+    CuriosityReward,
+    CuriosityTerms,
+    UsageRates,
+    curiosity_formula,
+    curiosity_terms,
+    settle_group,
+)
+
+GROUPS = st.lists(st.integers(0, 6), max_size=16)
+
+
+def column(terms, name):
+    return [term[name] for term in terms]
+
+
+class TestPaper:
+    def test_one_user_of_eight(self):
+        terms = curiosity_terms([1, 0, 0, 0, 0, 0, 0, 0])
+        # RaPR = 1/8 = .125; .5 * (.3 - .125) = .5 * .175 = .0875, for the user only
+        assert column(terms, "curiosity") == pytest.approx([0.0875] + [0.0] * 7)
+        assert column(terms, "penalty") == [0.0] * 8
+
+    def test_two_users_of_eight_one_with_four_operations(self):
+        terms = curiosity_terms([0, 4, 0, 1, 0, 0, 0, 0])
+        # RaPR = .25; .5 * (.3 - .25) = .025 for both; n = 4: .05 * min(1 - 4, 0) = -.15
+        assert column(terms, "curiosity") == pytest.approx([0, 0.025, 0, 0.025, 0, 0, 0, 0])
+        assert column(terms, "penalty") == pytest.approx([0, -0.15, 0, 0, 0, 0, 0, 0])
+
+    def test_three_users_of_eight_are_enough(self):
+        # RaPR = .375 > .3: no bonus; n = 2: .05 * (1 - 2) = -.05
+        terms = curiosity_terms([2, 1, 1, 0, 0, 0, 0, 0])
+        assert column(terms, "curiosity") == [0.0] * 8
+        assert column(terms, "penalty") == pytest.approx([-0.05, 0, 0, 0, 0, 0, 0, 0])
+
+    def test_nobody_is_paid_at_rate_zero(self):
+        assert curiosity_terms([0] * 8) == [{"curiosity": 0.0, "penalty": 0.0}] * 8
+
+    def test_overrides(self):
+        terms = curiosity_terms([1, 3, 0, 0], alpha=1.0, H=0.75, N=2, beta=0.1)
+        # RaPR = .5; 1 * (.75 - .5) = .25; .1 * (2 - 3) = -.1
+        assert column(terms, "curiosity") == pytest.approx([0.25, 0.25, 0, 0])
+        assert column(terms, "penalty") == pytest.approx([0, -0.1, 0, 0])
+
+    def test_counts_of_numpy(self):
+        assert curiosity_terms(np.array([1, 0, 0, 0, 0, 0, 0, 0])) == curiosity_terms([1, 0, 0, 0, 0, 0, 0, 0])
+
+    @given(GROUPS)
+    def test_is_the_formula(self, group):
+        users = len([n for n in group if n])
+        for n, term in zip(group, curiosity_terms(group), strict=True):
+            expected = 0.0
+            if n and users / len(group) < 0.3:
+                expected = 0.15 - 0.5 * users / len(group)
+            assert term["curiosity"] == pytest.approx(expected)
+            assert term["penalty"] == pytest.approx(-0.05 * (n - 1) if n > 1 else 0)
+
+    @given(GROUPS, st.randoms())
+    def test_rollouts_may_be_permuted(self, group, random):
+        order = list(range(len(group)))
+        random.shuffle(order)
+        terms = curiosity_terms(group)
+        assert curiosity_terms([group[i] for i in order]) == [terms[i] for i in order]
+
+
+class TestReleasedCode:
+    def test_images(self):
+        terms = curiosity_terms([3, 0, 0, 0, 0, 0, 0, 0], preset="released-code")
+        # (.3 - .125) / 2 / .125 * .25 = .0875 / .125 * .25 = .7 * .25 = .175; -.05 * (3 - 1) = -.1
+        assert column(terms, "curiosity") == pytest.approx([0.175] + [0] * 7)
+        assert column(terms, "penalty") == pytest.approx([-0.1] + [0] * 7)
+
+    def test_video(self):
+        terms = curiosity_terms([1, 1, 0, 0, 0, 0, 0, 0], preset="released-code", media="video")
+        # (.3 - .25) / 1.5 / .25 * .25 = .05 / 1.5 = .0333...; one operation costs nothing
+        assert column(terms, "curiosity") == pytest.approx([1 / 30, 1 / 30] + [0] * 6)
+        assert column(terms, "penalty") == [0.0] * 8
+
+    def test_the_floor_of_running_rates_leaves_large_groups_alone(self):
+        # RaPR = 1/16 = .0625; (.3 - .0625) / 2 / .0625 * .25 = .11875 * 4 = .475
+        assert curiosity_terms([1] + [0] * 15, preset="released-code")[0]["curiosity"] == pytest.approx(0.475)
+
+    def test_nobody_is_paid_at_rate_zero(self):
+        assert curiosity_terms([0] * 4, preset="released-code") == [{"curiosity": 0.0, "penalty": 0.0}] * 4
+
+
+def test_off_is_zero():
+    assert curiosity_terms([0, 5, 1], preset="off") == [{"curiosity": 0.0, "penalty": 0.0}] * 3
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("overrides", "message"),
+        [
+            ({"preset": "papr"}, 'Did you mean "paper"'),
+            ({"preset": "released_code"}, 'Did you mean "released-code"'),
+            ({"preset": "zzz"}, r"expected one of 'paper', 'released-code', 'off'\.$"),
+            ({"alpha": -0.1}, "alpha is -0.1; expected a number >= 0"),
+            ({"H": 1.5}, "H is 1.5; expected a number from 0 to 1"),
+            ({"beta": float("nan")}, "beta is nan"),
+            ({"preset": "released-code", "media": "audio"}, "expected 'image' or 'video'"),
+        ],
+    )
+    def test_value(self, overrides, message):
+        with pytest.raises(ValueError, match=message):
+            curiosity_terms([1, 0], **overrides)
+
+    @pytest.mark.parametrize(
+        ("overrides", "message"),
+        [
+            ({"alhpa": 1.0}, r"has no 'alhpa'; .* Did you mean \"alpha\""),
+            ({"media": "video"}, "preset 'paper' has no 'media'"),
+            ({"alpha": "1"}, r"alpha is '1' \(str\); expected a number"),
+            ({"N": True}, r"N is True \(bool\)"),
+        ],
+    )
+    def test_type(self, overrides, message):
+        with pytest.raises(TypeError, match=message):
+            curiosity_terms([1, 0], **overrides)
+
+    @pytest.mark.parametrize(
+        ("counts", "error"), [([0, -1], ValueError), ([0, 1.0], TypeError), ([0, True], TypeError)]
+    )
+    def test_counts(self, counts, error):
+        with pytest.raises(error, match=r"n_operations\[1\]"):
+            curiosity_terms(counts)
+
+
+def test_a_formula_of_the_user(monkeypatch):
+    @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+    class Flat(CuriosityFormula):
+        amount: float = 0.1
+
+        def terms(self, n_operations: int, rate: float) -> CuriosityTerms:
+            return {"curiosity": self.amount * n_operations, "penalty": 0.0}
+
+    monkeypatch.setitem(PRESETS, "flat", Flat())
+    assert column(curiosity_terms([2, 0], preset="flat", amount=0.5), "curiosity") == [1.0, 0.0]
+    assert curiosity_formula("flat").amount == 0.1
+
+
+class TestSettleGroup:
+    def test_adds_terms_and_changes_nothing_given(self):
+        given_terms = [{"correct": 1.0, "format": 0.5}] + [{"correct": 0.0}] * 7
+        settled = settle_group([1] + [0] * 7, given_terms)
+        # the user's reward: 1 + .5 + .0875 + 0 = 1.5875
+        assert settled[0] == pytest.approx({"correct": 1.0, "format": 0.5, "curiosity": 0.0875, "penalty": 0.0})
+        assert sum(settled[0].values()) == pytest.approx(1.5875)
+        assert settled[1] == {"correct": 0.0, "curiosity": 0.0, "penalty": 0.0}
+        assert given_terms[0] == {"correct": 1.0, "format": 0.5}
+
+    def test_an_unrepaired_failure_takes_the_reward_of_its_own_rollout_only(self):
+        correct = [{"correct": 1.0}] * 3
+        first = settle_group([0, 1, 2], correct, unrepaired=[False, True, False], preset="released-code")
+        second = settle_group([0, 1, 2], correct, unrepaired=[False, False, False], preset="released-code")
+        assert column(first, "correct") == [1.0, 0.0, 1.0]
+        assert column(second, "correct") == [1.0, 1.0, 1.0]
+
+    def test_the_paper_does_not_look_at_failures(self):
+        settled = settle_group([0, 1], [{"correct": 1.0}] * 2, unrepaired=[True, True])
+        assert column(settled, "correct") == [1.0, 1.0]
+
+    @given(st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.booleans()), min_size=1, max_size=8), GROUPS)
+    def test_groups_do_not_know_each_other(self, rollouts, other):
+        counts, correct, unrepaired = zip(*rollouts, strict=True)
+        terms = [{"correct": float(c)} for c in correct]
+        alone = settle_group(counts, terms, unrepaired=unrepaired, preset="released-code")
+        settle_group(other, [{"correct": 1.0}] * len(other), unrepaired=[True] * len(other), preset="released-code")
+        assert settle_group(counts, terms, unrepaired=unrepaired, preset="released-code") == alone
+        assert column(alone, "correct") == [float(c and not u) for c, u in zip(correct, unrepaired, strict=True)]
+
+    def test_mistakes(self):
+        with pytest.raises(ValueError, match=r"unrepaired is missing.*void_unrepaired=False"):
+            settle_group([1], [{"correct": 1.0}], preset="released-code")
+        settle_group([1], [{"correct": 1.0}], preset="released-code", void_unrepaired=False)
+        with pytest.raises(ValueError, match="group of 2 n_operations, 1 reward_terms"):
+            settle_group([1, 0], [{"correct": 1.0}])
+        with pytest.raises(ValueError, match="already hold"):
+            settle_group([1], settle_group([1], [{"correct": 1.0}]))
+
+
+def counted(episodes):
+    rates = UsageRates()
+    for episode in episodes:
+        rates.record(*episode)
+    return rates
+
+
+class ScriptedEnv(gymnasium.Env):
+    """Speaks the info of a pixel environment. Actions: 0 answers (right), 1 executes an operation, 2 fails one."""
+
+    observation_space = gymnasium.spaces.Discrete(1)
+    action_space = gymnasium.spaces.Discrete(3)
+
+    def __init__(self, keys=("sample_id", "usage", "failures", "reward_terms")):
+        self.keys = keys
+
+    def _info(self, terms):
+        info = {"sample_id": self.sample_id, "reward_terms": terms}
+        info.update(usage={"zoom_in": self.usage}, failures={"zoom_in": self.failures})
+        self.last_info = {key: info[key] for key in self.keys}
+        return self.last_info
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.sample_id = (options or {}).get("sample_id", "1")
+        self.usage = self.failures = 0
+        return 0, self._info({})
+
+    def step(self, action):
+        self.usage += action == 1
+        self.failures += action == 2
+        done = action == 0
+        return 0, float(done), done, False, self._info({"correct": 1.0} if done else {})
+
+
+def play(env, actions, sample_id="1"):
+    env.reset(options={"sample_id": sample_id})
+    for action in actions:
+        _, reward, terminated, _, info = env.step(action)
+    assert terminated
+    return reward, info
+
+
+class TestCuriosityReward:
+    def test_running_rates_by_hand(self):
+        env = CuriosityReward(ScriptedEnv())
+        # Nothing is known, rate 0: .5 * .3 = .15; second operation: .05 * (1 - 2) = -.05; 1 + .15 - .05 = 1.1
+        reward, info = play(env, [1, 1, 0])
+        assert reward == pytest.approx(1.1)
+        assert info["reward_terms"] == pytest.approx({"correct": 1.0, "curiosity": 0.15, "penalty": -0.05})
+        # This sample was always seen with an operation, rate 1: no bonus
+        assert play(env, [1, 0])[0] == 1.0
+        # A new sample: the task's rate, 2/2 so far, and after three more without operation 2/5: no bonus either
+        for _ in range(3):
+            assert play(env, [0], "2")[0] == 1.0
+        assert play(env, [1, 0], "3")[0] == 1.0
+        # Sample 2 was seen without operation only: rate 0, the full bonus; afterwards 1/4: .5 * (.3 - .25) = .025
+        assert play(env, [1, 0], "2")[0] == pytest.approx(1.15)
+        assert play(env, [1, 0], "2")[0] == pytest.approx(1.025)
+        assert env.rates.rate("ScriptedEnv", "2") == 2 / 5
+        assert env.rates.rate("ScriptedEnv") == 5 / 8
+
+    def test_only_the_last_step_pays_and_the_inner_info_stays(self):
+        env = CuriosityReward(ScriptedEnv())
+        env.reset()
+        _, reward, _, _, info = env.step(1)
+        assert reward == 0.0
+        assert info["reward_terms"] == {}
+        env.step(0)
+        assert env.unwrapped.last_info["reward_terms"] == {"correct": 1.0}
+
+    def test_an_abandoned_episode_is_not_counted(self):
+        env = CuriosityReward(ScriptedEnv())
+        env.reset()
+        env.step(1)
+        play(env, [0])
+        assert env.rates.episodes("ScriptedEnv") == 1
+        assert env.rates.rate("ScriptedEnv") == 0.0
+
+    def test_released_code_stays_finite_and_voids_unrepaired_answers(self):
+        env = CuriosityReward(ScriptedEnv(), preset="released-code")
+        # Rate 0 counts as 1/8: (.3 - .125) / 2 / .125 * .25 = .175
+        reward, info = play(env, [1, 2, 0])
+        assert info["reward_terms"] == pytest.approx({"correct": 0.0, "curiosity": 0.175, "penalty": 0.0})
+        assert reward == pytest.approx(0.175)
+        # Repaired before the answer; and a failure of the episode before does not count
+        assert play(env, [2, 1, 0])[0] == 1.0
+        assert play(env, [1, 2, 0])[0] == 0.0
+        assert play(env, [0])[0] == 1.0
+
+    def test_rates_may_be_replaced(self):
+        env = CuriosityReward(ScriptedEnv())
+        env.rates = counted([("ScriptedEnv", "1", {"zoom_in": i == 0}) for i in range(4)]).merge(env.rates)
+        # 1 of 4: .5 * (.3 - .25) = .025
+        assert play(env, [1, 0])[0] == pytest.approx(1.025)
+
+    def test_the_spec_survives_json(self):
+        gymnasium.register("Scripted-v0", entry_point=f"{__name__}:ScriptedEnv")
+        try:
+            env = CuriosityReward(gymnasium.make("Scripted-v0"), preset="paper", alpha=1.0, N=3)
+            again = gymnasium.make(EnvSpec.from_json(env.spec.to_json()))
+        finally:
+            del gymnasium.registry["Scripted-v0"]
+        assert isinstance(again, CuriosityReward)
+        assert again.formula == curiosity_formula("paper", alpha=1.0, N=3)
+        assert play(again, [1, 0])[0] == pytest.approx(1.3)  # 1 + 1 * .3
+        assert again.task == "Scripted-v0"
+
+    def test_mistakes(self):
+        with pytest.raises(TypeError, match='Did you mean "alpha"'):
+            CuriosityReward(ScriptedEnv(), alhpa=1.0)
+        with pytest.raises(ValueError, match="already hold"):
+            play(CuriosityReward(CuriosityReward(ScriptedEnv())), [0])
+        with pytest.raises(KeyError, match="no 'usage'"):
+            play(CuriosityReward(ScriptedEnv(keys=("sample_id", "reward_terms"))), [0])
