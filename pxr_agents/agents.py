@@ -1,0 +1,114 @@
+"""Agents: what turns observations into turns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+
+from pxr_agents.chat import ChatFormat, Conversation
+from pxr_agents.types import Action, Engine, Observation, Request, Sampling, Tokens
+from pxr_env.types import OperationCall
+
+
+class VLMAgent:
+    """A vision-language model: keeps one token-exact conversation per episode and lets an engine complete it.
+
+    Args:
+        chat: the model's `pxr_agents.chat.ChatFormat`.
+        engine: any `Engine`.
+        sampling: temperature and token limit of a turn.
+        opening: text that the first turn of every episode is made to begin with.
+    """
+
+    def __init__(self, chat: ChatFormat, engine: Engine, sampling: Sampling, *, opening: str = "") -> None:
+        self.chat, self.engine, self.sampling = chat, engine, sampling
+        self._first = replace(sampling, forced=chat.encode_text(opening))
+        self._conversations: dict[int, Conversation] = {}
+
+    def start(self, key: int, env: gymnasium.Env) -> None:
+        self._conversations[key] = Conversation()
+
+    def submit(self, key: int, observation: Observation, info: dict[str, Any]) -> None:
+        conversation = self._conversations[key]
+        sampling = self.sampling if conversation.ids else self._first
+        if conversation.ids:
+            self.chat.reply(conversation, observation)
+        else:
+            self.chat.prompt(conversation, info["system_prompt"], observation)
+        request = Request(
+            key=key, ids=conversation.ids, positions=conversation.positions(), images=conversation.images
+        )
+        self.engine.submit(request, sampling)
+
+    def collect(self) -> list[tuple[int, Action]]:
+        actions = []
+        for key, completion in self.engine.collect():
+            self._conversations[key].append_completion(completion)
+            actions.append((key, Action(text=self.chat.decode(completion.token_ids), completion=completion)))
+        return actions
+
+    def finish(self, key: int) -> Tokens | None:
+        self.engine.forget(key)
+        conversation = self._conversations.pop(key)
+        return conversation.tokens() if conversation.ids else None
+
+
+class TurnFunction(Protocol):
+    """An agent for one episode: what a user writes in three lines."""
+
+    def act(self, observation: Observation) -> str:
+        """The next turn."""
+
+
+class EachEpisode:
+    """Runs a fresh `TurnFunction` per episode, made by `factory(env)`: scripted agents, humans, APIs."""
+
+    def __init__(self, factory: Any) -> None:
+        self._factory = factory
+        self._players: dict[int, TurnFunction] = {}
+        self._ready: list[tuple[int, Action]] = []
+
+    def start(self, key: int, env: gymnasium.Env) -> None:
+        self._players[key] = self._factory(env)
+
+    def submit(self, key: int, observation: Observation, info: dict[str, Any]) -> None:
+        self._ready.append((key, Action(text=self._players[key].act(observation))))
+
+    def collect(self) -> list[tuple[int, Action]]:
+        ready, self._ready = self._ready, []
+        return ready
+
+    def finish(self, key: int) -> Tokens | None:
+        del self._players[key]
+        return None
+
+
+class Oracle:
+    """Zooms into the evidence if that is needed, then gives the right answer (it looks into the sample)."""
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        self._env: Any = env.unwrapped
+        self._looked = False
+
+    def act(self, observation: Observation) -> str:
+        env, sample = self._env, self._env.sample
+        if sample.needs_operation and sample.evidence_box is not None and not self._looked:
+            self._looked = True
+            box = env.frame.from_source(sample.evidence_box, env.views[0])
+            call = OperationCall(name="zoom_in", arguments={"bbox_2d": box, "target_image": 1})
+            return str(env.dialect.render_call(call))
+        return str(env.dialect.render_answer(sample.answers[0]))
+
+
+class Random:
+    """Draws turns from the action space: valid operations mostly, and answers that know nothing."""
+
+    def __init__(self, env: gymnasium.Env, seed: int = 0) -> None:
+        self._space = env.action_space
+        self._space.seed(int(np.random.SeedSequence([seed, id(self) % 1]).generate_state(1)[0]))
+
+    def act(self, observation: Observation) -> str:
+        return str(self._space.sample())

@@ -1,0 +1,239 @@
+"""Conversations as token ids: the only place that tokenizes.
+
+A conversation grows by appending, never by rendering again: prompt ids, sampled ids, reply ids, sampled
+ids, ... So the ids that were sampled are the ids that are trained on. Everything that comes from outside
+(questions, OCR text, replies) is encoded with special tokens switched off: no text can become a vision
+placeholder or a role marker.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from pxr_agents.types import Completion, Observation, Tokens
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Pieces:
+    """The fixed texts of a chat template, found by rendering a conversation of sentinels."""
+
+    system_open: str
+    user_open: str
+    user_close: str
+    assistant_close: str
+
+
+_SENTINELS = {role: f"@@{role}@@" for role in ("system", "user", "assistant", "reply")}
+
+
+def _pieces(tokenizer: Any) -> _Pieces:
+    """Take a chat template apart. Works for every template that writes turns one after the other."""
+    image = {"type": "image"}
+    text = tokenizer.apply_chat_template(
+        [
+            {"role": "system", "content": _SENTINELS["system"]},
+            {"role": "user", "content": [image, {"type": "text", "text": _SENTINELS["user"]}]},
+            {"role": "assistant", "content": _SENTINELS["assistant"]},
+            {"role": "user", "content": [image, {"type": "text", "text": _SENTINELS["reply"]}]},
+        ],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    parts = [text]
+    for sentinel in _SENTINELS.values():
+        head, found, tail = parts.pop().partition(sentinel)
+        if not found:
+            raise ValueError(
+                f"The chat template dropped the text {sentinel!r} of a conversation of four messages; expected a "
+                f"template that writes every message once and in order, got: {text!r}"
+            )
+        parts += [head, tail]
+    system_open, user_open, user_close, bridge, reply_close = parts
+    image_text = "<|vision_start|><|image_pad|><|vision_end|>"
+    if not user_open.endswith(image_text) or not bridge.endswith(image_text) or user_close != reply_close:
+        raise ValueError(
+            f"The chat template does not write an image as {image_text!r} directly before the text that follows it "
+            f"(Qwen2.5-VL and Qwen3-VL do); got: {text!r}"
+        )
+    user_open = user_open.removesuffix(image_text)
+    bridge = bridge.removesuffix(image_text)
+    # A prompt opens the user turn after closing the system turn, a reply after closing the assistant's: the
+    # difference between the two is what an assistant turn needs to be closed with.
+    return _Pieces(
+        system_open=system_open, user_open=user_open, user_close=user_close, assistant_close=bridge
+    )
+
+
+class ChatFormat:
+    """How a model family writes conversations: template pieces, vision tokens, image geometry.
+
+    Args:
+        tokenizer: a transformers tokenizer with a chat template.
+        patch_size: side of a vision patch in pixels.
+        merge_size: patches a side that are merged into one token; image sides must be multiples of
+            `patch_size * merge_size` (28 for Qwen2.5-VL, 32 for Qwen3-VL).
+
+    Attributes:
+        stop_id: the id that ends a turn.
+        banned_ids: ids a policy must never sample: vision, padding and role tokens. They are masked in
+            sampling and in the learner's softmax alike.
+    """
+
+    def __init__(self, tokenizer: Any, *, patch_size: int, merge_size: int) -> None:
+        self.tokenizer = tokenizer
+        self.image_unit = patch_size * merge_size
+        self._pieces = _pieces(tokenizer)
+        self.stop_id: int = tokenizer.convert_tokens_to_ids("<|im_end|>")
+        self.image_id: int = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        self._vision_start: int = tokenizer.convert_tokens_to_ids("<|vision_start|>")
+        self._vision_end: int = tokenizer.convert_tokens_to_ids("<|vision_end|>")
+        self.banned_ids = tuple(sorted(set(tokenizer.all_special_ids) - {self.stop_id}))
+        self._fixed = {
+            name: tuple(tokenizer.encode(getattr(self._pieces, name), add_special_tokens=False))
+            for name in ("system_open", "user_open", "user_close", "assistant_close")
+        }
+        # "<|im_end|>" is sampled by the model when it stops, and written for it when it was cut.
+        if self._fixed["assistant_close"][:1] != (self.stop_id,):
+            raise ValueError(
+                f"The chat template closes an assistant turn with {self._pieces.assistant_close!r}; expected it to "
+                f"begin with <|im_end|>, the token that ends a turn"
+            )
+        self._text_cache: dict[str, tuple[int, ...]] = {}
+
+    def encode_text(self, text: str) -> tuple[int, ...]:
+        """Ids of foreign text; never contains a special id."""
+        if text not in self._text_cache:
+            if len(self._text_cache) > 4096:
+                self._text_cache.clear()
+            ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            self._text_cache[text] = tuple(ids)
+        return self._text_cache[text]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of a turn; a final stop id is not part of it."""
+        if ids and ids[-1] == self.stop_id:
+            ids = ids[:-1]
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def grid(self, image: np.ndarray) -> tuple[int, int]:
+        """Rows and columns of vision tokens of an image.
+
+        Raises:
+            ValueError: if a side is not a multiple of `image_unit`: a processor would resize the image, and the
+                model would see other pixels than the environment showed.
+        """
+        height, width = image.shape[:2]
+        if height % self.image_unit or width % self.image_unit:
+            raise ValueError(
+                f"An image of {width}x{height} pixels came; this model needs sides that are multiples of "
+                f"{self.image_unit}. Make the environment with size_multiple={self.image_unit}."
+            )
+        return height // self.image_unit, width // self.image_unit
+
+    def prompt(self, conversation: Conversation, system_prompt: str, observation: Observation) -> None:
+        """Begin a conversation: system prompt, first observation, and the opening of the model's turn."""
+        conversation.append_ids(self._fixed["system_open"])
+        conversation.append_ids(self.encode_text(system_prompt))
+        conversation.append_ids(self._fixed["user_open"])
+        self._observation(conversation, observation)
+
+    def reply(self, conversation: Conversation, observation: Observation) -> None:
+        """Go on after the model's turn with what the environment answered."""
+        close = self._fixed["assistant_close"]
+        conversation.append_ids(close[1:] if conversation.last_id == self.stop_id else close)
+        self._observation(conversation, observation)
+
+    def _observation(self, conversation: Conversation, observation: Observation) -> None:
+        for image in observation["images"]:
+            conversation.append_ids((self._vision_start,))
+            conversation.append_image(image, self.image_id, self.grid(image))
+            conversation.append_ids((self._vision_end,))
+        conversation.append_ids(self.encode_text(observation["text"]))
+        conversation.append_ids(self._fixed["user_close"])
+
+
+_interned: weakref.WeakValueDictionary[tuple[tuple[int, ...], bytes], np.ndarray] = weakref.WeakValueDictionary()
+
+
+def intern_image(image: np.ndarray) -> np.ndarray:
+    """One array for equal images, as long as somebody holds it.
+
+    The rollouts of a group begin with the same image: this keeps one copy of it in memory and in what is
+    sent to a learner, and lets engines find equal images by identity.
+    """
+    key = (image.shape, blake2b(np.ascontiguousarray(image).data, digest_size=16).digest())
+    return _interned.setdefault(key, image)
+
+
+class Conversation:
+    """One episode as ids, images and M-RoPE positions; grows only at its end."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.images: list[np.ndarray] = []
+        self._action: list[bool] = []
+        self._logprobs: list[float] = []
+        self._positions: list[np.ndarray] = []
+        self._next_position = 0
+        self._turn_ends: list[int] = []
+
+    @property
+    def last_id(self) -> int:
+        return self.ids[-1]
+
+    def append_ids(self, ids: Sequence[int]) -> None:
+        """Text that the model did not write."""
+        self._extend(ids, action=False, logprobs=[0.0] * len(ids))
+
+    def append_image(self, image: np.ndarray, image_id: int, grid: tuple[int, int]) -> None:
+        """An image of grid[0] x grid[1] vision tokens. All its tokens share one time, as get_rope_index has it."""
+        rows, columns = grid
+        base = self._next_position
+        height, width = np.divmod(np.arange(rows * columns, dtype=np.int32), columns)
+        self._positions.append(np.stack([np.full_like(height, base), base + height, base + width]))
+        self._next_position += max(rows, columns)
+        self.ids += [image_id] * (rows * columns)
+        self._action += [False] * (rows * columns)
+        self._logprobs += [0.0] * (rows * columns)
+        self.images.append(intern_image(image))
+
+    def append_completion(self, completion: Completion) -> None:
+        """A turn of the model: exactly the ids that were sampled."""
+        self._extend(completion.token_ids, action=True, logprobs=completion.logprobs)
+        self._turn_ends.append(len(self.ids) - 1)
+
+    def append_turn(self, ids: Sequence[int], *, train: bool) -> None:
+        """A demonstrated turn; `train=False` keeps it as context only (a wrong operation that gets repaired)."""
+        self._extend(ids, action=train, logprobs=[0.0] * len(ids))
+        self._turn_ends.append(len(self.ids) - 1)
+
+    def _extend(self, ids: Sequence[int], *, action: bool, logprobs: Sequence[float]) -> None:
+        n = len(ids)
+        self.ids += ids
+        self._action += [action] * n
+        self._logprobs += logprobs
+        self._positions.append(np.broadcast_to(np.arange(self._next_position, self._next_position + n), (3, n)))
+        self._next_position += n
+
+    def positions(self, start: int = 0) -> np.ndarray:
+        """(3, L - start) int32 M-RoPE positions from id `start` on."""
+        if len(self._positions) > 1:
+            self._positions = [np.concatenate(self._positions, axis=1).astype(np.int32)]
+        return self._positions[0][:, start:] if self._positions else np.zeros((3, 0), np.int32)
+
+    def tokens(self) -> Tokens:
+        """A snapshot for the learner."""
+        return Tokens(
+            ids=np.asarray(self.ids, np.int32),
+            action=np.asarray(self._action, bool),
+            logprobs=np.asarray(self._logprobs, np.float32),
+            positions=np.asarray(self.positions(), np.int32),
+            images=tuple(self.images),
+            turn_ends=tuple(self._turn_ends),
+        )

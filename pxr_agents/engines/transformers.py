@@ -1,0 +1,185 @@
+"""Batched multi-turn generation with a transformers model, in this process.
+
+Everything submitted is generated in lock-step. The KV cache of a conversation is kept across its turns, so
+every id and every image is processed once. Conversations that begin alike (the rollouts of a group) are
+prefilled once and copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pxr_agents.engines.cache import ConversationCache
+from pxr_agents.types import Completion, Request, Sampling
+from pxr_agents.vlm import VLM
+
+
+class TransformersEngine:
+    """The `Engine` for CPUs and for single GPUs.
+
+    Args:
+        vlm: the model. Its weights may be changed in place; call `set_weights_version` afterwards.
+        seed: seed of the sampling noise.
+    """
+
+    def __init__(self, vlm: VLM, *, seed: int = 0) -> None:
+        self.vlm = vlm
+        self.weights_version = 0
+        self._generator = torch.Generator(device=vlm.device).manual_seed(seed)
+        self._submitted: list[tuple[Request, Sampling]] = []
+        self._caches: list[ConversationCache] = []
+        self._forgotten: set[int] = set()
+
+    def seed(self, seed: int) -> None:
+        """Restart the sampling noise, so that what follows depends on this seed only."""
+        self._generator.manual_seed(seed)
+
+    def set_weights_version(self, version: int) -> None:
+        """The weights were replaced: everything computed with the old ones is dropped."""
+        self.weights_version = version
+        self._caches.clear()
+        self._forgotten.clear()
+
+    def submit(self, request: Request, sampling: Sampling) -> None:
+        self._submitted.append((request, sampling))
+
+    def forget(self, key: int) -> None:
+        self._forgotten.add(key)
+
+    @torch.inference_mode()
+    def collect(self) -> list[tuple[int, Completion]]:
+        """Generate a turn for every submitted conversation."""
+        submitted, self._submitted = self._submitted, []
+        was_training = self.vlm.model.training
+        self.vlm.model.eval()
+        by_sampling: dict[Sampling, dict[int, Request]] = {}
+        for request, sampling in submitted:
+            by_sampling.setdefault(sampling, {})[request.key] = request
+        completions: list[tuple[int, Completion]] = []
+        for sampling, requests in by_sampling.items():
+            for cache, hidden in self._prefill(requests):
+                completions += self._decode(cache, hidden, requests, sampling)
+        self.vlm.model.train(was_training)
+        return completions
+
+    def _prefill(self, requests: dict[int, Request]) -> list[tuple[ConversationCache, Tensor]]:
+        """Bring caches up to the last id of every conversation; with each the hidden states (B, d) there."""
+        waiting, resumed, idle = dict(requests), [], []
+        for cache in self._caches:
+            rows = [r for r, key in enumerate(cache.keys) if key in waiting]
+            rest = [r for r, key in enumerate(cache.keys) if key not in waiting and key not in self._forgotten]
+            if rows:
+                resumed.append(cache.take(rows))
+            if rest:
+                idle.append(cache.take(rest))
+        self._caches = idle
+        self._forgotten.clear()
+        ready = []
+        if resumed:
+            cache = ConversationCache.merge(resumed)
+            ready.append((cache, self._extend(cache, [waiting.pop(key) for key in cache.keys])))
+        if waiting:
+            alike: dict[tuple[Any, ...], list[Request]] = {}
+            for request in waiting.values():
+                alike.setdefault((tuple(request.ids), *map(id, request.images)), []).append(request)
+            leaders = [group[0] for group in alike.values()]
+            cache = ConversationCache.empty([request.key for request in leaders], self.vlm)
+            hidden = self._extend(cache, leaders)
+            copies = [row for row, group in enumerate(alike.values()) for _ in group]
+            cache = cache.take(copies)
+            cache.keys = [request.key for group in alike.values() for request in group]
+            ready.append((cache, hidden[torch.tensor(copies, device=hidden.device)]))
+        return ready
+
+    def _extend(self, cache: ConversationCache, requests: Sequence[Request]) -> Tensor:
+        """Process what is new in each conversation; returns the hidden state (B, d) of each one's last id."""
+        new = [len(request.ids) - seen for request, seen in zip(requests, cache.ids_seen, strict=True)]
+        ids = np.zeros((len(new), max(new)), np.int64)
+        positions = np.zeros((3, len(new), max(new)), np.int64)
+        images: list[np.ndarray] = []
+        for r, (request, n) in enumerate(zip(requests, new, strict=True)):
+            ids[r, :n] = request.ids[-n:]
+            positions[:, r, :n] = request.positions[:, -n:]
+            images += request.images[cache.images_seen[r] :]
+        device = self.vlm.device
+        lengths = torch.tensor(new, device=device)
+        hidden = self.vlm.hidden_states(
+            torch.from_numpy(ids).to(device),
+            torch.from_numpy(positions).to(device),
+            images,
+            attention_mask=cache.grow(torch.arange(max(new), device=device)[None] < lengths[:, None]),
+            cache=cache.kv,
+        )
+        cache.ids_seen = [len(request.ids) for request in requests]
+        cache.images_seen = [len(request.images) for request in requests]
+        return hidden[torch.arange(len(new), device=device), lengths - 1]
+
+    def _decode(
+        self, cache: ConversationCache, hidden: Tensor, requests: dict[int, Request], sampling: Sampling
+    ) -> list[tuple[int, Completion]]:
+        """Sample one turn for every row. Rows that stop are parked, the others go on without them.
+
+        The last sampled id of a turn is not cached: it is part of what is new when the conversation goes on.
+        """
+        ids: dict[int, list[int]] = {key: [] for key in cache.keys}
+        logprobs: dict[int, list[float]] = {key: [] for key in cache.keys}
+        position = torch.tensor([int(requests[key].positions[:, -1].max()) + 1 for key in cache.keys])
+        position = position.to(hidden.device)
+        stop = self.vlm.chat.stop_id
+        for n in range(1, sampling.max_tokens + 1):
+            forced = sampling.forced[n - 1] if n <= len(sampling.forced) else None
+            drawn, drawn_logprobs = self._draw(hidden, sampling.temperature, forced)
+            done, going = [], []
+            for r, (token, logprob) in enumerate(zip(drawn.tolist(), drawn_logprobs.tolist(), strict=True)):
+                ids[cache.keys[r]].append(token)
+                logprobs[cache.keys[r]].append(logprob)
+                (done if token == stop or n == sampling.max_tokens else going).append(r)
+            if done:
+                self._caches.append(cache.take(done))
+            if not going:
+                break
+            if done:
+                cache, index = cache.take(going), torch.tensor(going, device=drawn.device)
+                drawn, position = drawn[index], position[index]
+            hidden = self._step(cache, drawn, position)
+            position = position + 1
+        return [
+            (
+                key,
+                Completion(
+                    token_ids=tuple(ids[key]),
+                    logprobs=tuple(logprobs[key]),
+                    finish_reason="stop" if ids[key][-1] == stop else "length",
+                    weights_version=self.weights_version,
+                ),
+            )
+            for key in ids
+        ]
+
+    def _step(self, cache: ConversationCache, tokens: Tensor, position: Tensor) -> Tensor:
+        """Feed one token a row; returns the hidden states (B, d)."""
+        ones = torch.ones(len(tokens), 1, dtype=torch.bool, device=tokens.device)
+        hidden = self.vlm.hidden_states(
+            tokens[:, None],
+            position[None, :, None].expand(3, -1, 1),
+            attention_mask=cache.grow(ones),
+            cache=cache.kv,
+        )
+        cache.ids_seen = [seen + 1 for seen in cache.ids_seen]
+        return hidden[:, -1]
+
+    def _draw(self, hidden: Tensor, temperature: float, forced: int | None) -> tuple[Tensor, Tensor]:
+        """Sampled (or forced) ids (B,) and their log-probabilities (B,)."""
+        logprobs = self.vlm.log_softmax(hidden, temperature or 1.0)
+        if forced is not None:
+            drawn = torch.full((len(hidden),), forced, device=hidden.device)
+        elif temperature == 0:
+            drawn = logprobs.argmax(-1)
+        else:
+            drawn = torch.multinomial(logprobs.exp(), 1, generator=self._generator)[:, 0]
+        return drawn, logprobs.gather(1, drawn[:, None])[:, 0]

@@ -1,0 +1,107 @@
+"""The rollout loop: the only one. Training and evaluation call it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+
+from pxr_agents.types import Agent, Episode, Job, Step
+
+
+@dataclass(slots=True)
+class _Running:
+    env: gymnasium.Env
+    episode: Episode
+
+
+def rollout(
+    envs: Sequence[gymnasium.Env],
+    agent: Agent,
+    jobs: Sequence[Job],
+    on_episode: Callable[[Episode], None] | None = None,
+) -> list[Episode]:
+    """Run every job to its end.
+
+    As many episodes run at once as there are environments; a freed environment takes the next job. The loop
+    does not wait for all turns: whatever the agent has finished is stepped and submitted again, so the same
+    loop serves lock-step engines and asynchronous ones.
+
+    Args:
+        envs: environments of one task (all alike).
+        agent: turns observations into turns.
+        jobs: what to run; a job's index is its key.
+        on_episode: called with each episode as it ends (progress, writing to disk).
+
+    Returns:
+        The episodes, in the order of `jobs`.
+    """
+    if jobs and not envs:
+        raise ValueError(f"{len(jobs)} jobs came with no environment to run them in; pass at least one")
+    waiting, free = deque(enumerate(jobs)), list(envs)
+    running: dict[int, _Running] = {}
+    episodes: dict[int, Episode] = {}
+    while waiting or running:
+        while waiting and free:
+            key, job = waiting.popleft()
+            running[key] = _start(free.pop(), agent, key, job)
+        for key, action in agent.collect():
+            run = running[key]
+            observation, reward, terminated, truncated, info = run.env.step(action.text)
+            version = action.completion.weights_version if action.completion else None
+            run.episode.steps.append(
+                Step(
+                    turn=action.text,
+                    reply=observation["text"],
+                    reward=float(reward),
+                    reward_terms=dict(info["reward_terms"]),
+                    weights_version=version,
+                )
+            )
+            _count_operations(run.episode, info)
+            if not (terminated or truncated):
+                agent.submit(key, observation, info)
+                continue
+            del running[key]
+            free.append(run.env)
+            _finish(run.episode, info)
+            run.episode.tokens = agent.finish(key)
+            episodes[key] = run.episode
+            if on_episode is not None:
+                on_episode(run.episode)
+    return [episodes[key] for key in range(len(jobs))]
+
+
+def _start(env: gymnasium.Env, agent: Agent, key: int, job: Job) -> _Running:
+    options = {} if job.sample_id is None else {"sample_id": job.sample_id}
+    observation, info = env.reset(seed=job.seed, options=options)
+    episode = Episode(
+        task=env.spec.id if env.spec is not None else type(env.unwrapped).__name__,
+        sample_id=info["sample_id"],
+        group=job.group,
+        prompt=observation["text"],
+        needs_operation=info.get("needs_operation"),
+        evidence_box=info.get("evidence_box"),
+        category=info.get("category"),
+    )
+    agent.start(key, env)
+    agent.submit(key, observation, info)
+    return _Running(env, episode)
+
+
+def _count_operations(episode: Episode, info: dict[str, Any]) -> None:
+    if sum(info["failures"].values()) > sum(episode.failures.values()):
+        episode.unrepaired = True
+    elif sum(info["usage"].values()) > episode.n_operations:
+        episode.unrepaired = False
+    episode.usage, episode.failures = dict(info["usage"]), dict(info["failures"])
+
+
+def _finish(episode: Episode, info: dict[str, Any]) -> None:
+    episode.views = list(info["views"])
+    episode.answer, episode.target = info.get("answer"), info.get("target")
+    episode.correct = bool(info.get("correct", False))
+    episode.truncated_by = info.get("truncated_by")

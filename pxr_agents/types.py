@@ -1,0 +1,185 @@
+"""What agents, engines and the rollout loop hand to each other.
+
+The way of one turn: the environment answers with an observation, the rollout loop *submits* it to the
+agent, the agent asks its engine for a `Completion`, and the loop *collects* an `Action` whose text goes
+back into the environment. The finished record of a run is an `Episode`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypedDict
+
+import gymnasium
+import numpy as np
+
+
+class Observation(TypedDict):
+    """What an environment shows: text, and the images that precede it (HxWx3 uint8)."""
+
+    text: str
+    images: tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """What an engine returned for one request.
+
+    Args:
+        token_ids: the sampled ids, the stop id included if one was sampled.
+        logprobs: natural log-probability of each sampled id under the distribution it was drawn from (over the
+            allowed ids, at the sampling temperature; at temperature 1 if the choice was greedy), same length.
+        finish_reason: "stop" if a stop id was sampled, "length" if the token limit cut the turn.
+        weights_version: version of the weights that sampled every one of the ids.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: Literal["stop", "length"]
+    weights_version: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Action:
+    """One turn as it goes to the environment, with the completion it was decoded from (None if scripted)."""
+
+    text: str
+    completion: Completion | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tokens:
+    """One episode as the model saw it, token for token (L ids, n images).
+
+    Args:
+        ids: (L,) int32, image placeholders expanded: one id per merged vision token.
+        action: (L,) bool, True where the id was sampled by the model (and may be trained on).
+        logprobs: (L,) float32, the sampling log-probability where `action`, else 0.
+        positions: (3, L) int32, the M-RoPE positions (time, height, width).
+        images: the n images in the order of their placeholders, HxWx3 uint8.
+        turn_ends: index of the last action id of every turn; turn k earned `Episode.steps[k].reward`.
+    """
+
+    ids: np.ndarray
+    action: np.ndarray
+    logprobs: np.ndarray
+    positions: np.ndarray
+    images: tuple[np.ndarray, ...]
+    turn_ends: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One turn and the environment's answer to it (`reply` is the text of the observation that followed)."""
+
+    turn: str
+    reply: str
+    reward: float
+    reward_terms: dict[str, float]
+    weights_version: int | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class Episode:
+    """The finished record of one run of one sample. Holds no pixels of its own: `tokens.images` are the
+    environment's arrays, and everything else can be rebuilt from the environment, the sample and the turns.
+
+    `views`, `usage`, `failures` are the last `info` of the environment (see docs/environments.md); `unrepaired`
+    tells that the last operation failed and no later one succeeded;
+    `error` is set when the run itself broke (an engine died, a judge was away): such an episode has no
+    score and is counted apart, never as 0.
+    """
+
+    task: str
+    sample_id: str
+    group: Hashable = None
+    prompt: str = ""
+    steps: list[Step] = field(default_factory=list)
+    views: list[dict[str, Any]] = field(default_factory=list)
+    usage: dict[str, int] = field(default_factory=dict)
+    failures: dict[str, int] = field(default_factory=dict)
+    unrepaired: bool = False
+    needs_operation: bool | None = None
+    evidence_box: tuple[float, float, float, float] | None = None
+    category: str | None = None
+    answer: str | None = None
+    target: str | None = None
+    correct: bool = False
+    truncated_by: str | None = None
+    error: str | None = None
+    tokens: Tokens | None = None
+
+    @property
+    def n_operations(self) -> int:
+        """Operations that were executed (failed ones are in `failures`)."""
+        return sum(self.usage.values())
+
+    @property
+    def reward(self) -> float:
+        return sum(step.reward for step in self.steps)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One episode to be run: which sample (or a seed that picks one), and the group it belongs to."""
+
+    sample_id: str | None = None
+    seed: int | None = None
+    group: Hashable = None
+
+
+class Agent(Protocol):
+    """Turns observations into turns, for many episodes at once. Keys name the episodes that are running."""
+
+    def start(self, key: int, env: gymnasium.Env) -> None:
+        """A new episode begins under `key`; `env` is for agents that need more than observations (oracle)."""
+
+    def submit(self, key: int, observation: Observation, info: dict[str, Any]) -> None:
+        """Episode `key` waits for its next turn."""
+
+    def collect(self) -> list[tuple[int, Action]]:
+        """At least one finished turn of those submitted (all of them for an engine that works in lock-step)."""
+
+    def finish(self, key: int) -> Tokens | None:
+        """Episode `key` is over: forget it and return its tokens (None for agents that have none)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How to draw tokens: `temperature=0` is greedy, `max_tokens` is the limit of one turn.
+
+    `forced` ids open the turn whatever the model thinks of them; their log-probabilities are the model's own, so
+    a forced turn is off-policy and known to be.
+    """
+
+    temperature: float = 1.0
+    max_tokens: int = 512
+    forced: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """A conversation that waits for its next turn: all of its ids (L), M-RoPE positions (3, L) and images so far.
+
+    `key` names the conversation, so that an engine that kept its state only has to process what is new.
+    Equal images are the same object (see `chat.intern_image`).
+    """
+
+    key: int
+    ids: Sequence[int]
+    positions: np.ndarray
+    images: Sequence[np.ndarray]
+
+
+class Engine(Protocol):
+    """Generates. Completions come back in any order; a lock-step engine returns all that were submitted."""
+
+    weights_version: int
+
+    def submit(self, request: Request, sampling: Sampling) -> None: ...
+
+    def collect(self) -> list[tuple[int, Completion]]: ...
+
+    def forget(self, key: int) -> None:
+        """Conversation `key` is over; its state may go."""

@@ -1,0 +1,235 @@
+"""A Qwen2.5-VL or Qwen3-VL checkpoint as the project uses it: load it, encode images, score tokens.
+
+Uses only what transformers publishes for both families: `get_image_features`, and `mm_encoder_outputs` to
+hand in images that were encoded once and are shown several times (the rollouts of a group share their
+first image).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pxr_agents.chat import ChatFormat
+from pxr_agents.types import Tokens
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageNormalization:
+    """How pixels become patches (from the checkpoint's image processor configuration)."""
+
+    patch_size: int
+    merge_size: int
+    temporal_patch_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def patchify(images: Sequence[np.ndarray], norm: ImageNormalization) -> tuple[Tensor, Tensor]:
+    """Images to patches in the order Qwen's vision tower reads them (merge blocks first).
+
+    Same values as the checkpoint's own image processor, without its per-image cost; images are never resized.
+
+    Args:
+        images: HxWx3 uint8, sides multiples of patch_size * merge_size.
+
+    Returns:
+        (N, 3 * temporal * patch * patch) float32 patches of all images, and (n_images, 3) int64 grids
+        (time, rows, columns of patches).
+    """
+    p, m, t = norm.patch_size, norm.merge_size, norm.temporal_patch_size
+    mean, std = torch.tensor(norm.mean) * 255, torch.tensor(norm.std) * 255
+    grids = [(1, image.shape[0] // p, image.shape[1] // p) for image in images]
+    patches: list[Tensor | None] = [None] * len(images)
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for index, image in enumerate(images):
+        by_shape.setdefault(image.shape, []).append(index)
+    for indices in by_shape.values():
+        _, rows, columns = grids[indices[0]]
+        x = torch.from_numpy(np.stack([images[i] for i in indices])).float().sub_(mean).div_(std)
+        x = x.reshape(len(indices), rows // m, m, p, columns // m, m, p, 3).permute(0, 1, 4, 2, 5, 7, 3, 6)
+        # An image is a video of `t` equal frames.
+        x = x.unsqueeze(6).expand(*x.shape[:6], t, p, p).reshape(len(indices), rows * columns, 3 * t * p * p)
+        for i, value in zip(indices, x, strict=True):
+            patches[i] = value
+    return torch.cat([x for x in patches if x is not None]), torch.tensor(grids)
+
+
+class VLM:
+    """A checkpoint with its chat format. `model` is the plain transformers model.
+
+    Args:
+        model: a `Qwen3VLForConditionalGeneration` or `Qwen2_5_VLForConditionalGeneration`.
+        chat: its chat format.
+        norm: its pixel normalization.
+        processor_files: the checkpoint's processor configurations, written back when it is saved.
+    """
+
+    def __init__(
+        self, model: Any, chat: ChatFormat, norm: ImageNormalization, processor_files: dict[str, bytes] | None = None
+    ) -> None:
+        self.model, self.chat, self.norm = model, chat, norm
+        self._processor_files = processor_files or {}
+        bias = torch.zeros(model.config.text_config.vocab_size)
+        bias[list(chat.banned_ids)] = float("-inf")
+        # Rows of the vocabulary beyond the tokenizer are padding of the embedding matrix: nothing decodes them.
+        bias[len(chat.tokenizer) :] = float("-inf")
+        self._bias = bias
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> VLM:
+        """Load any Qwen2.5-VL or Qwen3-VL checkpoint directory (or hub name)."""
+        from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+        model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype).to(device)
+        return cls.around(model, AutoTokenizer.from_pretrained(path), path)
+
+    @classmethod
+    def around(cls, model: Any, tokenizer: Any, path: str | Path) -> VLM:
+        """Wrap a loaded model; `path` is where its processor configuration lies."""
+        from transformers.utils.hub import cached_file
+
+        files = {
+            name: Path(found).read_bytes()
+            for name in ("preprocessor_config.json", "video_preprocessor_config.json")
+            if (found := cached_file(str(path), name, _raise_exceptions_for_missing_entries=False))
+        }
+        if "preprocessor_config.json" not in files:
+            raise FileNotFoundError(
+                f"{path} has no preprocessor_config.json; expected a checkpoint saved with its image processor"
+            )
+        vision, processor = model.config.vision_config, json.loads(files["preprocessor_config.json"])
+        norm = ImageNormalization(
+            patch_size=vision.patch_size,
+            merge_size=vision.spatial_merge_size,
+            temporal_patch_size=vision.temporal_patch_size,
+            mean=tuple(processor["image_mean"]),
+            std=tuple(processor["image_std"]),
+        )
+        chat = ChatFormat(tokenizer, patch_size=norm.patch_size, merge_size=norm.merge_size)
+        return cls(model, chat, norm, files)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def encode_images(self, images: Sequence[np.ndarray]) -> Any:
+        """Features of each image (a transformers output whose lists have one entry per image)."""
+        pixels, grids = patchify(images, self.norm)
+        return self.model.model.get_image_features(
+            pixel_values=pixels.to(self.device), image_grid_thw=grids.to(self.device), return_dict=True
+        )
+
+    def hidden_states(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        images: Sequence[np.ndarray] = (),
+        *,
+        attention_mask: Tensor | None = None,
+        cache: Any = None,
+    ) -> Tensor:
+        """Last hidden states (B, L, d) of rows of ids (B, L) with M-RoPE positions (3, B, L).
+
+        `images` are those of the rows, row after row in reading order; equal ones (the same object) are encoded
+        once. Right-padded rows need no mask, since attention is causal; a mask is for caches with gaps.
+        """
+        encoded = None
+        if images:
+            unique = {id(image): image for image in images}
+            slot = {key: k for k, key in enumerate(unique)}
+            encoded = _repeat(self.encode_images(list(unique.values())), [slot[id(image)] for image in images])
+        n_ids = int((ids == self.chat.image_id).sum())
+        n_features = sum(len(x) for x in encoded.pooler_output) if encoded is not None else 0
+        if n_ids != n_features:
+            raise ValueError(
+                f"{n_ids} image placeholder ids came with {n_features} image features; they must be equal. Were ids "
+                f"cut or images lost between the rollout and here?"
+            )
+        out = self.model.model(
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            mm_encoder_outputs=None if encoded is None else {"image": encoded},
+        )
+        return out.last_hidden_state
+
+    def log_softmax(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
+        """Log-probabilities (..., V) in float32 over the allowed ids, the same in sampling and in training."""
+        logits = self.model.lm_head(hidden).float()
+        if temperature != 1.0:
+            logits = logits / temperature
+        return torch.log_softmax(logits + self._bias.to(logits.device), -1)
+
+    def save(self, path: str | Path) -> None:
+        """Write a checkpoint directory that everything loads: weights, tokenizer, processor configuration."""
+        path = Path(path)
+        self.model.save_pretrained(path)
+        self.chat.tokenizer.save_pretrained(path)
+        for name, content in self._processor_files.items():
+            (path / name).write_bytes(content)
+
+
+def _repeat(encoded: Any, order: list[int]) -> Any:
+    """A copy of an image encoding whose lists are those of `order`."""
+    fields = {name: value for name, value in encoded.items() if value is not None}
+    fields["pooler_output"] = [encoded.pooler_output[k] for k in order]
+    if "deepstack_features" in fields:
+        fields["deepstack_features"] = [[layer[k] for k in order] for layer in encoded.deepstack_features]
+    return type(encoded)(**fields)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenBatch:
+    """Rows of token ids, right-padded: B rows of at most L ids, T trained ids in all."""
+
+    ids: Tensor  # (B, L) int64
+    positions: Tensor  # (3, B, L) int64
+    target: Tensor  # (B, L) bool: ids whose log-probability is wanted
+    images: tuple[np.ndarray, ...]
+
+    def to(self, device: torch.device) -> TokenBatch:
+        return TokenBatch(
+            ids=self.ids.to(device),
+            positions=self.positions.to(device),
+            target=self.target.to(device),
+            images=self.images,
+        )
+
+
+def collate(rows: Sequence[Tokens], pad_id: int = 0) -> TokenBatch:
+    """Pad rows to the longest. Padding sits at the end, where causal attention never sees it."""
+    length = max(len(row.ids) for row in rows)
+    ids = np.full((len(rows), length), pad_id, np.int64)
+    positions = np.zeros((3, len(rows), length), np.int64)
+    target = np.zeros((len(rows), length), bool)
+    for k, row in enumerate(rows):
+        n = len(row.ids)
+        ids[k, :n], positions[:, k, :n], target[k, :n] = row.ids, row.positions, row.action
+    images = tuple(image for row in rows for image in row.images)
+    return TokenBatch(
+        ids=torch.from_numpy(ids),
+        positions=torch.from_numpy(positions),
+        target=torch.from_numpy(target),
+        images=images,
+    )
+
+
+def token_distributions(vlm: VLM, batch: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """What the model says about the target ids, in row-major order.
+
+    Returns:
+        (T,) ids, (T, V) log-probabilities at the place where each was chosen, (T, d) hidden states there.
+    """
+    hidden = vlm.hidden_states(batch.ids, batch.positions, batch.images)
+    chosen_at = hidden[:, :-1][batch.target[:, 1:]]
+    return batch.ids[:, 1:][batch.target[:, 1:]], vlm.log_softmax(chosen_at, temperature), chosen_at

@@ -1,0 +1,45 @@
+"""What many tests share: a tiny, randomly initialized Qwen3-VL checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+TEXTS = [
+    "What letter is in the red box?",
+    "What letter is in the blue box?",
+    '<tool_call>\n{"name": "zoom_in", "arguments": {"bbox_2d": [28, 0, 56, 28], "target_image": 1}}\n</tool_call>',
+    '<tool_call>\n{"name": "zoom_in", "arguments": {"bbox_2d": [0, 56, 28, 84], "target_image": 1}}\n</tool_call>',
+    "\\boxed{A}",
+    "\\boxed{T}",
+]
+ATOM = r"red|green|blue|\b\d+\b|(?<=\{)[A-Z](?=\})"
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint directory; nobody may write into it."""
+    tiny = pytest.importorskip("pxr_agents.tiny")
+    path = tmp_path_factory.mktemp("tiny") / "model"
+    tiny.build(path, TEXTS, ATOM, seed=0)
+    return path
+
+
+@pytest.fixture
+def tiny_vlm(tiny_path: Path):
+    from pxr_agents.vlm import VLM
+
+    return VLM.from_pretrained(tiny_path)
+
+
+@pytest.fixture
+def noise_image():
+    """A function that makes an image of noise of a width and height."""
+    rng = np.random.default_rng(0)
+
+    def make(width: int = 84, height: int = 84) -> np.ndarray:
+        return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+    return make

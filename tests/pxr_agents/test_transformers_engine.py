@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pxr_agents.chat import Conversation
+from pxr_agents.engines.transformers import TransformersEngine
+from pxr_agents.types import Request, Sampling
+from pxr_agents.vlm import VLM, collate, token_distributions
+
+
+class Talk:
+    """Drives conversations through an engine without an environment."""
+
+    def __init__(self, vlm, engine, sampling):
+        self.vlm, self.engine, self.sampling = vlm, engine, sampling
+        self.conversations: dict[int, Conversation] = {}
+
+    def prompt(self, key, images, text):
+        conversation = self.conversations[key] = Conversation()
+        self.vlm.chat.prompt(conversation, "You look.", {"text": text, "images": tuple(images)})
+
+    def reply(self, key, images, text):
+        self.vlm.chat.reply(self.conversations[key], {"text": text, "images": tuple(images)})
+
+    def turn(self, keys):
+        for key in keys:
+            c = self.conversations[key]
+            self.engine.submit(Request(key=key, ids=c.ids, positions=c.positions(), images=c.images), self.sampling)
+        completions = dict(self.engine.collect())
+        for key, completion in completions.items():
+            self.conversations[key].append_completion(completion)
+        return completions
+
+
+def learner_logprobs(vlm, tokens):
+    with torch.no_grad():
+        ids, logprobs, _ = token_distributions(vlm, collate([tokens]))
+    return logprobs.gather(1, ids[:, None])[:, 0].numpy()
+
+
+def test_logprobs_over_turns_equal_a_fresh_forward_pass(tiny_vlm, noise_image):
+    """Ragged turns, new images, rows that leave and stay: the cache with its gaps must not change a number."""
+    talk = Talk(tiny_vlm, TransformersEngine(tiny_vlm, seed=1), Sampling(max_tokens=7))
+    shared = noise_image()
+    for key, text in enumerate(["red?", "a much longer question about blue", "red?", "red?", "green"]):
+        talk.prompt(key, [shared] if key != 1 else [noise_image(56, 84), shared], text)
+    talk.turn(range(5))
+    for key in (0, 1, 3, 4):
+        talk.reply(key, [noise_image(84, 28 * (1 + key % 3))] if key != 3 else [], "see " * key)
+    talk.engine.forget(2)
+    talk.turn([0, 1, 3, 4])
+    for key in (1, 4):
+        talk.reply(key, [shared], "last")
+    talk.turn([1, 4])
+    # Key 0 waited for a turn and goes on from its own cache.
+    talk.reply(0, [], "still there?")
+    talk.turn([0, 1])
+    for key, n_turns in {0: 3, 1: 4, 2: 1, 3: 2, 4: 3}.items():
+        tokens = talk.conversations[key].tokens()
+        assert len(tokens.turn_ends) == n_turns
+        np.testing.assert_allclose(
+            tokens.logprobs[tokens.action], learner_logprobs(tiny_vlm, tokens), atol=2e-5, rtol=0
+        )
+
+
+def test_every_id_and_image_is_processed_once(tiny_vlm, noise_image, monkeypatch):
+    fed, encoded = [], []
+    hidden_states, encode = VLM.hidden_states, VLM.encode_images
+
+    def counting(self, ids, positions, images=(), **kwargs):
+        fed.append(ids.numel())
+        return hidden_states(self, ids, positions, images, **kwargs)
+
+    monkeypatch.setattr(VLM, "hidden_states", counting)
+    monkeypatch.setattr(VLM, "encode_images", lambda self, x: encoded.append(len(x)) or encode(self, x))
+    talk = Talk(tiny_vlm, TransformersEngine(tiny_vlm), Sampling(max_tokens=3, forced=(5, 5, 5)))
+    image = noise_image()
+    for key in range(4):
+        talk.prompt(key, [image.copy()], "red?")
+    prompt = len(talk.conversations[0].ids)
+    talk.turn(range(4))
+    # The prompt once for all four, then two steps of four tokens: the last sampled id is never fed.
+    assert fed == [prompt, 4, 4]
+    for key in range(4):
+        talk.reply(key, [noise_image()], "more")
+    new = len(talk.conversations[0].ids) - prompt - 2
+    talk.turn(range(4))
+    assert fed[3:] == [4 * new, 4, 4]
+    assert encoded == [1, 4]
+
+
+def test_samples_from_the_distribution_it_reports(tiny_vlm, noise_image):
+    talk = Talk(tiny_vlm, TransformersEngine(tiny_vlm, seed=3), Sampling(max_tokens=1))
+    image, n = noise_image(), 4000
+    for key in range(n):
+        talk.prompt(key, [image], "red?")
+    completions = talk.turn(range(n))
+    drawn = np.array([completions[key].token_ids[0] for key in range(n)])
+    tokens, counts = np.unique(drawn, return_counts=True)
+    probability = {c.token_ids[0]: np.exp(c.logprobs[0]) for c in completions.values()}
+    assert not set(drawn.tolist()) & set(tiny_vlm.chat.banned_ids)
+    for token, count in zip(tokens, counts, strict=True):
+        p = probability[int(token)]
+        # Five standard deviations of a binomial count.
+        assert abs(count - n * p) < 5 * np.sqrt(n * p * (1 - p)) + 1
+
+
+def test_greedy_takes_the_most_likely_and_same_seed_repeats(tiny_vlm, noise_image):
+    image = noise_image()
+
+    def run(sampling, seed):
+        talk = Talk(tiny_vlm, TransformersEngine(tiny_vlm, seed=seed), sampling)
+        for key in range(3):
+            talk.prompt(key, [image], "red?")
+        return [c.token_ids for _, c in sorted(talk.turn(range(3)).items())]
+
+    greedy = run(Sampling(temperature=0, max_tokens=5), 0)
+    assert len(set(greedy)) == 1
+    assert greedy == run(Sampling(temperature=0, max_tokens=5), 1)
+    assert run(Sampling(max_tokens=8), 0) == run(Sampling(max_tokens=8), 0)
+    assert run(Sampling(max_tokens=8), 0) != run(Sampling(max_tokens=8), 1)
+
+
+def test_temperature_is_that_of_the_reported_logprobs(tiny_vlm, noise_image):
+    talk = Talk(tiny_vlm, TransformersEngine(tiny_vlm, seed=1), Sampling(temperature=0.5, max_tokens=6))
+    talk.prompt(0, [noise_image()], "red?")
+    talk.turn([0])
+    tokens = talk.conversations[0].tokens()
+    with torch.no_grad():
+        ids, logprobs, _ = token_distributions(tiny_vlm, collate([tokens]), temperature=0.5)
+    expected = logprobs.gather(1, ids[:, None])[:, 0].numpy()
+    np.testing.assert_allclose(tokens.logprobs[tokens.action], expected, atol=1e-5)
+
+
+def test_forced_ids_open_the_turn_with_their_own_logprobs(tiny_vlm, noise_image):
+    forced = tiny_vlm.chat.encode_text("\\boxed{")
+    talk = Talk(tiny_vlm, TransformersEngine(tiny_vlm), Sampling(max_tokens=4, forced=forced))
+    talk.prompt(0, [noise_image()], "red?")
+    completion = talk.turn([0])[0]
+    assert completion.token_ids[: len(forced)] == forced
+    np.testing.assert_allclose(
+        completion.logprobs, learner_logprobs(tiny_vlm, talk.conversations[0].tokens()), atol=1e-5
+    )
+
+
+def test_new_weights_forget_the_old_cache(tiny_vlm, noise_image):
+    engine = TransformersEngine(tiny_vlm)
+    talk = Talk(tiny_vlm, engine, Sampling(max_tokens=3))
+    talk.prompt(0, [noise_image()], "red?")
+    talk.turn([0])
+    with torch.no_grad():
+        for parameter in tiny_vlm.model.parameters():
+            parameter.mul_(1.1)
+    engine.set_weights_version(8)
+    talk.reply(0, [], "more")
+    completion = talk.turn([0])[0]
+    assert completion.weights_version == 8
+    tokens = talk.conversations[0].tokens()
+    np.testing.assert_allclose(completion.logprobs, learner_logprobs(tiny_vlm, tokens)[-3:], atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_leaves_the_model_in_the_mode_it_found(tiny_vlm, noise_image, training):
+    tiny_vlm.model.train(training)
+    talk = Talk(tiny_vlm, TransformersEngine(tiny_vlm), Sampling(max_tokens=2))
+    talk.prompt(0, [noise_image()], "red?")
+    talk.turn([0])
+    assert tiny_vlm.model.training is training
