@@ -1,0 +1,156 @@
+"""Line charts as geometry: what the SVG templates draw. Nothing here knows HTML."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+WIDTH, HEIGHT = 480, 250
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 38
+
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tick:
+    """A labelled mark on an axis, `position` in SVG units."""
+
+    position: float
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One series: `raw` and `smooth` are values of the `points` attribute of an SVG polyline."""
+
+    name: str
+    raw: str
+    smooth: str
+    end: tuple[float, float]
+    last: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chart:
+    """A finished line chart in a viewBox of WIDTH x HEIGHT."""
+
+    title: str
+    caption: str
+    x_label: str
+    lines: tuple[Line, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    x_range: tuple[float, float] = (_LEFT, WIDTH - _RIGHT)
+    y_range: tuple[float, float] = (HEIGHT - _BOTTOM, _TOP)
+    width: int = WIDTH
+    height: int = HEIGHT
+
+
+def line_chart(
+    title: str,
+    series: Mapping[str, Points],
+    *,
+    caption: str = "",
+    x_label: str = "iteration",
+    y_limits: tuple[float, float] | None = None,
+    window: int = 5,
+) -> Chart | None:
+    """Lay out a line chart.
+
+    Args:
+        title: what the y axis shows.
+        series: (x, y) points by name; points that are not finite are left out, and so is a series without points.
+        caption: one sentence under the title.
+        x_label: what the x axis shows.
+        y_limits: range of the y axis; from the data if None.
+        window: the strong line is the mean of this many points up to and including each one; the faint line is raw.
+
+    Returns:
+        The chart, or None if no series has a point.
+    """
+    finite = {
+        name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)] for name, points in series.items()
+    }
+    finite = {name: points for name, points in finite.items() if points}
+    if not finite:
+        return None
+    xs = [x for points in finite.values() for x, _ in points]
+    ys = [y for points in finite.values() for _, y in points]
+    x_low, x_high = _widened(min(xs), max(xs))
+    y_values = nice_ticks(*(y_limits or _widened(min(ys), max(ys))))
+    y_low, y_high = y_values[0], y_values[-1]
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = (x - x_low) / (x_high - x_low)
+        up = (min(max(y, y_low), y_high) - y_low) / (y_high - y_low)
+        return (
+            round(_LEFT + across * (WIDTH - _LEFT - _RIGHT), 2),
+            round(HEIGHT - _BOTTOM - up * (HEIGHT - _TOP - _BOTTOM), 2),
+        )
+
+    lines = []
+    for name, points in finite.items():
+        smooth = trailing_mean(points, window)
+        lines.append(
+            Line(
+                name=name,
+                raw=_polyline([place(x, y) for x, y in points]),
+                smooth=_polyline([place(x, y) for x, y in smooth]),
+                end=place(*smooth[-1]),
+                last=_label(smooth[-1][1], 0.001),
+            )
+        )
+    # There is no iteration 1.5.
+    whole = all(x == int(x) for x in xs)
+    x_values = [x for x in nice_ticks(x_low, x_high, 6) if x_low <= x <= x_high and not (whole and x % 1)]
+    return Chart(
+        title=title,
+        caption=caption,
+        x_label=x_label,
+        lines=tuple(lines),
+        x_ticks=tuple(Tick(position=place(x, y_low)[0], label=_label(x, _step(x_values))) for x in x_values),
+        y_ticks=tuple(Tick(position=place(x_low, y)[1], label=_label(y, _step(y_values))) for y in y_values),
+    )
+
+
+def trailing_mean(points: Points, window: int) -> list[tuple[float, float]]:
+    """The mean of the last `window` values up to each point (fewer at the beginning)."""
+    means = []
+    for index, (x, _) in enumerate(points):
+        recent = [y for _, y in points[max(0, index + 1 - window) : index + 1]]
+        means.append((x, sum(recent) / len(recent)))
+    return means
+
+
+def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About `count` round values, equally spaced, that enclose [low, high] (low < high)."""
+    rough = (high - low) / max(count - 1, 1)
+    power = 10.0 ** math.floor(math.log10(rough))
+    # A hair of tolerance, so that a range that is already round keeps its step.
+    step = power * next((factor for factor in (1, 2, 2.5, 5) if factor * power >= rough * (1 - 1e-9)), 10)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [index * step for index in range(first, last + 1)]
+
+
+def _widened(low: float, high: float) -> tuple[float, float]:
+    """A range that is not empty, even if all values are equal."""
+    if high - low > 1e-9:
+        return low, high
+    margin = max(abs(low) * 0.1, 0.01)
+    return low - margin, high + margin
+
+
+def _step(values: Sequence[float]) -> float:
+    return values[1] - values[0] if len(values) > 1 else 1.0
+
+
+def _label(value: float, step: float) -> str:
+    """`value` with as many decimals as a step of `step` needs."""
+    decimals = next((n for n in range(7) if math.isclose(round(step, n), step, rel_tol=1e-6)), 7)
+    text = f"{value:.{decimals}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def _polyline(points: Points) -> str:
+    return " ".join(f"{x:g},{y:g}" for x, y in points)

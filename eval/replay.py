@@ -1,0 +1,110 @@
+"""Rebuilds the pictures of an episode from its record: records hold turns, environments hold pixels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+
+from pxr_agents.types import Episode
+from pxr_env.media import ImageSource
+
+
+class ReplayError(RuntimeError):
+    """The environment answers recorded turns differently from how it answered then."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShownView:
+    """A view with its pixels.
+
+    Args:
+        turn: the turn after which it was shown, 0 for the views that came with the question.
+        index, source, box, size: as in `info["views"]`.
+        image: what the model saw, HxWx3 uint8.
+    """
+
+    turn: int
+    index: int
+    source: int
+    box: tuple[float, float, float, float]
+    size: tuple[int, int]
+    image: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replay:
+    """What could be seen in an episode: its views in order, and the sources they were cut from."""
+
+    question: str
+    views: tuple[ShownView, ...]
+    sources: tuple[ImageSource, ...]
+
+
+class Replayer:
+    """Replays the episodes of one run in an environment rebuilt from the run's manifest.
+
+    Args:
+        manifest: what `python -m eval run` wrote to `manifest.json`.
+    """
+
+    def __init__(self, manifest: Mapping[str, Any]) -> None:
+        spec = EnvSpec.from_json(json.dumps(manifest["env"]))
+        self._env = gymnasium.make(spec, disable_env_checker=True)
+
+    def replay(self, episode: Episode) -> Replay:
+        """Run the recorded turns of `episode` again.
+
+        Raises:
+            ReplayError: a reply or a view differs from the record.
+        """
+        observation, info = self._env.reset(options={"sample_id": episode.sample_id})
+        _compare(episode, 0, episode.prompt, observation["text"])
+        views = _shown(episode, 0, observation, info, n_before=0)
+        for number, step in enumerate(episode.steps, start=1):
+            observation, _, _, _, info = self._env.step(step.turn)
+            _compare(episode, number, step.reply, observation["text"])
+            views += _shown(episode, number, observation, info, n_before=len(views))
+        sample = self._env.unwrapped.sample  # type: ignore[attr-defined]
+        return Replay(question=sample.question, views=tuple(views), sources=tuple(sample.sources))
+
+    def close(self) -> None:
+        """Free the environment."""
+        self._env.close()
+
+
+def _shown(
+    episode: Episode, turn: int, observation: Mapping[str, Any], info: Mapping[str, Any], *, n_before: int
+) -> list[ShownView]:
+    """The new views, which are the last ones of `info["views"]`, with their images."""
+    new = info["views"][n_before:]
+    if len(new) != len(observation["images"]):
+        raise ReplayError(
+            f"sample {episode.sample_id!r}, turn {turn}: {len(new)} new views came with {len(observation['images'])} "
+            "images; expected one image per view. This is a mistake of the environment."
+        )
+    return [
+        ShownView(
+            turn=turn,
+            index=view["index"],
+            source=view["source"],
+            box=tuple(view["box"]),
+            size=tuple(view["size"]),
+            image=image,
+        )
+        for view, image in zip(new, observation["images"], strict=True)
+    ]
+
+
+def _compare(episode: Episode, turn: int, recorded: str, replayed: str) -> None:
+    if recorded != replayed:
+        raise ReplayError(
+            f"sample {episode.sample_id!r} does not replay: after turn {turn} the environment said {replayed[:200]!r}, "
+            f"but {recorded[:200]!r} is on record. The data or the environment changed since the run; report with the "
+            "versions and the data of its manifest, or evaluate again."
+        )

@@ -1,0 +1,90 @@
+"""The rows of a metrics table: labels, explanations, values with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+#: Label and explanation of every statistic, in the order of the table. Terms of the reward follow them.
+LABELS: dict[str, tuple[str, str]] = {
+    "accuracy": ("Accuracy", "correct answers"),
+    "accuracy_needs_operation": ("Accuracy, operation needed", "on samples that cannot be read at first sight"),
+    "accuracy_easy": ("Accuracy, easy", "on samples that can"),
+    "usage_rate": ("Usage", "episodes with an executed operation"),
+    "usage_rate_needs_operation": ("Usage, operation needed", "of the samples that need one"),
+    "usage_rate_easy": ("Usage, easy", "of the samples that need none"),
+    "hit_rate": ("Hits", "of the episodes that used an operation: it showed the evidence larger"),
+    "needless_rate": ("Needless", "used although not needed"),
+    "missing_rate": ("Missing", "not used although needed"),
+    "failure_rate": ("Failures", "episodes with a failed operation or a malformed turn"),
+    "truncated_rate": ("Truncated", "episodes cut off before an answer"),
+    "operations_per_episode": ("Operations per episode", "executed ones, mean"),
+    "reward": ("Reward", "sum of its terms, mean"),
+}
+
+#: The few numbers that come first.
+HEADLINES = ("accuracy", "accuracy_needs_operation", "usage_rate", "hit_rate")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """A value, its 95% interval and the counts behind it (None where there are none)."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    count: int | None = None
+    total: int | None = None
+
+    @property
+    def text(self) -> str:
+        """The value with three decimals, and without a minus sign in front of nothing."""
+        text = f"{self.value:.3f}"
+        return text.removeprefix("-") if float(text) == 0 else text
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One statistic of one or several runs; a cell is None where a run does not have it."""
+
+    name: str
+    label: str
+    explanation: str
+    cells: tuple[Cell | None, ...]
+
+    @property
+    def is_rate(self) -> bool:
+        """Whether the values are shares with intervals, to be drawn between 0 and 1."""
+        return any(cell is not None and cell.low is not None for cell in self.cells)
+
+
+def metric_rows(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """One row for every statistic that some run has.
+
+    Args:
+        runs: for every column what `eval.metrics.evaluation_metrics` returned (`intervals` and `counts` may be absent).
+    """
+    present = {name for run in runs for name in run["statistics"]}
+    terms = sorted(name for name in present if name.startswith("reward/"))
+    names = [name for name in LABELS if name in present] + terms
+    return [_row(name, runs) for name in names]
+
+
+def cell(run: Mapping[str, Any], name: str) -> Cell | None:
+    """The value of statistic `name` with its interval, None if the run does not have it."""
+    if name not in run["statistics"]:
+        return None
+    low, high = run.get("intervals", {}).get(name, (None, None))
+    count, total = run.get("counts", {}).get(name, (None, None))
+    return Cell(value=run["statistics"][name], low=low, high=high, count=count, total=total)
+
+
+def label(name: str) -> str:
+    """How statistic `name` is called in a report."""
+    return LABELS[name][0] if name in LABELS else name.replace("reward/", "Reward: ").replace("_", " ")
+
+
+def _row(name: str, runs: Sequence[Mapping[str, Any]]) -> Row:
+    explanation = LABELS[name][1] if name in LABELS else "this term of the reward, mean per episode"
+    return Row(name=name, label=label(name), explanation=explanation, cells=tuple(cell(run, name) for run in runs))

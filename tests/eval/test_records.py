@@ -1,0 +1,104 @@
+"""The files of a run: what is written comes back, what was interrupted goes on, what is finished stays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval.records import RunDirectory, episode_from_json, episode_to_json
+from pxr_agents.types import Episode, Step, Tokens
+
+MANIFEST = {"agent": "oracle", "seed": 0}
+
+
+def full_episode(sample_id: str = "0") -> Episode:
+    return Episode(
+        task="pxr/SyntheticSearch-v0",
+        sample_id=sample_id,
+        group="g",
+        prompt="Which letter is \u8a9e \ud800?",
+        steps=[Step(turn="a\nb", reply="", reward=0.5, reward_terms={"correct": 0.5}, weights_version=3)],
+        views=[{"index": 1, "source": 1, "box": (0.0, 0.0, 10.5, 20.0), "size": (28, 56)}],
+        usage={"zoom_in": 1},
+        failures={"malformed": 2},
+        needs_operation=True,
+        evidence_box=(1.0, 2.0, 3.0, 4.5),
+        category="colour",
+        answer="K",
+        target="T",
+        correct=True,
+        truncated_by=None,
+    )
+
+
+def test_an_episode_survives_json_except_for_its_tokens() -> None:
+    episode = full_episode()
+    episode.tokens = Tokens(
+        ids=np.zeros(1, np.int32),
+        action=np.zeros(1, bool),
+        logprobs=np.zeros(1, np.float32),
+        positions=np.zeros((3, 1), np.int32),
+        images=(),
+        turn_ends=(),
+    )
+    restored = episode_from_json(json.loads(json.dumps(episode_to_json(episode))))
+    assert restored == full_episode()
+
+
+def test_a_record_of_another_version_is_refused() -> None:
+    record = episode_to_json(full_episode())
+    record["colour"] = record.pop("category")
+    with pytest.raises(ValueError, match=r"missing: \['category'\], unknown: \['colour'\]"):
+        episode_from_json(record)
+
+
+def test_a_finished_run_is_not_overwritten(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "run")
+    assert directory.start(MANIFEST) == []
+    directory.append(full_episode())
+    directory.finish([full_episode()], {"statistics": {}})
+    with pytest.raises(FileExistsError, match="finished evaluation"):
+        directory.start(MANIFEST)
+    assert directory.episodes() == [full_episode()]
+
+
+def test_an_interrupted_run_goes_on_without_its_half_line(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.start(MANIFEST)
+    directory.append(full_episode("0"))
+    with directory.episodes_file.open("a") as file:
+        file.write(json.dumps(episode_to_json(full_episode("1")))[:50])
+    assert directory.start(MANIFEST) == [full_episode("0")]
+    directory.append(full_episode("1"))
+    assert directory.episodes() == [full_episode("0"), full_episode("1")]
+
+
+def test_an_interrupted_run_with_other_settings_is_refused(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.start(MANIFEST)
+    with pytest.raises(FileExistsError, match="seed was 0 and is 1"):
+        directory.start(MANIFEST | {"seed": 1})
+
+
+def test_episodes_without_a_manifest_are_left_alone(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.append(full_episode())
+    with pytest.raises(FileExistsError, match="without a manifest"):
+        directory.start(MANIFEST)
+
+
+def test_a_bad_line_is_named(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.append(full_episode())
+    with directory.episodes_file.open("a") as file:
+        file.write("[]\n")
+    with pytest.raises(ValueError, match=r"episodes.jsonl, line 2"):
+        directory.episodes()
+
+
+def test_a_run_without_metrics_is_not_finished(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="continue an interrupted evaluation"):
+        RunDirectory(tmp_path).metrics()
