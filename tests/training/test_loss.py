@@ -1,0 +1,166 @@
+"""The losses of PPO against gradients derived by hand and against sums over their pieces."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training.loss import ppo_loss, value_loss
+
+CLIP = {"clip_coef": 0.2, "clip_coef_high": 0.28}
+
+
+def tensor(*numbers):
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+def one_token(ratio, advantage, **changes):
+    """The loss, its gradient with respect to the log-probability, and the metrics of a token with this ratio."""
+    logprob = tensor(-1.0 + math.log(ratio)).requires_grad_()
+    arguments = {**CLIP, "ent_coef": 0.0, "normalizer": 1} | changes
+    loss, metrics = ppo_loss(logprob, tensor(-1.0), tensor(advantage), torch.tensor([True]), tensor(0.0), **arguments)
+    (gradient,) = torch.autograd.grad(loss, logprob)
+    return loss.item(), gradient.item(), metrics
+
+
+class TestPpoLoss:
+    def test_first_update_has_ratio_one_and_loss_minus_mean_advantage(self):
+        logprobs = tensor(-0.1, -2.0, -3.0)
+        mask = torch.ones(3, dtype=torch.bool)
+        loss, metrics = ppo_loss(
+            logprobs, logprobs.clone(), tensor(1.0, -2.0, 4.0), mask, tensor(0.5, 0.6, 0.7), ent_coef=0.0, normalizer=3,
+            **CLIP,
+        )  # fmt: skip
+        assert loss.item() == pytest.approx(-(1 - 2 + 4) / 3)
+        assert metrics["ratio_mean"] == metrics["ratio_max"] == 1.0
+        assert metrics["entropy"].item() == pytest.approx(0.6)
+        for name in ("clip_frac", "approx_kl", "logprob_gap", "logprob_gap_max"):
+            assert metrics[name] == 0.0
+
+    @pytest.mark.parametrize(
+        ("ratio", "advantage", "loss", "gradient", "clip_frac"),
+        [
+            # Inside the bounds: loss -r A, gradient d(-r A)/dlogp = -r A
+            (1.1, 2.0, -2.2, -2.2, 0),
+            (0.9, -2.0, 1.8, 1.8, 0),
+            # Beyond the bound the advantage pushes to: -1.28 * 2 and -.8 * -2, constant
+            (1.5, 2.0, -2.56, 0.0, 1),
+            (0.5, -2.0, 1.6, 0.0, 1),
+            # Beyond the other bound nothing is clipped: the update goes back
+            (0.5, 2.0, -1.0, -1.0, 0),
+            (1.5, -2.0, 3.0, 3.0, 0),
+        ],
+    )
+    def test_gradient_by_hand(self, ratio, advantage, loss, gradient, clip_frac):
+        got_loss, got_gradient, metrics = one_token(ratio, advantage)
+        assert got_loss == pytest.approx(loss)
+        assert got_gradient == pytest.approx(gradient)
+        assert metrics["clip_frac"] == clip_frac
+
+    def test_clip_coef_holds_on_both_sides_by_default(self):
+        assert one_token(1.25, 1.0)[1] == pytest.approx(-1.25)
+        assert one_token(1.25, 1.0, clip_coef_high=None)[1] == 0.0
+
+    def test_metrics_by_hand(self):
+        # ratios 2 and 1/2: logarithms +-.6931; k3 = (2 - 1 - .6931) + (.5 - 1 + .6931) = .5 over two tokens
+        log2 = math.log(2)
+        _, metrics = ppo_loss(
+            tensor(-1 + log2, -1 - log2), tensor(-1, -1), tensor(1.0, 1.0), torch.tensor([True, True]), tensor(0, 0),
+            ent_coef=0.0, normalizer=2, **CLIP,
+        )  # fmt: skip
+        expected = {"approx_kl": 0.25, "ratio_mean": 1.25, "ratio_max": 2.0, "clip_frac": 0.5}
+        expected |= {"logprob_gap": log2, "logprob_gap_max": log2}
+        assert {name: metrics[name].item() for name in expected} == pytest.approx(expected)
+
+    def test_entropy_is_rewarded(self):
+        entropy = tensor(0.4, 0.8).requires_grad_()
+        still = tensor(-1.0, -1.0)
+        mask = torch.tensor([True, True])
+        loss, _ = ppo_loss(still, still, tensor(0.0, 0.0), mask, entropy, ent_coef=0.1, normalizer=2, **CLIP)
+        assert loss.item() == pytest.approx(-0.1 * 0.6)
+        assert torch.autograd.grad(loss, entropy)[0].tolist() == pytest.approx([-0.05, -0.05])
+
+    def test_masked_entries_may_hold_anything(self):
+        mask = torch.tensor([True, False])
+        clean = ppo_loss(
+            tensor(-0.5), tensor(-0.6), tensor(1.0), mask[:1], tensor(0.3), ent_coef=0.1, normalizer=1, **CLIP
+        )
+        logprobs = tensor(-0.5, math.nan).requires_grad_()
+        entropy = tensor(0.3, math.nan).requires_grad_()
+        loss, metrics = ppo_loss(
+            logprobs, tensor(-0.6, -math.inf), tensor(1.0, math.nan), mask, entropy, ent_coef=0.1, normalizer=1, **CLIP
+        )
+        loss.backward()
+        assert loss.item() == clean[0].item()
+        assert metrics == clean[1]
+        assert logprobs.grad.tolist() == pytest.approx([-math.exp(0.1), 0.0])
+        assert entropy.grad.tolist() == pytest.approx([-0.1, 0.0])
+
+    @given(st.data(), st.integers(2, 12))
+    def test_pieces_with_one_normalizer_add_up_to_the_whole(self, data, length):
+        numbers = st.lists(st.floats(-3, 3), min_size=length, max_size=length)
+        columns = [tensor(*data.draw(numbers)) for _ in range(4)]
+        mask = torch.tensor(data.draw(st.lists(st.booleans(), min_size=length, max_size=length)))
+        cut = data.draw(st.integers(0, length))
+        normalizer = max(int(mask.sum()), 1)
+
+        def of(part):
+            logprobs, old, advantages, entropy = (column[part].clone() for column in columns)
+            logprobs.requires_grad_()
+            loss, metrics = ppo_loss(
+                logprobs, old, advantages, mask[part], entropy, ent_coef=0.01, normalizer=normalizer, **CLIP
+            )
+            return loss.item(), torch.autograd.grad(loss, logprobs)[0].tolist(), metrics
+
+        (whole, gradient, metrics), first, second = of(slice(None)), of(slice(cut)), of(slice(cut, None))
+        assert first[0] + second[0] == pytest.approx(whole)
+        assert first[1] + second[1] == pytest.approx(gradient)
+        for name, value in metrics.items():
+            pair = first[2][name], second[2][name]
+            assert (max(pair) if name.endswith("_max") else sum(pair)).item() == pytest.approx(value.item())
+
+    def test_mistakes(self):
+        three, mask = torch.zeros(3), torch.ones(3, dtype=torch.bool)
+        options = {"clip_coef": 0.2, "ent_coef": 0.0}
+        with pytest.raises(ValueError, match=r"'advantages': \[1\]"):
+            ppo_loss(three, three, torch.zeros(1), mask, three, normalizer=3, **options)
+        with pytest.raises(ValueError, match=r"mask torch.float32\[3\]"):
+            ppo_loss(three, three, three, mask.float(), three, normalizer=3, **options)
+        with pytest.raises(ValueError, match="normalizer is 0"):
+            ppo_loss(three, three, three, mask, three, normalizer=0, **options)
+
+
+class TestValueLoss:
+    def test_by_hand(self):
+        values = tensor(1.0, 3.0, 99.0).requires_grad_()
+        loss = value_loss(values, tensor(0.0, 1.0, math.nan), torch.tensor([True, True, False]), normalizer=2)
+        # (1^2 + 2^2) / 2 / 2 tokens; gradient (value - return) / 2 tokens
+        assert loss.item() == pytest.approx(1.25)
+        assert torch.autograd.grad(loss, values)[0].tolist() == pytest.approx([0.5, 1.0, 0.0])
+
+    @pytest.mark.parametrize(
+        ("value", "target", "loss", "gradient"),
+        [
+            # Old value 1, clip .5. Within reach of the old value: the plain loss.
+            (1.25, 3.0, 0.5 * 1.75**2, -1.75),
+            # Moved .75 towards the target: the loss of 1.5, constant.
+            (1.75, 3.0, 0.5 * 1.5**2, 0.0),
+            # Moved too far away from the target: the plain loss is larger and leads back.
+            (1.75, 0.0, 0.5 * 1.75**2, 1.75),
+        ],
+    )
+    def test_clipped(self, value, target, loss, gradient):
+        values = tensor(value).requires_grad_()
+        mask = torch.tensor([True])
+        got = value_loss(values, tensor(target), mask, normalizer=1, old_values=tensor(1.0), clip_coef=0.5)
+        assert got.item() == pytest.approx(loss)
+        assert torch.autograd.grad(got, values)[0].item() == pytest.approx(gradient)
+
+    def test_mistakes(self):
+        mask = torch.tensor([True])
+        with pytest.raises(ValueError, match="clip_coef came without old_values"):
+            value_loss(tensor(1.0), tensor(1.0), mask, normalizer=1, clip_coef=0.2)
+        with pytest.raises(ValueError, match=r"'returns': \[2\]"):
+            value_loss(tensor(1.0), tensor(1.0, 2.0), mask, normalizer=1)
