@@ -1,0 +1,27 @@
+"""Reasoning in pixel space as Gymnasium environments. Importing this package registers the tasks.
+
+>>> import gymnasium
+>>> env = gymnasium.make("pxr_env:pxr/SyntheticSearch-v0")
+>>> observation, info = env.reset(seed=0)
+>>> observation["text"]
+'What letter is in the green box?'
+"""
+
+from pxr_env.env import VisualReasoningEnv
+from pxr_env.operations import register_operation
+from pxr_env.tasks import TASKS, register_tasks
+from pxr_env.types import OperationCall, Region, Sample, SampleSource, Turn, View
+
+__all__ = [
+    "TASKS",
+    "OperationCall",
+    "Region",
+    "Sample",
+    "SampleSource",
+    "Turn",
+    "View",
+    "VisualReasoningEnv",
+    "register_operation",
+]
+
+register_tasks()

@@ -1,0 +1,174 @@
+"""Observation and action spaces: any Unicode text, images of any size, and turns.
+
+Gymnasium's own `Text` admits neither "<" nor line breaks nor CJK by default, and its `Box` has one fixed size. Vector
+environments batch these spaces as tuples. Observations have no fixed size, so `AsyncVectorEnv` needs
+`shared_memory=False` and says so otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Space, Tuple
+from gymnasium.vector.utils import batch_differing_spaces
+
+from pxr_env.coordinates import get_frame
+from pxr_env.dialects import get_dialect
+from pxr_env.types import OperationCall
+
+_WORDS = ("A", "B", "42", "a red box", "naïve", "左上", "x < y", "line\nbreak")
+
+
+class TextSpace(Space[str]):
+    """Any `str`."""
+
+    def __init__(self, seed: int | np.random.Generator | None = None) -> None:
+        super().__init__(shape=None, dtype=None, seed=seed)
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        """Text has no fixed-size array form."""
+        return False
+
+    def sample(self, mask: None = None, probability: None = None) -> str:
+        """Draws a few words."""
+        return " ".join(_WORDS[index] for index in self.np_random.integers(0, len(_WORDS), 3))
+
+    def contains(self, x: Any) -> bool:
+        """Whether `x` is text."""
+        return isinstance(x, str)
+
+    def to_jsonable(self, sample_n: Sequence[str]) -> list[str]:
+        """Returns a batch of samples as a list."""
+        return list(sample_n)
+
+    def from_jsonable(self, sample_n: list[Any]) -> list[str]:
+        """Inverse of `to_jsonable`."""
+        return [str(text) for text in sample_n]
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class ImagesSpace(Space[tuple[np.ndarray, ...]]):
+    """A tuple of any number of images, each a uint8 array HxWx3 of any size."""
+
+    def __init__(self, seed: int | np.random.Generator | None = None) -> None:
+        super().__init__(shape=None, dtype=None, seed=seed)
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        """Images of any size have no fixed-size array form."""
+        return False
+
+    def sample(self, mask: None = None, probability: None = None) -> tuple[np.ndarray, ...]:
+        """Draws zero to two small noise images."""
+        rng = self.np_random
+        sizes = [rng.integers(1, 5, 2) * 28 for _ in range(int(rng.integers(0, 3)))]
+        return tuple(rng.integers(0, 256, (int(h), int(w), 3), dtype=np.uint8) for h, w in sizes)
+
+    def contains(self, x: Any) -> bool:
+        """Whether `x` is a tuple of uint8 arrays HxWx3."""
+        return isinstance(x, tuple) and all(
+            isinstance(image, np.ndarray)
+            and image.dtype == np.uint8
+            and image.ndim == 3
+            and image.shape[2] == 3
+            and image.size > 0
+            for image in x
+        )
+
+    def to_jsonable(self, sample_n: Sequence[tuple[np.ndarray, ...]]) -> list[Any]:
+        """Returns a batch of samples as nested lists of numbers."""
+        return [[image.tolist() for image in images] for images in sample_n]
+
+    def from_jsonable(self, sample_n: list[Any]) -> list[tuple[np.ndarray, ...]]:
+        """Inverse of `to_jsonable`."""
+        return [tuple(np.array(image, dtype=np.uint8) for image in images) for images in sample_n]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ImagesSpace)
+
+    def __repr__(self) -> str:
+        return "ImagesSpace()"
+
+
+class TurnSpace(Space[str]):
+    """Messages of the model: any `str` is one; `sample` draws turns that the dialect can read.
+
+    Args:
+        dialect: name of the dialect turns are written in.
+        coordinates: name of the coordinate frame of their boxes.
+        operations: names of the operations; `zoom_in` is drawn if it is one of them.
+        size_multiple: sampled boxes in pixels stay inside an image of this side.
+    """
+
+    def __init__(
+        self,
+        *,
+        dialect: str = "hermes",
+        coordinates: str = "unit",
+        operations: Sequence[str] = ("zoom_in",),
+        size_multiple: int = 28,
+        seed: int | np.random.Generator | None = None,
+    ) -> None:
+        super().__init__(shape=None, dtype=None, seed=seed)
+        self.dialect, self.coordinates = dialect, coordinates
+        self.operations, self.size_multiple = tuple(operations), size_multiple
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        """Text has no fixed-size array form."""
+        return False
+
+    def sample(self, mask: None = None, probability: None = None) -> str:
+        """Draws a call of `zoom_in` on image 1, or a final answer; one of them in half the cases each."""
+        frame = get_frame(self.coordinates)
+        dialect = get_dialect(self.dialect, frame)
+        if "zoom_in" in self.operations and self.np_random.random() < 0.5:
+            width, height = frame.extent((self.size_multiple, self.size_multiple))
+            low, high = self.np_random.uniform(0.0, 0.4, 2), self.np_random.uniform(0.6, 1.0, 2)
+            fractions = (low[0] * width, low[1] * height, high[0] * width, high[1] * height)
+            box = [round(float(number), frame.decimals) if frame.decimals else int(number) for number in fractions]
+            call = OperationCall(name="zoom_in", arguments={"bbox_2d": box, "target_image": 1})
+            return f"I look closer. {dialect.render_call(call)}"
+        word = _WORDS[int(self.np_random.integers(len(_WORDS)))]
+        return f"I am sure. {dialect.render_answer(word)}"
+
+    def contains(self, x: Any) -> bool:
+        """Whether `x` is text: the environment answers whatever the model writes."""
+        return isinstance(x, str)
+
+    def to_jsonable(self, sample_n: Sequence[str]) -> list[str]:
+        """Returns a batch of samples as a list."""
+        return list(sample_n)
+
+    def from_jsonable(self, sample_n: list[Any]) -> list[str]:
+        """Inverse of `to_jsonable`."""
+        return [str(text) for text in sample_n]
+
+    def _key(self) -> tuple[Any, ...]:
+        return self.dialect, self.coordinates, self.operations, self.size_multiple
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TurnSpace) and self._key() == other._key()
+
+    def __repr__(self) -> str:
+        return (
+            f"TurnSpace(dialect={self.dialect!r}, coordinates={self.coordinates!r}, operations={self.operations!r}, "
+            f"size_multiple={self.size_multiple!r})"
+        )
+
+
+def _batch_as_tuple(spaces: Sequence[Space[Any]]) -> Tuple:
+    return Tuple(tuple(spaces))
+
+
+# Gymnasium batches custom spaces of equal environments by itself; for unequal ones it has to be told.
+for _space in (TextSpace, ImagesSpace, TurnSpace):
+    batch_differing_spaces.register(_space)(_batch_as_tuple)

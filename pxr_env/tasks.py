@@ -1,0 +1,90 @@
+"""The table of tasks: id -> what it is and what builds it. Importing `pxr_env` registers them with Gymnasium."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import gymnasium
+
+from pxr_env.env import VisualReasoningEnv
+from pxr_env.synthetic import SyntheticSearch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """One registered id.
+
+    Args:
+        id: the Gymnasium id.
+        entry_point: "module:function" that builds the environment.
+        summary: one line for `python -m pxr_env list`.
+    """
+
+    id: str
+    entry_point: str
+    summary: str
+
+
+TASKS: dict[str, Task] = {
+    task.id: task
+    for task in (
+        Task(
+            id="pxr/SyntheticSearch-v0",
+            entry_point="pxr_env.tasks:synthetic_search",
+            summary="procedural images: read a letter in a coloured box, half of them only after a zoom (certified)",
+        ),
+    )
+}
+
+
+def register_tasks() -> None:
+    """Registers all tasks that Gymnasium does not know yet."""
+    for task in TASKS.values():
+        if task.id not in gymnasium.registry:
+            gymnasium.register(id=task.id, entry_point=task.entry_point)
+
+
+def synthetic_search(
+    *,
+    split: str = "train",
+    num_samples: int = 100_000,
+    hard_fraction: float = 0.5,
+    letter_prior: float = 0.3,
+    grid: int = 3,
+    n_boxes: int = 3,
+    coordinates: str = "unit",
+    dialect: str = "hermes",
+    operations: Sequence[str] = ("zoom_in",),
+    max_turns: int = 3,
+    max_operations: int = 2,
+    min_pixels: int = 84 * 84,
+    max_pixels: int = 84 * 84,
+    size_multiple: int = 28,
+    render_mode: str | None = None,
+) -> VisualReasoningEnv:
+    """Builds `pxr/SyntheticSearch-v0`: the arguments of `SyntheticSearch` and of `VisualReasoningEnv`."""
+    data = SyntheticSearch(
+        split=split,
+        num_samples=num_samples,
+        hard_fraction=hard_fraction,
+        letter_prior=letter_prior,
+        grid=grid,
+        n_boxes=n_boxes,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+        size_multiple=size_multiple,
+    )
+    return VisualReasoningEnv(
+        data,
+        scorer="exact",
+        coordinates=coordinates,
+        dialect=dialect,
+        operations=operations,
+        max_turns=max_turns,
+        max_operations=max_operations,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+        size_multiple=size_multiple,
+        render_mode=render_mode,
+    )
