@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 from rich.console import Console
 from rich.table import Table
 
+from eval.replay import ReplayError
 from pxr_agents.types import Sampling
 
 
@@ -23,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted. The same command continues where it stopped.", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError, gymnasium.error.Error, ReplayError) as error:
         if arguments.traceback:
             raise
         print(f"error: {error}", file=sys.stderr)

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 480, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 38
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 50, 12, 38
+#: Least distance between the labels at the ends of two lines.
+_LABEL_GAP = 14.0
 
 Points = Sequence[tuple[float, float]]
 
@@ -22,13 +24,17 @@ class Tick:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """One series: `raw` and `smooth` are values of the `points` attribute of an SVG polyline."""
+    """One series: `raw` and `smooth` are values of the `points` attribute of an SVG polyline.
+
+    `last` is the value at the `end` of the smooth line, to be written at height `last_y`.
+    """
 
     name: str
     raw: str
     smooth: str
     end: tuple[float, float]
     last: str
+    last_y: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,18 +95,20 @@ def line_chart(
             round(HEIGHT - _BOTTOM - up * (HEIGHT - _TOP - _BOTTOM), 2),
         )
 
-    lines = []
-    for name, points in finite.items():
-        smooth = trailing_mean(points, window)
-        lines.append(
-            Line(
-                name=name,
-                raw=_polyline([place(x, y) for x, y in points]),
-                smooth=_polyline([place(x, y) for x, y in smooth]),
-                end=place(*smooth[-1]),
-                last=_label(smooth[-1][1], 0.001),
-            )
+    smooth = {name: trailing_mean(points, window) for name, points in finite.items()}
+    ends = {name: place(*points[-1]) for name, points in smooth.items()}
+    label_heights = spread({name: y for name, (_, y) in ends.items()}, _LABEL_GAP)
+    lines = [
+        Line(
+            name=name,
+            raw=_polyline([place(x, y) for x, y in points]),
+            smooth=_polyline([place(x, y) for x, y in smooth[name]]),
+            end=ends[name],
+            last=_label(smooth[name][-1][1], _step(y_values) / 10),
+            last_y=label_heights[name],
         )
+        for name, points in finite.items()
+    ]
     # There is no iteration 1.5.
     whole = all(x == int(x) for x in xs)
     x_values = [x for x in nice_ticks(x_low, x_high, 6) if x_low <= x <= x_high and not (whole and x % 1)]
@@ -121,6 +129,16 @@ def trailing_mean(points: Points, window: int) -> list[tuple[float, float]]:
         recent = [y for _, y in points[max(0, index + 1 - window) : index + 1]]
         means.append((x, sum(recent) / len(recent)))
     return means
+
+
+def spread(heights: Mapping[str, float], gap: float) -> dict[str, float]:
+    """Move heights apart until neighbours are at least `gap` apart; their order and their mean stay."""
+    placed: dict[str, float] = {}
+    for name in sorted(heights, key=lambda name: heights[name]):
+        lowest = max(placed.values(), default=-math.inf) + gap
+        placed[name] = max(heights[name], lowest)
+    shift = sum(placed[name] - heights[name] for name in placed) / max(len(placed), 1)
+    return {name: placed[name] - shift for name in heights}
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:

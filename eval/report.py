@@ -54,12 +54,19 @@ def render(template: str, context: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.globals["label"] = label
+    environment.filters["signed"] = signed
     script = _template_file("report.js")
     # The page may run this one script and load nothing at all, whatever a model wrote into it.
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     shared = {"style": Markup(_template_file("report.css")), "script": Markup(script), "policy": policy}
     return environment.get_template(template).render(context | shared)
+
+
+def signed(value: float) -> str:
+    """`value` with three decimals, a sign, and a minus sign as wide as a plus sign."""
+    text = f"{value:+.3f}"
+    return "0.000" if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
 
 
 def _template_file(name: str) -> str:

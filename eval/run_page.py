@@ -48,6 +48,8 @@ def run_context(directory: RunDirectory, *, n_episodes: int) -> dict[str, Any]:
         ],
         "metrics": metrics,
         "cards": [(card, tags(card)) for card in cards],
+        # The first one that shows what an operation looks like.
+        "opened": next((index for index, card in enumerate(cards) if card.used), 0),
         "filters": FILTERS,
         "n_episodes": len(episodes),
     }

@@ -70,6 +70,7 @@ def training_context(directory: Path, *, n_episodes: int) -> dict[str, Any]:
         )
     arms = [_load_arm(directory / "arms" / name, name, values) for name, values in summary["arms"].items()]
     targets = summary.get("targets", [])
+    pairs = _pairs(arms, n_episodes)
     return {
         "summary": summary,
         "arms": arms,
@@ -78,7 +79,8 @@ def training_context(directory: Path, *, n_episodes: int) -> dict[str, Any]:
         "tiles": [(name, [(arm.name, cell(arm.metrics, name)) for arm in arms]) for name in HEADLINES],
         "charts": charts(arms),
         "rows": metric_rows([arm.metrics for arm in arms]),
-        "pairs": _pairs(arms, n_episodes),
+        "pairs": pairs,
+        "opened": _most_telling([cards for cards, _ in pairs]),
         "n_shared": len(_shared_samples(arms)),
         "filters": FILTERS,
     }
@@ -151,6 +153,16 @@ def _pairs(arms: Sequence[Arm], n_episodes: int) -> list[tuple[list[EpisodeCard]
     finally:
         for replayer in replayers:
             replayer.close()
+
+
+def _most_telling(pairs: Sequence[Sequence[EpisodeCard]]) -> int:
+    """Index of the first sample on which the arms differ and the last one found the evidence (else the first)."""
+    telling = (
+        index
+        for index, cards in enumerate(pairs)
+        if cards[-1].hit and cards[-1].episode.correct and not cards[0].episode.correct
+    )
+    return next(telling, 0)
 
 
 def _kind(episodes: Sequence[Episode]) -> tuple[object, ...]:
