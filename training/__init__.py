@@ -1,0 +1,1 @@
+"""Training: oracle traces, warm start, PPO with curiosity, the quick start."""
