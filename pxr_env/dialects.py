@@ -80,7 +80,9 @@ class Hermes:
         reader = _Reader(text)
         reader.read()
         calls = tuple(self._canonical(call) for call in reader.calls)
-        return Turn(calls=calls, answers=tuple(dict.fromkeys(reader.answers)), mistakes=tuple(reader.mistakes))
+        return Turn(
+            calls=calls, answers=tuple(dict.fromkeys(reader.answers)), mistakes=tuple(dict.fromkeys(reader.mistakes))
+        )
 
     def _canonical(self, call: OperationCall | Mistake) -> OperationCall | Mistake:
         if isinstance(call, OperationCall):

@@ -252,11 +252,12 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
             episode.fail(MALFORMED)
             return [f"Error: {refusal}"]
         lines = []
-        for call in turn.calls[:MAX_CALLS_PER_TURN]:
+        for number, call in enumerate(turn.calls[:MAX_CALLS_PER_TURN], start=1):
             try:
                 lines += self._execute(call)
             except OperationError as error:
-                lines.append(f"Error: {error}")
+                where = f" in call {number}" if len(turn.calls) > 1 else ""
+                lines.append(f"Error{where}: {error}")
         mistakes = list(turn.mistakes)
         if (n_more := len(turn.calls) - MAX_CALLS_PER_TURN) > 0:
             mistakes.append(
@@ -306,9 +307,9 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
             context = OperationContext(views=tuple(episode.views), frame=self.frame)
             regions = self.operations[call.name].run(context, call.arguments)
             new = [self._view(episode, region, len(episode.views) + 1 + k) for k, region in enumerate(regions)]
-        except OperationError as error:
+        except OperationError:
             episode.fail(call.name)
-            raise OperationError(f"{call.name}: {error}") from error
+            raise
         episode.usage[call.name] += 1
         episode.views += new
         return [f"Image {view.index} ({view.size[0]}x{view.size[1]})." for view in new]

@@ -204,8 +204,9 @@ def cut(source: ImageSource, box: Box, size: Size) -> np.ndarray:
     """Returns the part `box` of `source` at `size` as a new uint8 array HxWx3.
 
     The pixels are resampled once, from the source. Where the box lies on whole pixels and both its sides are whole
-    multiples of the size, every pixel is the exact mean of its block (rounded half up); otherwise bicubic, the filter
-    of Qwen's processors. Nothing is padded: the box must lie inside the source.
+    multiples of the size, every pixel is the rounded mean of its block (exact where the block has 2**n pixels; at the
+    border of rounding one level lower may come out of others); otherwise bicubic, the filter of Qwen's processors.
+    Nothing is padded: the box must lie inside the source.
 
     Args:
         source: where the pixels come from.

@@ -218,9 +218,7 @@ def _describe(schema: Mapping[str, Any]) -> str:
     kind = schema["type"]
     if kind == "array":
         low, high = schema.get("minItems", 0), schema.get("maxItems")
-        count = (
-            f"{low} " if low == high else f"{low} to {high} " if high is not None else f"at least {low} " if low else ""
-        )
+        count = f"{low} " if low == high else f"{low} or more " if high is None else f"{low} to {high} "
         items = schema.get("items", {}).get("type")
         return f"a list of {count}" + {"number": "finite numbers", None: "items"}.get(items, f"{items}s")
     if kind in ("integer", "number"):

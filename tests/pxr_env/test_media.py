@@ -1,0 +1,211 @@
+"""Sizes, cutting and decoding, against second implementations and hand-made files."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from pxr_env import media
+from pxr_env.errors import MediaError
+from pxr_env.media import ImageSource, cut, fit_size
+
+SIDES = st.integers(1, 5000)
+
+
+def slow_fit(width, height, least, most, multiple):
+    """fit_size for pictures whose scaled sides are at least one multiple, with exact fractions and searches."""
+
+    def largest(side, other, area):
+        # The largest count with (count * multiple)**2 <= side / other * area.
+        return next(n for n in range(10**6) if Fraction((n + 1) * multiple) ** 2 * other > side * area)
+
+    def smallest(side, other, area):
+        return next(n for n in range(10**6) if Fraction(n * multiple) ** 2 * other >= side * area)
+
+    columns, rows = (max(1, round(Fraction(side, multiple))) for side in (width, height))
+    if columns * rows * multiple**2 < least:
+        columns, rows = smallest(width, height, least), smallest(height, width, least)
+    if columns * rows * multiple**2 > most:
+        columns, rows = largest(width, height, most), largest(height, width, most)
+    return columns * multiple, rows * multiple
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "least", "most", "multiple", "expected"),
+    [
+        (336, 336, 84**2, 84**2, 28, (84, 84)),  # scaled to 84 exactly
+        (112, 112, 84**2, 84**2, 28, (84, 84)),
+        (56, 56, 84**2, 84**2, 28, (84, 84)),  # enlarged
+        (100, 200, 0, 10**6, 28, (112, 196)),  # 3.57 -> 4, 7.14 -> 7 multiples
+        (42, 42, 0, 10**6, 28, (56, 56)),  # 1.5 multiples: half to even, 2
+        (70, 70, 0, 10**6, 28, (56, 56)),  # 2.5 multiples: half to even, 2
+        (112, 111, 84**2, 84**2, 28, (84, 56)),  # 3.01 and 2.99 multiples, rounded down
+        (100, 50, 84**2, 84**2, 28, (112, 56)),  # 140x84 would break the maximum: it wins
+        (5600, 28, 84**2, 84**2, 28, (252, 28)),  # one multiple high, the rest of the budget wide
+        (28, 5600, 84**2, 84**2, 28, (28, 252)),
+        (3, 5, 0, 10**6, 32, (32, 32)),  # never below one multiple
+        (4000, 3000, 401_408, 4_014_080, 28, (2296, 1708)),  # sqrt(4014080 * 4/3) = 2313.5, sqrt(* 3/4) = 1735.1
+    ],
+)
+def test_fit_size_by_hand(width, height, least, most, multiple, expected):
+    assert fit_size(width, height, min_pixels=least, max_pixels=most, size_multiple=multiple) == expected
+
+
+@given(SIDES, SIDES, st.integers(0, 300_000), st.integers(0, 1_000_000), st.sampled_from((1, 14, 28, 32)))
+def test_fit_size_stays_inside_the_budget(width, height, least, more, multiple):
+    most = max(least + more, multiple**2)
+    if max(width, height) > 200 * min(width, height):
+        with pytest.raises(ValueError, match="at most 200"):
+            fit_size(width, height, min_pixels=least, max_pixels=most, size_multiple=multiple)
+        return
+    shown = fit_size(width, height, min_pixels=least, max_pixels=most, size_multiple=multiple)
+    assert all(side >= multiple and side % multiple == 0 for side in shown)
+    assert shown[0] * shown[1] <= most
+    # A second pass changes nothing, unless the minimum cannot be met.
+    again = fit_size(*shown, min_pixels=min(least, shown[0] * shown[1]), max_pixels=most, size_multiple=multiple)
+    assert again == shown
+
+
+@given(st.integers(100, 4000), st.integers(100, 4000), st.integers(20_000, 100_000), st.integers(0, 1_000_000))
+def test_fit_size_equals_exact_search(width, height, least, more):
+    if max(width, height) > 10 * min(width, height):
+        return
+    expected = slow_fit(width, height, least, least + more, 28)
+    assert fit_size(width, height, min_pixels=least, max_pixels=least + more, size_multiple=28) == expected
+
+
+@given(st.integers(30, 3000), st.integers(30, 3000))
+def test_processors_keep_our_sizes(width, height):
+    reference = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl").smart_resize
+    budget = {"min_pixels": 56 * 56, "max_pixels": 512 * 28 * 28}
+    shown_w, shown_h = fit_size(width, height, **budget, size_multiple=28)
+    if shown_w * shown_h >= budget["min_pixels"]:
+        assert reference(shown_h, shown_w, factor=28, **budget) == (shown_h, shown_w)
+    # Away from the points where floating point rounds to the other side, the sizes themselves agree.
+    beta = math.sqrt(width * height / budget["max_pixels"])
+    if beta > 1 and all(abs(side / beta / 28 - round(side / beta / 28)) > 1e-6 for side in (width, height)):
+        assert reference(height, width, factor=28, **budget) == (shown_h, shown_w)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((10, 10, 0, 783, 28), "784"),
+        ((10, 10, 2000, 1000, 28), "0 <= min_pixels <= max_pixels"),
+        ((10, 10, 0, 1000, 0), "size_multiple >= 1"),
+        ((0, 10, 0, 1000, 28), "at least 1x1"),
+        ((2001, 10, 0, 1000, 28), "at most 200"),
+    ],
+)
+def test_fit_size_refuses_the_impossible(arguments, message):
+    width, height, least, most, multiple = arguments
+    with pytest.raises(ValueError, match=message):
+        fit_size(width, height, min_pixels=least, max_pixels=most, size_multiple=multiple)
+
+
+def noise(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@given(st.integers(1, 7), st.integers(1, 7), st.integers(1, 6), st.integers(1, 6), st.integers(0, 5), st.integers(0, 5))
+def test_whole_reductions_are_area_means(across, down, columns, rows, left, top):
+    pixels = noise(top + rows * down + 2, left + columns * across + 3, seed=across * 100 + down)
+    box = (left, top, left + columns * across, top + rows * down)
+    part = pixels[box[1] : box[3], box[0] : box[2]].astype(np.int64)
+    sums = part.reshape(rows, down, columns, across, 3).sum(axis=(1, 3))
+    expected = (2 * sums + across * down) // (2 * across * down)  # the mean, rounded half up
+    got = cut(ImageSource(image=pixels), tuple(map(float, box)), (columns, rows)).astype(np.int64)
+    if {across, down} <= {1, 2, 4}:
+        assert np.array_equal(got, expected)
+    else:
+        # Fixed-point division: a mean at the border of rounding may come out one level lower.
+        at_the_edge = (sums + across * down // 2) % (across * down) == 0
+        assert np.array_equal(got, expected - (at_the_edge & (got < expected)))
+
+
+@pytest.mark.parametrize(
+    ("box", "size"),
+    [((0, 0, 60, 60), (28, 28)), ((0.5, 0, 56.5, 56), (28, 28)), ((3.25, 4.5, 40.75, 20.1), (56, 28))],
+)
+def test_everything_else_is_bicubic_from_the_source(box, size):
+    pixels = noise(64, 64)
+    expected = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC, box=box))
+    assert np.array_equal(cut(ImageSource(image=pixels), box, size), expected)
+
+
+def test_cut_returns_fresh_arrays_and_refuses_boxes_outside():
+    source = ImageSource(image=noise(10, 20))
+    first, second = (cut(source, (0, 0, 20, 10), (20, 10)) for _ in range(2))
+    first[:] = 0
+    assert np.array_equal(second, noise(10, 20))
+    assert np.array_equal(cut(source, (0, 0, 20, 10), (20, 10)), noise(10, 20))
+    for box in ((0, 0, 21, 10), (-1, 0, 5, 5), (5, 5, 5, 8), (0, 0, 5, math.nan)):
+        with pytest.raises(ValueError, match="x2 <= 20"):
+            cut(source, box, (28, 28))
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    pixels = noise(4, 6)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    source = ImageSource(path=tmp_path / "turned.png")
+    assert source.size == (4, 6)
+    assert np.array_equal(np.asarray(source.image), np.rot90(pixels, k=-1))
+
+
+def test_every_mode_becomes_rgb(tmp_path):
+    half = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    half.putpixel((1, 0), (0, 0, 100, 255))
+    grey16 = Image.fromarray(np.array([[0, 255, 256, 65535]], dtype=np.uint16))
+    for name, image, expected in (
+        ("transparent", half, [[(255, 255, 255), (0, 0, 100)]]),
+        ("grey16", grey16, [[(0, 0, 0), (0, 0, 0), (1, 1, 1), (255, 255, 255)]]),
+        ("grey", Image.new("L", (1, 1), 7), [[(7, 7, 7)]]),
+        ("palette", Image.new("RGB", (1, 1), (9, 8, 7)).quantize(2), [[(9, 8, 7)]]),
+    ):
+        image.save(tmp_path / f"{name}.png")
+        assert np.asarray(ImageSource(path=tmp_path / f"{name}.png").image).tolist() == [
+            [list(pixel) for pixel in row] for row in expected
+        ], name
+
+
+def test_unusable_sources_say_what_to_do(tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    whole = tmp_path / "whole.png"
+    Image.fromarray(noise(50, 50)).save(whole)
+    (tmp_path / "half.png").write_bytes(whole.read_bytes()[:2000])
+    with pytest.raises(MediaError, match=r"missing\.png.*check the path"):
+        _ = ImageSource(path=tmp_path / "missing.png").size
+    for name in ("text.png", "half.png"):
+        with pytest.raises(MediaError, match="cannot be decoded"):
+            _ = ImageSource(path=tmp_path / name).image
+    with pytest.raises(TypeError, match="exactly one"):
+        ImageSource()
+    with pytest.raises(MediaError, match="float64"):
+        ImageSource(image=np.zeros((2, 2, 3)))
+
+
+def test_files_are_decoded_once_and_again_after_a_change(tmp_path, monkeypatch):
+    path = tmp_path / "picture.png"
+    Image.fromarray(noise(8, 8)).save(path)
+    source = ImageSource(path=path)
+    assert source.image is ImageSource(path=path).image
+    Image.fromarray(noise(9, 9)).save(path)
+    assert source.size == (9, 9)
+
+
+def test_the_cache_is_bounded_by_bytes(tmp_path):
+    cache = media._DecodedFiles(max_bytes=2 * 3 * 10 * 10)
+    paths = [tmp_path / f"{index}.png" for index in range(3)]
+    for path in paths:
+        Image.fromarray(noise(10, 10)).save(path)
+    first, second = cache.get(paths[0]), cache.get(paths[1])
+    assert cache.get(paths[0]) is first  # now the second is the least recently used one
+    cache.get(paths[2])
+    assert cache.get(paths[0]) is first
+    assert cache.get(paths[1]) is not second

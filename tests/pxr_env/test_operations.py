@@ -1,0 +1,139 @@
+"""The registry, the argument check and zoom_in."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pxr_env import operations
+from pxr_env.coordinates import get_frame
+from pxr_env.errors import OperationError
+from pxr_env.operations import TARGET_IMAGE, OperationContext, check_arguments, get_operation, register_operation
+from pxr_env.types import Region, View
+
+VIEWS = (
+    View(index=1, source=1, box=(0.0, 0.0, 400.0, 200.0), size=(112, 56)),
+    View(index=2, source=1, box=(100.0, 50.0, 200.0, 150.0), size=(84, 84)),
+)
+CONTEXT = OperationContext(views=VIEWS, frame=get_frame("unit"))
+
+
+def zoom(**arguments):
+    return get_operation("zoom_in").run(CONTEXT, arguments)
+
+
+def test_zoom_reads_the_source_through_the_target_view():
+    assert zoom(bbox_2d=[0, 0, 0.5, 0.5], target_image=1) == [Region(source=1, box=(0, 0, 200, 100))]
+    assert zoom(bbox_2d=[0.5, 0, 1, 0.5], target_image=2) == [Region(source=1, box=(150, 50, 200, 100))]
+
+
+BOX = [0.1, 0.1, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"bbox_2d": BOX, "target_image": 0}, "target_image is 0; expected an integer from 1"),
+        ({"bbox_2d": BOX, "target_image": -1}, "expected an integer from 1"),
+        ({"bbox_2d": BOX, "target_image": 3}, "no image 3; images 1 to 2 were shown"),
+        ({"bbox_2d": BOX, "target_image": 10**500}, "target_image is an integer of 1661 bits"),
+        ({"bbox_2d": BOX, "target_image": True}, "target_image is true; expected an integer"),
+        ({"bbox_2d": BOX, "target_image": 1.0}, r"target_image is 1\.0; expected an integer"),
+        ({"bbox_2d": BOX, "target_image": "1"}, 'target_image is "1"; expected an integer'),
+        ({"bbox_2d": BOX, "target_image": None}, "target_image is null"),
+        ({"bbox_2d": BOX}, 'arguments lacks "target_image"; expected an integer from 1. Add it'),
+        ({"target_image": 1}, 'arguments lacks "bbox_2d"; expected a list of 4 finite numbers'),
+        ({"bbox_2d": [0, 0, 1], "target_image": 1}, "bbox_2d has 3 items; expected a list of 4"),
+        ({"bbox_2d": [0, 0, 1, True], "target_image": 1}, r"bbox_2d\[3\] is true; expected a finite number"),
+        ({"bbox_2d": [0, 0, "1", 1], "target_image": 1}, r'bbox_2d\[2\] is "1"'),
+        ({"bbox_2d": [0, 0, math.inf, 1], "target_image": 1}, r"bbox_2d\[2\] is inf"),
+        ({"bbox_2d": "0,0,1,1", "target_image": 1}, 'bbox_2d is "0,0,1,1"; expected a list of 4'),
+        ({"bbox_2d": {"x1": 0}, "target_image": 1}, "expected a list of 4"),
+        ({"bbox": BOX, "target_image": 1}, 'arguments has "bbox"; expected only.*Did you mean "bbox_2d"'),
+        ({"bbox_2d": BOX, "target_image": 1, "label": "x" * 500}, 'arguments has "label"'),
+    ],
+)
+def test_wrong_arguments_are_explained(arguments, message):
+    with pytest.raises(OperationError, match=message) as caught:
+        zoom(**arguments)
+    assert len(str(caught.value)) < 300
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=200),
+    lambda inner: st.lists(inner, max_size=20) | st.dictionaries(st.text(max_size=90), inner, max_size=20),
+    max_leaves=40,
+)
+
+
+@given(st.dictionaries(st.sampled_from(("bbox_2d", "target_image", "x")), json_values | st.just(1) | st.just(BOX)))
+def test_any_arguments_give_a_region_or_a_short_text(arguments):
+    text, regions = "", []
+    try:
+        regions = zoom(**arguments)
+    except OperationError as error:
+        text = str(error)
+    assert (10 < len(text) < 400) != bool(regions)
+    for region in regions:
+        x1, y1, x2, y2 = region.box
+        assert 0 <= x1 < x2 <= 400
+        assert 0 <= y1 < y2 <= 200
+
+
+def test_schemas_are_checked_deeply():
+    schema = {
+        "type": "object",
+        "properties": {
+            "mode": {"type": "string", "enum": ["grey", "edges"]},
+            "factor": {"type": "number", "minimum": 0.5, "maximum": 2},
+            "frames": {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1, "maxItems": 8},
+            "flip": {"type": "boolean"},
+        },
+        "required": [],
+    }
+    check_arguments({"mode": "grey", "factor": 2, "frames": [1, 8], "flip": False}, schema, "arguments")
+    for arguments, message in (
+        ({"mode": "edge"}, 'mode is "edge"; expected one of "grey", "edges".*Did you mean "edges"'),
+        ({"factor": 2.5}, r"factor is 2\.5; expected a finite number from 0\.5 to 2"),
+        ({"frames": []}, "frames has 0 items; expected a list of 1 to 8 integers"),
+        ({"frames": [3, 0]}, r"frames\[1\] is 0"),
+        ({"flip": 1}, "flip is 1; expected true or false"),
+        ([], r"arguments is \[\]; expected an object"),
+    ):
+        with pytest.raises(OperationError, match=message):
+            check_arguments(arguments, schema, "arguments")
+
+
+def test_users_add_operations(monkeypatch):
+    monkeypatch.setattr(operations, "_OPERATIONS", dict(operations._OPERATIONS))
+
+    @register_operation(
+        name="upper_half",
+        description="Show the upper half of an image again, larger.",
+        parameters={"type": "object", "properties": {"target_image": TARGET_IMAGE}, "required": ["target_image"]},
+    )
+    def upper_half(context, arguments):
+        view = context.view(arguments["target_image"])
+        x1, y1, x2, y2 = view.box
+        return [Region(source=view.source, box=(x1, y1, x2, (y1 + y2) / 2))]
+
+    operation = get_operation("upper_half")
+    assert operation.run(CONTEXT, {"target_image": 2}) == [Region(source=1, box=(100, 50, 200, 100))]
+    assert operation.tool()["function"]["name"] == "upper_half"
+    operation.tool()["function"]["parameters"]["properties"].clear()
+    assert operation.tool()["function"]["parameters"]["properties"]  # every tool is a new dict
+    with pytest.raises(ValueError, match="came twice"):
+        register_operation(name="zoom_in", description="", parameters={"type": "object"})
+    with pytest.raises(ValueError, match="uses pattern; expected only"):
+        register_operation(
+            name="x",
+            description="",
+            parameters={"type": "object", "properties": {"a": {"type": "string", "pattern": "."}}},
+        )
+    with pytest.raises(ValueError, match="has type 'str'"):
+        register_operation(
+            name="x", description="", parameters={"type": "object", "properties": {"a": {"type": "str"}}}
+        )
+    with pytest.raises(ValueError, match=r'expected one of zoom_in, upper_half.*Did you mean "zoom_in"'):
+        get_operation("zoomin")
