@@ -1,0 +1,89 @@
+"""The recipes themselves: ranges, presets, and that every key is explained."""
+
+import dataclasses
+import math
+
+import pytest
+
+from training.config import CuriosityRecipe, EnvRecipe, PPORecipe, RecipeError, SFTRecipe, load_recipe, recipe_keys
+
+ENV = EnvRecipe(id="pxr_env:pxr/SyntheticSearch-v0")
+PPO = PPORecipe(model="m", env=ENV)
+SFT = SFTRecipe(model="m", traces="t")
+
+
+def test_a_recipe_file(tmp_path):
+    path = tmp_path / "ppo.toml"
+    path.write_text("""
+        model = "models/tiny"
+        lr = 3e-4
+        advantage = "gae"
+        group_size = 1
+        [env]
+        id = "pxr_env:pxr/SyntheticSearch-v0"
+        kwargs = {coordinates = "pixel"}
+        [curiosity]
+        overrides = {alpha = 1}
+    """)
+    recipe = load_recipe(path, PPORecipe, ["env.kwargs.max_turns=3", "out=runs/x", "curiosity.overrides.N=2"])
+    assert recipe == PPORecipe(
+        model="models/tiny",
+        lr=3e-4,
+        advantage="gae",
+        group_size=1,
+        env=EnvRecipe(id="pxr_env:pxr/SyntheticSearch-v0", kwargs={"coordinates": "pixel", "max_turns": 3}),
+        curiosity=CuriosityRecipe(overrides={"alpha": 1, "N": 2}),
+        out="runs/x",
+    )
+
+
+def test_a_typo_names_file_key_and_nearest(tmp_path):
+    path = tmp_path / "ppo.toml"
+    path.write_text('model = "m"\nclip_ceof = 0.2\nenv.id = "e"')
+    with pytest.raises(RecipeError, match=r'ppo\.toml: clip_ceof: there is no such key\. Did you mean "clip_coef"\?'):
+        load_recipe(path, PPORecipe)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name", "value"),
+    [
+        (PPO, "iterations", 0),
+        (PPO, "num_learners", -1),
+        (PPO, "lr", 0.0),
+        (PPO, "lr", math.nan),
+        (PPO, "max_grad_norm", math.inf),
+        (PPO, "temperature", 0.0),
+        (PPO, "gamma", 1.01),
+        (PPO, "lr_decay_fraction", -0.1),
+        (PPO, "clip_coef", 1.0),
+        (PPO, "adam_betas", (0.9, 1.0)),
+        (PPO, "advantage", "gea"),
+        (PPO, "group_size", 1),
+        (PPO, "num_minibatches", 33),
+        (SFT, "steps", 0),
+        (SFT, "lr", -1e-3),
+        (SFT, "weight_decay", -0.1),
+    ],
+)
+def test_ranges(recipe, name, value):
+    with pytest.raises(ValueError, match=rf"^{name} is .*; expected "):
+        dataclasses.replace(recipe, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["curiosity.preset=papr"], 'curiosity: .*Did you mean "paper"'),
+        (["curiosity.overrides.alhpa=1"], 'curiosity: .*Did you mean "alpha"'),
+        (["curiosity.overrides.alpha=-1"], "alpha is -1"),
+        (["curiosity.preset=off", "curiosity.overrides.alpha=1"], "'off' has no 'alpha'"),
+    ],
+)  # fmt: skip
+def test_curiosity_is_checked_before_anything_runs(overrides, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(None, PPORecipe, ["model=m", "env.id=e", *overrides])
+
+
+@pytest.mark.parametrize("recipe_class", [PPORecipe, SFTRecipe])
+def test_every_key_is_explained(recipe_class):
+    assert [key for key, text in recipe_keys(recipe_class) if not text] == []

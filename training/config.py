@@ -1,0 +1,222 @@
+"""Recipes: what a run is made of, as typed dataclasses. `load_recipe` reads them from TOML and the command line.
+
+A recipe with nothing but its required keys is complete: every default and its meaning is stated here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pxr_env.curiosity import curiosity_formula
+from training.recipe_reader import RecipeError, load_recipe, recipe_keys, to_dict
+
+__all__ = [
+    "CuriosityRecipe",
+    "EnvRecipe",
+    "PPORecipe",
+    "RecipeError",
+    "SFTRecipe",
+    "load_recipe",
+    "recipe_keys",
+    "to_dict",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnvRecipe:
+    """An environment.
+
+    Attributes:
+        id: as for `gymnasium.make`, with the module that registers it: "pxr_env:pxr/SyntheticSearch-v0".
+        kwargs: its constructor arguments.
+    """
+
+    id: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CuriosityRecipe:
+    """The curiosity reward (see `pxr_env.curiosity`).
+
+    Attributes:
+        preset: "paper", "released-code", "off", or a formula of your own.
+        overrides: constants in place of the preset's, such as alpha.
+    """
+
+    preset: str = "paper"
+    overrides: dict[str, float | str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        curiosity_formula(self.preset, **self.overrides)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PPORecipe:
+    """Reinforcement learning. Where the defaults can, they follow Pixel Reasoner (arXiv 2505.15966) and its released
+    code: rollouts, clipping, an advantage that is not divided by the standard deviation, no KL term.
+
+    Attributes:
+        model: directory of the checkpoint to start from.
+        env: the environment to train in.
+        out: directory of the run.
+        seed: of everything random.
+        iterations: rounds of rollouts and updates.
+        groups_per_iteration: samples (groups) per iteration.
+        group_size: rollouts of each sample.
+        num_env_runners: processes that produce rollouts; 0 for this process.
+        num_learners: processes that compute updates; 0 for this process.
+        max_envs_per_runner: episodes that an env runner runs, and generates for, at the same time.
+        num_cpus_per_env_runner: what Ray reserves for each; may be a fraction.
+        num_cpus_per_learner: what Ray reserves for each; may be a fraction.
+        num_epochs: passes over the rollouts of an iteration.
+        num_minibatches: optimizer steps per epoch; minibatches are made of whole groups.
+        lr: peak learning rate of AdamW.
+        lr_warmup_iterations: iterations over which the learning rate rises to lr.
+        lr_decay_fraction: share of the iterations, at the end, over which it falls linearly to 0.
+        adam_betas: decay rates of AdamW's two averages.
+        weight_decay: of AdamW.
+        max_grad_norm: gradients are scaled down to this global norm.
+        clip_coef: the probability ratio earns nothing below 1 - clip_coef.
+        clip_coef_high: the probability ratio earns nothing above 1 + clip_coef_high.
+        ent_coef: weight of the entropy bonus.
+        vf_coef: weight of the critic's loss (advantage = "gae").
+        gamma: discount per action token (advantage = "gae").
+        gae_lambda: of generalized advantage estimation (advantage = "gae").
+        advantage: "group", relative to the group's mean, or "gae", with a critic.
+        normalize_std: divide the group's advantage by its standard deviation.
+        temperature: of sampling.
+        max_tokens: limit of one turn.
+        curiosity: the curiosity reward.
+        checkpoint_every: iterations between checkpoints.
+        wandb: log to Weights & Biases if it is installed, offline if no key is set.
+    """
+
+    model: str
+    env: EnvRecipe
+    out: str = "runs/ppo"
+    seed: int = 0
+
+    iterations: int = 100
+    groups_per_iteration: int = 32
+    group_size: int = 8
+    num_env_runners: int = 0
+    num_learners: int = 0
+    max_envs_per_runner: int = 64
+    num_cpus_per_env_runner: float = 1.0
+    num_cpus_per_learner: float = 1.0
+
+    num_epochs: int = 1
+    num_minibatches: int = 2
+    lr: float = 1e-6
+    lr_warmup_iterations: int = 3
+    lr_decay_fraction: float = 0.3
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+
+    clip_coef: float = 0.2
+    clip_coef_high: float = 0.35
+    ent_coef: float = 0.0
+    vf_coef: float = 0.5
+    # A reward at the end of an episode is worth as much to its first token as to its last.
+    gamma: float = 1.0
+    gae_lambda: float = 0.95
+    advantage: Literal["group", "gae"] = "group"
+    normalize_std: bool = False
+
+    temperature: float = 1.0
+    max_tokens: int = 512
+    curiosity: CuriosityRecipe = field(default_factory=CuriosityRecipe)
+    checkpoint_every: int = 10
+    wandb: bool = True
+
+    def __post_init__(self) -> None:
+        _at_least(
+            self, 1, "iterations", "groups_per_iteration", "group_size", "max_envs_per_runner", "num_epochs",
+            "num_minibatches", "max_tokens", "checkpoint_every",
+        )  # fmt: skip
+        _at_least(
+            self, 0, "seed", "num_env_runners", "num_learners", "num_cpus_per_env_runner", "num_cpus_per_learner",
+            "lr_warmup_iterations", "weight_decay", "ent_coef", "vf_coef",
+        )  # fmt: skip
+        _above_zero(self, "lr", "max_grad_norm", "temperature", "clip_coef", "clip_coef_high")
+        _share(self, "lr_decay_fraction", "gamma", "gae_lambda")
+        _require(self.clip_coef < 1, "clip_coef", self.clip_coef, "a number below 1")
+        _require(all(0 <= beta < 1 for beta in self.adam_betas), "adam_betas", self.adam_betas, "two numbers in [0, 1)")
+        _require(self.advantage in ("group", "gae"), "advantage", self.advantage, "'group' or 'gae'")
+        _require(
+            self.advantage == "gae" or self.group_size > 1,
+            "group_size", self.group_size, "2 or more where advantage is 'group', which compares rollouts",
+        )  # fmt: skip
+        _require(
+            self.num_minibatches <= self.groups_per_iteration,
+            "num_minibatches", self.num_minibatches, f"at most groups_per_iteration ({self.groups_per_iteration})",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SFTRecipe:
+    """Supervised training on traces, the warm start before reinforcement learning.
+
+    Attributes:
+        model: directory of the checkpoint to start from.
+        traces: the demonstrations to train on.
+        out: directory of the run.
+        seed: of everything random.
+        steps: optimizer steps.
+        batch_size: traces per step.
+        lr: peak learning rate of AdamW.
+        lr_warmup_steps: steps over which the learning rate rises to lr.
+        lr_decay_fraction: share of the steps, at the end, over which it falls linearly to 0.
+        weight_decay: of AdamW.
+        max_grad_norm: gradients are scaled down to this global norm.
+        checkpoint_every: steps between checkpoints.
+        wandb: log to Weights & Biases if it is installed, offline if no key is set.
+    """
+
+    model: str
+    traces: str
+    out: str = "runs/sft"
+    seed: int = 0
+
+    steps: int = 1000
+    batch_size: int = 32
+    lr: float = 1e-5
+    lr_warmup_steps: int = 30
+    lr_decay_fraction: float = 0.3
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    checkpoint_every: int = 100
+    wandb: bool = True
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "steps", "batch_size", "checkpoint_every")
+        _at_least(self, 0, "seed", "lr_warmup_steps", "weight_decay")
+        _above_zero(self, "lr", "max_grad_norm")
+        _share(self, "lr_decay_fraction")
+
+
+def _require(holds: bool, name: str, value: object, expected: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} is {value!r}; expected {expected}")
+
+
+# Written so that nan fails.
+def _at_least(recipe: object, low: float, *names: str) -> None:
+    for name in names:
+        value = getattr(recipe, name)
+        _require(low <= value < float("inf"), name, value, f"{low:g} or more")
+
+
+def _above_zero(recipe: object, *names: str) -> None:
+    for name in names:
+        value = getattr(recipe, name)
+        _require(0 < value < float("inf"), name, value, "a number above 0")
+
+
+def _share(recipe: object, *names: str) -> None:
+    for name in names:
+        value = getattr(recipe, name)
+        _require(0 <= value <= 1, name, value, "a number from 0 to 1")
