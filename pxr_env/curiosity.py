@@ -323,7 +323,8 @@ class CuriosityReward(gymnasium.Wrapper, RecordConstructorArgs):
         bonus = self.formula.terms(sum(usage.values()), max(self.expected_rate, self.formula.rate_floor))
         after = _settle(before, bonus, void=self.formula.void_unrepaired and self._unrepaired)
         self.rates.record(self.task, self._sample_id, usage)
-        reward = float(reward) + sum(after.values()) - sum(before.values())
+        voided = after.get("correct", 0.0) - before.get("correct", 0.0)
+        reward = float(reward) + bonus["curiosity"] + bonus["penalty"] + voided
         return observation, reward, terminated, truncated, {**info, "reward_terms": after}
 
     @property
