@@ -344,10 +344,11 @@ class CuriosityReward(gymnasium.Wrapper, RecordConstructorArgs):
     def _watch_failures(self, info: Mapping[str, Any]) -> None:
         executed = sum(self._read(info, "usage").values())
         failed = sum(self._read(info, "failures").values())
-        if executed > self._executed:
-            self._unrepaired = False
-        elif failed > self._failed:
+        # A turn in which one operation failed and another did not counts as failed: their order is not known here.
+        if failed > self._failed:
             self._unrepaired = True
+        elif executed > self._executed:
+            self._unrepaired = False
         self._executed, self._failed = executed, failed
 
     def _read(self, info: Mapping[str, Any], key: str) -> Any:

@@ -200,10 +200,11 @@ def counted(episodes):
 
 
 class ScriptedEnv(gymnasium.Env):
-    """Speaks the info of a pixel environment. Actions: 0 answers (right), 1 executes an operation, 2 fails one."""
+    """Speaks the info of a pixel environment. Actions: 0 answers (right), 1 executes an operation, 2 fails one,
+    3 does both."""
 
     observation_space = gymnasium.spaces.Discrete(1)
-    action_space = gymnasium.spaces.Discrete(3)
+    action_space = gymnasium.spaces.Discrete(4)
 
     def __init__(self, keys=("sample_id", "usage", "failures", "reward_terms")):
         self.keys = keys
@@ -221,8 +222,8 @@ class ScriptedEnv(gymnasium.Env):
         return 0, self._info({})
 
     def step(self, action):
-        self.usage += action == 1
-        self.failures += action == 2
+        self.usage += action in (1, 3)
+        self.failures += action in (2, 3)
         done = action == 0
         return 0, float(done), done, False, self._info({"correct": 1.0} if done else {})
 
@@ -280,6 +281,7 @@ class TestCuriosityReward:
         # Repaired before the answer; and a failure of the episode before does not count
         assert play(env, [2, 1, 0])[0] == 1.0
         assert play(env, [1, 2, 0])[0] == 0.0
+        assert play(env, [1, 3, 0])[1]["reward_terms"]["correct"] == 0.0
         assert play(env, [0])[0] == 1.0
 
     def test_rates_may_be_replaced(self):
