@@ -52,3 +52,23 @@ def interrupted() -> Agent:
 
 def no_agent() -> dict[str, str]:
     return {"act": "nothing"}
+
+
+class _SecondSource:
+    """Zooms into the second image, then into what it got, then answers."""
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        calls = ["[250, 250, 750, 750], 2", "[500, 500, 1000, 1000], 3"]
+        self._turns = iter([*(self._call(*call.rsplit(", ", 1)) for call in calls), "\\boxed{first}"])
+
+    @staticmethod
+    def _call(box: str, target: str) -> str:
+        arguments = f'{{"bbox_2d": {box}, "target_image": {target}}}'
+        return f'<tool_call>{{"name": "zoom_in", "arguments": {arguments}}}</tool_call>'
+
+    def act(self, observation: Observation) -> str:
+        return next(self._turns)
+
+
+def second_source() -> Agent:
+    return EachEpisode(_SecondSource)

@@ -99,6 +99,22 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     assert episode.answer == HOSTILE
 
 
+def test_photographs_about_which_nothing_is_known(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ["--agent", "tests.eval.scripted:second_source", "--env-arg", "max_pixels=40000", "--out", str(out)]
+    assert main(["run", "tests.eval.photographs:Photographs-v0", *arguments]) == 0
+    assert main(["report", str(out)]) == 0
+    page = Page(out / "report.html")
+    assert len(page.all("image")) == 2 * 2
+    # Chelsea is 451x300, the astronaut 512x512: its middle, then the lower right quarter of that.
+    boxes = {(a["x"], a["y"], a["width"], a["height"]) for a in page.all("rect", **{"class": "view"})}
+    assert ("128.0", "128.0", "256.0", "256.0") in boxes
+    assert ("256.0", "256.0", "128.0", "128.0") in boxes
+    assert not page.all("rect", **{"class": "evidence"})
+    assert "By category" not in page.text
+    assert "Hits" not in page.text
+
+
 def quick_start(directory: Path, plain: Path, curiosity: Path, **summary: Any) -> Path:
     """A quick start's directory: two arms with metrics of three iterations each, and their evaluations."""
     for name, run in (("plain", plain), ("curiosity", curiosity)):
