@@ -53,6 +53,22 @@ class Chart:
     height: int = HEIGHT
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Scale:
+    """Data to SVG units: the ranges `x` and `y` fill the plot."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        across = (x - self.x[0]) / (self.x[1] - self.x[0])
+        up = (min(max(y, self.y[0]), self.y[1]) - self.y[0]) / (self.y[1] - self.y[0])
+        return (
+            round(_LEFT + across * (WIDTH - _LEFT - _RIGHT), 2),
+            round(HEIGHT - _BOTTOM - up * (HEIGHT - _TOP - _BOTTOM), 2),
+        )
+
+
 def line_chart(
     title: str,
     series: Mapping[str, Points],
@@ -83,26 +99,16 @@ def line_chart(
         return None
     xs = [x for points in finite.values() for x, _ in points]
     ys = [y for points in finite.values() for _, y in points]
-    x_low, x_high = _widened(min(xs), max(xs))
     y_values = nice_ticks(*(y_limits or _widened(min(ys), max(ys))))
-    y_low, y_high = y_values[0], y_values[-1]
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - x_low) / (x_high - x_low)
-        up = (min(max(y, y_low), y_high) - y_low) / (y_high - y_low)
-        return (
-            round(_LEFT + across * (WIDTH - _LEFT - _RIGHT), 2),
-            round(HEIGHT - _BOTTOM - up * (HEIGHT - _TOP - _BOTTOM), 2),
-        )
-
+    scale = _Scale(x=_widened(min(xs), max(xs)), y=(y_values[0], y_values[-1]))
     smooth = {name: trailing_mean(points, window) for name, points in finite.items()}
-    ends = {name: place(*points[-1]) for name, points in smooth.items()}
+    ends = {name: scale.place(*points[-1]) for name, points in smooth.items()}
     label_heights = spread({name: y for name, (_, y) in ends.items()}, _LABEL_GAP)
     lines = [
         Line(
             name=name,
-            raw=_polyline([place(x, y) for x, y in points]),
-            smooth=_polyline([place(x, y) for x, y in smooth[name]]),
+            raw=_polyline([scale.place(x, y) for x, y in points]),
+            smooth=_polyline([scale.place(x, y) for x, y in smooth[name]]),
             end=ends[name],
             last=_label(smooth[name][-1][1], _step(y_values) / 10),
             last_y=label_heights[name],
@@ -111,14 +117,14 @@ def line_chart(
     ]
     # There is no iteration 1.5.
     whole = all(x == int(x) for x in xs)
-    x_values = [x for x in nice_ticks(x_low, x_high, 6) if x_low <= x <= x_high and not (whole and x % 1)]
+    x_values = [x for x in nice_ticks(*scale.x, 6) if scale.x[0] <= x <= scale.x[1] and not (whole and x % 1)]
     return Chart(
         title=title,
         caption=caption,
         x_label=x_label,
         lines=tuple(lines),
-        x_ticks=tuple(Tick(position=place(x, y_low)[0], label=_label(x, _step(x_values))) for x in x_values),
-        y_ticks=tuple(Tick(position=place(x_low, y)[1], label=_label(y, _step(y_values))) for y in y_values),
+        x_ticks=tuple(Tick(position=scale.place(x, 0)[0], label=_label(x, _step(x_values))) for x in x_values),
+        y_ticks=tuple(Tick(position=scale.place(0, y)[1], label=_label(y, _step(y_values))) for y in y_values),
     )
 
 

@@ -77,14 +77,8 @@ def evaluate(
         for index, sample_id in enumerate(sample_ids)
         if sample_id not in episodes
     ]
-    assert first.spec is not None
-    envs = [first, *(gymnasium.make(first.spec) for _ in range(min(n_envs, len(jobs)) - 1))]
-    try:
-        for episode in _run(envs, player, jobs, directory, n_done=len(episodes), console=console):
-            episodes[episode.sample_id] = episode
-    finally:
-        for env in envs:
-            env.close()
+    for episode in _run(first, n_envs, player, jobs, directory, n_done=len(episodes), console=console):
+        episodes[episode.sample_id] = episode
     ordered = [episodes[sample_id] for sample_id in sample_ids]
     metrics = evaluation_metrics(ordered) | {"seconds": time.perf_counter() - started}
     directory.finish(ordered, metrics)
@@ -107,7 +101,8 @@ def first_sample_ids(env: gymnasium.Env, limit: int | None) -> list[str]:
 
 
 def _run(
-    envs: Sequence[gymnasium.Env],
+    first: gymnasium.Env,
+    n_envs: int,
     agent: Agent,
     jobs: Sequence[Job],
     directory: RunDirectory,
@@ -115,6 +110,9 @@ def _run(
     n_done: int,
     console: Console | None,
 ) -> list[Episode]:
+    """Run `jobs` in `first` and environments like it, behind a progress bar; every episode goes to disk at once."""
+    assert first.spec is not None
+    envs = [first, *(gymnasium.make(first.spec) for _ in range(min(n_envs, len(jobs)) - 1))]
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -124,14 +122,18 @@ def _run(
         TimeRemainingColumn(),
     )
     n_correct = n_seen = 0
-    with Progress(*columns, console=console or Console(stderr=True)) as progress:
-        bar = progress.add_task("evaluating", total=n_done + len(jobs), completed=n_done)
+    try:
+        with Progress(*columns, console=console or Console(stderr=True)) as progress:
+            bar = progress.add_task("evaluating", total=n_done + len(jobs), completed=n_done)
 
-        def on_episode(episode: Episode) -> None:
-            nonlocal n_correct, n_seen
-            directory.append(episode)
-            n_seen += 1
-            n_correct += episode.correct
-            progress.update(bar, advance=1, description=f"evaluating, {n_correct / n_seen:.1%} correct")
+            def on_episode(episode: Episode) -> None:
+                nonlocal n_correct, n_seen
+                directory.append(episode)
+                n_seen += 1
+                n_correct += episode.correct
+                progress.update(bar, advance=1, description=f"evaluating, {n_correct / n_seen:.1%} correct")
 
-        return rollout(envs, agent, jobs, on_episode)
+            return rollout(envs, agent, jobs, on_episode)
+    finally:
+        for env in envs:
+            env.close()
