@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Space, Tuple
+from gymnasium.spaces.utils import is_space_dtype_shape_equiv
 from gymnasium.vector.utils import batch_differing_spaces
 
 from pxr_env.coordinates import get_frame
@@ -169,6 +170,11 @@ def _batch_as_tuple(spaces: Sequence[Space[Any]]) -> Tuple:
     return Tuple(tuple(spaces))
 
 
+def _same_kind(space: Space[Any], other: Space[Any]) -> bool:
+    return type(space) is type(other)
+
+
 # Gymnasium batches custom spaces of equal environments by itself; for unequal ones it has to be told.
 for _space in (TextSpace, ImagesSpace, TurnSpace):
     batch_differing_spaces.register(_space)(_batch_as_tuple)
+    is_space_dtype_shape_equiv.register(_space)(_same_kind)

@@ -32,10 +32,10 @@ REDUCTION = 4
 LETTERS = "ACHLTX"
 #: The letter that hard answers are more often than others (`letter_prior`).
 FREQUENT_LETTER = "T"
-#: Fill colours. Mid-range, so that the texture of hard letters is not clipped in any channel.
-COLOURS: dict[str, tuple[int, int, int]] = {"red": (190, 64, 64), "green": (64, 190, 64), "blue": (64, 96, 190)}
-#: Hard letters differ from the fill colour by plus and minus this much.
-TEXTURE_AMPLITUDE = 60
+#: Fill colours, about as light as the background: a box is told by its hue, not by being dark.
+COLOURS: dict[str, tuple[int, int, int]] = {"red": (245, 80, 80), "green": (70, 225, 90), "blue": (90, 130, 250)}
+#: Hard letters differ from the fill colour by plus and minus this much, or as much as a channel has room for.
+TEXTURE_AMPLITUDE = 70
 _INK = 15
 _SPLITS = ("train", "test")
 _RENDERED_SCENES = 64
@@ -156,8 +156,8 @@ class SyntheticSearch:
         if split not in _SPLITS:
             raise ValueError(f'split="{quote(str(split))}" came; expected "train" or "test". Choose one of them.')
         _check_range("num_samples", num_samples, 1, 10**9)
-        _check_range("hard_fraction", hard_fraction, 0, 1)
-        _check_range("letter_prior", letter_prior, 0, 1)
+        _check_range("hard_fraction", hard_fraction, 0, 1, integer=False)
+        _check_range("letter_prior", letter_prior, 0, 1, integer=False)
         _check_range("grid", grid, 1, 16)
         _check_range("n_boxes", n_boxes, 1, min(len(COLOURS), grid**2))
         check_budget(min_pixels=min_pixels, max_pixels=max_pixels, size_multiple=size_multiple)
@@ -263,9 +263,11 @@ class _SampleIds(Sequence[str]):
         return self._indices.index(int(sample_id.rpartition("-")[2]))
 
 
-def _check_range(name: str, value: float, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise ValueError(f"{name}={value!r} came; expected a number from {low} to {high}.")
+def _check_range(name: str, value: float, low: float, high: float, *, integer: bool = True) -> None:
+    kinds = (int,) if integer else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+        kind = "an integer" if integer else "a number"
+        raise ValueError(f"{name}={value!r} came; expected {kind} from {low} to {high}.")
 
 
 @functools.lru_cache(maxsize=8)
@@ -376,5 +378,7 @@ def _letter(letter: str, colour: str, hard: bool, scale: int) -> tuple[np.ndarra
         return ink, np.full((int(ink.sum()), 3), _INK, dtype=np.uint8)
     # Dark left half, light right half of every 4x4 block: the mean of the block is the fill colour.
     sign = np.where(np.arange(ink.shape[1]) % REDUCTION < REDUCTION // 2, -1, 1)
-    texture = np.array(COLOURS[colour]) + TEXTURE_AMPLITUDE * np.broadcast_to(sign[None, :, None], (*ink.shape, 3))
+    fill = np.array(COLOURS[colour])
+    amplitude = np.minimum(TEXTURE_AMPLITUDE, np.minimum(fill, 255 - fill))
+    texture = fill + amplitude * np.broadcast_to(sign[None, :, None], (*ink.shape, 3))
     return ink, texture[ink].astype(np.uint8)

@@ -1,0 +1,417 @@
+"""The environment as an agent meets it."""
+
+import json
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.error import InvalidAction, ResetNeeded
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pxr_env import OperationCall, Sample, VisualReasoningEnv, operations
+from pxr_env.errors import DataError, MediaError
+from pxr_env.media import ImageSource
+from pxr_env.synthetic import cell_box
+from pxr_env.types import Region
+
+TASK = "pxr_env:pxr/SyntheticSearch-v0"
+FACTS = {"sample_id", "views", "usage", "failures", "reward_terms", "needs_operation", "evidence_box", "category"}
+
+
+class Pictures:
+    """Samples given as a dict."""
+
+    def __init__(self, **samples):
+        self.samples = samples
+
+    def __len__(self):
+        return len(self.samples)
+
+    def sample_ids(self):
+        return list(self.samples)
+
+    def get(self, sample_id):
+        return self.samples[sample_id]
+
+
+def noise(width, height, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def sample(sample_id="a", *, sizes=((200, 100),), answers=("B",), question="Which?"):
+    sources = tuple(ImageSource(image=noise(*size, seed)) for seed, size in enumerate(sizes))
+    return Sample(sample_id=sample_id, question=question, sources=sources, answers=answers)
+
+
+def make(*samples, **arguments):
+    arguments = {"min_pixels": 28 * 28, "max_pixels": 112 * 112} | arguments
+    env = VisualReasoningEnv(Pictures(**{item.sample_id: item for item in samples or (sample(),)}), **arguments)
+    env.reset(seed=0)
+    return env
+
+
+def call(name="zoom_in", **arguments):
+    return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
+
+
+def zoom(box, target=1):
+    return call(bbox_2d=list(box), target_image=target)
+
+
+def test_reset_shows_the_sample():
+    env = gymnasium.make(TASK)
+    observation, info = env.reset(options={"sample_id": "train-5"})
+    task = env.unwrapped.sample
+    assert observation["text"] == task.question
+    assert [image.shape for image in observation["images"]] == [(84, 84, 3)]
+    assert np.array_equal(observation["images"][0], np.asarray(task.sources[0].image.reduce(4)))
+    assert info.keys() == FACTS | {"system_prompt", "tools"}
+    assert info["sample_id"] == "train-5"
+    assert info["views"] == [{"index": 1, "source": 1, "box": (0, 0, 336, 336), "size": (84, 84)}]
+    assert info["usage"] == {"zoom_in": 0}
+    assert info["failures"] == info["reward_terms"] == {}
+    assert info["evidence_box"] == task.evidence_box
+    assert info["tools"][0]["function"]["name"] == "zoom_in"
+    assert json.dumps(info["tools"][0]) in info["system_prompt"]
+
+
+@pytest.mark.parametrize(
+    ("coordinates", "dialect"),
+    [
+        ("unit", "hermes"),
+        ("pixel", "hermes"),
+        ("permille", "hermes"),
+        ("unit", "pixel-reasoner"),
+        ("pixel", "pixel-reasoner"),
+    ],
+)
+def test_the_oracle_solves_every_sample(coordinates, dialect):
+    env = gymnasium.make(TASK, coordinates=coordinates, dialect=dialect, split="test").unwrapped
+    for index in range(20):
+        env.reset(options={"sample_id": f"test-{index}"})
+        task = env.sample
+        [view] = env._episode.views
+        for box in (task.evidence_box, cell_box(task, task.metadata["boxes"][0]["cell"])):
+            numbers = env.frame.from_source(box, view)
+            turn = env.dialect.render_call(
+                OperationCall(name="zoom_in", arguments={"bbox_2d": numbers, "target_image": 1})
+            )
+            _, reward, terminated, truncated, info = env.step(turn)
+            assert (reward, terminated, truncated) == (0.0, False, False)
+            shown = info["views"][-1]["box"]
+            assert all(low <= wanted + 1e-6 for low, wanted in zip(shown[:2], box[:2], strict=True))
+            assert all(high >= wanted - 1e-6 for high, wanted in zip(shown[2:], box[2:], strict=True))
+        observation, reward, terminated, truncated, info = env.step(env.dialect.render_answer(task.answers[0]))
+        assert (reward, terminated, truncated) == (1.0, True, False)
+        assert observation == {"text": "", "images": ()}
+        assert info["reward_terms"] == {"correct": 1.0}
+        assert info["usage"] == {"zoom_in": 2}
+        assert info["failures"] == {}
+        assert info["answer"] == info["target"] == task.answers[0]
+        assert info["correct"] is True
+        assert "truncated_by" not in info
+
+
+def test_a_zoom_of_a_zoom_reads_the_source():
+    env = make(sample(sizes=[(400, 200)]))
+    source = Image.fromarray(noise(400, 200))
+    observation, *_ = env.step(zoom([0.5, 0, 1, 1]))  # 200..400 x 0..200 -> 112x112
+    assert observation["text"] == "Image 2 (112x112)."
+    observation, *_, info = env.step(zoom([0.5, 0.25, 1, 0.75], target=2))  # its right half: 300..400 x 50..150
+    assert info["views"][2] == {"index": 3, "source": 1, "box": (300, 50, 400, 150), "size": (112, 112)}
+    expected = source.resize((112, 112), Image.Resampling.BICUBIC, box=(300, 50, 400, 150))
+    assert np.array_equal(observation["images"][0], np.asarray(expected))
+
+
+def test_several_sources_are_shown_in_order():
+    env = make(sample(sizes=[(200, 100), (56, 56)]))
+    observation, info = env.reset()
+    assert [image.shape for image in observation["images"]] == [(56, 140, 3), (56, 56, 3)]
+    assert [view["source"] for view in info["views"]] == [1, 2]
+    *_, info = env.step(zoom([0, 0, 0.5, 0.5], target=2))
+    assert info["views"][2]["source"] == 2
+    assert info["views"][2]["box"] == (0, 0, 28, 28)
+    assert np.array_equal(np.asarray(env.source_image(2)), noise(56, 56, 1))
+    with pytest.raises(ValueError, match="source 3 came; expected 1 to 2"):
+        env.source_image(3)
+
+
+def test_two_calls_in_one_turn_are_one_observation():
+    env = make()
+    observation, reward, terminated, truncated, info = env.step(
+        "Both corners." + zoom([0, 0, 0.5, 0.5]) + call("zoom_on", x=1) + zoom([0.5, 0.5, 1, 1])
+    )
+    assert observation["text"].splitlines() == [
+        "Image 2 (112x56).",
+        'Error in call 2: there is no operation "zoom_on"; expected zoom_in. Did you mean "zoom_in"?',
+        "Image 3 (112x56).",
+    ]
+    assert len(observation["images"]) == 2
+    assert (reward, terminated, truncated) == (0.0, False, False)
+    assert info["usage"] == {"zoom_in": 2}
+    assert info["failures"] == {"malformed": 1}
+    assert info["views"][2]["box"] == (100, 50, 200, 100)
+
+
+@pytest.mark.parametrize(
+    ("turn", "failures", "message"),
+    [
+        ("I do not know.", {"malformed": 1}, "no operation call and no final answer; expected <tool_call>"),
+        ("", {"malformed": 1}, "no operation call and no final answer"),
+        (zoom([0, 0, 1, 1]) + r"\boxed{B}", {"malformed": 1}, 'a call and the answer "B"; expected one of both'),
+        (r"\boxed{B} or \boxed{C}", {"malformed": 1}, '2 answers, "B" and "C"; expected one'),
+        (r"\boxed{B", {"malformed": 1}, "not closed"),
+        (r"\boxed{B} <tool_call>", {"malformed": 1}, "not closed"),
+        ("<tool_call>{}</tool_call>", {"malformed": 1}, "the call has no name"),
+        (call("rotate"), {"malformed": 1}, 'no operation "rotate"; expected zoom_in.'),
+        (call("crop_image_normalized", bbox_2d=[0, 0, 1, 1], target_image=1), {"malformed": 1}, "no operation"),
+        (zoom([0, 0, 2, 2]), {"zoom_in": 1}, "leaves image 1"),
+        (zoom([0, 0, 1, 1], target=2), {"zoom_in": 1}, "there is no image 2; only image 1 was shown"),
+        (zoom([0, 0, 1, 0.5], target=0), {"zoom_in": 1}, "target_image is 0"),
+        (zoom([0, 0, 0.001, 1]), {"zoom_in": 1}, "0.20x100.00 pixels"),
+        ("<tool_call>" * 100_000, {"malformed": 1}, "not closed"),
+        (r"\boxed{}" * 100_000, {"malformed": 1}, "the answer is empty"),
+    ],
+)
+def test_mistakes_of_the_model_are_answered(turn, failures, message):
+    env = make()
+    observation, reward, terminated, truncated, info = env.step(turn)
+    assert observation["text"].startswith("Error: ")
+    assert message in observation["text"]
+    assert "\n" not in observation["text"]
+    assert len(observation["text"]) < 400
+    assert observation["images"] == ()
+    assert (reward, terminated, truncated) == (0.0, False, False)
+    assert info["failures"] == failures
+    assert info["usage"] == {"zoom_in": 0}
+    assert len(info["views"]) == 1
+    assert env.step(r"Then \boxed{B}")[1:4] == (1.0, True, False)
+
+
+def test_a_narrow_box_is_refused():
+    env = make(sample(sizes=[(4000, 100)]))
+    observation, *_, info = env.step(zoom([0, 0, 1, 0.01]))
+    assert "4000x1 pixels of the original image; expected sides with a ratio of at most 200" in observation["text"]
+    assert info["failures"] == {"zoom_in": 1}
+
+
+def test_operations_beyond_the_limit_are_refused():
+    env = make(max_operations=2)
+    observation, *_, info = env.step(zoom([0, 0, 1, 1]) * 3)
+    assert observation["text"].splitlines()[2] == (
+        "Error in call 3: all 2 operations are used up; expected an answer. Answer now."
+    )
+    assert len(observation["images"]) == 2
+    assert info["usage"] == {"zoom_in": 2}
+    assert info["failures"] == {"zoom_in": 1}
+    assert "used up" in env.step(zoom([0, 0, 1, 1]))[0]["text"]
+
+
+def test_many_calls_in_one_turn_get_a_short_reply():
+    env = make()
+    observation, *_, info = env.step("<tool_call>x</tool_call>" * 30_000)
+    assert len(observation["text"]) < 5000
+    assert observation["text"].endswith("29984 more calls came; expected at most 16 at once.")
+    assert info["failures"] == {"malformed": 17}
+
+
+def test_turns_run_out():
+    env = make(max_turns=2)
+    assert env.step("hm")[2:4] == (False, False)
+    observation, reward, terminated, truncated, info = env.step(zoom([0, 0, 1, 1]))
+    assert (reward, terminated, truncated) == (0.0, False, True)
+    assert observation["text"] == "Image 2 (140x56)."
+    assert info["truncated_by"] == "max_turns"
+    assert info["answer"] is None
+    assert info["correct"] is False
+    assert info["target"] == "B"
+    assert info["reward_terms"] == {"correct": 0.0}
+    assert info["usage"] == {"zoom_in": 1}
+
+
+def test_wrong_answers_end_the_episode_too():
+    env = make(sample(answers=("B", "bee")))
+    *_, info = env.step(r"\boxed{C}")
+    assert info["correct"] is False
+    assert info["reward_terms"] == {"correct": 0.0}
+    env.reset()
+    assert env.step(r"\boxed{Bee}")[1] == 1.0
+
+
+def test_step_outside_an_episode_is_the_programmers_mistake():
+    env = VisualReasoningEnv(Pictures(a=sample()))
+    with pytest.raises(ResetNeeded, match=r"no episode is running; expected reset\(\) first"):
+        env.step("x")
+    with pytest.raises(ResetNeeded):
+        _ = env.sample
+    env.reset()
+    env.step(r"\boxed{B}")
+    with pytest.raises(ResetNeeded, match="after the end of the episode; expected reset"):
+        env.step("x")
+    env.reset()
+    with pytest.raises(InvalidAction, match="type dict came; expected str"):
+        env.step({"text": "x"})
+
+
+def test_reset_options_are_checked():
+    env = gymnasium.make(TASK, num_samples=50)
+    with pytest.raises(ValueError, match=r'"sampel_id" came; expected only sample_id. Did you mean "sample_id"'):
+        env.reset(options={"sampel_id": "train-1"})
+    with pytest.raises(
+        DataError, match=r'"train-50" came; expected one of 50 ids, "train-0" to "train-49".*Did you mean'
+    ):
+        env.reset(options={"sample_id": "train-50"})
+    with pytest.raises(DataError, match='"3" came'):
+        env.reset(options={"sample_id": 3})
+
+
+def test_a_sample_that_cannot_be_shown_is_a_data_mistake(tmp_path):
+    missing = Sample(sample_id="m", question="?", answers=("A",), sources=(ImageSource(path=tmp_path / "no.png"),))
+    env = VisualReasoningEnv(Pictures(m=missing, long=sample("long", sizes=[(2010, 10)])))
+    with pytest.raises(MediaError, match=r"no\.png"):
+        env.reset(options={"sample_id": "m"})
+    with pytest.raises(DataError, match=r'image 1 of sample "long" cannot be shown.*2010x10'):
+        env.reset(options={"sample_id": "long"})
+    with pytest.raises(ResetNeeded):
+        env.step("x")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"coordinates": "pixels"}, 'Did you mean "pixel"'),
+        ({"dialect": "xml"}, "expected one of hermes, pixel-reasoner"),
+        ({"operations": ("zoom",)}, 'Did you mean "zoom_in"'),
+        ({"operations": "zoom_in"}, r'expected a list of names: pass \["zoom_in"\]'),
+        ({"scorer": "exakt"}, 'Did you mean "exact"'),
+        ({"max_turns": 0}, "max_turns=0 came; expected an integer of at least 1"),
+        ({"max_turns": 2.0}, "max_turns=2.0"),
+        ({"max_operations": -1}, "at least 0"),
+        ({"min_pixels": 2000, "max_pixels": 1000}, "0 <= min_pixels <= max_pixels"),
+        ({"max_pixels": 100}, "784"),
+        ({"render_mode": "human"}, 'expected None or "rgb_array"'),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(**arguments)
+
+
+def test_no_samples_no_environment():
+    with pytest.raises(DataError, match="without samples"):
+        VisualReasoningEnv(Pictures())
+
+
+def play(env, turns, seed):
+    observation, info = env.reset(seed=seed)
+    record = [(observation, info)]
+    for turn in turns:
+        observation, *rest = env.step(turn)
+        record.append((observation, *rest))
+        if rest[1] or rest[2]:
+            break
+    return record
+
+
+def assert_same(one, other):
+    assert type(one) is type(other)
+    if isinstance(one, np.ndarray):
+        assert np.array_equal(one, other)
+        assert not np.shares_memory(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, tuple | list):
+        assert len(one) == len(other)
+        for first, second in zip(one, other, strict=True):
+            assert_same(first, second)
+    else:
+        assert one == other
+
+
+fragments = st.sampled_from(
+    [
+        zoom([0.2, 0.1, 0.7, 0.8]), zoom([0, 0, 0.3333, 0.3333], 2), zoom([0, 0, 9, 9]), call("zoom"), r"\boxed{A}",
+        r"\boxed{", "<think>", "</think>", "<tool_call>", "</tool_call>", "left", "\n", "\ud800",
+    ]
+)  # fmt: skip
+turns = st.lists(st.lists(fragments | st.text(max_size=5), max_size=4).map("".join), max_size=4)
+
+
+@settings(max_examples=60)
+@given(turns, st.integers(0, 2**31))
+def test_any_turns_are_answered_and_replay_byte_for_byte(turns, seed):
+    env, other = (gymnasium.make(TASK).unwrapped for _ in range(2))
+    record = play(env, turns, seed)
+    assert_same(record, play(other, turns, seed))
+    for observation, *_, info in record:
+        assert observation in env.observation_space
+        assert len(observation["text"]) < 3000
+        assert len(info["views"]) == 1 + sum(info["usage"].values()) <= 3
+    for _, reward, terminated, truncated, info in record[1:]:
+        assert reward == sum(info["reward_terms"].values())
+        assert not (terminated and truncated)
+    ended = len(record) > 1 and (record[-1][2] or record[-1][3])
+    assert ended == ("target" in record[-1][-1])
+
+
+def test_observations_and_infos_are_the_callers():
+    env = make()
+    observation, info = env.reset(options={"sample_id": "a"})
+    kept = observation["images"][0].copy()
+    observation["images"][0][:] = 0
+    info["views"].clear()
+    info["usage"]["zoom_in"] = 99
+    info["tools"][0].clear()
+    again, info = env.reset(options={"sample_id": "a"})
+    assert np.array_equal(again["images"][0], kept)
+    assert info["usage"] == {"zoom_in": 0}
+    assert info["tools"][0]
+    *_, info = env.step("x")
+    assert len(info["views"]) == 1
+
+
+def test_episodes_keep_no_pixels():
+    env = make()
+    env.step(zoom([0, 0, 0.5, 0.5]))
+    assert not any(isinstance(value, np.ndarray) for value in vars(env).values())
+    assert all(not hasattr(view, "pixels") for view in env._episode.views)
+
+
+def test_render_puts_the_views_side_by_side():
+    env = make(render_mode="rgb_array")
+    observation, _ = env.reset()
+    assert np.array_equal(env.render(), observation["images"][0])
+    zoomed = env.step(zoom([0, 0, 0.5, 1]))[0]["images"][0]
+    picture = env.render()
+    assert picture.shape == (112, 140 + 112, 3)
+    assert np.array_equal(picture[:56, :140], observation["images"][0])
+    assert np.all(picture[56:, :140] == 128)
+    assert np.array_equal(picture[:, 140:], zoomed)
+    assert make().render() is None
+
+
+def test_an_operation_of_the_user(monkeypatch):
+    monkeypatch.setattr(operations, "_OPERATIONS", dict(operations._OPERATIONS))
+
+    @operations.register_operation(
+        name="halves", description="Show both halves.", parameters={"type": "object", "properties": {}}
+    )
+    def halves(context, arguments):
+        x1, y1, x2, y2 = context.view(1).box
+        middle = (x1 + x2) / 2
+        return [Region(source=1, box=(x1, y1, middle, y2)), Region(source=1, box=(middle, y1, x2, y2))]
+
+    env = make(operations=["zoom_in", "halves"])
+    observation, *_, info = env.step(call("halves"))
+    assert observation["text"] == "Image 2 (112x112).\nImage 3 (112x112)."
+    assert info["usage"] == {"zoom_in": 0, "halves": 1}
+    assert "expected zoom_in or halves" in env.step(call("third"))[0]["text"]
+
+
+def test_without_operations_calls_are_unknown():
+    env = make(operations=())
+    assert "expected no call at all" in env.step(zoom([0, 0, 1, 1]))[0]["text"]
