@@ -4,7 +4,7 @@
 >>> env = gymnasium.make("pxr_env:pxr/SyntheticSearch-v0")
 >>> observation, info = env.reset(seed=0)
 >>> observation["text"]
-'What letter is in the green box?'
+'What letter is in the blue box?'
 """
 
 from pxr_env.env import VisualReasoningEnv

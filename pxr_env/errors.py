@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 #: At most this many characters of foreign text are quoted in one message.
 QUOTE_LIMIT = 80
@@ -25,7 +25,16 @@ class MediaError(ValueError):
 
 
 class DataError(ValueError):
-    """A data set, a sample or one of its rows is not as described."""
+    """A data set, a sample or one of its rows is not as described.
+
+    Args:
+        message: what came, what was expected, what to do.
+        bad_rows: all rows that are not as described, where the data set has rows.
+    """
+
+    def __init__(self, message: str, bad_rows: Sequence[object] = ()) -> None:
+        super().__init__(message)
+        self.bad_rows = tuple(bad_rows)
 
 
 def quote(text: str, limit: int = QUOTE_LIMIT) -> str:

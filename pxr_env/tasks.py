@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import gymnasium
 
+from pxr_env.datasets import RLData
 from pxr_env.env import VisualReasoningEnv
 from pxr_env.synthetic import SyntheticSearch
 
@@ -33,6 +34,11 @@ TASKS: dict[str, Task] = {
             id="pxr/SyntheticSearch-v0",
             entry_point="pxr_env.tasks:synthetic_search",
             summary="procedural images: read a letter in a coloured box, half of them only after a zoom (certified)",
+        ),
+        Task(
+            id="pxr/RLData-v0",
+            entry_point="pxr_env.tasks:rl_data",
+            summary='a directory in the released RL format (parquet + images), given as data="DIR"',
         ),
     )
 }
@@ -78,6 +84,40 @@ def synthetic_search(
     return VisualReasoningEnv(
         data,
         scorer="exact",
+        coordinates=coordinates,
+        dialect=dialect,
+        operations=operations,
+        max_turns=max_turns,
+        max_operations=max_operations,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+        size_multiple=size_multiple,
+        render_mode=render_mode,
+    )
+
+
+def rl_data(
+    *,
+    data: str,
+    skip_bad_rows: bool = False,
+    scorer: str = "auto",
+    coordinates: str = "unit",
+    dialect: str = "hermes",
+    operations: Sequence[str] = ("zoom_in",),
+    max_turns: int = 6,
+    max_operations: int = 4,
+    min_pixels: int = 401_408,
+    max_pixels: int = 4_014_080,
+    size_multiple: int = 28,
+    render_mode: str | None = None,
+) -> VisualReasoningEnv:
+    """Builds `pxr/RLData-v0`: the arguments of `RLData` (`data` is its directory) and of `VisualReasoningEnv`.
+
+    The pixel budget is the one the released models were evaluated with.
+    """
+    return VisualReasoningEnv(
+        RLData(data, skip_bad_rows=skip_bad_rows),
+        scorer=scorer,
         coordinates=coordinates,
         dialect=dialect,
         operations=operations,
