@@ -55,12 +55,13 @@ def phrases(texts: Iterable[str], atom: str) -> list[str]:
     return [part for part, n in count.most_common() if n > 1]
 
 
-def build_tokenizer(texts: Sequence[str], atom: str, *, n_merges: int = 512) -> Any:
+def build_tokenizer(texts: Sequence[str], atom: str, fixed: Sequence[str] = (), *, n_merges: int = 512) -> Any:
     """A byte-level BPE tokenizer that can encode any text, with the `phrases` of `texts` as added tokens.
 
     Args:
         texts: prompts, turns and replies of the task.
         atom: regular expression of what varies in them.
+        fixed: whole texts that never vary (a system prompt): one token each, atoms or not.
         n_merges: BPE merges learned from `texts`, for text that is not a phrase (error messages).
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -83,7 +84,7 @@ def build_tokenizer(texts: Sequence[str], atom: str, *, n_merges: int = 512) -> 
         unk_token=None,
         additional_special_tokens=list(SPECIAL_TOKENS[1:]),
     )
-    words = ["system\n", "user\n", "assistant\n", *phrases(texts, atom)]
+    words = ["system\n", "user\n", "assistant\n", *fixed, *phrases(texts, atom)]
     tokenizer.add_tokens([AddedToken(word, normalized=False, special=False) for word in words])
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.model_max_length = 2048
@@ -152,11 +153,11 @@ def build_model(tokenizer: Any, *, width: int = 96, layers: int = 3, vision_widt
     return model
 
 
-def build(path: str | Path, texts: Sequence[str], atom: str, *, seed: int = 0) -> VLM:
+def build(path: str | Path, texts: Sequence[str], atom: str, fixed: Sequence[str] = (), *, seed: int = 0) -> VLM:
     """Build tokenizer and model for the texts of a task and save them to `path` as a checkpoint."""
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    tokenizer = build_tokenizer(texts, atom)
+    tokenizer = build_tokenizer(texts, atom, fixed)
     _write_processor(path)
     vlm = VLM.around(build_model(tokenizer, seed=seed), tokenizer, path)
     vlm.save(path)

@@ -52,21 +52,10 @@ _FONT = {
 _GLYPHS = {letter: np.array([[pixel == "1" for pixel in row] for row in rows]) for letter, rows in _FONT.items()}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Style:
-    """How a letter sits in its box, in units: the side of a glyph pixel and the margins of the 5x7 glyph."""
-
-    pixel: int
-    margin_x: int
-    margin_y: int
-
-    @property
-    def size(self) -> Size:
-        return 5 * self.pixel + 2 * self.margin_x, 7 * self.pixel + 2 * self.margin_y
-
-
-# In the smallest scene (a cell of 28 units): 14x18 and 13x13 units, that is 56x72 and 52x52 source pixels.
-_EASY, _HARD = _Style(pixel=2, margin_x=2, margin_y=2), _Style(pixel=1, margin_x=4, margin_y=3)
+# How a letter sits in its box, in units: the side of a glyph pixel and the margin around the 5x7 glyph. In the smallest
+# scene (a cell of 28 units) that is 14x18 units, 56x72 source pixels; easy and hard boxes look alike.
+_GLYPH_PIXEL, _MARGIN = 2, 2
+_BOX_SIZE: Size = (5 * _GLYPH_PIXEL + 2 * _MARGIN, 7 * _GLYPH_PIXEL + 2 * _MARGIN)
 # Scenes grow in steps of this many units per cell.
 _CELL_STEP = 28
 
@@ -347,7 +336,7 @@ def _place_boxes(config: SceneConfig, rng: np.random.Generator) -> list[_PlacedB
         letter = LETTERS[int(rng.integers(len(LETTERS)))]
         if is_target and hard and rng.random() < config.letter_prior:
             letter = FREQUENT_LETTER
-        width, height = (side * unit for side in (_HARD if hard else _EASY).size)
+        width, height = (side * unit for side in _BOX_SIZE)
         row, column = divmod(int(cells[number]), config.grid)
         x, y = (
             config.cell * cell + half * int(rng.integers(0, 1 + (side <= half)))
@@ -362,9 +351,8 @@ def _place_boxes(config: SceneConfig, rng: np.random.Generator) -> list[_PlacedB
 def _draw(pixels: np.ndarray, placed: _PlacedBox, scale: int) -> None:
     x1, y1, x2, y2 = placed.box
     pixels[y1:y2, x1:x2] = COLOURS[placed.colour]
-    style = _HARD if placed.hard else _EASY
     unit = REDUCTION * scale
-    x, y = x1 + style.margin_x * unit, y1 + style.margin_y * unit
+    x, y = x1 + _MARGIN * unit, y1 + _MARGIN * unit
     ink, paint = _letter(placed.letter, placed.colour, placed.hard, scale)
     pixels[y : y + ink.shape[0], x : x + ink.shape[1]][ink] = paint
 
@@ -372,7 +360,7 @@ def _draw(pixels: np.ndarray, placed: _PlacedBox, scale: int) -> None:
 @functools.lru_cache(maxsize=256)
 def _letter(letter: str, colour: str, hard: bool, scale: int) -> tuple[np.ndarray, np.ndarray]:
     """The ink of a letter, (h, w) bool, and the colours of its inked pixels, (n, 3) uint8."""
-    side = (_HARD if hard else _EASY).pixel * REDUCTION * scale
+    side = _GLYPH_PIXEL * REDUCTION * scale
     ink = _GLYPHS[letter].repeat(side, axis=0).repeat(side, axis=1)
     if not hard:
         return ink, np.full((int(ink.sum()), 3), _INK, dtype=np.uint8)

@@ -45,7 +45,7 @@ def test_geometry():
             assert left <= x1 < x2 <= right
             assert top <= y1 < y2 <= bottom
             assert x1 % 56 == y1 % 56 == 0  # the patch grid: 14 pixels of the overview
-            assert (x2 - x1, y2 - y1) == ((52, 52) if box["hard"] else (56, 72))
+            assert (x2 - x1, y2 - y1) == (56, 72)
             corners = pixels[[y1, y1, y2 - 1, y2 - 1], [x1, x2 - 1, x1, x2 - 1]]
             assert np.all(corners == COLOURS[box["colour"]])
 

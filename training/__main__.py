@@ -1,0 +1,136 @@
+"""`python -m training sft|ppo|quickstart [RECIPE] [key=value ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from training.config import PPORecipe, RecipeError, SFTRecipe, load_recipe, recipe_keys
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 2 for a wrong argument, 130 after Ctrl-C."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.command(arguments))
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+    except (RecipeError, ValueError, OSError) as error:
+        if arguments.traceback:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training", description="Train agents by recipes.")
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    commands = parser.add_subparsers(required=True, metavar="sft|ppo|quickstart")
+    for name, function, text in (
+        ("sft", _sft, "warm start: supervised training on traces"),
+        ("ppo", _ppo, "reinforcement learning with PPO on Ray"),
+        ("quickstart", _quickstart, "the whole chain with a tiny model, without and with curiosity"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument(
+            "recipe",
+            nargs="?" if name == "quickstart" else None,
+            help="a TOML file, or the name of a recipe in training/recipes",
+        )
+        command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the recipe, such as seed=1")
+        command.add_argument("--keys", action="store_true", help="list the keys of the recipe and stop")
+        command.set_defaults(command=function)
+    return parser
+
+
+def _split(arguments: argparse.Namespace) -> tuple[str | None, list[str]]:
+    """A first KEY=VALUE where the recipe may be left out is an override."""
+    recipe, overrides = arguments.recipe, list(arguments.overrides)
+    if recipe is not None and "=" in recipe and not Path(recipe).exists():
+        return None, [recipe, *overrides]
+    return recipe, overrides
+
+
+def _list_keys(recipe_class: type) -> int:
+    for key, text in recipe_keys(recipe_class):
+        print(f"{key:<40} {text}")
+    return 0
+
+
+def _quickstart(arguments: argparse.Namespace) -> int:
+    _quiet()
+    from training.quickstart.recipe import QuickstartRecipe
+
+    if arguments.keys:
+        return _list_keys(QuickstartRecipe)
+    recipe = load_recipe(*_with_class(arguments, QuickstartRecipe))
+    from training.quickstart.pipeline import Quickstart
+    from training.rllib.run import Interrupted
+
+    try:
+        Quickstart(recipe, Console()).run()
+    except Interrupted as stop:
+        print(f"\n{stop}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _ppo(arguments: argparse.Namespace) -> int:
+    _quiet()
+    if arguments.keys:
+        return _list_keys(PPORecipe)
+    recipe = load_recipe(*_with_class(arguments, PPORecipe))
+    from training.progress import StageProgress
+    from training.rllib.run import FinishedRunError, Interrupted, run_ppo
+
+    console = Console()
+    try:
+        with StageProgress(console) as progress:
+            report = progress.begin("PPO", recipe.iterations)
+            model = run_ppo(recipe, on_iteration=lambda m: report(int(m["iteration"]), recipe.iterations, m))
+    except Interrupted as stop:
+        print(f"\n{stop}", file=sys.stderr)
+        return 130
+    except FinishedRunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    console.print(f"Trained model: {model}")
+    return 0
+
+
+def _sft(arguments: argparse.Namespace) -> int:
+    _quiet()
+    if arguments.keys:
+        return _list_keys(SFTRecipe)
+    recipe = load_recipe(*_with_class(arguments, SFTRecipe))
+    from training.progress import StageProgress
+    from training.sft_run import run_sft
+
+    console = Console()
+    with StageProgress(console) as progress:
+        report = progress.begin("SFT", recipe.steps)
+        model = run_sft(recipe, report=report)
+    console.print(f"Trained model: {model}")
+    return 0
+
+
+def _with_class(arguments: argparse.Namespace, recipe_class: type) -> tuple[str | None, type, list[str]]:
+    recipe, overrides = _split(arguments)
+    return recipe, recipe_class, overrides
+
+
+def _quiet() -> None:
+    """Progress bars of our own only."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

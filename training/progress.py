@@ -1,0 +1,55 @@
+"""Progress bars with remaining time for stages of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SHOWN = ("accuracy", "usage_rate", "localization", "direct", "box", "hit_rate")
+
+
+class StageProgress:
+    """One bar per stage: begun, advanced, ended (or skipped because its result is there)."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description:<28}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+            console=console,
+        )
+        self._task = self._progress.add_task("", visible=False, note="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def begin(self, title: str, total: int) -> Callable[[int, int, dict[str, float]], None]:
+        """A new bar; returns the function that moves it: done, of how many, latest measurements."""
+        task = self._task = self._progress.add_task(title, total=total, note="")
+
+        def report(done: int, total: int, measured: dict[str, float]) -> None:
+            note = ", ".join(f"{key.replace('_', ' ')} {measured[key]:.2f}" for key in SHOWN if key in measured)
+            self._progress.update(task, completed=done, total=total, note=note)
+
+        return report
+
+    def end(self, note: str) -> None:
+        """The stage is over, wherever its bar stands."""
+        task = self._progress.tasks[self._task]
+        self._progress.update(self._task, total=task.completed or 1, completed=task.completed or 1, note=note)
+
+    def skip(self, title: str) -> None:
+        self._progress.add_task(title, total=1, completed=1, note="already there")

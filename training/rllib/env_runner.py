@@ -1,0 +1,136 @@
+"""Samples whole groups: the rollout loop inside an RLlib env runner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gymnasium
+import numpy as np
+import ray
+import torch
+from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.utils.checkpoints import Checkpointable
+from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
+
+import pxr_env  # noqa: F401  (registers the tasks in the worker process)
+from pxr_agents.agents import VLMAgent
+from pxr_agents.engines.transformers import TransformersEngine
+from pxr_agents.rollout import rollout
+from pxr_agents.types import Episode, Job, Sampling
+from training.batch import Group, settle
+
+
+@dataclass(frozen=True, slots=True)
+class SampledGroup:
+    """A group in the object store, and its episodes without tokens or images for the driver's books."""
+
+    sample_id: str
+    ref: Any
+    episodes: list[Episode]
+
+
+class VLMEnvRunner(EnvRunner, Checkpointable):
+    """Environments, a transformers engine and the current weights in one process."""
+
+    def __init__(self, *, config: Any, **kwargs: Any) -> None:
+        super().__init__(config=config, **kwargs)
+        self._weights_version = 0
+        # With remote runners the local one exists only to describe spaces and state: it needs no model.
+        self._samples = self.worker_index != 0 or config.num_env_runners == 0
+        if self._samples and self.worker_index != 0:
+            torch.set_num_threads(config.threads_per_env_runner)
+        self.module: Any = None
+        self.envs: list[gymnasium.Env[Any, Any]] = []
+        self.make_env()
+        self.make_module()
+
+    def make_env(self) -> None:
+        ppo = self.config.ppo
+        n = ppo.group_size if self._samples else 1
+        self.envs = [gymnasium.make(ppo.env.id, **ppo.env.kwargs) for _ in range(n)]
+        self.env = self.envs[0]
+
+    def make_module(self) -> None:
+        if not self._samples:
+            return
+        ppo = self.config.ppo
+        spec = self.config.get_rl_module_spec(spaces=self.get_spaces(), inference_only=True)
+        self.module = spec.build()
+        self._engine = TransformersEngine(self.module.vlm)
+        sampling = Sampling(temperature=ppo.temperature, max_tokens=ppo.max_tokens)
+        self._agent = VLMAgent(self.module.vlm.chat, self._engine, sampling)
+
+    def get_spaces(self) -> dict[str, tuple[gymnasium.Space[Any], gymnasium.Space[Any]]]:
+        spaces = (self.env.observation_space, self.env.action_space)
+        return {"__env__": spaces, "__env_single__": spaces, DEFAULT_MODULE_ID: spaces}
+
+    def sample(self, **kwargs: Any) -> Any:
+        raise NotImplementedError("Groups are sampled by name: call sample_groups(sample_ids, seed=...)")
+
+    def sample_groups(self, sample_ids: Sequence[str], *, seed: Sequence[int]) -> list[SampledGroup]:
+        """Roll out `group_size` episodes of each sample and settle them.
+
+        Args:
+            sample_ids: the samples; each becomes one group.
+            seed: numbers that make the sampling noise of this call unique and repeatable.
+        """
+        ppo = self.config.ppo
+        self._grow_envs(len(sample_ids) * ppo.group_size)
+        self._engine.seed(int(np.random.SeedSequence(list(seed)).generate_state(1)[0]))
+        self._engine.set_weights_version(self._weights_version)
+        jobs = [Job(sample_id=s, group=k) for k, s in enumerate(sample_ids) for _ in range(ppo.group_size)]
+        episodes = rollout(self.envs, self._agent, jobs)
+        sampled = []
+        for k, sample_id in enumerate(sample_ids):
+            members = episodes[k * ppo.group_size : (k + 1) * ppo.group_size]
+            group = settle(
+                Group(sample_id=sample_id, episodes=members),
+                preset=ppo.curiosity.preset,
+                overrides=ppo.curiosity.overrides,
+            )
+            light = [replace(episode, tokens=None) for episode in group.episodes]
+            sampled.append(SampledGroup(sample_id, ray.put(group), light))
+        return sampled
+
+    def _grow_envs(self, n: int) -> None:
+        ppo = self.config.ppo
+        n = min(n, ppo.max_envs_per_runner)
+        self.envs += [gymnasium.make(ppo.env.id, **ppo.env.kwargs) for _ in range(n - len(self.envs))]
+
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        state: dict[str, Any] = {WEIGHTS_SEQ_NO: self._weights_version}
+        if self.module is not None and self._check_component(COMPONENT_RL_MODULE, components, not_components):
+            state[COMPONENT_RL_MODULE] = {DEFAULT_MODULE_ID: self.module.get_state(inference_only=True)}
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take weights (a dict or a reference to one); their version marks every completion they sample."""
+        weights = state.get(COMPONENT_RL_MODULE)
+        if weights is not None and self.module is not None:
+            if isinstance(weights, ray.ObjectRef):
+                weights = ray.get(weights)
+            self.module.set_state(weights.get(DEFAULT_MODULE_ID, weights))
+        self._weights_version = state.get(WEIGHTS_SEQ_NO, self._weights_version)
+
+    def get_metrics(self) -> Any:
+        return self.metrics.reduce()
+
+    def get_ctor_args_and_kwargs(self) -> tuple[tuple[()], dict[str, Any]]:
+        return (), {"config": self.config}
+
+    def get_checkpointable_components(self) -> list[Any]:
+        return []
+
+    def get_metadata(self) -> dict[str, Any]:
+        return dict(Checkpointable.get_metadata(self))
+
+    def assert_healthy(self) -> None:
+        assert self.envs, "the environments were not made"
+
+    def stop(self) -> None:
+        for env in self.envs:
+            env.close()
+

@@ -1,0 +1,22 @@
+"""Weights out of a learner group."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+
+
+def learner_weights(learner_group: Any) -> dict[str, torch.Tensor]:
+    """The model's state dict, under the names transformers gives its parameters."""
+    state = learner_group.get_state(
+        components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}/{DEFAULT_MODULE_ID}", inference_only=True
+    )
+    module = state[COMPONENT_LEARNER][COMPONENT_RL_MODULE][DEFAULT_MODULE_ID]
+    return {
+        name.removeprefix("model."): torch.as_tensor(np.asarray(value))
+        for name, value in module.items()
+        if name.startswith("model.")
+    }
