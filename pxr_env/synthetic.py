@@ -4,7 +4,7 @@ The source is a square, four times the side of its overview, divided into `grid`
 distinct cells and colours carry one letter each, over noise and grey clutter. One *unit* is one pixel of the overview,
 a block of 4x4 source pixels.
 
-Easy letters are large and dark. Hard letters are drawn as a texture around the fill colour whose mean over every
+Easy letters are dark. Hard letters, of the same size, are a texture around the fill colour whose mean over every
 4x4 block *is* the fill colour. An overview that is the exact 4x area mean therefore has the same bytes whatever the
 letter: no model, however good its eyes, can read a hard letter before it zooms. `needs_operation` is not assumed from
 this but computed, sample by sample: the first view equals the first view without the letter, byte for byte.

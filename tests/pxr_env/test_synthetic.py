@@ -62,7 +62,7 @@ def test_hard_letters_cannot_be_seen_at_first_sight():
             ink, paint = synthetic._letter(letter, sample.metadata["boxes"][0]["colour"], True, 1)
             pixels = original.copy()
             pixels[y1:y2, x1:x2] = original[y1, x1]
-            pixels[y1 + 12 : y1 + 40, x1 + 16 : x1 + 36][ink] = paint
+            pixels[y1 + 8 : y1 + 64, x1 + 8 : x1 + 48][ink] = paint
             views.append(cut(ImageSource(image=pixels), (0, 0, 336, 336), (84, 84)))
             zooms.append(cut(ImageSource(image=pixels), (x1, y1, x2, y2), (84, 84)).astype(int))
             if letter == sample.answers[0]:
