@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
 import gymnasium
-import numpy as np
 
 from pxr_agents.chat import ChatFormat, Conversation
 from pxr_agents.types import Action, Engine, Observation, Request, Sampling, Tokens
@@ -38,9 +38,7 @@ class VLMAgent:
             self.chat.reply(conversation, observation)
         else:
             self.chat.prompt(conversation, info["system_prompt"], observation)
-        request = Request(
-            key=key, ids=conversation.ids, positions=conversation.positions(), images=conversation.images
-        )
+        request = Request(key=key, ids=conversation.ids, positions=conversation.positions(), images=conversation.images)
         self.engine.submit(request, sampling)
 
     def collect(self) -> list[tuple[int, Action]]:
@@ -57,7 +55,7 @@ class VLMAgent:
 
 
 class TurnFunction(Protocol):
-    """An agent for one episode: what a user writes in three lines."""
+    """An agent that plays one episode: all that a user's own agent needs to be (see `EachEpisode`)."""
 
     def act(self, observation: Observation) -> str:
         """The next turn."""
@@ -66,7 +64,7 @@ class TurnFunction(Protocol):
 class EachEpisode:
     """Runs a fresh `TurnFunction` per episode, made by `factory(env)`: scripted agents, humans, APIs."""
 
-    def __init__(self, factory: Any) -> None:
+    def __init__(self, factory: Callable[[gymnasium.Env], TurnFunction]) -> None:
         self._factory = factory
         self._players: dict[int, TurnFunction] = {}
         self._ready: list[tuple[int, Action]] = []
@@ -108,7 +106,7 @@ class Random:
 
     def __init__(self, env: gymnasium.Env, seed: int = 0) -> None:
         self._space = env.action_space
-        self._space.seed(int(np.random.SeedSequence([seed, id(self) % 1]).generate_state(1)[0]))
+        self._space.seed(seed)
 
     def act(self, observation: Observation) -> str:
         return str(self._space.sample())

@@ -65,9 +65,7 @@ def _pieces(tokenizer: Any) -> _Pieces:
     bridge = bridge.removesuffix(image_text)
     # A prompt opens the user turn after closing the system turn, a reply after closing the assistant's: the
     # difference between the two is what an assistant turn needs to be closed with.
-    return _Pieces(
-        system_open=system_open, user_open=user_open, user_close=user_close, assistant_close=bridge
-    )
+    return _Pieces(system_open=system_open, user_open=user_open, user_close=user_close, assistant_close=bridge)
 
 
 class ChatFormat:

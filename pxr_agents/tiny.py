@@ -76,12 +76,14 @@ def build_tokenizer(texts: Sequence[str], atom: str, fixed: Sequence[str] = (), 
     )
     bpe.train_from_iterator(texts, trainer)
     model = json.loads(bpe.to_str())["model"]
+    merges: Any = [tuple(merge) for merge in model["merges"]]
+    no_unknown: Any = None
     tokenizer = Qwen2Tokenizer(
         vocab=model["vocab"],
-        merges=[tuple(merge) for merge in model["merges"]],
+        merges=merges,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        unk_token=None,
+        unk_token=no_unknown,
         additional_special_tokens=list(SPECIAL_TOKENS[1:]),
     )
     words = ["system\n", "user\n", "assistant\n", *fixed, *phrases(texts, atom)]

@@ -88,7 +88,8 @@ class VLM:
         """Load any Qwen2.5-VL or Qwen3-VL checkpoint directory (or hub name)."""
         from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-        model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype).to(device)
+        model: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype)
+        model.to(device)
         return cls.around(model, AutoTokenizer.from_pretrained(path), path)
 
     @classmethod

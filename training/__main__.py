@@ -6,10 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 
 from training.config import PPORecipe, RecipeError, SFTRecipe, load_recipe, recipe_keys
+from training.run_directory import FinishedRunError, Interrupted
+
+Recipe = TypeVar("Recipe")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,7 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
         return 130
-    except (RecipeError, ValueError, OSError) as error:
+    except Interrupted as stop:
+        print(f"\n{stop}", file=sys.stderr)
+        return 130
+    except (RecipeError, FinishedRunError, ValueError, OSError) as error:
         if arguments.traceback:
             raise
         print(f"error: {error}", file=sys.stderr)
@@ -68,15 +75,10 @@ def _quickstart(arguments: argparse.Namespace) -> int:
 
     if arguments.keys:
         return _list_keys(QuickstartRecipe)
-    recipe = load_recipe(*_with_class(arguments, QuickstartRecipe))
+    recipe = _load(arguments, QuickstartRecipe)
     from training.quickstart.pipeline import Quickstart
-    from training.rllib.run import Interrupted
 
-    try:
-        Quickstart(recipe, Console()).run()
-    except Interrupted as stop:
-        print(f"\n{stop}", file=sys.stderr)
-        return 130
+    Quickstart(recipe, Console()).run()
     return 0
 
 
@@ -84,21 +86,14 @@ def _ppo(arguments: argparse.Namespace) -> int:
     _quiet()
     if arguments.keys:
         return _list_keys(PPORecipe)
-    recipe = load_recipe(*_with_class(arguments, PPORecipe))
+    recipe = _load(arguments, PPORecipe)
     from training.progress import StageProgress
-    from training.rllib.run import FinishedRunError, Interrupted, run_ppo
+    from training.rllib.run import run_ppo
 
     console = Console()
-    try:
-        with StageProgress(console) as progress:
-            report = progress.begin("PPO", recipe.iterations)
-            model = run_ppo(recipe, on_iteration=lambda m: report(int(m["iteration"]), recipe.iterations, m))
-    except Interrupted as stop:
-        print(f"\n{stop}", file=sys.stderr)
-        return 130
-    except FinishedRunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with StageProgress(console) as progress:
+        report = progress.begin("PPO", recipe.iterations)
+        model = run_ppo(recipe, on_iteration=lambda m: report(int(m["iteration"]), recipe.iterations, m))
     console.print(f"Trained model: {model}")
     return 0
 
@@ -107,7 +102,7 @@ def _sft(arguments: argparse.Namespace) -> int:
     _quiet()
     if arguments.keys:
         return _list_keys(SFTRecipe)
-    recipe = load_recipe(*_with_class(arguments, SFTRecipe))
+    recipe = _load(arguments, SFTRecipe)
     from training.progress import StageProgress
     from training.sft_run import run_sft
 
@@ -119,9 +114,9 @@ def _sft(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _with_class(arguments: argparse.Namespace, recipe_class: type) -> tuple[str | None, type, list[str]]:
+def _load(arguments: argparse.Namespace, recipe_class: type[Recipe]) -> Recipe:
     recipe, overrides = _split(arguments)
-    return recipe, recipe_class, overrides
+    return load_recipe(recipe, recipe_class, overrides)
 
 
 def _quiet() -> None:

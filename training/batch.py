@@ -64,6 +64,11 @@ class TrainingRow:
     def n_actions(self) -> int:
         return len(self.advantages)
 
+    @property
+    def teaches(self) -> bool:
+        """Whether there is anything to learn from it: rollouts that all did alike have no advantage."""
+        return self.returns is not None or bool(np.abs(self.advantages).max(initial=0.0) > 1e-8)
+
 
 def _tokens(episode: Episode) -> Tokens:
     if episode.tokens is None:
@@ -77,9 +82,7 @@ def group_rows(group: Group, *, normalize_std: bool) -> list[TrainingRow]:
     rows = []
     for episode, advantage in zip(group.episodes, advantages, strict=True):
         tokens = _tokens(episode)
-        rows.append(
-            TrainingRow(tokens=tokens, advantages=np.full(int(tokens.action.sum()), advantage, np.float32))
-        )
+        rows.append(TrainingRow(tokens=tokens, advantages=np.full(int(tokens.action.sum()), advantage, np.float32)))
     return rows
 
 
@@ -140,7 +143,7 @@ def buckets(rows: Sequence[TrainingRow], *, slack: float = 1.25, max_tokens: int
     single longer row gets a bucket of its own), so that direct answers do not pay for long episodes.
     """
     result, current = [], list[TrainingRow]()
-    for row in sorted(rows, key=lambda row: len(row.tokens.ids)):
+    for row in (rows[k] for k in _by_length(rows)):
         length = len(row.tokens.ids)
         shortest = len(current[0].tokens.ids) if current else length
         if current and (length > slack * shortest or length * (len(current) + 1) > max_tokens):
@@ -152,20 +155,33 @@ def buckets(rows: Sequence[TrainingRow], *, slack: float = 1.25, max_tokens: int
     return result
 
 
+def split_by_row(flat: np.ndarray, rows: Sequence[TrainingRow]) -> list[np.ndarray]:
+    """One array (T of the row,) per row, out of numbers (sum of T,) in the order of `buckets(rows)`."""
+    order = _by_length(rows)
+    parts = np.split(flat, np.cumsum([rows[k].n_actions for k in order])[:-1])
+    by_row = dict(zip(order, parts, strict=True))
+    return [by_row[k] for k in range(len(rows))]
+
+
+def _by_length(rows: Sequence[TrainingRow]) -> list[int]:
+    return sorted(range(len(rows)), key=lambda k: len(rows[k].tokens.ids))
+
+
 def minibatches(
     groups: Sequence[Sequence[TrainingRow]], *, n_minibatches: int, n_epochs: int, rng: np.random.Generator
 ) -> Iterator[list[TrainingRow]]:
     """Exactly `n_minibatches * n_epochs` minibatches of whole groups, in a new order each epoch.
 
-    Rows without any advantage teach nothing and are left out; a minibatch that would be empty keeps one row, since
-    every learner has to take part in every step.
+    Rows that teach nothing are left out. A minibatch that would be empty keeps one of them: every learner has to take
+    part in every step, and gives that row no weight (see `TrainingRow.teaches`).
+
+    Raises:
+        ValueError: there are fewer groups than minibatches.
     """
-    if not groups:
-        raise ValueError("No groups came to train on; expected at least one")
+    if len(groups) < n_minibatches:
+        raise ValueError(f"{len(groups)} groups came for {n_minibatches} minibatches; expected at least one for each")
     for _ in range(n_epochs):
         order = rng.permutation(len(groups))
         for part in np.array_split(order, n_minibatches):
             rows = [row for g in part for row in groups[g]]
-            useful = [row for row in rows if row.returns is not None or np.abs(row.advantages).max(initial=0) > 1e-8]
-            fallback = rows[:1] or [groups[order[0]][0]]
-            yield useful or fallback
+            yield [row for row in rows if row.teaches] or rows[:1]

@@ -70,6 +70,7 @@ class PPORecipe:
         max_envs_per_runner: episodes that an env runner runs, and generates for, at the same time.
         num_cpus_per_env_runner: what Ray reserves for each; may be a fraction.
         num_cpus_per_learner: what Ray reserves for each; may be a fraction.
+        rollout_timeout: seconds after which an env runner that has not come back counts as lost.
         num_epochs: passes over the rollouts of an iteration.
         num_minibatches: optimizer steps per epoch; minibatches are made of whole groups.
         lr: peak learning rate of AdamW.
@@ -106,6 +107,7 @@ class PPORecipe:
     max_envs_per_runner: int = 64
     num_cpus_per_env_runner: float = 1.0
     num_cpus_per_learner: float = 1.0
+    rollout_timeout: float = 1800.0
 
     num_epochs: int = 1
     num_minibatches: int = 2
@@ -141,7 +143,7 @@ class PPORecipe:
             self, 0, "seed", "num_env_runners", "num_learners", "num_cpus_per_env_runner", "num_cpus_per_learner",
             "lr_warmup_iterations", "weight_decay", "ent_coef", "vf_coef",
         )  # fmt: skip
-        _above_zero(self, "lr", "max_grad_norm", "temperature", "clip_coef", "clip_coef_high")
+        _above_zero(self, "lr", "max_grad_norm", "temperature", "clip_coef", "clip_coef_high", "rollout_timeout")
         _share(self, "lr_decay_fraction", "gamma", "gae_lambda")
         _require(self.clip_coef < 1, "clip_coef", self.clip_coef, "a number below 1")
         _require(all(0 <= beta < 1 for beta in self.adam_betas), "adam_betas", self.adam_betas, "two numbers in [0, 1)")
@@ -150,9 +152,12 @@ class PPORecipe:
             self.advantage == "gae" or self.group_size > 1,
             "group_size", self.group_size, "2 or more where advantage is 'group', which compares rollouts",
         )  # fmt: skip
+        # Every learner splits its own share of the groups.
+        groups = self.groups_per_iteration // max(self.num_learners, 1)
         _require(
-            self.num_minibatches <= self.groups_per_iteration,
-            "num_minibatches", self.num_minibatches, f"at most groups_per_iteration ({self.groups_per_iteration})",
+            self.num_minibatches <= groups,
+            "num_minibatches", self.num_minibatches,
+            f"at most groups_per_iteration per learner ({self.groups_per_iteration} for {self.num_learners} learners)",
         )  # fmt: skip
 
 

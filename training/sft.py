@@ -59,9 +59,7 @@ class Optimizers:
             (torch.optim.AdamW(rest, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.98)), lr)
         ]
         if matrices and muon_lr is not None:
-            muon = torch.optim.Muon(
-                matrices, lr=muon_lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-            )
+            muon = torch.optim.Muon(matrices, lr=muon_lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
             self._optimizers.append((muon, muon_lr))
         self._parameters = list(model.parameters())
 
@@ -71,7 +69,7 @@ class Optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr * lr_factor
             optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, max_grad_norm)
         for optimizer, _ in self._optimizers:
             optimizer.step()

@@ -50,8 +50,8 @@ def demonstrate(
         last = k == len(turns) - 1
         if (terminated or truncated) and not last:
             raise ValueError(
-                f"The episode of sample {sample_id!r} ended after turn {k + 1} of {len(turns)}: {turn.text!r}; expected "
-                f"only the last turn of a trace to answer (and max_turns to be large enough)"
+                f"The episode of sample {sample_id!r} ended after turn {k + 1} of {len(turns)}: {turn.text!r}; "
+                f"expected only the last turn of a trace to answer (and max_turns to be large enough)"
             )
         if not last:
             chat.reply(conversation, observation)

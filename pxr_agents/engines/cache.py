@@ -73,9 +73,7 @@ class ConversationCache:
         gaps = [columns - cache.mask.shape[1] for cache in caches]
         kv = DynamicCache(config=first.config)
         for layer, parts in enumerate(zip(*(cache._layers() for cache in caches), strict=True)):
-            padded = [
-                [F.pad(x, (0, 0, gap, 0)) for x in part] for part, gap in zip(parts, gaps, strict=True)
-            ]
+            padded = [[F.pad(x, (0, 0, gap, 0)) for x in part] for part, gap in zip(parts, gaps, strict=True)]
             kv.update(torch.cat([keys for keys, _ in padded]), torch.cat([values for _, values in padded]), layer)
         return ConversationCache(
             [key for cache in caches for key in cache.keys],
@@ -87,4 +85,5 @@ class ConversationCache:
         )
 
     def _layers(self) -> list[tuple[Tensor, Tensor]]:
-        return [(layer.keys, layer.values) for layer in self.kv.layers if layer.keys is not None]
+        layers: list[Any] = self.kv.layers
+        return [(layer.keys, layer.values) for layer in layers if layer.keys is not None]

@@ -134,7 +134,8 @@ class TransformersEngine:
         for n in range(1, sampling.max_tokens + 1):
             forced = sampling.forced[n - 1] if n <= len(sampling.forced) else None
             drawn, drawn_logprobs = self._draw(hidden, sampling.temperature, forced)
-            done, going = [], []
+            done: list[int] = []
+            going: list[int] = []
             for r, (token, logprob) in enumerate(zip(drawn.tolist(), drawn_logprobs.tolist(), strict=True)):
                 ids[cache.keys[r]].append(token)
                 logprobs[cache.keys[r]].append(logprob)

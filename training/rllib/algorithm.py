@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import functools
 import time
+import traceback
 from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
+import ray
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
-from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.rllib.utils.metrics import LEARNER_RESULTS
+from ray.rllib.utils.metrics import LEARNER_RESULTS, WEIGHTS_SEQ_NO
 
 from pxr_agents.statistics import episode_statistics
 from pxr_env.curiosity import UsageRates
 from training.config import PPORecipe
 from training.cursor import SampleCursor
+from training.logs import combine_metrics
 from training.rllib.env_runner import SampledGroup, VLMEnvRunner
 from training.rllib.learner import TokenPPOLearner
 from training.rllib.module import VLMModule
@@ -51,12 +54,15 @@ class VLMPPOConfig(PPOConfig):
             # Fractions: env runners and learners take turns, so together they may claim more than there is.
             num_cpus_per_env_runner=recipe.num_cpus_per_env_runner,
             create_env_on_local_worker=True,
+            sample_timeout_s=recipe.rollout_timeout,
         )
         self.learners(
             num_learners=recipe.num_learners,
             num_cpus_per_learner=recipe.num_cpus_per_learner,
             num_gpus_per_learner=0,
         )
+        # A minibatch without images leaves the vision tower out of the graph.
+        self.torch_ddp_kwargs = {"find_unused_parameters": True}
         self.training(lr=recipe.lr, grad_clip=recipe.max_grad_norm, grad_clip_by="global_norm")
         self.rl_module(
             model_config={
@@ -123,62 +129,98 @@ class VLMPPO(PPO):
 
     def _sample(self, sample_ids: Sequence[str]) -> list[SampledGroup]:
         """Every sample becomes a group. What a lost runner owed is sampled again by those that are left."""
-        ppo, attempts = self.config.ppo, 3
+        attempts = 3
         done: dict[str, SampledGroup] = {}
         for attempt in range(attempts):
             missing = [s for s in sample_ids if s not in done]
-            if not missing:
-                break
-            seed = (ppo.seed, 3, self.iteration, attempt)
-            for group in self._sample_once(missing, seed):
-                done[group.sample_id] = group
+            if missing:
+                seed = (self.config.ppo.seed, 3, self.iteration, attempt)
+                done |= {group.sample_id: group for group in self._sample_once(missing, seed)}
+                # References die with the runner that made them, even after it has answered.
+                alive = self._answering_runners()
+                done = {sample_id: group for sample_id, group in done.items() if group.worker in alive}
         lost = [s for s in sample_ids if s not in done]
         if lost:
             raise RuntimeError(
-                f"{len(lost)} of {len(sample_ids)} groups could not be sampled in {attempts} attempts: env runners died "
-                f"or took longer than sample_timeout_s={self.config.sample_timeout_s}. The last checkpoint is intact; "
-                f"start the same command again to resume."
+                f"{len(lost)} of {len(sample_ids)} groups could not be sampled in {attempts} attempts: env runners "
+                f"died or took longer than rollout_timeout={self.config.sample_timeout_s:g} s. The last checkpoint is "
+                f"whole; start the same command again to resume."
             )
         return [done[s] for s in sample_ids]
 
     def _sample_once(self, sample_ids: Sequence[str], seed: tuple[int, ...]) -> list[SampledGroup]:
         runners = self.env_runner_group
-        if runners.num_remote_env_runners() == 0:
+        if not self.config.num_env_runners:
             return self.env_runner.sample_groups(sample_ids, seed=(*seed, 0))
-        workers = runners.healthy_worker_ids()
+        workers = self._healthy_runners()
         if not workers:
-            # Replacements are being started; wait for one of them.
-            self.restore_env_runners(runners)
-            time.sleep(1.0)
             return []
         parts = np.array_split(np.array(sample_ids, object), len(workers))
         calls = [
-            functools.partial(_sample_groups, sample_ids=list(part), seed=(*seed, k)) for k, part in enumerate(parts)
+            functools.partial(
+                _sample_groups, sample_ids=list(part), seed=(*seed, k), weights_version=self._weights_version
+            )
+            for k, part in enumerate(parts)
         ]
-        results = runners.foreach_env_runner(
+        results: list[list[SampledGroup] | str] = runners.foreach_env_runner(
             calls,
             local_env_runner=False,
             remote_worker_ids=workers,
             timeout_seconds=self.config.sample_timeout_s,
         )
-        return [group for result in results for group in result]
+        groups: list[SampledGroup] = []
+        for result in results:
+            if isinstance(result, str):
+                raise RuntimeError(f"An env runner could not sample:\n{result}")
+            groups += result
+        if len(groups) < len(sample_ids):
+            # A runner that was restarted has the weights it began with, and refused to sample with them.
+            self.restore_env_runners(runners)
+            self._sync()
+        return groups
+
+    def _healthy_runners(self) -> list[int]:
+        """Indices of the env runners that are up, after waiting for a restart if there is none."""
+        deadline = time.monotonic() + self.config.sample_timeout_s
+        while not (healthy := list(self.env_runner_group.healthy_worker_ids())) and time.monotonic() < deadline:
+            time.sleep(0.5)
+            self.restore_env_runners(self.env_runner_group)
+        return healthy
+
+    def _answering_runners(self) -> set[int]:
+        if not self.config.num_env_runners:
+            return {0}
+        return set(
+            self.env_runner_group.foreach_env_runner(
+                _worker_index, local_env_runner=False, timeout_seconds=self.config.sample_timeout_s
+            )
+        )
 
     def _learn(self, groups: Sequence[SampledGroup]) -> dict[str, float]:
-        refs = [group.ref for group in groups]
+        data = [group.group for group in groups]
+        stays = not self.config.num_env_runners and not self.config.num_learners
         results = self.learner_group.update(
-            training_data=TrainingData(episodes_refs=refs), iteration=self.iteration, timesteps={}
+            training_data=TrainingData(episodes=data) if stays else TrainingData(episodes_refs=data),
+            iteration=self.iteration,
+            timesteps={},
         )
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
-        learned: dict[str, float] = {}
-        for name, value in self.metrics.peek((LEARNER_RESULTS, DEFAULT_MODULE_ID)).items():
-            number = value.peek() if hasattr(value, "peek") else value
-            if np.ndim(number) == 0:
-                learned[f"learner/{name}"] = float(number)
-        return learned
+        updates = [result.get() for result in self.learner_group.foreach_learner(_last_update)]
+        return {f"learner/{name}": value for name, value in combine_metrics(updates).items()}
 
     def _sync(self) -> None:
-        self.env_runner_group.sync_weights(
-            from_worker_or_learner_group=self.learner_group, policies=[DEFAULT_MODULE_ID], inference_only=True
+        """Give every env runner the learners' weights, and wait until all have them."""
+        module = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}/{DEFAULT_MODULE_ID}"
+        weights = self.learner_group.get_state(components=module, inference_only=True)[COMPONENT_LEARNER]
+        self._weights_version = weights[WEIGHTS_SEQ_NO]
+        if not self.config.num_env_runners:
+            self.env_runner.set_state(weights)
+            return
+        self.env_runner_group.foreach_env_runner(
+            "set_state",
+            kwargs={"state": ray.put(weights)},
+            local_env_runner=False,
+            timeout_seconds=self.config.sample_timeout_s,
         )
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
@@ -194,5 +236,24 @@ class VLMPPO(PPO):
         self._sync()
 
 
-def _sample_groups(runner: VLMEnvRunner, *, sample_ids: list[str], seed: tuple[int, ...]) -> list[SampledGroup]:
-    return runner.sample_groups(sample_ids, seed=seed) if sample_ids else []
+def _sample_groups(
+    runner: VLMEnvRunner, *, sample_ids: list[str], seed: tuple[int, ...], weights_version: int
+) -> list[SampledGroup] | str:
+    """Runs on an env runner; returns nothing if its weights are old, and the traceback of an exception.
+
+    RLlib would restart a runner that raises one, again and again, and keep its cause to itself.
+    """
+    if not sample_ids or runner.weights_version != weights_version:
+        return []
+    try:
+        return runner.sample_groups(sample_ids, seed=seed)
+    except Exception:
+        return traceback.format_exc()
+
+
+def _worker_index(runner: VLMEnvRunner) -> int:
+    return int(runner.worker_index)
+
+
+def _last_update(learner: TokenPPOLearner) -> dict[str, float]:
+    return learner.last_update

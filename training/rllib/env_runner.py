@@ -25,11 +25,19 @@ from training.batch import Group, settle
 
 @dataclass(frozen=True, slots=True)
 class SampledGroup:
-    """A group in the object store, and its episodes without tokens or images for the driver's books."""
+    """A group for the learners, and its episodes without tokens or images for the driver's books.
+
+    Attributes:
+        sample_id: the sample it belongs to.
+        group: the `Group`, or a reference to it in the object store, which the env runner keeps alive.
+        episodes: its episodes.
+        worker: index of the env runner.
+    """
 
     sample_id: str
-    ref: Any
+    group: Any
     episodes: list[Episode]
+    worker: int
 
 
 class VLMEnvRunner(EnvRunner, Checkpointable):
@@ -37,7 +45,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
 
     def __init__(self, *, config: Any, **kwargs: Any) -> None:
         super().__init__(config=config, **kwargs)
-        self._weights_version = 0
+        self.weights_version = 0
         # With remote runners the local one exists only to describe spaces and state: it needs no model.
         self._samples = self.worker_index != 0 or config.num_env_runners == 0
         if self._samples and self.worker_index != 0:
@@ -49,8 +57,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
 
     def make_env(self) -> None:
         ppo = self.config.ppo
-        n = ppo.group_size if self._samples else 1
-        self.envs = [gymnasium.make(ppo.env.id, **ppo.env.kwargs) for _ in range(n)]
+        self.envs = [gymnasium.make(ppo.env.id, **ppo.env.kwargs)]
         self.env = self.envs[0]
 
     def make_module(self) -> None:
@@ -80,7 +87,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         ppo = self.config.ppo
         self._grow_envs(len(sample_ids) * ppo.group_size)
         self._engine.seed(int(np.random.SeedSequence(list(seed)).generate_state(1)[0]))
-        self._engine.set_weights_version(self._weights_version)
+        self._engine.set_weights_version(self.weights_version)
         jobs = [Job(sample_id=s, group=k) for k, s in enumerate(sample_ids) for _ in range(ppo.group_size)]
         episodes = rollout(self.envs, self._agent, jobs)
         sampled = []
@@ -92,7 +99,9 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
                 overrides=ppo.curiosity.overrides,
             )
             light = [replace(episode, tokens=None) for episode in group.episodes]
-            sampled.append(SampledGroup(sample_id, ray.put(group), light))
+            # Only what leaves this process goes through the object store.
+            stays = self.worker_index == 0 and self.config.num_learners == 0
+            sampled.append(SampledGroup(sample_id, group if stays else ray.put(group), light, self.worker_index))
         return sampled
 
     def _grow_envs(self, n: int) -> None:
@@ -101,19 +110,24 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         self.envs += [gymnasium.make(ppo.env.id, **ppo.env.kwargs) for _ in range(n - len(self.envs))]
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
-        state: dict[str, Any] = {WEIGHTS_SEQ_NO: self._weights_version}
+        state: dict[str, Any] = {WEIGHTS_SEQ_NO: self.weights_version}
         if self.module is not None and self._check_component(COMPONENT_RL_MODULE, components, not_components):
             state[COMPONENT_RL_MODULE] = {DEFAULT_MODULE_ID: self.module.get_state(inference_only=True)}
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Take weights (a dict or a reference to one); their version marks every completion they sample."""
+        """Take weights (a dict or a reference to one); their version marks every completion they sample.
+
+        A state without weights changes nothing: RLlib sends one to a restarted env runner, whose weights are still the
+        ones it was built with.
+        """
         weights = state.get(COMPONENT_RL_MODULE)
-        if weights is not None and self.module is not None:
-            if isinstance(weights, ray.ObjectRef):
-                weights = ray.get(weights)
-            self.module.set_state(weights.get(DEFAULT_MODULE_ID, weights))
-        self._weights_version = state.get(WEIGHTS_SEQ_NO, self._weights_version)
+        if weights is None or self.module is None:
+            return
+        if isinstance(weights, ray.ObjectRef):
+            weights = ray.get(weights)
+        self.module.set_state(weights.get(DEFAULT_MODULE_ID, weights))
+        self.weights_version = state.get(WEIGHTS_SEQ_NO, self.weights_version)
 
     def get_metrics(self) -> Any:
         return self.metrics.reduce()
@@ -133,4 +147,3 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
     def stop(self) -> None:
         for env in self.envs:
             env.close()
-

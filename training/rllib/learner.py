@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,20 +14,30 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
 from torch import Tensor
 
-from training.batch import Bucket, Group, TrainingRow, buckets, gae_row, group_rows, minibatches
-from training.loss import ppo_loss, value_loss
+from training.batch import Bucket, Group, TrainingRow, buckets, gae_row, group_rows, minibatches, split_by_row
+from training.logs import combine_metrics
+from training.loss import logprob_gap, ppo_loss, value_loss
 from training.rllib.module import ENTROPY, LOGPROBS, VALUES
+from training.schedule import lr_factor
 
 
 class Buckets(list[Bucket]):
-    """The buckets of one minibatch, with what RLlib asks of a batch."""
+    """The buckets of one minibatch, with what RLlib asks of a batch.
+
+    Attributes:
+        normalizer: action ids a rank's loss is divided by: the mean over ranks, since DDP averages gradients. 0 if
+            there is nothing to learn on any rank.
+        teaches: whether the rows of this rank teach anything; if not, one of them takes part without weight.
+        first: whether no optimizer step lies between the sampling and this minibatch.
+    """
 
     normalizer: float = 1.0
-    """Action ids a rank's loss is divided by (the mean over ranks)."""
+    teaches: bool = True
+    first: bool = False
 
-    @property
-    def n_actions(self) -> int:
-        return sum(len(bucket.advantages) for bucket in self)
+    def flat(self, name: str) -> Tensor:
+        """(T,) the numbers `name` of all buckets."""
+        return torch.cat([getattr(bucket, name) for bucket in self])
 
     def get(self, key: str, default: object = None) -> object:
         """RLlib looks for sequence lengths; there are none to slice by."""
@@ -50,79 +60,96 @@ class TokenPPOLearner(TorchLearner):
 
     `update` gets references to groups and the keyword `iteration`; the order of minibatches and the learning rate
     follow from it and the seed alone, so a resumed run goes on exactly as it would have.
+
+    Attributes:
+        last_update: metrics of the latest `update` on this learner, means over its minibatches, unsmoothed.
     """
+
+    last_update: dict[str, float]
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         parameters = self.get_parameters(self._module[module_id])
         ppo = self.config.ppo
-        optimizer = torch.optim.AdamW(
-            parameters, lr=ppo.lr, betas=tuple(ppo.adam_betas), weight_decay=ppo.weight_decay
-        )
+        optimizer = torch.optim.AdamW(parameters, lr=ppo.lr, betas=tuple(ppo.adam_betas), weight_decay=ppo.weight_decay)
         self.register_optimizer(module_id=module_id, optimizer=optimizer, params=parameters, lr_or_lr_schedule=ppo.lr)
 
     def _create_iterator_if_necessary(
         self, *, training_data: TrainingData, iteration: int = 0, **kwargs: Any
     ) -> Iterator[Minibatch]:
         ppo = self.config.ppo
-        self._set_lr(ppo.lr * lr_factor(iteration, ppo.iterations, ppo.lr_warmup_iterations, ppo.lr_decay_fraction))
-        groups: list[Group] = training_data.episodes
-        rows = [self._rows(group) for group in groups]
+        factor = lr_factor(
+            iteration, ppo.iterations, warmup=ppo.lr_warmup_iterations, decay_fraction=ppo.lr_decay_fraction
+        )
+        for _, optimizer in self.get_optimizers_for_module(DEFAULT_MODULE_ID):
+            self._set_optimizer_lr(optimizer, ppo.lr * factor)
+        self._lr = ppo.lr * factor
+        self._minibatch_metrics: list[dict[str, float]] = []
+        rows = [self._rows(group) for group in training_data.episodes]
         rng = np.random.default_rng([ppo.seed, 4, iteration])
         for k, part in enumerate(
             minibatches(rows, n_minibatches=ppo.num_minibatches, n_epochs=ppo.num_epochs, rng=rng)
         ):
-            batch = Buckets(bucket.to(self._device) for bucket in buckets(part))
-            batch.normalizer = self._mean_over_ranks(batch.n_actions)
-            self._first_minibatch = k == 0
-            yield Minibatch({DEFAULT_MODULE_ID: batch}, sum(len(row.tokens.turn_ends) for row in part))
+            yield Minibatch({DEFAULT_MODULE_ID: self._batch(part, first=k == 0)}, sum(_n_turns(row) for row in part))
+
+    def _batch(self, rows: Sequence[TrainingRow], *, first: bool) -> Buckets:
+        batch = Buckets(bucket.to(self._device) for bucket in buckets(rows))
+        batch.normalizer = self._mean_over_ranks(sum(row.n_actions for row in rows if row.teaches))
+        batch.teaches, batch.first = any(row.teaches for row in rows), first
+        return batch
 
     def _rows(self, group: Group) -> list[TrainingRow]:
         ppo = self.config.ppo
         if ppo.advantage == "group":
             return group_rows(group, normalize_std=ppo.normalize_std)
-        base = group_rows(group, normalize_std=False)
-        with torch.no_grad():
-            # One row a time keeps the order of values that of the episodes.
-            values = [self._values(row) for row in base]
         return [
-            gae_row(episode, value, gamma=ppo.gamma, gae_lambda=ppo.gae_lambda)
-            for episode, value in zip(group.episodes, values, strict=True)
+            gae_row(episode, values, gamma=ppo.gamma, gae_lambda=ppo.gae_lambda)
+            for episode, values in zip(group.episodes, self._values(group), strict=True)
         ]
 
-    def _values(self, row: TrainingRow) -> np.ndarray:
+    @torch.no_grad()
+    def _values(self, group: Group) -> list[np.ndarray]:
+        """What the critic says of each episode, (T,) on its action ids."""
+        rows = group_rows(group, normalize_std=False)
         module = self.module[DEFAULT_MODULE_ID].unwrapped()
-        out = module.forward_train([bucket.to(self._device) for bucket in buckets([row])])
-        return np.asarray(out[VALUES].float().cpu().numpy())
+        out = module.forward_train([bucket.to(self._device) for bucket in buckets(rows)])
+        return split_by_row(np.asarray(out[VALUES].float().cpu().numpy()), rows)
 
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: Buckets, fwd_out: dict[str, Tensor]
     ) -> Tensor:
         ppo = self.config.ppo
-
-        def flat(name: str) -> Tensor:
-            return torch.cat([getattr(bucket, name) for bucket in batch])
-
+        logprobs, old_logprobs = fwd_out[LOGPROBS], batch.flat("old_logprobs")
+        mask = torch.full_like(logprobs, batch.teaches, dtype=torch.bool)
+        normalizer = batch.normalizer or 1.0
         loss, metrics = ppo_loss(
-            fwd_out[LOGPROBS],
-            flat("old_logprobs"),
-            flat("advantages"),
+            logprobs,
+            old_logprobs,
+            batch.flat("advantages"),
             fwd_out[ENTROPY],
             clip_coef=ppo.clip_coef,
             clip_coef_high=ppo.clip_coef_high,
             ent_coef=ppo.ent_coef,
-            normalizer=batch.normalizer,
+            normalizer=normalizer,
+            mask=mask,
         )
         if ppo.advantage == "gae":
             critic = value_loss(
-                fwd_out[VALUES], flat("old_values"), flat("returns"), clip_coef=ppo.clip_coef, normalizer=batch.normalizer
+                fwd_out[VALUES],
+                batch.flat("old_values"),
+                batch.flat("returns"),
+                clip_coef=ppo.clip_coef,
+                normalizer=normalizer,
+                mask=mask,
             )
             metrics["value_loss"] = float(critic.detach())
             loss = loss + ppo.vf_coef * critic
-        if self._first_minibatch:
+        metrics["loss"] = float(loss.detach())
+        if not batch.normalizer:
+            metrics = {}
+        if batch.first:
             # Before the first step the weights are those that sampled: any gap is the engine's and the learner's.
-            gap = (fwd_out[LOGPROBS].detach() - flat("old_logprobs")).abs()
-            metrics["logprob_gap_max"], metrics["logprob_gap_mean"] = float(gap.max()), float(gap.mean())
-        self.metrics.log_dict(metrics, key=module_id, window=1)
+            metrics |= logprob_gap(logprobs, old_logprobs)
+        self._minibatch_metrics.append(metrics)
         return loss
 
     def compute_gradients(self, loss_per_module: dict[str, Tensor], **kwargs: Any) -> Any:
@@ -134,24 +161,23 @@ class TokenPPOLearner(TorchLearner):
         }
 
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        """The learning rate is set from the iteration; RLlib's schedules over time steps are not used."""
+        """Sum the update up. RLlib's schedules over time steps are not used: the rate is set from the iteration."""
+        grad_norm = float(self.metrics.peek((DEFAULT_MODULE_ID, f"gradients_{self._optimizer_name}_global_norm")))
+        self.last_update = combine_metrics(self._minibatch_metrics) | {"lr": self._lr, "grad_norm": grad_norm}
+        self.metrics.log_dict(self.last_update, key=DEFAULT_MODULE_ID, window=1)
+
+    @property
+    def _optimizer_name(self) -> str:
+        [(name, _)] = self.get_optimizers_for_module(DEFAULT_MODULE_ID)
+        return str(name)
 
     def _mean_over_ranks(self, n: int) -> float:
         if self.config.num_learners < 2:
-            return float(max(n, 1))
+            return float(n)
         total = torch.tensor(float(n), device=self._device)
         torch.distributed.all_reduce(total)
-        # DDP averages gradients over ranks, so dividing by the mean count yields the mean over all ids.
-        return max(float(total) / self.config.num_learners, 1.0)
-
-    def _set_lr(self, lr: float) -> None:
-        for _, optimizer in self.get_optimizers_for_module(DEFAULT_MODULE_ID):
-            self._set_optimizer_lr(optimizer, lr)
-        self.metrics.log_value((DEFAULT_MODULE_ID, "lr"), lr, window=1)
+        return float(total) / self.config.num_learners
 
 
-def lr_factor(iteration: int, iterations: int, warmup: int, decay_fraction: float) -> float:
-    """Linear warm-up over `warmup` iterations and linear decay to 0 over the last share of them (0-based iteration)."""
-    up = min(1.0, (iteration + 1) / max(warmup, 1))
-    decay = decay_fraction * iterations
-    return up * (min(1.0, (iterations - iteration) / decay) if decay >= 1 else 1.0)
+def _n_turns(row: TrainingRow) -> int:
+    return len(row.tokens.turn_ends)

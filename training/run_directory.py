@@ -1,0 +1,135 @@
+"""The directory of a training run: it can be interrupted, resumed, watched and read, and a finished one stays as it is.
+
+OUT/recipe.json         what was asked for
+OUT/metrics.jsonl       one line per iteration (PPO) or some steps (SFT)
+OUT/checkpoints/N/      everything after iteration or step N: weights, optimizer, where it was; the last two
+OUT/model/              the trained checkpoint, as everything loads it; its presence marks a finished run
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from training.config import PPORecipe, SFTRecipe, to_dict
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its checkpoint is written and the same command resumes it."""
+
+
+class FinishedRunError(Exception):
+    """The directory holds a finished run, which is never overwritten."""
+
+
+class RunDirectory:
+    """Paths and checkpoints of one run.
+
+    Args:
+        out: the directory; it is made by `claim`.
+    """
+
+    def __init__(self, out: str | Path) -> None:
+        self.out = Path(out)
+        self.metrics = self.out / "metrics.jsonl"
+        self.checkpoints = self.out / "checkpoints"
+        self.model = self.out / "model"
+
+    def claim(self, recipe: PPORecipe | SFTRecipe, *, free_keys: Collection[str]) -> None:
+        """Write the recipe down on the first start; later starts must ask for the same.
+
+        Args:
+            recipe: what is asked for now.
+            free_keys: what may differ between starts. `out` may, too: directories can be moved.
+
+        Raises:
+            FinishedRunError: if the run is finished already.
+            ValueError: if it was started with another recipe; names the keys that differ.
+        """
+        if self.model.exists():
+            raise FinishedRunError(
+                f"{self.out} holds a finished run (its model is {self.model}). Choose another out=..., or remove the "
+                f"directory."
+            )
+        path, wanted = self.out / "recipe.json", to_dict(recipe)
+        if path.exists():
+            before, now = _flat(json.loads(path.read_text())), _flat(wanted)
+            keys = sorted(key for key in {*before, *now} - {*free_keys, "out"} if before.get(key) != now.get(key))
+            if keys:
+                changes = ", ".join(f"{key}: {before.get(key)!r} before, {now.get(key)!r} now" for key in keys)
+                raise ValueError(
+                    f"{self.out} holds an unfinished run of another recipe ({changes}). Use the recipe it was started "
+                    f"with, or choose another out=..."
+                )
+        self.out.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(wanted, indent=2) + "\n")
+
+    def newest_checkpoint(self) -> Path | None:
+        return max(self._saved(), default=None, key=_number)
+
+    def save_checkpoint(self, number: int, save: Callable[[Path], object], *, keep: int = 2) -> None:
+        """Let `save` fill the directory of checkpoint `number`, and remove all but the newest `keep`.
+
+        It is written beside and then renamed: a checkpoint with a number for a name is always whole.
+        """
+        _write_whole(self.checkpoints / str(number), save)
+        for old in sorted(self._saved(), key=_number)[:-keep]:
+            shutil.rmtree(old)
+
+    def finish(self, save: Callable[[Path], object]) -> None:
+        """Let `save` write the trained model; from then on the run is finished."""
+        _write_whole(self.model, save)
+
+    def _saved(self) -> list[Path]:
+        if not self.checkpoints.is_dir():
+            return []
+        return [path for path in self.checkpoints.iterdir() if path.name.isdigit()]
+
+
+def _number(checkpoint: Path) -> int:
+    return int(checkpoint.name)
+
+
+def _write_whole(final: Path, save: Callable[[Path], object]) -> None:
+    partial = final.with_name(f"{final.name}.partial").absolute()
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save(partial)
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
+    return flat
+
+
+@contextmanager
+def stop_signal() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a request; a second one interrupts at once."""
+    requested = False
+
+    def request(number: int, frame: FrameType | None) -> None:
+        nonlocal requested
+        if requested:
+            raise KeyboardInterrupt
+        requested = True
+
+    try:
+        previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:
+        # Only a main thread may set handlers; elsewhere whoever runs the thread decides when to stop.
+        previous = {}
+    try:
+        yield lambda: requested
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
