@@ -6,6 +6,7 @@ import difflib
 import importlib
 import zlib
 from pathlib import Path
+from typing import cast
 
 import gymnasium
 
@@ -23,7 +24,8 @@ def build_agent(name: str, *, model: str | None, sampling: Sampling, seed: int) 
 
     Args:
         name: "oracle" (looks into the sample), "random", "transformers" (a Qwen2.5-VL or Qwen3-VL checkpoint in this
-            process), or "module:factory", a function without parameters that returns an `Agent`.
+            process), or "module:factory", a function without parameters that returns an
+            `Agent`, or an object whose `act(observation) -> str` plays one episode.
         model: the checkpoint directory, for "transformers" only.
         sampling: how a model's tokens are drawn.
         seed: seed of sampling noise and random turns.
@@ -80,11 +82,14 @@ def _custom_agent(name: str) -> Agent:
         near = difflib.get_close_matches(factory_name, dir(module), n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"--agent {name}: {module_name} has no function {factory_name!r}.{hint}")
-    agent: Agent = factory()
+    agent = factory()
+    if callable(getattr(agent, "act", None)):
+        # It plays one episode; every episode gets its own.
+        return EachEpisode(lambda env: factory())
     lacking = [method for method in _AGENT_METHODS if not callable(getattr(agent, method, None))]
     if lacking:
         raise TypeError(
             f"--agent {name} returned a {type(agent).__name__} without {', '.join(lacking)}. Expected an Agent "
-            "(pxr_agents/types.py); wrap something that plays one episode in pxr_agents.agents.EachEpisode."
+            "(pxr_agents/types.py), or an object with act(observation) -> str that plays one episode."
         )
-    return agent
+    return cast(Agent, agent)

@@ -6,7 +6,6 @@ operation: describe a scene, point at a box, read a letter it can see. It ends b
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

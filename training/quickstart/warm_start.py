@@ -168,8 +168,8 @@ class WarmStart:
         statistics = episode_statistics(episodes)
         measured = {
             "box": token_accuracy(self.vlm, self._clean_zooms, self._coordinates, run=4),
-            # Nobody called anything: there is no evidence that calls would be wrong.
-            "valid": float(np.mean([e.n_operations > 0 for e in called])) if called else 1.0,
+            # As long as nobody calls anything, nothing shows that calls would be valid.
+            "valid": float(np.mean([e.n_operations > 0 for e in called])) if called else 0.0,
             "usage": statistics["usage_rate"],
             "accuracy": statistics["accuracy"],
         }

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import gymnasium
+import pytest
+
+import pxr_env  # noqa: F401
+from pxr_agents.agents import EachEpisode, Oracle, Random, VLMAgent
+from pxr_agents.engines.transformers import TransformersEngine
+from pxr_agents.rollout import rollout
+from pxr_agents.types import Action, Job, Sampling
+
+ENV_ID = "pxr_env:pxr/SyntheticSearch-v0"
+
+
+def make(n, **kwargs):
+    return [gymnasium.make(ENV_ID, **kwargs) for _ in range(n)]
+
+
+def jobs(n, split="train"):
+    return [Job(sample_id=f"{split}-{k}", group=k) for k in range(n)]
+
+
+@pytest.mark.parametrize("coordinates", ["unit", "pixel", "permille"])
+@pytest.mark.parametrize("dialect", ["hermes", "pixel-reasoner"])
+def test_the_oracle_is_always_right(coordinates, dialect):
+    if (coordinates, dialect) == ("permille", "pixel-reasoner"):
+        pytest.skip("the released names have no permille frame")
+    episodes = rollout(make(3, coordinates=coordinates, dialect=dialect), EachEpisode(Oracle), jobs(40))
+    assert all(episode.correct for episode in episodes)
+    for episode in episodes:
+        assert episode.n_operations == int(episode.needs_operation)
+        assert not any(episode.failures.values())
+        assert episode.reward == 1.0
+        assert episode.answer == episode.target
+
+
+def test_episodes_come_in_the_order_of_jobs_whatever_their_length():
+    class Lengths:
+        """Sample k answers after k % 3 useless turns."""
+
+        def __init__(self, env):
+            self._left = int(env.unwrapped.sample.sample_id.split("-")[1]) % 3
+
+        def act(self, observation):
+            self._left -= 1
+            return "hm" if self._left >= 0 else "\\boxed{A}"
+
+    ended = []
+    episodes = rollout(
+        make(2, max_turns=3), EachEpisode(Lengths), jobs(7), on_episode=lambda episode: ended.append(episode.sample_id)
+    )
+    assert [episode.sample_id for episode in episodes] == [f"train-{k}" for k in range(7)]
+    assert [len(episode.steps) for episode in episodes] == [1, 2, 3, 1, 2, 3, 1]
+    assert sorted(ended) == [f"train-{k}" for k in range(7)]
+    assert ended != [f"train-{k}" for k in range(7)]
+
+
+def test_an_asynchronous_agent_is_served_as_turns_come():
+    """An agent that finishes one turn a time, last submitted first, still gets every episode played to its end."""
+
+    class OneByOne(EachEpisode):
+        def collect(self):
+            return [self._ready.pop()]
+
+    episodes = rollout(make(4), OneByOne(Oracle), jobs(10))
+    assert all(episode.correct for episode in episodes)
+
+
+def test_records_what_happened():
+    class Script:
+        def __init__(self, env):
+            self._turns = iter(
+                [
+                    '<tool_call>\n{"name": "zoom_in", "arguments": {"bbox_2d": [0, 0, 0.5, 0.5], "target_image": 1}}\n'
+                    "</tool_call>",
+                    '<tool_call>\n{"name": "zoom_in", "arguments": {"bbox_2d": [0, 0, 2, 2], "target_image": 1}}\n'
+                    "</tool_call>",
+                    "\\boxed{nothing}",
+                ]
+            )
+
+        def act(self, observation):
+            return next(self._turns)
+
+    (episode,) = rollout(make(1), EachEpisode(Script), jobs(1))
+    assert episode.usage == {"zoom_in": 1}
+    assert sum(episode.failures.values()) == 1
+    assert episode.unrepaired
+    assert [view["box"] for view in episode.views] == [(0, 0, 336, 336), (0, 0, 168, 168)]
+    assert episode.steps[-1].reward_terms == {"correct": 0.0}
+    assert (episode.answer, episode.correct) == ("nothing", False)
+    assert episode.tokens is None
+
+
+def test_random_turns_repeat_with_their_seed():
+    def turns(seed):
+        episodes = rollout(make(1), EachEpisode(lambda env: Random(env, seed=seed)), jobs(5))
+        return [step.turn for episode in episodes for step in episode.steps]
+
+    assert turns(3) == turns(3)
+    assert turns(3) != turns(4)
+
+
+def test_jobs_without_environments_are_refused():
+    with pytest.raises(ValueError, match="1 jobs came with no environment"):
+        rollout([], EachEpisode(Oracle), jobs(1))
+
+
+def test_a_model_trains_on_what_it_said(tiny_vlm):
+    """The text of every turn is the decoding of its trained ids, and every image of the episode is in its tokens."""
+    engine = TransformersEngine(tiny_vlm, seed=5)
+    agent = VLMAgent(tiny_vlm.chat, engine, Sampling(max_tokens=6))
+    episodes = rollout(make(4, coordinates="pixel", max_turns=3), agent, [Job(sample_id="train-1")] * 4)
+    for episode in episodes:
+        tokens = episode.tokens
+        start, turns = 0, []
+        for end in tokens.turn_ends:
+            part = slice(start, end + 1)
+            turns.append(tiny_vlm.chat.decode(tokens.ids[part][tokens.action[part]].tolist()))
+            start = end + 1
+        assert turns == [step.turn for step in episode.steps]
+        assert len(tokens.images) == len(episode.views)
+    # One array for the image they all began with.
+    assert len({id(episode.tokens.images[0]) for episode in episodes}) == 1
+
+
+def test_an_opening_is_forced_in_the_first_turn_only(tiny_vlm):
+    agent = VLMAgent(tiny_vlm.chat, TransformersEngine(tiny_vlm, seed=2), Sampling(max_tokens=4), opening="\\boxed{")
+    (episode,) = rollout(make(1, max_turns=2), agent, jobs(1))
+    assert episode.steps[0].turn.startswith("\\boxed{")
+    if len(episode.steps) > 1:
+        assert not episode.steps[1].turn.startswith("\\boxed{")
+
+
+def test_action_without_completion_has_no_weights_version():
+    (episode,) = rollout(make(1), EachEpisode(Oracle), jobs(1))
+    assert {step.weights_version for step in episode.steps} == {None}
+    assert Action(text="x").completion is None
