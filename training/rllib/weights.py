@@ -16,7 +16,7 @@ def learner_weights(learner_group: Any) -> dict[str, torch.Tensor]:
     )
     module = state[COMPONENT_LEARNER][COMPONENT_RL_MODULE][DEFAULT_MODULE_ID]
     return {
-        name.removeprefix("model."): torch.as_tensor(np.asarray(value))
+        name.removeprefix("model."): torch.tensor(np.asarray(value))
         for name, value in module.items()
         if name.startswith("model.")
     }

@@ -1,0 +1,141 @@
+"""PPO on RLlib with every layout of processes: what is trained is what was sampled, on all learners alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+ray = pytest.importorskip("ray")
+
+from pxr_agents.types import Episode
+from pxr_agents.vlm import VLM
+from training.rllib.algorithm import VLMPPOConfig
+from training.rllib.weights import learner_weights
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
+
+
+@pytest.fixture
+def build():
+    """A function that builds the algorithm of a recipe; what it built is stopped afterwards."""
+    built: list[Any] = []
+
+    def make(recipe):
+        built.append(VLMPPOConfig().recipe(recipe).build_algo())
+        return built[-1]
+
+    yield make
+    for algorithm in built:
+        algorithm.stop()
+
+
+def runner_states(algorithm):
+    """Versions and weights of all env runners that sample."""
+    local = algorithm.config.num_env_runners == 0
+    return algorithm.env_runner_group.foreach_env_runner(
+        lambda runner: (runner.weights_version, runner.module.get_state(inference_only=True)), local_env_runner=local
+    )
+
+
+def learner_states(algorithm):
+    """All parameters and their latest gradients, by learner."""
+
+    def states(learner):
+        module = learner.module["default_policy"].unwrapped()
+        return {
+            name: (parameter.detach().numpy().copy(), parameter.grad.numpy().copy())
+            for name, parameter in module.named_parameters()
+        }
+
+    return [result.get() for result in algorithm.learner_group.foreach_learner(states)]
+
+
+def sampled_turns(episode: Episode, vlm: VLM) -> list[str]:
+    """What the trained ids of each turn say."""
+    tokens, starts = episode.tokens, [0, *(end + 1 for end in episode.tokens.turn_ends[:-1])]
+    return [
+        vlm.chat.decode(tokens.ids[start : end + 1][tokens.action[start : end + 1]].tolist())
+        for start, end in zip(starts, tokens.turn_ends, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("num_env_runners", "num_learners"), [(0, 0), (2, 0), (1, 1), (0, 2)])
+def test_trained_ids_are_sampled_ids_and_everybody_gets_the_new_weights(
+    build, make_recipe, speaker, num_env_runners, num_learners
+):
+    recipe = make_recipe(num_env_runners=num_env_runners, num_learners=num_learners)
+    algorithm, vlm = build(recipe), VLM.from_pretrained(speaker)
+    before = {name: value.clone() for name, value in vlm.model.state_dict().items()}
+
+    data = [sampled.group for sampled in algorithm._sample(["train-1", "train-2", "train-3"])]
+    groups = [ray.get(group) if isinstance(group, ray.ObjectRef) else group for group in data]
+    assert [group.sample_id for group in groups] == ["train-1", "train-2", "train-3"]
+    episodes = [episode for group in groups for episode in group.episodes]
+    assert [sampled_turns(e, vlm) for e in episodes] == [[step.turn for step in e.steps] for e in episodes]
+    assert len({episode.steps[0].turn for episode in episodes}) > 1
+
+    algorithm.train()
+    metrics = algorithm.last_iteration
+    assert metrics["n_episodes"] == 16
+    assert metrics["learner/logprob_gap_max"] < 1e-4
+    assert metrics["learner/ratio_mean"] == pytest.approx(1, abs=1e-4)
+    assert metrics["learner/ratio_max"] == pytest.approx(1, abs=1e-4)
+    assert metrics["learner/grad_norm"] > 1e-3
+
+    after = learner_weights(algorithm.learner_group)
+    assert after.keys() == before.keys()
+    assert any(not torch.equal(after[name], before[name]) for name in before)
+    states = runner_states(algorithm)
+    assert len(states) == max(num_env_runners, 1)
+    for version, weights in states:
+        assert version == 1
+        assert all(np.array_equal(weights[f"model.{name}"], after[name]) for name in after)
+
+
+@pytest.mark.parametrize("advantage", ["group", "gae"])
+def test_two_learners_do_the_work_of_one(build, make_recipe, advantage):
+    results = []
+    for num_learners in (0, 2):
+        # No clipping of gradients and five groups: a mean over a rank instead of over all tokens would show.
+        recipe = make_recipe(
+            num_learners=num_learners, advantage=advantage, groups_per_iteration=5, max_grad_norm=1e4, lr=1e-4
+        )
+        algorithm = build(recipe)
+        algorithm.train()
+        results.append((learner_states(algorithm), algorithm.last_iteration))
+    ([one], metrics), ([first, second], metrics_of_two) = results
+    assert first.keys() == one.keys()
+    assert any("value_head" in name for name in one) == (advantage == "gae")
+    for name, (weights, gradient) in one.items():
+        assert np.array_equal(first[name][0], second[name][0])
+        assert np.allclose(first[name][1], gradient, rtol=1e-3, atol=1e-6), name
+        # Adam's first step is lr * sign(gradient): where the gradient is rounding noise, so is the sign.
+        sure = np.abs(gradient) > 1e-5
+        assert np.allclose(first[name][0][sure], weights[sure], atol=1e-6), name
+    for name in ("loss", "entropy", "ratio_mean", "policy_loss", "logprob_gap_max"):
+        assert metrics_of_two[f"learner/{name}"] == pytest.approx(metrics[f"learner/{name}"], abs=1e-5), name
+    if advantage == "gae":
+        assert metrics_of_two["learner/value_loss"] == pytest.approx(metrics["learner/value_loss"], rel=1e-4)
+
+
+def test_a_killed_env_runner_costs_no_group(build, make_recipe):
+    algorithm = build(make_recipe(num_env_runners=2, iterations=10))
+    algorithm.train()
+    victim = algorithm.env_runner_group._worker_manager.actors()[1]
+    ray.kill(victim, no_restart=False)
+    algorithm.train()
+    assert algorithm.last_iteration["n_episodes"] == 16
+    for _ in range(60):
+        algorithm.restore_env_runners(algorithm.env_runner_group)
+        if algorithm.env_runner_group.num_healthy_remote_workers() == 2:
+            break
+    # The new process began with the weights of the first iteration; it may not sample with them.
+    episodes = [e for sampled in algorithm._sample(["train-7", "train-8"]) for e in sampled.episodes]
+    assert {step.weights_version for episode in episodes for step in episode.steps} == {2}
+    after = learner_weights(algorithm.learner_group)
+    states = runner_states(algorithm)
+    assert [version for version, _ in states] == [2, 2]
+    assert all(np.array_equal(weights[f"model.{name}"], after[name]) for _, weights in states for name in after)
