@@ -1,4 +1,4 @@
-"""`python -m training sft|ppo|quickstart [RECIPE] [key=value ...]`."""
+"""`python -m training traces|sft|ppo|quickstart [RECIPE] [key=value ...]`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from rich.console import Console
 
-from training.config import PPORecipe, RecipeError, SFTRecipe, load_recipe, recipe_keys
+from training.config import PPORecipe, RecipeError, SFTRecipe, TracesRecipe, load_recipe, recipe_keys
 from training.run_directory import FinishedRunError, Interrupted
 
 Recipe = TypeVar("Recipe")
@@ -37,8 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description="Train agents by recipes.")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
-    commands = parser.add_subparsers(required=True, metavar="sft|ppo|quickstart")
+    commands = parser.add_subparsers(required=True, metavar="traces|sft|ppo|quickstart")
     for name, function, text in (
+        ("traces", _traces, "demonstrations for the warm start, by an environment's oracle"),
         ("sft", _sft, "warm start: supervised training on traces"),
         ("ppo", _ppo, "reinforcement learning with PPO on Ray"),
         ("quickstart", _quickstart, "the whole chain with a tiny model, without and with curiosity"),
@@ -46,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument(
             "recipe",
-            nargs="?" if name == "quickstart" else None,
+            nargs="?",
             help="a TOML file, or the name of a recipe in training/recipes",
         )
         command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the recipe, such as seed=1")
@@ -95,6 +96,17 @@ def _ppo(arguments: argparse.Namespace) -> int:
         report = progress.begin("PPO", recipe.iterations)
         model = run_ppo(recipe, on_iteration=lambda m: report(int(m["iteration"]), recipe.iterations, m))
     console.print(f"Trained model: {model}")
+    return 0
+
+
+def _traces(arguments: argparse.Namespace) -> int:
+    if arguments.keys:
+        return _list_keys(TracesRecipe)
+    recipe = _load(arguments, TracesRecipe)
+    from training.demonstrations import oracle_traces, write_traces
+
+    write_traces(recipe.out, oracle_traces(recipe))
+    print(f"{recipe.count} traces: {recipe.out}")
     return 0
 
 

@@ -14,6 +14,7 @@ from pxr_agents.types import Episode, Tokens
 from pxr_agents.vlm import TokenBatch, collate
 from pxr_env.curiosity import settle_group
 from training.advantages import gae, group_relative
+from training.lengths import split_by_length
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,35 +137,21 @@ def make_bucket(rows: Sequence[TrainingRow]) -> Bucket:
     )
 
 
-def buckets(rows: Sequence[TrainingRow], *, slack: float = 1.25, max_tokens: int = 65536) -> list[Bucket]:
-    """Split rows into padded batches of similar length.
-
-    A bucket's longest row is at most `slack` times its shortest, and its padded size at most `max_tokens` ids (a
-    single longer row gets a bucket of its own), so that direct answers do not pay for long episodes.
-    """
-    result, current = [], list[TrainingRow]()
-    for row in (rows[k] for k in _by_length(rows)):
-        length = len(row.tokens.ids)
-        shortest = len(current[0].tokens.ids) if current else length
-        if current and (length > slack * shortest or length * (len(current) + 1) > max_tokens):
-            result.append(make_bucket(current))
-            current = []
-        current.append(row)
-    if current:
-        result.append(make_bucket(current))
-    return result
+def buckets(rows: Sequence[TrainingRow]) -> list[Bucket]:
+    """Split rows into padded batches of similar length, so that direct answers do not pay for long episodes."""
+    return [make_bucket([rows[k] for k in part]) for part in _parts(rows)]
 
 
 def split_by_row(flat: np.ndarray, rows: Sequence[TrainingRow]) -> list[np.ndarray]:
     """One array (T of the row,) per row, out of numbers (sum of T,) in the order of `buckets(rows)`."""
-    order = _by_length(rows)
-    parts = np.split(flat, np.cumsum([rows[k].n_actions for k in order])[:-1])
-    by_row = dict(zip(order, parts, strict=True))
+    order = [k for part in _parts(rows) for k in part]
+    pieces = np.split(flat, np.cumsum([rows[k].n_actions for k in order])[:-1])
+    by_row = dict(zip(order, pieces, strict=True))
     return [by_row[k] for k in range(len(rows))]
 
 
-def _by_length(rows: Sequence[TrainingRow]) -> list[int]:
-    return sorted(range(len(rows)), key=lambda k: len(rows[k].tokens.ids))
+def _parts(rows: Sequence[TrainingRow]) -> list[list[int]]:
+    return split_by_length([len(row.tokens.ids) for row in rows])
 
 
 def minibatches(

@@ -17,6 +17,7 @@ __all__ = [
     "PPORecipe",
     "RecipeError",
     "SFTRecipe",
+    "TracesRecipe",
     "load_recipe",
     "recipe_keys",
     "to_dict",
@@ -167,7 +168,7 @@ class SFTRecipe:
 
     Attributes:
         model: directory of the checkpoint to start from.
-        traces: the demonstrations to train on.
+        traces: the demonstrations to train on: a JSONL file, or a directory of them (see `training/traces.py`).
         out: directory of the run.
         seed: of everything random.
         steps: optimizer steps.
@@ -201,6 +202,32 @@ class SFTRecipe:
         _at_least(self, 0, "seed", "lr_warmup_steps", "weight_decay")
         _above_zero(self, "lr", "max_grad_norm")
         _share(self, "lr_decay_fraction")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TracesRecipe:
+    """Demonstrations of an environment by its oracle, for the warm start.
+
+    Attributes:
+        env: the environment; its samples must know their evidence box if any operation is to be shown.
+        out: the JSONL file to write.
+        seed: of the samples and what happens in them.
+        count: how many; samples come again once all had their turn.
+        zoom: share of demonstrations that use the operation where it is not needed (where it is, all do).
+        correction: share of those with an operation that begin with a wrong one, which carries no loss.
+    """
+
+    env: EnvRecipe
+    out: str = "runs/traces.jsonl"
+    seed: int = 0
+    count: int = 1000
+    zoom: float = 0.35
+    correction: float = 0.2
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "count")
+        _at_least(self, 0, "seed")
+        _share(self, "zoom", "correction")
 
 
 def _require(holds: bool, name: str, value: object, expected: str) -> None:

@@ -24,8 +24,8 @@ class SampleCursor:
         """
         if n > len(self._ids):
             raise ValueError(
-                f"{n} groups an iteration came for data of {len(self._ids)} samples; set groups_per_iteration to "
-                f"at most {len(self._ids)}"
+                f"{n} different samples at a time came for data of {len(self._ids)}; set groups_per_iteration (or "
+                f"batch_size) to at most {len(self._ids)}"
             )
         taken: list[str] = []
         while len(taken) < n:

@@ -42,7 +42,7 @@ class RunDirectory:
         self.model = self.out / "model"
 
     def claim(self, recipe: PPORecipe | SFTRecipe, *, free_keys: Collection[str]) -> None:
-        """Write the recipe down on the first start; later starts must ask for the same.
+        """Write the recipe down on the first start; once there is a checkpoint, later ones must ask for the same.
 
         Args:
             recipe: what is asked for now.
@@ -58,7 +58,7 @@ class RunDirectory:
                 f"directory."
             )
         path, wanted = self.out / "recipe.json", to_dict(recipe)
-        if path.exists():
+        if path.exists() and self.newest_checkpoint() is not None:
             before, now = _flat(json.loads(path.read_text())), _flat(wanted)
             keys = sorted(key for key in {*before, *now} - {*free_keys, "out"} if before.get(key) != now.get(key))
             if keys:

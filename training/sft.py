@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pxr_agents.types import Tokens
 from pxr_agents.vlm import VLM, collate, token_distributions
+from training.lengths import split_by_length
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +33,7 @@ def in_group(ids: Tensor, group: frozenset[int]) -> Tensor:
 
 def cross_entropy(vlm: VLM, rows: Sequence[Tokens], weights: TokenWeights) -> Tensor:
     """The weighted cross entropy of the trained tokens (`Tokens.action`) of the rows."""
-    ids, logprobs, _ = token_distributions(vlm, collate(rows).to(vlm.device))
+    ids, logprobs = _distributions(vlm, rows)
     loss = F.nll_loss(logprobs, ids, reduction="none")
     total = weights.base * loss.mean()
     for group, weight in weights.groups.values():
@@ -40,6 +41,15 @@ def cross_entropy(vlm: VLM, rows: Sequence[Tokens], weights: TokenWeights) -> Te
         if weight and bool(members.any()):
             total = total + weight * loss[members].mean()
     return total
+
+
+def _distributions(vlm: VLM, rows: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
+    """(T,) target ids of all rows and (T, V) their log-probabilities; whole rows, shorter ones first."""
+    parts = [
+        token_distributions(vlm, collate([rows[k] for k in part]).to(vlm.device))
+        for part in split_by_length([len(row.ids) for row in rows])
+    ]
+    return torch.cat([ids for ids, _, _ in parts]), torch.cat([logprobs for _, logprobs, _ in parts])
 
 
 class Optimizers:
@@ -89,7 +99,7 @@ def token_accuracy(vlm: VLM, rows: Sequence[Tokens], group: frozenset[int], *, r
     With run=2 it is the share of (x, y) pairs right, with run=4 of boxes. On deterministic text this equals
     greedy decoding up to the first error.
     """
-    ids, logprobs, _ = token_distributions(vlm, collate(rows).to(vlm.device))
+    ids, logprobs = _distributions(vlm, rows)
     members = in_group(ids, group)
     right = (logprobs.argmax(-1) == ids)[members]
     if not len(right) or len(right) % run:

@@ -72,6 +72,63 @@ def answer_turn(env: gymnasium.Env[Any, Any], answer: str, *, train: bool = True
     return ScriptedTurn(text=base.dialect.render_answer(answer), train=train)
 
 
+def oracle_turns(env: gymnasium.Env[Any, Any], kind: str, rng: np.random.Generator) -> list[ScriptedTurn]:
+    """The turns of a demonstration of the sample that `env` was reset to.
+
+    Args:
+        env: any environment whose samples know what the kind needs.
+        kind: "direct" (the answer), "single-pass" (a zoom into the evidence box, then the answer) or
+            "self-correction" (the same after a zoom elsewhere, which carries no loss).
+        rng: draws the wrong box.
+
+    Raises:
+        ValueError: the kind is unknown, or needs an evidence box that the sample lacks.
+    """
+    sample: Sample = env.unwrapped.sample  # type: ignore[attr-defined]
+    answer = answer_turn(env, sample.answers[0])
+    if kind == "direct":
+        return [answer]
+    if kind not in ("single-pass", "self-correction"):
+        raise ValueError(f"kind={kind!r} came; expected 'direct', 'single-pass' or 'self-correction'")
+    if sample.evidence_box is None:
+        raise ValueError(
+            f"Sample {sample.sample_id!r} has no evidence box, which a {kind} demonstration zooms into; expected a "
+            f"task whose samples have one, or demonstrations without operations (zoom=0)"
+        )
+    turns = [zoom_turn(env, sample.evidence_box), answer]
+    if kind == "self-correction":
+        turns.insert(0, zoom_turn(env, wrong_box(sample.sources[0].size, sample.evidence_box, rng), train=False))
+    return turns
+
+
+def wrong_box(size: tuple[int, int], box: Box, rng: np.random.Generator) -> Box:
+    """A box as large as `box` in an image of `size` (width, height) that shares no pixel with it.
+
+    It is drawn evenly from the side of the box with most room.
+
+    Raises:
+        ValueError: there is no room for one beside the box.
+    """
+    (width, height), (x1, y1, x2, y2) = size, box
+    w, h = x2 - x1, y2 - y1
+    # Ranges of the upper left corner: left of the box, right of it, above and below.
+    ranges = [
+        ((0.0, x1 - w), (0.0, height - h)),
+        ((x2, width - w), (0.0, height - h)),
+        ((0.0, width - w), (0.0, y1 - h)),
+        ((0.0, width - w), (y2, height - h)),
+    ]
+    room = [min(high - low for low, high in ends) for ends in ranges]
+    if max(room) < 0:
+        raise ValueError(
+            f"The evidence box {box} leaves no room for a wrong one of its size in {width}x{height} pixels; expected "
+            f"a smaller box, or demonstrations without corrections (correction=0)"
+        )
+    (left, right), (top, bottom) = ranges[int(np.argmax(room))]
+    x, y = float(np.floor(rng.uniform(left, right))), float(np.floor(rng.uniform(top, bottom)))
+    return (max(x, left), max(y, top), max(x, left) + w, max(y, top) + h)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TraceRecipe:
     """What demonstrations look like, as shares in [0, 1].

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import torch
-
-ray = pytest.importorskip("ray")
 
 from pxr_agents.types import Episode
 from pxr_agents.vlm import VLM

@@ -13,14 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
-
-pytest.importorskip("ray")
-
 from safetensors.torch import load_file
 
 from training.config import to_dict
 from training.rllib.run import run_ppo
-from training.run_directory import FinishedRunError, Interrupted
+from training.run_directory import FinishedRunError, Interrupted, RunDirectory
 
 pytestmark = [pytest.mark.ray]
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,7 +83,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(make_recipe, tmp_path):
 
 def test_another_recipe_does_not_resume_a_run(make_recipe, tmp_path):
     out = tmp_path / "run"
-    out.mkdir()
+    (out / "checkpoints" / "1").mkdir(parents=True)
     recipe = make_recipe(seed=1)
     (out / "recipe.json").write_text(json.dumps(to_dict(recipe)))
     changed = make_recipe(seed=2, clip_coef=0.1, env=type(recipe.env)(id=recipe.env.id, kwargs={"max_turns": 2}))
@@ -96,6 +93,10 @@ def test_another_recipe_does_not_resume_a_run(make_recipe, tmp_path):
         assert text in str(error.value)
     assert "lr" not in str(error.value)
     assert json.loads((out / "recipe.json").read_text())["seed"] == 1
+    # Before there is anything to lose, a recipe may be put right.
+    (out / "checkpoints" / "1").rmdir()
+    RunDirectory(out).claim(changed, free_keys=())
+    assert json.loads((out / "recipe.json").read_text())["seed"] == 2
 
 
 def start(recipe_file, out):

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pxr_agents.statistics import term_returns
+from tests.training.rows import make_episode, make_tokens
+from training.batch import (
+    Group,
+    TrainingRow,
+    buckets,
+    gae_row,
+    group_rows,
+    make_bucket,
+    minibatches,
+    settle,
+    split_by_row,
+)
+
+
+def test_a_group_is_settled_with_its_exact_rate():
+    # One of four used an operation: .5 * (.3 - .25) = .025 for it; two operations more than allowed cost .05 each.
+    episodes = [make_episode([0.0, 0.0, 0.0, 1.0], usage=3), *(make_episode([0.0]) for _ in range(3))]
+    settled = settle(Group(sample_id="s", episodes=episodes), preset="paper").episodes
+    assert term_returns(settled[0]) == pytest.approx({"correct": 1.0, "curiosity": 0.025, "penalty": -0.1})
+    assert settled[0].reward == pytest.approx(0.925)
+    assert [step.reward for step in settled[0].steps[:3]] == [0, 0, 0]
+    assert settled[0].steps[3].reward == pytest.approx(0.925)
+    assert [episode.reward for episode in settled[1:]] == [0, 0, 0]
+    # What came in is as it was.
+    assert episodes[0].reward == 1.0
+    assert "curiosity" not in episodes[0].steps[3].reward_terms
+
+
+def test_a_preset_may_take_a_reward_that_an_earlier_turn_earned():
+    episodes = [make_episode([1.0, 0.0], usage=1, unrepaired=True), make_episode([1.0], usage=1)]
+    settled = settle(Group(sample_id="s", episodes=episodes), preset="released-code").episodes
+    assert term_returns(settled[0])["correct"] == 0.0
+    assert [step.reward for step in settled[0].steps] == [1.0, -1.0]
+    assert term_returns(settled[1])["correct"] == 1.0
+
+
+@given(
+    st.lists(st.tuples(st.lists(st.floats(-2, 2), min_size=1, max_size=4), st.integers(0, 4)), min_size=1, max_size=8)
+)
+def test_rewards_of_steps_are_the_sums_of_their_terms(group):
+    episodes = [make_episode(rewards, usage=usage) for rewards, usage in group]
+    settled = settle(Group(sample_id="s", episodes=episodes), preset="paper", overrides={"alpha": 1.5}).episodes
+    for before, after in zip(episodes, settled, strict=True):
+        for step in after.steps:
+            assert step.reward == pytest.approx(sum(step.reward_terms.values()))
+        terms = term_returns(after)
+        assert after.reward == pytest.approx(sum(terms.values()))
+        assert terms["correct"] == pytest.approx(term_returns(before)["correct"])
+        assert after.reward == pytest.approx(before.reward + terms["curiosity"] + terms["penalty"])
+
+
+def test_group_rows_give_every_action_id_the_advantage_of_its_episode():
+    episodes = [make_episode([1.0], turns=[3]), make_episode([0.0, 0.0], turns=[1, 2]), make_episode([0.5])]
+    rows = group_rows(Group(sample_id="s", episodes=episodes), normalize_std=False)
+    assert [row.advantages.tolist() for row in rows] == [[0.5, 0.5, 0.5], [-0.5, -0.5, -0.5], [0.0, 0.0]]
+    assert [row.teaches for row in rows] == [True, True, False]
+    assert rows[0].tokens is episodes[0].tokens
+
+
+def test_an_episode_without_tokens_cannot_be_trained():
+    episode = make_episode([1.0])
+    episode.tokens = None
+    with pytest.raises(ValueError, match="no tokens"):
+        group_rows(Group(sample_id="s", episodes=[episode]), normalize_std=False)
+
+
+def test_gae_row_equals_sums_over_the_future():
+    gamma, lam = 0.9, 0.8
+    episode = make_episode([0.5, 2.0], turns=[2, 3])
+    values = np.array([0.1, -0.2, 0.3, 0.7, 0.4], np.float32)
+    row = gae_row(episode, values, gamma=gamma, gae_lambda=lam)
+    rewards = [0, 0.5, 0, 0, 2.0]
+    following = [*values[1:], 0.0]
+    deltas = [r + gamma * after - v for r, v, after in zip(rewards, values, following, strict=True)]
+    expected = [sum((gamma * lam) ** k * delta for k, delta in enumerate(deltas[t:])) for t in range(5)]
+    assert row.advantages == pytest.approx(expected, abs=1e-6)
+    assert row.returns == pytest.approx(np.array(expected) + values, abs=1e-6)
+    assert row.old_values.tolist() == values.tolist()
+    # With a critic an advantage of 0 still teaches the critic.
+    assert TrainingRow(tokens=row.tokens, advantages=np.zeros(5, np.float32), returns=row.returns).teaches
+
+
+def row_of(turns, advantage=1.0):
+    tokens = make_tokens(turns)
+    return TrainingRow(tokens=tokens, advantages=np.full(int(tokens.action.sum()), advantage, np.float32))
+
+
+def test_padding_is_never_trained():
+    short, long = row_of([1], advantage=2.0), row_of([2, 3], advantage=-1.0)
+    bucket = make_bucket([short, long])
+    assert bucket.tokens.ids.shape == (2, 10)
+    assert bucket.tokens.target.sum(1).tolist() == [1, 5]
+    assert not bucket.tokens.target[0, 4:].any()
+    assert bucket.tokens.ids[bucket.tokens.target].tolist() == [4, 4, 5, 8, 9, 10]
+    assert bucket.advantages.tolist() == [2, -1, -1, -1, -1, -1]
+    assert bucket.old_logprobs.tolist() == [-3, -3, -4, -7, -8, -9]
+
+
+lengths = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=3), min_size=1, max_size=12)
+
+
+@given(lengths)
+def test_buckets_hold_every_row_once_with_little_padding(turns):
+    rows = [row_of(lengths, advantage=float(k + 1)) for k, lengths in enumerate(turns)]
+    made = buckets(rows)
+    flat = np.concatenate([bucket.advantages.numpy() for bucket in made])
+    assert sorted(flat) == sorted(np.concatenate([row.advantages for row in rows]))
+    for bucket in made:
+        assert int(bucket.tokens.target.sum()) == len(bucket.advantages) == len(bucket.old_logprobs)
+        used = (bucket.tokens.ids > 0).sum(1)
+        assert int(used.max()) <= 1.25 * int(used.min())
+    for part, row in zip(split_by_row(flat, rows), rows, strict=True):
+        assert part.tolist() == row.advantages.tolist()
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=4), min_size=1, max_size=9), st.data(), st.integers(1, 3))
+def test_minibatches_hold_every_useful_row_once_an_epoch(groups, data, n_epochs):
+    n = data.draw(st.integers(1, len(groups)))
+    rows = [[row_of([1], advantage=float(useful)) for useful in group] for group in groups]
+    useful = {id(row) for group in rows for row in group if row.teaches}
+    parts = list(minibatches(rows, n_minibatches=n, n_epochs=n_epochs, rng=np.random.default_rng(0)))
+    assert len(parts) == n * n_epochs
+    for epoch in range(n_epochs):
+        trained = [row for part in parts[epoch * n : (epoch + 1) * n] for row in part]
+        assert sorted(id(row) for row in trained if row.teaches) == sorted(useful)
+    for part in parts:
+        assert part
+        # Idle rows come alone, in a minibatch that would be empty without.
+        assert all(row.teaches for row in part) or len(part) == 1
+
+
+def test_the_order_of_minibatches_depends_on_the_generator_alone():
+    rows = [[row_of([1], advantage=float(k + 1))] for k in range(6)]
+
+    def order(seed):
+        parts = minibatches(rows, n_minibatches=3, n_epochs=2, rng=np.random.default_rng(seed))
+        return [[float(row.advantages[0]) for row in part] for part in parts]
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+    assert order(1)[:3] != order(1)[3:]
+
+
+def test_fewer_groups_than_minibatches_are_refused():
+    with pytest.raises(ValueError, match="1 groups came for 2 minibatches"):
+        list(minibatches([[row_of([1])]], n_minibatches=2, n_epochs=1, rng=np.random.default_rng(0)))
+
+
+def test_to_moves_everything():
+    row = gae_row(make_episode([1.0]), np.zeros(2, np.float32), gamma=1, gae_lambda=1)
+    moved = make_bucket([row]).to(torch.device("meta"))
+    tensors = (moved.tokens.ids, moved.old_logprobs, moved.advantages, moved.returns, moved.old_values)
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
