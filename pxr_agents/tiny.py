@@ -74,7 +74,7 @@ def build_tokenizer(texts: Sequence[str], atom: str, fixed: Sequence[str] = (), 
     trainer = trainers.BpeTrainer(
         vocab_size=len(alphabet) + n_merges, initial_alphabet=sorted(alphabet), show_progress=False
     )
-    bpe.train_from_iterator(texts, trainer)
+    bpe.train_from_iterator([*texts, *fixed], trainer)
     model = json.loads(bpe.to_str())["model"]
     merges: Any = [tuple(merge) for merge in model["merges"]]
     no_unknown: Any = None

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pxr_agents.lengths import split_by_length
 from pxr_agents.statistics import term_returns
 from pxr_agents.types import Episode, Tokens
 from pxr_agents.vlm import TokenBatch, collate
 from pxr_env.curiosity import settle_group
 from training.advantages import gae, group_relative
-from training.lengths import split_by_length
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -47,8 +47,11 @@ class StageProgress:
         return report
 
     def end(self, note: str) -> None:
-        """The stage is over, wherever its bar stands."""
+        """The stage is over, wherever its bar stands. Where bars cannot be drawn (a log file), it gets a line."""
         task = self._progress.tasks[self._task]
+        if not self._progress.console.is_terminal:
+            seconds = f"{task.elapsed:.0f} s" if task.elapsed is not None else ""
+            self._progress.console.print(f"{task.description}: {int(task.completed)} steps, {seconds}; {note}")
         self._progress.update(self._task, total=task.completed or 1, completed=task.completed or 1, note=note)
 
     def skip(self, title: str) -> None:

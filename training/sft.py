@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pxr_agents.lengths import split_by_length
 from pxr_agents.types import Tokens
 from pxr_agents.vlm import VLM, collate, token_distributions
-from training.lengths import split_by_length
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pxr_agents.engines.cache import ConversationCache
+from pxr_agents.lengths import split_by_length
 from pxr_agents.types import Completion, Request, Sampling
 from pxr_agents.vlm import VLM
 
@@ -82,22 +83,37 @@ class TransformersEngine:
         ready = []
         if resumed:
             cache = ConversationCache.merge(resumed)
-            ready.append((cache, self._extend(cache, [waiting.pop(key) for key in cache.keys])))
+            ready.append(self._extend(cache, [waiting.pop(key) for key in cache.keys]))
         if waiting:
             alike: dict[tuple[Any, ...], list[Request]] = {}
             for request in waiting.values():
                 alike.setdefault((tuple(request.ids), *map(id, request.images)), []).append(request)
             leaders = [group[0] for group in alike.values()]
             cache = ConversationCache.empty([request.key for request in leaders], self.vlm)
-            hidden = self._extend(cache, leaders)
-            copies = [row for row, group in enumerate(alike.values()) for _ in group]
+            cache, hidden = self._extend(cache, leaders)
+            followers = {group[0].key: group for group in alike.values()}
+            copies = [row for row, key in enumerate(cache.keys) for _ in followers[key]]
+            keys = [request.key for key in cache.keys for request in followers[key]]
             cache = cache.take(copies)
-            cache.keys = [request.key for group in alike.values() for request in group]
+            cache.keys = keys
             ready.append((cache, hidden[torch.tensor(copies, device=hidden.device)]))
         return ready
 
-    def _extend(self, cache: ConversationCache, requests: Sequence[Request]) -> Tensor:
-        """Process what is new in each conversation; returns the hidden state (B, d) of each one's last id."""
+    def _extend(self, cache: ConversationCache, requests: Sequence[Request]) -> tuple[ConversationCache, Tensor]:
+        """Process what is new in each conversation; returns the hidden state (B, d) of each one's last id.
+
+        Conversations with much that is new are processed apart from those with little, and joined again, so that
+        one long reply does not pad all the others. Rows may change their order.
+        """
+        new = [len(request.ids) - seen for request, seen in zip(requests, cache.ids_seen, strict=True)]
+        pieces, hidden = [], []
+        for rows in split_by_length(new, slack=2.0):
+            pieces.append(cache.take(rows))
+            hidden.append(self._extend_alike(pieces[-1], [requests[r] for r in rows]))
+        return ConversationCache.merge(pieces), torch.cat(hidden)
+
+    def _extend_alike(self, cache: ConversationCache, requests: Sequence[Request]) -> Tensor:
+        """`_extend` for conversations with about as many new ids each."""
         new = [len(request.ids) - seen for request, seen in zip(requests, cache.ids_seen, strict=True)]
         ids = np.zeros((len(new), max(new)), np.int64)
         positions = np.zeros((3, len(new), max(new)), np.int64)

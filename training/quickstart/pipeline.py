@@ -1,9 +1,9 @@
 """The whole quick start, stage by stage. Every stage leaves a directory; what is there is not done again.
 
-    OUT/base/               the tiny model after stage A        OUT/warm/    after stage B
-    OUT/arms/plain/         PPO without curiosity (see training/rllib/run.py), with its evaluation in eval/
-    OUT/arms/curiosity/     PPO with it
-    OUT/summary.json        the figures of both arms            OUT/report.html
+OUT/base/               the tiny model after stage A        OUT/warm/    after stage B
+OUT/arms/plain/         PPO without curiosity (see training/rllib/run.py), with its evaluation in eval/
+OUT/arms/curiosity/     PPO with it
+OUT/summary.json        the figures of both arms            OUT/report.html
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from training.config import CuriosityRecipe, PPORecipe, to_dict
 from training.progress import StageProgress
 from training.quickstart.pretrain import pretrain
 from training.quickstart.recipe import ARMS, QuickstartRecipe
-from training.quickstart.texts import ATOM, system_prompt, task_texts
+from training.quickstart.texts import ATOM, fixed_texts, task_texts
 from training.quickstart.warm_start import WarmStart
 
 SUMMARY_KEYS = ("accuracy", "accuracy_needs_operation", "accuracy_easy", "usage_rate", "hit_rate")
@@ -66,8 +66,8 @@ class Quickstart:
         if path.exists() and (before := json.loads(path.read_text())) != wanted:
             changed = sorted(key for key in wanted if wanted[key] != before.get(key))
             raise ValueError(
-                f"{self.out} holds a quick start with other settings ({', '.join(changed)}). Choose another out=..., or "
-                f"remove the directory to start over."
+                f"{self.out} holds a quick start with other settings ({', '.join(changed)}). Choose another out=..., "
+                f"or remove the directory to start over."
             )
         path.write_text(json.dumps(wanted, indent=2) + "\n")
 
@@ -80,11 +80,12 @@ class Quickstart:
 
     def _base(self, progress: StageProgress) -> None:
         if "base" in self.stages:
-            return progress.skip("A  pre-train a tiny VLM")
+            progress.skip("A  pre-train a tiny VLM")
+            return
         start, (env,) = time.perf_counter(), self._envs(1)
         report = progress.begin("A  pre-train a tiny VLM", self.recipe.pretrain.steps)
         partial = _partial(self.out / "base")
-        vlm = tiny.build(partial, task_texts(env), ATOM, [system_prompt(env)], seed=self.recipe.seed)
+        vlm = tiny.build(partial, task_texts(env), ATOM, fixed_texts(env), seed=self.recipe.seed)
         torch.manual_seed(self.recipe.seed)
         measured = pretrain(vlm, env, self.recipe.pretrain, seed=self.recipe.seed, report=report)
         vlm.save(partial)
@@ -94,7 +95,8 @@ class Quickstart:
 
     def _warm(self, progress: StageProgress) -> None:
         if "warm" in self.stages:
-            return progress.skip("B  warm start")
+            progress.skip("B  warm start")
+            return
         start, recipe = time.perf_counter(), self.recipe.warm_start
         limit = recipe.form.steps + recipe.clumsy.steps
         report = progress.begin("B  warm start", limit)
@@ -118,7 +120,7 @@ class Quickstart:
             out=str(self.out / "arms" / arm),
             seed=self.recipe.seed,
             env=self.recipe.env,
-            curiosity=CuriosityRecipe(preset=ARMS[arm], overrides=self.recipe.ppo.curiosity.overrides if arm == "curiosity" else {}),
+            curiosity=self.recipe.ppo.curiosity if arm == "curiosity" else CuriosityRecipe(preset="off"),
         )
 
     def _arms(self, progress: StageProgress) -> None:
@@ -136,7 +138,8 @@ class Quickstart:
     def _arm(self, arm: str, progress: StageProgress) -> None:
         title = f"C  PPO {'without' if arm == 'plain' else 'with'} curiosity"
         if f"ppo_{arm}" in self.stages:
-            return progress.skip(title)
+            progress.skip(title)
+            return
         from training.rllib.run import run_ppo
 
         start, recipe = time.perf_counter(), self.arm_recipe(arm)
@@ -155,7 +158,8 @@ class Quickstart:
         """Both arms at once, each in a process of its own, exactly as a user would: `python -m eval run`."""
         missing = [arm for arm in ARMS if not (self.out / "arms" / arm / "eval" / "metrics.json").exists()]
         if not missing:
-            return progress.skip("D  evaluate")
+            progress.skip("D  evaluate")
+            return
         start = time.perf_counter()
         report = progress.begin("D  evaluate", len(missing))
         running = {arm: subprocess.Popen(self._eval_command(arm), **_QUIET) for arm in missing}
@@ -205,7 +209,9 @@ class Quickstart:
             "answering at once."
         ]
         if not self.stages["base"]["met"]:
-            notes.append("Stage A stopped at its limit of steps, before localization and reading reached their criteria.")
+            notes.append(
+                "Stage A stopped at its limit of steps, before localization and reading reached their criteria."
+            )
         if not (self.stages["warm"]["form_met"] and self.stages["warm"]["met"]):
             notes.append("Stage B stopped at its limit of steps, before its criteria were reached.")
         return notes

@@ -70,5 +70,5 @@ def default_ppo() -> PPORecipe:
     )
 
 
-ARMS = {"plain": "off", "curiosity": "paper"}
-"""The two arms and their curiosity presets."""
+ARMS = ("plain", "curiosity")
+"""The two arms: without curiosity, and with `ppo.curiosity` (preset "paper")."""

@@ -164,7 +164,9 @@ class WarmStart:
         """Sampled rollouts on held-out samples, and how often the most likely box is right."""
         episodes = self._roll()
         called = [e for e in episodes if e.steps and "<tool_call>" in e.steps[0].turn]
-        direct = [e for e in episodes if e.needs_operation is False and not e.n_operations and not any(e.failures.values())]
+        direct = [
+            e for e in episodes if e.needs_operation is False and not e.n_operations and not any(e.failures.values())
+        ]
         statistics = episode_statistics(episodes)
         measured = {
             "box": token_accuracy(self.vlm, self._clean_zooms, self._coordinates, run=4),
@@ -179,16 +181,16 @@ class WarmStart:
 
     def measure_forced(self) -> dict[str, float]:
         """The same with the first token forced to begin an operation: less noise in what zooming is worth."""
-        episodes = [e for e in self._roll(forced=True) if e.n_operations]
+        episodes = [e for e in self._roll(forced=True, repeats=2) if e.n_operations]
         statistics = episode_statistics(episodes) if episodes else {}
         return {"forced_hit": statistics.get("hit_rate", 0.0), "forced_easy": statistics.get("accuracy_easy", 0.0)}
 
-    def _roll(self, *, forced: bool = False) -> list[Episode]:
+    def _roll(self, *, forced: bool = False, repeats: int = 1) -> list[Episode]:
         self._engine.seed(self._seed)
         self._engine.set_weights_version(self._engine.weights_version + 1)
         sampling = Sampling(max_tokens=self.recipe.max_tokens)
         agent = VLMAgent(self.vlm.chat, self._engine, sampling, opening=OPENING if forced else "")
-        return rollout(self._envs, agent, [Job(sample_id=s) for s in self._held_out for _ in range(2)])
+        return rollout(self._envs, agent, [Job(sample_id=s) for s in self._held_out for _ in range(repeats)])
 
 
 OPENING = '<tool_call>\n{"name": "zoom_in", "arguments": {"bbox_2d": ['
