@@ -102,8 +102,8 @@ class Quickstart:
         report = progress.begin("B  warm start", limit)
         vlm = VLM.from_pretrained(self.out / "base")
         torch.manual_seed(self.recipe.seed)
-        held_out = [f"train-{99_999 - k}" for k in range(192)]
-        stage = WarmStart(vlm, self._envs(384), held_out, recipe, seed=self.recipe.seed, report=report)
+        envs = self._envs(2 * recipe.held_out)
+        stage = WarmStart(vlm, envs, recipe, seed=self.recipe.seed, report=report)
         form = stage.form()
         measured = stage.clumsy(offset=int(form["steps"]))
         partial = _partial(self.out / "warm")

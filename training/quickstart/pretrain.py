@@ -6,7 +6,7 @@ operation: describe a scene, point at a box, read a letter it can see. It ends b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -36,6 +36,7 @@ class PretrainRecipe:
             learns to read first reads whatever box it likes, and needs twice the steps to bind letters to colours.
         localization, reading: the stage ends when held-out (x, y) pairs and letters are right this often: a base
             that cannot point spoils everything after it, since reinforcement learning only sharpens what is there.
+        held_out: rows of the mixture that are measured on, and half as many direct questions and zoomed views.
         decay: steps over which the learning rate falls to 0 once that is reached.
     """
 
@@ -50,15 +51,28 @@ class PretrainRecipe:
     localization: float = 0.95
     reading: float = 0.88
     measure_every: int = 25
+    held_out: int = 256
+
+
+HELD_OUT = 1000
+"""So many samples at the end of the training split only measure when a stage ends."""
+
+
+def held_out_ids(env: gymnasium.Env[Any, Any]) -> Sequence[str]:
+    """Samples that stages A and B never train on."""
+    base: Any = env.unwrapped
+    return cast(Sequence[str], base.data.sample_ids()[-HELD_OUT:])
 
 
 class Rows:
     """Makes the training rows from an environment's samples: each kind is one question and its answer."""
 
-    def __init__(self, env: gymnasium.Env[Any, Any], vlm: VLM, rng: np.random.Generator) -> None:
+    def __init__(
+        self, env: gymnasium.Env[Any, Any], vlm: VLM, rng: np.random.Generator, *, held_out: bool = False
+    ) -> None:
         self._env, self._chat, self._rng = env, vlm.chat, rng
         self._base = cast(Any, env.unwrapped)
-        self._ids = self._base.data.sample_ids()
+        self._ids = held_out_ids(env) if held_out else self._base.data.sample_ids()[:-HELD_OUT]
 
     def sample_id(self, *, easy: bool = False) -> str:
         """A random training sample; easy ones can be answered at first sight."""
@@ -143,6 +157,11 @@ def _single_id(vlm: VLM, text: str) -> int:
     return ids[0]
 
 
+def _held_out_rows(rows: Rows, n: int) -> tuple[list[Tokens], list[Tokens], list[Tokens]]:
+    """The mixture, direct questions, zoomed views."""
+    return [rows.mixed() for _ in range(n)], [rows.ask() for _ in range(n // 2)], [rows.view() for _ in range(n // 2)]
+
+
 def pretrain(
     vlm: VLM, env: gymnasium.Env[Any, Any], recipe: PretrainRecipe, *, seed: int, report: Report
 ) -> dict[str, float]:
@@ -154,7 +173,7 @@ def pretrain(
     rng = np.random.default_rng([seed, 1])
     rows = Rows(env, vlm, rng)
     pool = [rows.mixed() for _ in range(recipe.pool)]
-    held_out = [rows.mixed() for _ in range(256)], [rows.ask() for _ in range(128)], [rows.view() for _ in range(128)]
+    held_out = _held_out_rows(Rows(env, vlm, rng, held_out=True), recipe.held_out)
     coordinates, letters = coordinate_ids(env, vlm), letter_ids(vlm)
     pointing = TokenWeights(base=0.2, groups={"coordinates": (coordinates, 2.0), "letters": (letters, 0.5)})
     both = TokenWeights(base=0.2, groups={"coordinates": (coordinates, 1.0), "letters": (letters, 2.0)})

@@ -24,7 +24,7 @@ from pxr_agents.rollout import rollout
 from pxr_agents.statistics import episode_statistics
 from pxr_agents.types import Episode, Job, Sampling, Tokens
 from pxr_agents.vlm import VLM
-from training.quickstart.pretrain import Report, Rows, coordinate_ids
+from training.quickstart.pretrain import Report, Rows, coordinate_ids, held_out_ids
 from training.sft import Optimizers, TokenWeights, cross_entropy, token_accuracy
 from training.traces import TraceRecipe, search_trace
 
@@ -45,6 +45,7 @@ class WarmStartRecipe:
     """Constants of stage B and why.
 
     Attributes:
+        held_out: samples that are measured on; training never sees them.
         valid, box, direct: *form* ends when sampled calls are valid, the most likely box is right and easy questions
             are answered directly this often.
         hit_window: *clumsy* ends when forced zooms hit at a rate inside it. Above, plain reinforcement learning finds
@@ -56,6 +57,7 @@ class WarmStartRecipe:
 
     batch_size: int = 64
     pool: int = 2500
+    held_out: int = 192
     form: PhaseRecipe = field(
         default_factory=lambda: PhaseRecipe(
             steps=200, lr=8e-4, measure_every=10, pointing=0.4, traces=TraceRecipe(miss=0.2)
@@ -86,24 +88,25 @@ class WarmStart:
         self,
         vlm: VLM,
         envs: list[gymnasium.Env[Any, Any]],
-        held_out: list[str],
         recipe: WarmStartRecipe,
         *,
         seed: int,
         report: Report,
     ) -> None:
-        self.vlm, self.recipe, self._envs, self._held_out, self._report = vlm, recipe, envs, held_out, report
+        self.vlm, self.recipe, self._envs, self._report = vlm, recipe, envs, report
+        self._held_out = held_out_ids(envs[0])[: recipe.held_out]
         self._seed, self._rng = seed, np.random.default_rng([seed, 2])
         self._rows = Rows(envs[0], vlm, self._rng)
         self._coordinates = coordinate_ids(envs[0], vlm)
         self._engine = TransformersEngine(vlm, seed=seed)
         clean = TraceRecipe(zoom=1.0, correction=0.0)
-        self._clean_zooms = self._traces(clean, 128)
+        held_out = Rows(envs[0], vlm, self._rng, held_out=True)
+        self._clean_zooms = self._traces(clean, 128, held_out)
         self._pointing = [self._rows.where() for _ in range(recipe.pool)]
 
-    def _traces(self, recipe: TraceRecipe, n: int) -> list[Tokens]:
-        env, chat = self._envs[0], self.vlm.chat
-        return [search_trace(env, chat, self._rows.sample_id(), recipe, self._rng) for _ in range(n)]
+    def _traces(self, recipe: TraceRecipe, n: int, rows: Rows | None = None) -> list[Tokens]:
+        env, chat, rows = self._envs[0], self.vlm.chat, rows or self._rows
+        return [search_trace(env, chat, rows.sample_id(), recipe, self._rng) for _ in range(n)]
 
     def form(self) -> dict[str, float]:
         """Teach the form of an operation; returns the last measurements and `met`."""

@@ -96,6 +96,8 @@ def _export(algorithm: Any, recipe: PPORecipe, path: Path) -> None:
 def ray_session(recipe: PPORecipe) -> Iterator[None]:
     """Join the cluster this process belongs to, or start one on this machine for the length of the run."""
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
+    # Ray's C++ core writes warnings about restartable actors over the progress bars.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     started = not ray.is_initialized()
     if started:
         runners = recipe.num_env_runners * recipe.num_cpus_per_env_runner
