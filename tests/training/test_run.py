@@ -137,3 +137,24 @@ def test_ctrl_c_on_the_command_line(make_recipe, tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "holds a finished run" in errors
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.slow
+def test_two_learners_resume_with_their_optimizers(make_recipe, tmp_path):
+    def stop(metrics):
+        if metrics["iteration"] == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    layout = {"num_learners": 2, "num_env_runners": 1, "iterations": 3, "advantage": "gae"}
+    straight, stopped = make_recipe(**layout, out=str(tmp_path / "a")), make_recipe(**layout, out=str(tmp_path / "b"))
+    run_ppo(straight)
+    with pytest.raises(Interrupted):
+        run_ppo(stopped, on_iteration=stop)
+    run_ppo(stopped)
+    one, other = weights(tmp_path / "a"), weights(tmp_path / "b")
+    # An Adam that had forgotten its averages would be off by about lr = 1e-3.
+    assert all(torch.allclose(value, other[name], atol=1e-5) for name, value in one.items())
+    assert lines(tmp_path / "a")[2]["learner/value_loss"] == pytest.approx(
+        lines(tmp_path / "b")[2]["learner/value_loss"], rel=1e-4
+    )
