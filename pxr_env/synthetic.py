@@ -109,6 +109,22 @@ def overview_side(*, grid: int, max_pixels: int, size_multiple: int) -> int:
     return side
 
 
+def overview_budget(
+    *, grid: int, min_pixels: int | None, max_pixels: int | None, size_multiple: int
+) -> tuple[int, int]:
+    """Returns the pixel budget (least, most) of an environment whose first view is the exact overview of a scene.
+
+    By default one vision token per cell. A larger `max_pixels` is narrowed to the overview that fits into it, since
+    a view in between would be no exact mean of its source. A `min_pixels` beyond the overview is left as it is (and
+    `SyntheticSearch` warns).
+    """
+    most = (grid * size_multiple) ** 2 if max_pixels is None else max_pixels
+    overview = overview_side(grid=grid, max_pixels=most, size_multiple=size_multiple) ** 2
+    if min_pixels is None:
+        return overview, overview
+    return min_pixels, overview if min_pixels <= overview else most
+
+
 class SyntheticSearch:
     """The data of `pxr/SyntheticSearch-v0`; sample ids are "train-0", "train-1", ... or "test-0", ...
 

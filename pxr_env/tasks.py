@@ -9,7 +9,7 @@ import gymnasium
 
 from pxr_env.datasets import RLData
 from pxr_env.env import VisualReasoningEnv
-from pxr_env.synthetic import SyntheticSearch
+from pxr_env.synthetic import SyntheticSearch, overview_budget
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,12 +64,18 @@ def synthetic_search(
     operations: Sequence[str] = ("zoom_in",),
     max_turns: int = 3,
     max_operations: int = 2,
-    min_pixels: int = 84 * 84,
-    max_pixels: int = 84 * 84,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
     size_multiple: int = 28,
     render_mode: str | None = None,
 ) -> VisualReasoningEnv:
-    """Builds `pxr/SyntheticSearch-v0`: the arguments of `SyntheticSearch` and of `VisualReasoningEnv`."""
+    """Builds `pxr/SyntheticSearch-v0`: the arguments of `SyntheticSearch` and of `VisualReasoningEnv`.
+
+    The pixel budget is that of `overview_budget`: by default 84x84 pixels with the default grid and multiple.
+    """
+    min_pixels, max_pixels = overview_budget(
+        grid=grid, min_pixels=min_pixels, max_pixels=max_pixels, size_multiple=size_multiple
+    )
     data = SyntheticSearch(
         split=split,
         num_samples=num_samples,

@@ -75,7 +75,8 @@ def _open_run(recipe: PPORecipe | SFTRecipe) -> Any:
     except ImportError:
         return None
     mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
-    settings = wandb.Settings(silent=True)
+    # Its capture of the console would fight with progress bars.
+    settings = wandb.Settings(silent=True, console="off")
     id_file = Path(recipe.out) / "wandb_id"
     run_id = id_file.read_text().strip() if id_file.exists() else None
     arguments: dict[str, Any] = {"dir": recipe.out, "config": to_dict(recipe), "mode": mode, "settings": settings}

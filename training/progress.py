@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LOG_SECONDS = 30.0
+"""Where bars cannot be drawn (a log file, a Ray job), a line comes this often."""
 
 SHOWN = ("accuracy", "usage_rate", "localization", "direct", "box", "hit_rate")
 
@@ -39,15 +43,20 @@ class StageProgress:
     def begin(self, title: str, total: int) -> Callable[[int, int, dict[str, float]], None]:
         """A new bar; returns the function that moves it: done, of how many, latest measurements."""
         task = self._task = self._progress.add_task(title, total=total, note="")
+        said = time.monotonic()
 
         def report(done: int, total: int, measured: dict[str, float]) -> None:
+            nonlocal said
             note = ", ".join(f"{key.replace('_', ' ')} {measured[key]:.2f}" for key in SHOWN if key in measured)
             self._progress.update(task, completed=done, total=total, note=note)
+            if not self._progress.console.is_terminal and time.monotonic() - said > LOG_SECONDS:
+                said = time.monotonic()
+                self._progress.console.print(f"{title}: {done} of {total}; {note}", highlight=False)
 
         return report
 
     def end(self, note: str) -> None:
-        """The stage is over, wherever its bar stands. Where bars cannot be drawn (a log file), it gets a line."""
+        """The stage is over, wherever its bar stands. Where bars cannot be drawn, it gets a line."""
         task = self._progress.tasks[self._task]
         if not self._progress.console.is_terminal:
             seconds = f"{task.elapsed:.0f} s" if task.elapsed is not None else ""

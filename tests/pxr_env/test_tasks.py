@@ -47,6 +47,30 @@ def test_the_spec_survives_json(arguments):
     assert other.spec.to_json() == text
 
 
+@pytest.mark.parametrize(
+    ("arguments", "side"),
+    [
+        ({}, 84),
+        ({"size_multiple": 32}, 96),
+        ({"grid": 4}, 112),
+        # The largest multiple of 3 * 28 whose square is in the budget: 5 * 84 = 420, 420 * 420 = 176400.
+        ({"max_pixels": 200_000}, 420),
+        ({"max_pixels": 448 * 448, "min_pixels": 3136}, 420),
+        ({"max_pixels": 1_003_520, "size_multiple": 32}, 960),
+    ],
+    ids=str,
+)
+def test_any_budget_shows_certified_overviews(arguments, side):
+    env = gymnasium.make(TASK, **arguments)
+    needs = []
+    for k in range(6):
+        observation, info = env.reset(options={"sample_id": f"train-{k}"})
+        assert observation["images"][0].shape == (side, side, 3)
+        assert info["needs_operation"] is (info["category"] == "hard")
+        needs.append(info["needs_operation"])
+    assert len(set(needs)) == 2
+
+
 def play(env):
     """All that comes back of a reset and two turns."""
     yield env.reset(seed=4)
