@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+# Before any test loads torch: threads that spin while they wait starve the Ray processes of other tests.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 TEXTS = [
     "What letter is in the red box?",
