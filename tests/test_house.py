@@ -8,7 +8,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from importlinter import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -18,10 +17,10 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_import_contracts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
-    status = cli.lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True)
-    assert status == 0, capsys.readouterr().out
+def test_import_contracts() -> None:
+    # In a process of its own: its live display and pytest's capture close each other's files once Ray is imported.
+    result = run_python("from importlinter import cli; cli.lint_imports_command(['--no-cache'])")
+    assert result.returncode == 0, result.stdout
 
 
 @pytest.mark.parametrize(
