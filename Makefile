@@ -14,19 +14,19 @@ BIN     := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint $(PINS)
 TEST    ?= not gpu
 
-.PHONY: help quickstart test lint types contracts pytest clean distclean
+.PHONY: help quickstart test lint types contracts environments pytest clean distclean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart  set up $(VENV), train and evaluate the tiny agent, write $(RUNS)/quickstart/report.html"
-	@echo "make test        lint, format check, types, import contracts, pytest"
+	@echo "make test        lint, format check, types, import contracts, the environments alone, pytest"
 	@echo "make clean       remove caches (runs/ and $(VENV) stay);  make distclean  remove $(VENV) as well"
 
 quickstart: $(VENV)/.installed-run
 	$(BIN)/python -m training quickstart
 
 # `make -k test` goes on after a failing check and still fails in the end.
-test: lint types contracts pytest
+test: lint types contracts environments pytest
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -40,6 +40,16 @@ contracts: $(VENV)/.installed-test
 
 pytest: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "$(TEST)"
+
+# The environments alone: what `pip install .` gives to somebody else's agent code, with the newest Gymnasium that is
+# supported (Ray pins an older one in $(VENV)). No torch, no Ray, no pyarrow.
+environments: $(VENV)-env/.installed
+	$(VENV)-env/bin/python -m pytest -q tests/pxr_env
+
+$(VENV)-env/.installed: pyproject.toml | $(VENV)/bin/python
+	@$(PYTHON) -m venv $(VENV)-env
+	$(VENV)-env/bin/python -m pip install --disable-pip-version-check --quiet --upgrade --editable . pytest hypothesis
+	@touch $@
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -68,4 +78,4 @@ clean:
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-env

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +24,9 @@ def test_a_fixed_text_is_one_token():
 @settings(max_examples=50, deadline=None)
 @given(text=st.text(max_size=40))
 def test_any_text_survives(tokenizer, text):
-    assert tokenizer.decode(tokenizer.encode(text, split_special_tokens=True)) == text
+    """Qwen's tokenizers write characters in their composed form (NFC); nothing else changes."""
+    expected = unicodedata.normalize("NFC", text)
+    assert tokenizer.decode(tokenizer.encode(text, split_special_tokens=True)) == expected
 
 
 @pytest.fixture(scope="module")
