@@ -144,7 +144,8 @@ def fit_size(width: int, height: int, *, min_pixels: int, max_pixels: int, size_
 
     Each side is rounded to the nearest multiple; if the area then leaves the budget, both sides are scaled to it
     keeping the aspect ratio, rounded towards the inside. Where no multiple lies between the limits, `max_pixels`
-    wins. No side is shorter than one multiple; a side that would then break `max_pixels` is cut.
+    wins. No side is shorter than one multiple; a side that would then break `max_pixels`, or be more than 200 times the
+    other, is cut.
 
     Args:
         width: width of the picture in pixels, at least 1.
@@ -176,6 +177,8 @@ def fit_size(width: int, height: int, *, min_pixels: int, max_pixels: int, size_
     # Only a side that was raised to one multiple can still break the budget: the other one pays for it.
     columns = min(columns, max(1, cells // rows))
     rows = min(rows, cells // columns)
+    # Rounding may have stretched the picture past what a processor accepts.
+    columns, rows = min(columns, MAX_ASPECT_RATIO * rows), min(rows, MAX_ASPECT_RATIO * columns)
     return columns * size_multiple, rows * size_multiple
 
 

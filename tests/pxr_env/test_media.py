@@ -47,6 +47,7 @@ def slow_fit(width, height, least, most, multiple):
         (100, 50, 84**2, 84**2, 28, (112, 56)),  # 140x84 would break the maximum: it wins
         (5600, 28, 84**2, 84**2, 28, (252, 28)),  # one multiple high, the rest of the budget wide
         (28, 5600, 84**2, 84**2, 28, (28, 252)),
+        (2, 205, 0, 395, 1, (1, 200)),  # 410 pixels are too many; scaled, 1.96x201.2 would be 1x201: too narrow
         (3, 5, 0, 10**6, 32, (32, 32)),  # never below one multiple
         (4000, 3000, 401_408, 4_014_080, 28, (2296, 1708)),  # sqrt(4014080 * 4/3) = 2313.5, sqrt(* 3/4) = 1735.1
     ],
@@ -65,6 +66,7 @@ def test_fit_size_stays_inside_the_budget(width, height, least, more, multiple):
     shown = fit_size(width, height, min_pixels=least, max_pixels=most, size_multiple=multiple)
     assert all(side >= multiple and side % multiple == 0 for side in shown)
     assert shown[0] * shown[1] <= most
+    assert max(shown) <= 200 * min(shown)
     # A second pass changes nothing, unless the minimum cannot be met.
     again = fit_size(*shown, min_pixels=min(least, shown[0] * shown[1]), max_pixels=most, size_multiple=multiple)
     assert again == shown
