@@ -7,6 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# No test is timed. In CI examples are the same at every run; new ones are found by those who work on the code.
+settings.register_profile("pxr", settings.get_profile("ci" if os.environ.get("CI") else "default"), deadline=None)
+settings.load_profile("pxr")
 
 # Before any test loads torch: threads that spin while they wait starve the Ray processes of other tests.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
