@@ -61,7 +61,8 @@ def sampled_turns(episode: Episode, vlm: VLM) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("num_env_runners", "num_learners"), [(0, 0), (2, 0), (1, 1), (0, 2)])
+@pytest.mark.parametrize("num_learners", [0, 1, 2])
+@pytest.mark.parametrize("num_env_runners", [0, 1, 2])
 def test_trained_ids_are_sampled_ids_and_everybody_gets_the_new_weights(
     build, make_recipe, speaker, num_env_runners, num_learners
 ):
