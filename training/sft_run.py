@@ -14,6 +14,7 @@ from training.config import SFTRecipe
 from training.cursor import SampleCursor
 from training.demonstrations import Demonstrations, read_traces
 from training.logs import MetricsLog, open_wandb
+from training.preflight import check_model
 from training.run_directory import Interrupted, RunDirectory, stop_signal
 from training.schedule import lr_factor
 from training.sft import Optimizers, TokenWeights, cross_entropy
@@ -39,6 +40,7 @@ def run_sft(recipe: SFTRecipe, report: Report | None = None) -> Path:
     run = RunDirectory(recipe.out)
     run.claim(recipe, free_keys=FREE_KEYS)
     traces = read_traces(recipe.traces)
+    check_model(recipe.model)
     vlm = VLM.from_pretrained(recipe.model)
     training = _Training(vlm, Demonstrations(traces, vlm.chat), recipe)
     newest = run.newest_checkpoint()

@@ -14,6 +14,7 @@ import ray
 from pxr_agents.vlm import VLM
 from training.config import PPORecipe
 from training.logs import MetricsLog, open_wandb
+from training.preflight import check_start
 from training.rllib.algorithm import VLMPPOConfig
 from training.rllib.weights import learner_weights
 from training.run_directory import Interrupted, RunDirectory, stop_signal
@@ -49,10 +50,12 @@ def run_ppo(recipe: PPORecipe, *, on_iteration: OnIteration | None = None) -> Pa
     Raises:
         FinishedRunError: if the run is finished already.
         Interrupted: after Ctrl-C or SIGTERM, once the iteration under way is over and its checkpoint written.
-        ValueError: if the directory holds an unfinished run of another recipe.
+        ValueError: if the directory holds an unfinished run of another recipe, or as `check_start` does.
+        FileNotFoundError: if there is no such model.
     """
     run = RunDirectory(recipe.out)
     run.claim(recipe, free_keys=FREE_KEYS)
+    check_start(recipe)
     newest = run.newest_checkpoint()
     with ray_session(recipe), stop_signal() as stop_requested:
         algorithm: Any = VLMPPOConfig().recipe(recipe).build_algo()

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+
+from training.config import EnvRecipe
+from training.preflight import check_start
+
+ENV_ID = "pxr_env:pxr/SyntheticSearch-v0"
+
+
+def test_a_recipe_that_fits_passes(make_recipe):
+    check_start(make_recipe())
+
+
+@pytest.mark.parametrize("model", ["/nowhere", "no such thing", ""])
+def test_a_missing_model_is_named(make_recipe, model):
+    with pytest.raises(FileNotFoundError, match=r"model='.*' came; expected the directory of a Qwen"):
+        check_start(make_recipe(model=model))
+
+
+def test_a_model_without_vision_is_named(make_recipe, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    with pytest.raises(ValueError, match="qwen2 without vision"):
+        check_start(make_recipe(model=str(tmp_path)))
+
+
+def test_images_that_the_model_cannot_take_are_named(make_recipe):
+    env = EnvRecipe(id=ENV_ID, kwargs={"size_multiple": 32})
+    with pytest.raises(ValueError, match=r"96x96 pixels.*multiples of 28. Set env.kwargs.size_multiple=28"):
+        check_start(make_recipe(env=env))
+
+
+def test_too_few_samples_are_named(make_recipe):
+    env = EnvRecipe(id=ENV_ID, kwargs={"num_samples": 3})
+    with pytest.raises(ValueError, match="groups_per_iteration=4 came for 3 samples"):
+        check_start(make_recipe(env=env))
+
+
+def test_the_environments_own_error_comes_through(make_recipe):
+    env = EnvRecipe(id=ENV_ID, kwargs={"coordinates": "metres"})
+    with pytest.raises(ValueError, match='coordinates="metres" came; expected one of unit, pixel, permille'):
+        check_start(make_recipe(env=env))
