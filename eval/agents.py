@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +37,6 @@ class AgentChoice:
         seed: seed of sampling noise and random turns.
         concurrency: most requests to a server at once.
         engine: start arguments of "vllm" (`StartArguments`) and "transformers" (dtype, device, attn_implementation).
-        stop: strings that end a turn, for "openai".
         body: further fields of every request, for "openai".
     """
 
@@ -48,7 +47,6 @@ class AgentChoice:
     seed: int = 0
     concurrency: int = 8
     engine: Mapping[str, Any] = field(default_factory=dict)
-    stop: Sequence[str] = ()
     body: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -66,8 +64,10 @@ class AgentChoice:
             self._check_model()
         if self.engine and self.name not in ("transformers", "vllm"):
             raise ValueError(f"engine arguments came with --agent {self.name}; only transformers and vllm take some")
-        if (self.stop or self.body) and self.name != "openai":
-            raise ValueError(f"stop strings or body fields came with --agent {self.name}; only openai takes some")
+        if self.body and self.name != "openai":
+            raise ValueError(f"body fields came with --agent {self.name}; only openai takes some")
+        if self.sampling.stop and not self.has_model:
+            raise ValueError(f"stop strings came with --agent {self.name}; only agents with a model take some")
 
     @property
     def has_model(self) -> bool:
@@ -78,7 +78,7 @@ class AgentChoice:
     def request(self) -> dict[str, Any]:
         """What of a request is not in `sampling`, for the manifest."""
         return {
-            **({"stop": list(self.stop)} if self.stop else {}),
+            **({"stop": list(self.sampling.stop)} if self.sampling.stop else {}),
             **({"body": dict(self.body)} if self.body else {}),
         }
 
@@ -119,7 +119,6 @@ def open_agent(choice: AgentChoice, client: ChatClient | None = None) -> Iterato
             choice.sampling,
             concurrency=choice.concurrency,
             seed=choice.seed,
-            stop=choice.stop,
             extra=choice.body,
         )
         try:

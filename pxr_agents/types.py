@@ -30,7 +30,8 @@ class Completion:
         token_ids: the sampled ids, the stop id included if one was sampled.
         logprobs: natural log-probability of each sampled id under the distribution it was drawn from (over the
             allowed ids, at the sampling temperature; at temperature 1 if the choice was greedy), same length.
-        finish_reason: "stop" if a stop id was sampled, "length" if the token limit cut the turn.
+        finish_reason: "stop" if the stop id was sampled or a stop string completed, "length" if the token limit cut
+            the turn.
         weights_version: version of the weights that sampled every one of the ids.
     """
 
@@ -153,12 +154,14 @@ class Sampling:
     """How to draw tokens: `temperature=0` is greedy, `max_tokens` is the limit of one turn.
 
     `forced` ids open the turn whatever the model thinks of them; their log-probabilities are the model's own, so
-    a forced turn is off-policy and known to be.
+    a forced turn is off-policy and known to be. `stop` strings end a turn with the sampled token that completes one,
+    as the model's own end of turn does; they belong to the turn.
     """
 
     temperature: float = 1.0
     max_tokens: int = 512
     forced: tuple[int, ...] = ()
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

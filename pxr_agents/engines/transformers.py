@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pxr_agents.engines.cache import ConversationCache
+from pxr_agents.engines.turn_end import TurnEnd
 from pxr_agents.lengths import split_by_length
 from pxr_agents.types import Completion, Request, Sampling
 from pxr_agents.vlm import VLM
@@ -146,7 +147,7 @@ class TransformersEngine:
         logprobs: dict[int, list[float]] = {key: [] for key in cache.keys}
         position = torch.tensor([int(requests[key].positions[:, -1].max()) + 1 for key in cache.keys])
         position = position.to(hidden.device)
-        stop = self.vlm.chat.stop_id
+        turn_end = TurnEnd(self.vlm.chat, sampling)
         for n in range(1, sampling.max_tokens + 1):
             forced = sampling.forced[n - 1] if n <= len(sampling.forced) else None
             drawn, drawn_logprobs = self._draw(hidden, sampling.temperature, forced)
@@ -155,7 +156,8 @@ class TransformersEngine:
             for r, (token, logprob) in enumerate(zip(drawn.tolist(), drawn_logprobs.tolist(), strict=True)):
                 ids[cache.keys[r]].append(token)
                 logprobs[cache.keys[r]].append(logprob)
-                (done if token == stop or n == sampling.max_tokens else going).append(r)
+                ended = n == sampling.max_tokens or turn_end.reached(ids[cache.keys[r]])
+                (done if ended else going).append(r)
             if done:
                 self._caches.append(cache.take(done))
             if not going:
@@ -171,7 +173,7 @@ class TransformersEngine:
                 Completion(
                     token_ids=tuple(ids[key]),
                     logprobs=tuple(logprobs[key]),
-                    finish_reason="stop" if ids[key][-1] == stop else "length",
+                    finish_reason="stop" if turn_end.reached(ids[key]) else "length",
                     weights_version=self.weights_version,
                 ),
             )

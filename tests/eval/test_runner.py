@@ -124,7 +124,7 @@ def test_a_checkpoint_is_evaluated_and_recorded(tiny_path: Path, tmp_path: Path)
         (["--agent", "openai", "--model", "m"], "--base-url URL"),
         (["--agent", "vllm"], "Expected --model DIRECTORY"),
         (["--agent", "transformers", "--model", ".", "--base-url", "http://h/v1"], "with --agent openai only"),
-        (["--agent", "oracle", "--stop", "x"], "only openai takes some"),
+        (["--agent", "oracle", "--stop", "x"], "only agents with a model take some"),
         (["--agent", "oracle", "--engine", "dtype=float32"], "only transformers and vllm take some"),
         (["--agent", "oracle", "--k", "0"], "repeats=0 came"),
         (["--agent", "transformers", "--model", ".", "--k", "2"], "at which all are alike"),

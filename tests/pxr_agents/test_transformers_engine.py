@@ -145,6 +145,34 @@ def test_forced_ids_open_the_turn_with_their_own_logprobs(tiny_vlm, noise_image)
     )
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_stop_string_ends_the_turn_with_the_id_that_completes_it(tiny_vlm, noise_image, seed):
+    image = noise_image()
+
+    def turn(stop, forced=()):
+        engine = TransformersEngine(tiny_vlm, seed=seed)
+        talk = Talk(tiny_vlm, engine, Sampling(temperature=1.5, max_tokens=12, stop=stop, forced=forced))
+        talk.prompt(0, [image], "red?")
+        [completion] = talk.turn([0]).values()
+        talk.reply(0, [], "more")
+        return completion, talk.conversations[0].ids
+
+    free, _ = turn(())
+    text = tiny_vlm.chat.decode(free.token_ids)
+    # It lies across the borders of several ids.
+    string = text[3:8]
+    prefixes = [tiny_vlm.chat.decode(free.token_ids[:n]) for n in range(1, 13)]
+    length = 1 + next(n for n, prefix in enumerate(prefixes) if string in prefix)
+    stopped, ids = turn(("never", string))
+    assert stopped.token_ids == free.token_ids[:length]
+    assert stopped.finish_reason == "stop"
+    # The next turn begins as after every other.
+    assert tiny_vlm.chat.decode(ids).count("<|im_end|>") == 4
+    # What was forced is not the model's wish to stop.
+    forced = tiny_vlm.chat.encode_text(string)
+    assert len(turn((string,), forced)[0].token_ids) > len(forced)
+
+
 def test_new_weights_forget_the_old_cache(tiny_vlm, noise_image):
     engine = TransformersEngine(tiny_vlm)
     talk = Talk(tiny_vlm, engine, Sampling(max_tokens=3))

@@ -64,6 +64,8 @@ class PPORecipe:
         minibatch_tokens: ids in a minibatch of one learner, at most, instead of num_minibatches.
         temperature: of sampling.
         max_tokens: limit of one turn.
+        stop_strings: end a turn where the dialect says that generation may stop, behind a call, say; by default only
+            the model ends it.
         curiosity: the curiosity reward.
         checkpoint_every: iterations between checkpoints.
         wandb: log to Weights & Biases if it is installed, offline if no key is set.
@@ -126,6 +128,7 @@ class PPORecipe:
 
     temperature: float = 1.0
     max_tokens: int = 512
+    stop_strings: bool = False
     curiosity: CuriosityRecipe = field(default_factory=CuriosityRecipe)
     checkpoint_every: int = 10
     wandb: bool = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -23,6 +23,7 @@ from pxr_agents.checkpoint import read_checkpoint
 from pxr_agents.engines.transformers import TransformersEngine
 from pxr_agents.rollout import rollout
 from pxr_agents.types import Episode, Job, Sampling
+from pxr_env.env import VisualReasoningEnv
 from training.batch import Group, group_bytes, settle
 from training.rllib.remote_engine import EngineHandles, RemoteEngine
 
@@ -100,9 +101,11 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         self.weights_version = engines.weights_version
 
     def _use(self, engine: TransformersEngine | RemoteEngine, chat: ChatFormat) -> None:
-        ppo = self.config.ppo
+        ppo, task = self.config.ppo, cast(VisualReasoningEnv, self.env.unwrapped)
+        stop = task.dialect.stop_strings if ppo.stop_strings else ()
         self._engine = engine
-        self._agent = VLMAgent(chat, engine, Sampling(temperature=ppo.temperature, max_tokens=ppo.max_tokens))
+        sampling = Sampling(temperature=ppo.temperature, max_tokens=ppo.max_tokens, stop=stop)
+        self._agent = VLMAgent(chat, engine, sampling)
 
     def get_spaces(self) -> dict[str, tuple[gymnasium.Space[Any], gymnasium.Space[Any]]]:
         spaces = (self.env.observation_space, self.env.action_space)
