@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import ray
@@ -11,24 +9,9 @@ import torch
 
 from pxr_agents.types import Episode
 from pxr_agents.vlm import VLM
-from training.rllib.algorithm import VLMPPOConfig
 from training.rllib.weights import learner_weights
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
-
-
-@pytest.fixture
-def build():
-    """A function that builds the algorithm of a recipe; what it built is stopped afterwards."""
-    built: list[Any] = []
-
-    def make(recipe):
-        built.append(VLMPPOConfig().recipe(recipe).build_algo())
-        return built[-1]
-
-    yield make
-    for algorithm in built:
-        algorithm.stop()
 
 
 def runner_states(algorithm):
