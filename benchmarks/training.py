@@ -23,6 +23,7 @@ import importlib.util
 import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -220,6 +221,7 @@ def show(result: Comparison) -> None:
             print(f"{name}: {medians['async/overlap']:.0%} of the sampling was not waited for")
     for note in result.notes:
         print(note)
+    sys.stdout.flush()
 
 
 def main() -> None:
