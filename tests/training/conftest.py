@@ -87,3 +87,19 @@ def ray_session() -> Iterator[None]:
         ray.init(num_cpus=max(2, os.cpu_count() or 1), include_dashboard=False, log_to_driver=False)
         yield
         ray.shutdown()
+
+
+@pytest.fixture
+def build() -> Iterator[Callable[[PPORecipe], Any]]:
+    """A function that builds the algorithm of a recipe; what it built is stopped afterwards."""
+    from training.rllib.algorithm import VLMPPOConfig
+
+    built: list[Any] = []
+
+    def make(recipe: PPORecipe) -> Any:
+        built.append(VLMPPOConfig().recipe(recipe).build_algo())
+        return built[-1]
+
+    yield make
+    for algorithm in built:
+        algorithm.stop()

@@ -90,6 +90,17 @@ def test_replay_with_the_learners_own_logprobs_needs_importance_weights():
     dataclasses.replace(PPO, uniform_groups="replay")
 
 
+def test_rollouts_ahead_need_processes_of_their_own_and_a_correction():
+    ahead = dataclasses.replace(PPO, num_env_runners=1, max_staleness=1)
+    with pytest.raises(ValueError, match=r"^max_staleness is 2; expected 0 or 1: sampling further ahead"):
+        dataclasses.replace(ahead, max_staleness=2)
+    with pytest.raises(ValueError, match=r"^num_env_runners is 0; expected 1 or more where max_staleness is 1"):
+        dataclasses.replace(ahead, num_env_runners=0)
+    with pytest.raises(ValueError, match=r"^importance_cap is None; expected .* rollouts come from older weights"):
+        dataclasses.replace(ahead, old_logprobs="learner")
+    dataclasses.replace(ahead, old_logprobs="learner", importance_cap=2.0)
+
+
 def test_a_budget_of_tokens_needs_no_number_of_minibatches():
     recipe = dataclasses.replace(PPO, groups_per_iteration=2, num_minibatches=2, num_learners=0)
     with pytest.raises(ValueError, match="num_minibatches"):

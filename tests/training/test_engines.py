@@ -173,3 +173,20 @@ def test_ppo_trains_on_what_vllm_sampled(vllm_ray, make_recipe):
         assert not any(r for r in algorithm.env_runner_group.foreach_env_runner(lambda runner: runner.module))
     finally:
         algorithm.stop()
+
+
+def test_engines_sample_ahead_with_the_weights_before(vllm_ray, make_recipe):
+    engine = EngineRecipe(kind="vllm", num_cpus_per_engine=0.25, timeout=200, vllm=VLLM)
+    # With so small a rate the first weights are still nearly those of now: the gap is that of engine and learner.
+    recipe = make_recipe(num_env_runners=1, iterations=3, max_staleness=1, engine=engine, lr=1e-9)
+    algorithm: Any = VLMPPOConfig().recipe(recipe).build_algo()
+    try:
+        for sampled_by, trained in ((0, 0), (0, 1), (1, 2)):
+            algorithm.train()
+            steps = [step for episode in algorithm.last_episodes for step in episode.steps]
+            assert {step.weights_version for step in steps} == {sampled_by}
+            assert algorithm.last_iteration["async/staleness_max"] == trained - sampled_by
+            assert algorithm.last_iteration["learner/ratio_max"] == pytest.approx(1, abs=1e-3)
+            assert algorithm.engines.weights_version == trained + 1
+    finally:
+        algorithm.stop()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,25 +15,10 @@ from pxr_agents.types import Completion
 from pxr_agents.vlm import VLM
 from tests.training.rows import make_episode
 from training.batch import Group
-from training.rllib.algorithm import VLMPPOConfig
 from training.rllib.group_selection import AssignedGroups
 from training.rllib.weights import learner_weights
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
-
-
-@pytest.fixture
-def build():
-    """A function that builds the algorithm of a recipe; what it built is stopped afterwards."""
-    built: list[Any] = []
-
-    def make(recipe):
-        built.append(VLMPPOConfig().recipe(recipe).build_algo())
-        return built[-1]
-
-    yield make
-    for algorithm in built:
-        algorithm.stop()
 
 
 def gradients(algorithm):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import ray
@@ -11,24 +9,9 @@ import torch
 
 from pxr_agents.types import Episode
 from pxr_agents.vlm import VLM
-from training.rllib.algorithm import VLMPPOConfig
 from training.rllib.weights import learner_weights
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
-
-
-@pytest.fixture
-def build():
-    """A function that builds the algorithm of a recipe; what it built is stopped afterwards."""
-    built: list[Any] = []
-
-    def make(recipe):
-        built.append(VLMPPOConfig().recipe(recipe).build_algo())
-        return built[-1]
-
-    yield make
-    for algorithm in built:
-        algorithm.stop()
 
 
 def runner_states(algorithm):
@@ -70,8 +53,11 @@ def test_trained_ids_are_sampled_ids_and_everybody_gets_the_new_weights(
     algorithm, vlm = build(recipe), VLM.from_pretrained(speaker)
     before = {name: value.clone() for name, value in vlm.model.state_dict().items()}
 
-    data = [sampled.group for sampled in algorithm._sample(["train-1", "train-2", "train-3"])]
-    groups = [ray.get(group) if isinstance(group, ray.ObjectRef) else group for group in data]
+    data = algorithm._sample(["train-1", "train-2", "train-3"])
+    groups = [ray.get(each.group) if isinstance(each.group, ray.ObjectRef) else each.group for each in data]
+    tokens = [[episode.tokens for episode in group.episodes] for group in groups]
+    assert [each.n_tokens for each in data] == [sum(len(t.ids) for t in members) for members in tokens]
+    assert [each.n_action_ids for each in data] == [sum(t.action.sum() for t in members) for members in tokens]
     assert [group.sample_id for group in groups] == ["train-1", "train-2", "train-3"]
     episodes = [episode for group in groups for episode in group.episodes]
     assert [sampled_turns(e, vlm) for e in episodes] == [[step.turn for step in e.steps] for e in episodes]

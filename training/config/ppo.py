@@ -30,6 +30,8 @@ class PPORecipe:
         num_cpus_per_env_runner: what Ray reserves for each; may be a fraction.
         num_cpus_per_learner: what Ray reserves for each; may be a fraction.
         rollout_timeout: seconds after which an env runner that has not come back counts as lost.
+        max_staleness: iterations that rollouts may be older than the weights that they train: 0 for rollouts and
+            updates in turn, 1 to sample the next iteration while learners work at this one (see docs/ppo.md).
         num_epochs: passes over the rollouts of an iteration.
         num_minibatches: optimizer steps per epoch; minibatches are made of whole groups.
         lr: peak learning rate of AdamW.
@@ -93,6 +95,7 @@ class PPORecipe:
     num_cpus_per_env_runner: float = 1.0
     num_cpus_per_learner: float = 1.0
     rollout_timeout: float = 1800.0
+    max_staleness: int = 0
 
     num_epochs: int = 1
     num_minibatches: int = 2
@@ -172,11 +175,31 @@ class PPORecipe:
             f"at most groups_per_iteration per learner ({self.groups_per_iteration} for {self.num_learners} learners)",
         )  # fmt: skip
         self._check_loss()
+        self._check_staleness()
         at_least(self, 0, "num_gpus_per_learner")
         require(
             self.learner.kind == "ddp" or self.num_learners > 0,
             "num_learners", self.num_learners,
             f"1 or more where learner.kind is {self.learner.kind!r}: DeepSpeed needs processes of its own",
+        )  # fmt: skip
+
+    def _check_staleness(self) -> None:
+        require(
+            self.max_staleness in (0, 1),
+            "max_staleness", self.max_staleness,
+            "0 or 1: sampling further ahead makes rollouts older, and no iteration shorter",
+        )  # fmt: skip
+        if not self.max_staleness:
+            return
+        require(
+            self.num_env_runners > 0,
+            "num_env_runners", self.num_env_runners,
+            "1 or more where max_staleness is 1: rollouts that run beside the learners need processes of their own",
+        )  # fmt: skip
+        require(
+            self.old_logprobs == "engine" or self.importance_cap is not None,
+            "importance_cap", self.importance_cap,
+            "a number above 0 where max_staleness is 1 and old_logprobs 'learner': rollouts come from older weights",
         )  # fmt: skip
 
     def _check_loss(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,10 +24,11 @@ from training.cursor import SampleCursor
 from training.logs import combine_metrics
 from training.rllib.deepspeed_learner import DeepSpeedLearner
 from training.rllib.engines import EngineGroup
-from training.rllib.env_runner import SampledGroup, VLMEnvRunner, sampling_costs, weights_bytes
+from training.rllib.env_runner import SampledGroup, VLMEnvRunner, process_id, sampling_costs, weights_bytes
 from training.rllib.group_selection import GroupSelection, training_data
 from training.rllib.learner import TokenPPOLearner
 from training.rllib.module import VLMModule
+from training.rllib.pipeline import SamplingPipeline, staleness
 from training.rllib.remote_engine import EngineHandles
 from training.rllib.weight_sync import make_weight_sync
 from training.rllib.weights import learner_state, learner_version, load_shards, save_shards
@@ -58,7 +59,7 @@ class VLMPPOConfig(PPOConfig):
         self.environment(recipe.env.id, env_config=recipe.env.kwargs)
         self.env_runners(
             num_env_runners=recipe.num_env_runners,
-            # Fractions: env runners and learners take turns, so together they may claim more than there is.
+            # Fractions: where env runners and learners take turns, together they may claim more than there is.
             num_cpus_per_env_runner=recipe.num_cpus_per_env_runner,
             create_env_on_local_worker=True,
             sample_timeout_s=recipe.rollout_timeout,
@@ -113,6 +114,8 @@ class VLMPPO(PPO):
         return VLMPPOConfig()
 
     engines: EngineGroup | None = None
+    # A reference to what env runners with an engine of their own got last.
+    _pushed: ray.ObjectRef | None = None
 
     def setup(self, config: Any) -> None:
         super().setup(config)
@@ -125,6 +128,14 @@ class VLMPPO(PPO):
         self.n_bad_rows = len(getattr(data, "skipped", ()))
         self.usage_rates = UsageRates(max_samples=10_000)
         self.selection = GroupSelection(ppo)
+        self.pipeline = SamplingPipeline(
+            ppo,
+            self.env_runner_group,
+            take=self.cursor.take,
+            calls=lambda ids, iteration, n: self._calls(ids, (ppo.seed, 3, iteration, 0), n),
+            sample=self._sample,
+            processes=self._answering_processes,
+        )
         self.last_iteration: dict[str, float] = {}
         self.last_episodes: list[Episode] = []
         self.last_notices: list[Notice] = []
@@ -133,10 +144,13 @@ class VLMPPO(PPO):
 
     def training_step(self) -> None:
         ppo, start = self.config.ppo, time.perf_counter()
-        groups = self._sample(self.cursor.take(ppo.groups_per_iteration))
+        groups = self.pipeline.groups(self.iteration, self._weights_version)
+        self.pipeline.begin(self.iteration)
         sampled = time.perf_counter()
         learned = self._learn(groups)
         updated = time.perf_counter()
+        self.pipeline.finish()
+        joined = time.perf_counter()
         moved = self._sync()
         episodes = [episode for group in groups for episode in group.episodes]
         for episode in episodes:
@@ -155,42 +169,65 @@ class VLMPPO(PPO):
             **({"data/bad_rows": float(self.n_bad_rows)} if self.n_bad_rows else {}),
             "seconds/sample": sampled - start,
             "seconds/learn": updated - sampled,
-            "seconds/sync": time.perf_counter() - updated,
+            "seconds/sync": time.perf_counter() - joined,
+            **self.pipeline.books(),
         }
 
-    def _sample(self, sample_ids: Sequence[str]) -> list[SampledGroup]:
-        """Every sample becomes a group. What a lost runner owed is sampled again by those that are left."""
-        attempts = 3
+    def _sample(
+        self,
+        sample_ids: Sequence[str],
+        *,
+        iteration: int | None = None,
+        attempts: Sequence[int] = range(3),
+        first: Callable[[], list[Any]] | None = None,
+    ) -> list[SampledGroup]:
+        """Every sample becomes a group. What a lost runner owed is sampled again by those that are left.
+
+        The arguments are those of `SamplingPipeline`.
+        """
+        iteration = self.iteration if iteration is None else iteration
         done: dict[str, SampledGroup] = {}
-        for attempt in range(attempts):
+        for attempt in attempts:
             missing = [s for s in sample_ids if s not in done]
             if missing:
-                seed = (self.config.ppo.seed, 3, self.iteration, attempt)
-                done |= {group.sample_id: group for group in self._sample_once(missing, seed)}
+                if first is not None and attempt == attempts[0]:
+                    groups = self._received(first(), missing)
+                else:
+                    groups = self._sample_once(missing, (self.config.ppo.seed, 3, iteration, attempt))
+                done |= {group.sample_id: group for group in groups}
                 # References die with the runner that made them, even after it has answered.
-                alive = self._answering_runners()
-                done = {sample_id: group for sample_id, group in done.items() if group.worker in alive}
+                alive = self._answering_processes()
+                done = {sample_id: group for sample_id, group in done.items() if group.process in alive}
         lost = [s for s in sample_ids if s not in done]
         if lost:
             raise RuntimeError(
-                f"{len(lost)} of {len(sample_ids)} groups could not be sampled in {attempts} attempts: env runners "
-                f"died or took longer than rollout_timeout={self.config.sample_timeout_s:g} s. The last checkpoint is "
-                f"whole; start the same command again to resume."
+                f"{len(lost)} of {len(sample_ids)} groups could not be sampled in {len(attempts)} attempts: env "
+                f"runners died or took longer than rollout_timeout={self.config.sample_timeout_s:g} s. The last "
+                f"checkpoint is whole; start the same command again to resume."
             )
         return [done[s] for s in sample_ids]
 
     def _sample_once(self, sample_ids: Sequence[str], seed: tuple[int, ...]) -> list[SampledGroup]:
-        runners = self.env_runner_group
-        engines = None if self.engines is None else self.engines.handles()
         if not self.config.num_env_runners:
-            if engines is not None:
-                self.env_runner.connect(engines)
+            if self.engines is not None:
+                self.env_runner.connect(self.engines.handles())
             return self.env_runner.sample_groups(sample_ids, seed=(*seed, 0))
         workers = self._healthy_runners()
         if not workers:
             return []
-        parts = np.array_split(np.array(sample_ids, object), len(workers))
-        calls = [
+        results = self.env_runner_group.foreach_env_runner(
+            self._calls(sample_ids, seed, len(workers)),
+            local_env_runner=False,
+            remote_worker_ids=workers,
+            timeout_seconds=self.config.sample_timeout_s,
+        )
+        return self._received(results, sample_ids)
+
+    def _calls(self, sample_ids: Sequence[str], seed: tuple[int, ...], n: int) -> list[Callable[[Any], Any]]:
+        """What each of n env runners is to run, so that together they sample all groups."""
+        engines = None if self.engines is None else self.engines.handles()
+        parts = np.array_split(np.array(sample_ids, object), n)
+        return [
             functools.partial(
                 _sample_groups,
                 sample_ids=list(part),
@@ -200,12 +237,9 @@ class VLMPPO(PPO):
             )
             for k, part in enumerate(parts)
         ]
-        results: list[list[SampledGroup] | str] = runners.foreach_env_runner(
-            calls,
-            local_env_runner=False,
-            remote_worker_ids=workers,
-            timeout_seconds=self.config.sample_timeout_s,
-        )
+
+    def _received(self, results: list[list[SampledGroup] | str], sample_ids: Sequence[str]) -> list[SampledGroup]:
+        """The groups in the answers to `_calls`; env runners that owe some are made ready to sample them."""
         groups: list[SampledGroup] = []
         for result in results:
             if isinstance(result, str):
@@ -213,8 +247,8 @@ class VLMPPO(PPO):
             groups += result
         if len(groups) < len(sample_ids):
             # A runner that was restarted has the weights it began with, and refused to sample with them.
-            self.restore_env_runners(runners)
-            self._sync()
+            self.restore_env_runners(self.env_runner_group)
+            self._push()
         return groups
 
     def _healthy_runners(self) -> list[int]:
@@ -225,17 +259,19 @@ class VLMPPO(PPO):
             self.restore_env_runners(self.env_runner_group)
         return healthy
 
-    def _answering_runners(self) -> set[int]:
+    def _answering_processes(self) -> set[str]:
+        """Ids of the env runners' processes that live; the local one's groups may have stayed in it."""
         if not self.config.num_env_runners:
-            return {0}
+            return {"", process_id()}
         return set(
             self.env_runner_group.foreach_env_runner(
-                _worker_index, local_env_runner=False, timeout_seconds=self.config.sample_timeout_s
+                _process, local_env_runner=False, timeout_seconds=self.config.sample_timeout_s
             )
         )
 
     def _learn(self, groups: Sequence[SampledGroup]) -> dict[str, float]:
-        selected, books = self.selection.select(groups, self.iteration)
+        age = max(staleness(group, self._weights_version) for group in groups)
+        selected, books = self.selection.select(groups, self.iteration, age=age)
         results = self.learner_group.update(
             training_data=training_data(selected, self.config.ppo),
             iteration=self.iteration,
@@ -259,23 +295,31 @@ class VLMPPO(PPO):
         if not self.config.num_env_runners:
             self.env_runner.set_state(weights)
             return weights_bytes(weights) if self.config.num_learners else 0
-        self.env_runner_group.foreach_env_runner(
-            "set_state",
-            kwargs={"state": ray.put(weights)},
-            local_env_runner=False,
-            timeout_seconds=self.config.sample_timeout_s,
-        )
+        self._pushed = ray.put(weights)
+        self._push()
         return weights_bytes(weights)
+
+    def _push(self) -> None:
+        """Give every env runner the weights of the last `_sync`, whatever the learners have by now."""
+        if self._pushed is not None:
+            self.env_runner_group.foreach_env_runner(
+                "set_state",
+                kwargs={"state": self._pushed},
+                local_env_runner=False,
+                timeout_seconds=self.config.sample_timeout_s,
+            )
 
     def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
         saved = str(super().save_to_path(path, **kwargs))
         save_shards(self.learner_group, Path(saved))
+        self.pipeline.save(Path(saved))
         return saved
 
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
         # First: what RLlib restores last is the state, whose weights go to the env runners.
         load_shards(self.learner_group, Path(path))
         super().restore_from_path(path, *args, **kwargs)
+        self.pipeline.load(Path(path))
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
@@ -284,6 +328,7 @@ class VLMPPO(PPO):
             "usage_rates": self.usage_rates.to_dict(),
             "alarm": self.alarm.to_dict(),
             "replay": self.selection.state_dict(),
+            "ahead": self.pipeline.state_dict(),
         }
         return state
 
@@ -294,9 +339,12 @@ class VLMPPO(PPO):
             self.usage_rates = UsageRates.from_dict(state[STATE]["usage_rates"])
             self.alarm = AlarmState.from_dict(state[STATE]["alarm"])
             self.selection.load_state_dict(state[STATE]["replay"])
+            self.pipeline.load_state_dict(state[STATE]["ahead"])
         self._sync()
 
     def cleanup(self) -> None:
+        if hasattr(self, "pipeline"):
+            self.pipeline.abandon()
         super().cleanup()
         if self.engines is not None:
             self.engines.close()
@@ -326,8 +374,8 @@ def _sample_groups(
         return traceback.format_exc()
 
 
-def _worker_index(runner: VLMEnvRunner) -> int:
-    return int(runner.worker_index)
+def _process(runner: VLMEnvRunner) -> str:
+    return process_id()
 
 
 def _last_update(learner: TokenPPOLearner) -> dict[str, float]:

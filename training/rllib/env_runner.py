@@ -39,6 +39,9 @@ class SampledGroup:
         worker: index of the env runner.
         moved_bytes: of the arrays that went through the object store; 0 where the group stayed in its process.
         settle_seconds: what its settlement took.
+        process: of the env runner (see `process_id`), which keeps the reference alive; empty where it stayed.
+        n_tokens: ids of its episodes, context included.
+        n_action_ids: those of them that were generated.
     """
 
     sample_id: str
@@ -47,17 +50,27 @@ class SampledGroup:
     worker: int
     moved_bytes: int = 0
     settle_seconds: float = 0.0
+    process: str = ""
+    n_tokens: int = 0
+    n_action_ids: int = 0
+
+
+def process_id() -> str:
+    """Of this process, for Ray. A process that is started again has another one, and nothing that the old one kept."""
+    return str(ray.get_runtime_context().get_worker_id())
 
 
 def sampling_costs(groups: Sequence[SampledGroup]) -> dict[str, float]:
-    """`bytes/groups` through the object store, and `seconds/settle` of the env runner that took longest (they settle
-    at the same time, within `seconds/sample`)."""
+    """`bytes/groups` through the object store; `seconds/settle` of the env runner that took longest (they settle at
+    the same time, within `seconds/sample`); `tokens/generated`, and `tokens/total` with the context they have."""
     by_worker: dict[int, float] = {}
     for group in groups:
         by_worker[group.worker] = by_worker.get(group.worker, 0.0) + group.settle_seconds
     return {
         "bytes/groups": float(sum(group.moved_bytes for group in groups)),
         "seconds/settle": max(by_worker.values(), default=0.0),
+        "tokens/generated": float(sum(group.n_action_ids for group in groups)),
+        "tokens/total": float(sum(group.n_tokens for group in groups)),
     }
 
 
@@ -148,6 +161,9 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
                     self.worker_index,
                     moved_bytes=0 if stays else group_bytes(group),
                     settle_seconds=settled,
+                    process="" if stays else process_id(),
+                    n_tokens=sum(len(episode.tokens.ids) for episode in members if episode.tokens),
+                    n_action_ids=sum(int(episode.tokens.action.sum()) for episode in members if episode.tokens),
                 )
             )
         return sampled

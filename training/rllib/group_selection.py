@@ -48,8 +48,15 @@ class GroupSelection:
             staleness=recipe.replay_staleness,
         )
 
-    def select(self, groups: Sequence[SampledGroup], iteration: int) -> tuple[list[SelectedGroup], dict[str, float]]:
+    def select(
+        self, groups: Sequence[SampledGroup], iteration: int, *, age: int = 0
+    ) -> tuple[list[SelectedGroup], dict[str, float]]:
         """Returns what to train on, and the books of it.
+
+        Args:
+            groups: of this iteration.
+            iteration: which one.
+            age: iterations since they were sampled.
 
         The books: "groups/uniform" and "groups/dropped" (numbers), with replay also "groups/replayed" (number),
         "replay/share" (of the groups that are trained on), "replay/age" (mean iterations since they were sampled),
@@ -72,7 +79,7 @@ class GroupSelection:
             books |= {"groups/replayed": float(len(drawn)), "replay/age": float(np.mean(ages or [0]))}
             for group, a, d in zip(groups, advantages, differ, strict=True):
                 if d:
-                    self._keep(group, a, iteration)
+                    self._keep(group, a, iteration - age)
             books |= {"replay/size": float(len(self._buffer)), "replay/bytes": float(self._buffer.n_bytes)}
         fill = uniform[: max(0, self._least_groups() - len(useful))]
         books["groups/dropped"] = float(len(uniform) - len(fill))

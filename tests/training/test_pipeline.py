@@ -1,0 +1,223 @@
+"""Rollouts one iteration ahead: which weights they are from, and that nothing is lost, doubled or changed by it."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from ray.rllib.core.learner.training_data import TrainingData
+from safetensors.torch import load_file
+
+from tests.training.rows import make_episode
+from training.batch import Group
+from training.cursor import SampleCursor
+from training.rllib.env_runner import SampledGroup
+from training.rllib.group_selection import GroupSelection
+from training.rllib.pipeline import AHEAD
+from training.rllib.run import run_ppo
+from training.rllib.weights import learner_state, learner_weights
+from training.run_directory import Interrupted
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums are rounded alike here and in env runners, which have one thread each."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def versions(algorithm):
+    """Of the weights that sampled what was trained on last."""
+    return sorted({step.weights_version for episode in algorithm.last_episodes for step in episode.steps})
+
+
+def samples(algorithm):
+    """What was trained on last, in order."""
+    return list(dict.fromkeys(episode.sample_id for episode in algorithm.last_episodes))
+
+
+def assert_equal_weights(one, other):
+    assert one.keys() == other.keys()
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def in_turn(algorithm, *, ahead):
+    """The schedule by hand, one thing after the other, in one process; returns the weights after four iterations."""
+    runner, learners = algorithm.env_runner, algorithm.learner_group
+    cursor = SampleCursor(runner.env.unwrapped.data.sample_ids(), seed=0)
+
+    def sample(k):
+        return runner.sample_groups(cursor.take(4), seed=(0, 3, k, 0, 0))
+
+    following = sample(0)
+    for k in range(4):
+        groups = following
+        if ahead and k < 3:
+            following = sample(k + 1)
+        data = TrainingData(episodes=[sampled.group for sampled in groups])
+        learners.update(training_data=data, iteration=k, weights_version=k, timesteps={})
+        runner.set_state(learner_state(learners))
+        if not ahead and k < 3:
+            following = sample(k + 1)
+    return learner_weights(learners)
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("max_staleness", [0, 1])
+def test_it_is_the_schedule_by_hand_to_the_last_bit(build, make_recipe, max_staleness):
+    recipe = make_recipe(num_env_runners=1, iterations=4, max_staleness=max_staleness, num_minibatches=2)
+    algorithm, seen, shares = build(recipe), [], []
+    cursor = SampleCursor(algorithm.env_runner.env.unwrapped.data.sample_ids(), seed=0)
+    for _ in range(4):
+        algorithm.train()
+        assert samples(algorithm) == cursor.take(4)
+        seen.append((versions(algorithm), algorithm.last_iteration.get("async/staleness_max")))
+        shares += [v for name, v in algorithm.last_iteration.items() if name == "async/overlap"]
+    if max_staleness:
+        assert seen == [([0], 0.0), ([0], 1.0), ([1], 1.0), ([2], 1.0)]
+        assert algorithm.last_iteration["learner/ratio_max"] > 1.001
+        # The last iteration waits for nothing; those before it for what learning did not cover.
+        assert algorithm.last_iteration["seconds/sample"] == 0
+        assert [0 <= share <= 1 for share in shares] == [True, True, True]
+    else:
+        assert seen == [([0], None), ([1], None), ([2], None), ([3], None)]
+        assert not any(name.startswith("async/") for name in algorithm.last_iteration)
+    # Nothing is sampled for after the end.
+    assert algorithm.cursor.state_dict() == {"taken": 16}
+    by_hand = in_turn(build(make_recipe(iterations=4, num_minibatches=2)), ahead=bool(max_staleness))
+    assert_equal_weights(learner_weights(algorithm.learner_group), by_hand)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_interrupted_and_resumed_equals_uninterrupted(make_recipe, tmp_path):
+    def stop_after_two(metrics):
+        if metrics["iteration"] == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def recipe(out):
+        return make_recipe(num_env_runners=1, iterations=4, max_staleness=1, out=str(tmp_path / out))
+
+    def lines(out):
+        rows = [json.loads(line) for line in (tmp_path / out / "metrics.jsonl").read_text().splitlines()]
+        return [{k: v for k, v in row.items() if not k.startswith("seconds/") and k != "async/overlap"} for row in rows]
+
+    run_ppo(recipe("straight"))
+    with pytest.raises(Interrupted):
+        run_ppo(recipe("stopped"), on_iteration=stop_after_two)
+    assert len(list((tmp_path / "stopped" / "checkpoints" / "2" / AHEAD).iterdir())) == 4
+    run_ppo(recipe("stopped"))
+    assert [row["async/staleness_max"] for row in lines("stopped")] == [0, 1, 1, 1]
+    assert lines("stopped") == lines("straight")
+    weights = [load_file(tmp_path / out / "model" / "model.safetensors") for out in ("straight", "stopped")]
+    assert_equal_weights(*weights)
+    # The finished run owes nothing.
+    assert not (tmp_path / "straight" / "checkpoints" / "4" / AHEAD).exists()
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_what_is_too_old_or_gone_is_sampled_again(build, make_recipe, tmp_path):
+    ahead = build(make_recipe(num_env_runners=1, iterations=4, max_staleness=1))
+    ahead.train()
+    saved = Path(ahead.save_to_path(str(tmp_path / "checkpoint")))
+    ahead.train()
+    expected = samples(ahead)
+
+    # For a run in turn, the weights that sampled them are too old.
+    turns = build(make_recipe(num_env_runners=1, iterations=4))
+    turns.restore_from_path(str(saved))
+    turns.train()
+    assert (samples(turns), versions(turns)) == (expected, [1])
+
+    # Without the files, the samples have their turn none the less.
+    shutil.rmtree(saved / AHEAD)
+    ahead.restore_from_path(str(saved))
+    ahead.train()
+    assert (samples(ahead), versions(ahead)) == (expected, [1])
+    assert ahead.last_iteration["async/resampled"] == 4
+    assert ahead.last_iteration["async/staleness_max"] == 0
+    ahead.train()
+    assert versions(ahead) == [1]
+    assert ahead.last_iteration["async/resampled"] == 0
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_killed_env_runner_costs_no_group(build, make_recipe, monkeypatch):
+    algorithm = build(make_recipe(num_env_runners=2, iterations=10, max_staleness=1))
+    cursor = SampleCursor(algorithm.env_runner.env.unwrapped.data.sample_ids(), seed=0)
+    actors, learn = algorithm.env_runner_group._worker_manager.actors(), algorithm._learn
+
+    def learn_and_kill(groups):
+        learned = learn(groups)
+        ray.kill(actors[1], no_restart=False)
+        return learned
+
+    with monkeypatch.context() as patch:
+        patch.setattr(algorithm, "_learn", learn_and_kill)
+        algorithm.train()
+    assert samples(algorithm) == cursor.take(4)
+    # What it owed, or had and took along, was sampled by the other one, with the same weights.
+    algorithm.train()
+    assert samples(algorithm) == cursor.take(4)
+    assert versions(algorithm) == [0]
+    assert algorithm.last_iteration["n_episodes"] == 16
+    assert algorithm.last_iteration["async/resampled"] == 0
+
+    # Between two iterations: what it has sampled ahead is gone, whether or not it is up again.
+    lost = [sampled for sampled in algorithm.pipeline._ready if sampled.worker == 2]
+    assert lost
+    ray.kill(actors[2], no_restart=False)
+    algorithm.train()
+    assert samples(algorithm) == cursor.take(4)
+    assert algorithm.last_iteration["async/resampled"] == len(lost)
+    current = {e.sample_id for e in algorithm.last_episodes if {s.weights_version for s in e.steps} == {2}}
+    assert current == {sampled.sample_id for sampled in lost}
+    assert set(versions(algorithm)) <= {1, 2}
+    algorithm.train()
+    assert samples(algorithm) == cursor.take(4)
+    assert versions(algorithm) == [2]
+
+
+def sleep_and_tell(runner, *, file):
+    time.sleep(120)
+    Path(file).touch()
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_run_that_fails_does_not_wait_for_what_was_begun(build, make_recipe, monkeypatch, tmp_path):
+    algorithm = build(make_recipe(num_env_runners=1, max_staleness=1))
+    call = functools.partial(sleep_and_tell, file=tmp_path / "awake")
+    monkeypatch.setattr(algorithm.pipeline, "_calls", lambda ids, iteration, n: [call] * n)
+
+    def fail(groups):
+        raise RuntimeError("no loss")
+
+    monkeypatch.setattr(algorithm, "_learn", fail)
+    with pytest.raises(RuntimeError, match="no loss"):
+        algorithm.train()
+    algorithm.stop()
+    assert not (tmp_path / "awake").exists()
+
+
+def test_a_replayed_group_is_as_old_as_its_rollouts(make_recipe):
+    def group(name, rewards):
+        whole = Group(sample_id=name, episodes=[make_episode([reward]) for reward in rewards])
+        return SampledGroup(name, whole, whole.episodes, 0)
+
+    selection = GroupSelection(make_recipe(uniform_groups="replay", replay_staleness=2))
+    selection.select([group("a", [0.0, 1.0])], 3, age=1)
+    uniform = [group("b", [1.0, 1.0])]
+    # Sampled at 2: two iterations old at 4, and too old at 5.
+    assert selection.select(uniform, 4)[1]["replay/age"] == 2
+    assert selection.select(uniform, 5)[1]["groups/replayed"] == 0
