@@ -9,6 +9,7 @@ from training.config.checks import above_zero, at_least, one_of, require, share
 from training.config.engine import EngineRecipe
 from training.config.environment import CuriosityRecipe, EnvRecipe
 from training.config.learner import LearnerRecipe
+from training.config.probes import ProbesRecipe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +68,7 @@ class PPORecipe:
         stop_strings: end a turn where the dialect says that generation may stop, behind a call, say; by default only
             the model ends it.
         curiosity: the curiosity reward.
+        probes: rollouts that are made to begin with an operation nobody uses any more.
         checkpoint_every: iterations between checkpoints.
         wandb: log to Weights & Biases if it is installed, offline if no key is set.
         episode_table_every: iterations between samples of episodes with pictures, in OUT/episodes and in wandb; 0 for
@@ -130,6 +132,7 @@ class PPORecipe:
     max_tokens: int = 512
     stop_strings: bool = False
     curiosity: CuriosityRecipe = field(default_factory=CuriosityRecipe)
+    probes: ProbesRecipe = field(default_factory=ProbesRecipe)
     checkpoint_every: int = 10
     wandb: bool = True
 
@@ -172,11 +175,34 @@ class PPORecipe:
             f"at most groups_per_iteration per learner ({self.groups_per_iteration} for {self.num_learners} learners)",
         )  # fmt: skip
         self._check_loss()
+        if self.probes.enabled:
+            self._check_probes()
         at_least(self, 0, "num_gpus_per_learner")
         require(
             self.learner.kind == "ddp" or self.num_learners > 0,
             "num_learners", self.num_learners,
             f"1 or more where learner.kind is {self.learner.kind!r}: DeepSpeed needs processes of its own",
+        )  # fmt: skip
+
+    def _check_probes(self) -> None:
+        revival = self.probes.revival(["any"], seed=self.seed)
+        probed = revival.n_candidates(self.group_size)
+        require(
+            self.advantage == "group",
+            "advantage", self.advantage,
+            "'group' where probes are enabled: a probe is compared with rollouts of its group that were left alone; a "
+            "critic would learn the value of a policy that is made to begin with operations",
+        )  # fmt: skip
+        require(
+            probed > 0,
+            "probes.share", self.probes.share, f"at least one rollout of a group of {self.group_size}",
+        )  # fmt: skip
+        counted = self.groups_per_iteration * (self.group_size - probed)
+        require(
+            counted * self.probes.window >= revival.min_episodes,
+            "probes.window", self.probes.window,
+            f"{-(-revival.min_episodes // counted)} or more: there are no probes until {revival.min_episodes} episodes "
+            f"are counted, and an iteration has {counted} that are none",
         )  # fmt: skip
 
     def _check_loss(self) -> None:
