@@ -18,7 +18,7 @@ class PPORecipe:
     code: rollouts, clipping, an advantage that is not divided by the standard deviation, no KL term.
 
     Attributes:
-        model: directory of the checkpoint to start from.
+        model: the checkpoint to start from: its directory, or its hub name.
         env: the environment to train in.
         out: directory of the run.
         seed: of everything random.
