@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,8 +19,8 @@ ProbePlan = Mapping[str, Sequence[str | None]]
 class ProbePlanner:
     """Counts the episodes of a run, and decides from the counts alone which rollouts come next as probes.
 
-    A group that was lost with its process is sampled again with the same probes, and a resumed run goes on with those
-    of an uninterrupted one.
+    A group that was lost with its process is sampled again with the same probes, even if episodes were counted since,
+    and a resumed run goes on with those of an uninterrupted one.
 
     Args:
         recipe: its `probes`, `group_size` and `seed`.
@@ -33,6 +34,8 @@ class ProbePlanner:
         self._group_size = recipe.group_size
         # Decisions are made by the rates of the task; those of its samples would only be carried along.
         self.rates = UsageRates(max_samples=0, window=recipe.probes.window)
+        #: Iteration -> what was decided for it, until its episodes are counted.
+        self._planned: dict[int, dict[str, list[str | None]]] = {}
         self._revival: Revival | None = None
         if recipe.probes.enabled:
             unwrapped: Any = env.unwrapped
@@ -43,7 +46,11 @@ class ProbePlanner:
         """What every rollout of these groups is made to begin with."""
         if self._revival is None:
             return {}
-        return {sample_id: self._group(self._revival, sample_id, iteration) for sample_id in sample_ids}
+        planned = self._planned.setdefault(iteration, {})
+        for sample_id in sample_ids:
+            if sample_id not in planned:
+                planned[sample_id] = self._group(self._revival, sample_id, iteration)
+        return {sample_id: planned[sample_id] for sample_id in sample_ids}
 
     def _group(self, revival: Revival, sample_id: str, iteration: int) -> list[str | None]:
         return [
@@ -56,9 +63,19 @@ class ProbePlanner:
     def count(self, episodes: Sequence[Episode], iteration: int) -> None:
         """Add the episodes of an iteration, which is not earlier than any before."""
         self.rates.advance(iteration)
+        self._planned = {later: plan for later, plan in self._planned.items() if later > iteration}
         for episode in episodes:
             if episode.error is None:
                 self.rates.record(episode.task, episode.sample_id, episode.usage, probe=episode.probe)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counts and open decisions, as values that can be pickled."""
+        return {"rates": self.rates.to_dict(), "planned": copy.deepcopy(self._planned)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.rates = UsageRates.from_dict(state["rates"])
+        self._planned = copy.deepcopy(state["planned"])
 
     def metrics(self) -> dict[str, float]:
         """`probes/OPERATION`: the probability with which a candidate is made to begin with it from now on, if it is the

@@ -71,12 +71,25 @@ class TestPlanner:
         samples = [f"s{k}" for k in range(50)]
         planner.count(played(100, used=2), 0)
         other = ProbePlanner(PPO, make_env(ENV, probes=True))
-        other.rates = type(planner.rates).from_dict(planner.rates.to_dict())
+        other.load_state_dict(planner.state_dict())
         assert other.plan(samples[20:], 1) == {s: planner.plan(samples, 1)[s] for s in samples[20:]}
         assert planner.plan(samples, 2) != planner.plan(samples, 1)
         reseeded = ProbePlanner(replace(PPO, seed=1), make_env(ENV, probes=True))
         reseeded.rates = planner.rates
         assert reseeded.plan(samples, 1) != planner.plan(samples, 1)
+
+    def test_what_is_decided_stays_so_until_it_was_played(self, planner):
+        """As where an iteration is sampled while the one before it is still trained on."""
+        planner.count(played(64), 0)
+        dead = planner.plan(["a"], 2)
+        planner.count(played(640, used=640), 1)
+        resumed = ProbePlanner(PPO, make_env(ENV, probes=True))
+        resumed.load_state_dict(planner.state_dict())
+        for each in (planner, resumed):
+            assert each.plan(["a"], 2) == dead == {"a": ["zoom_in"] * 2 + [None] * 6}
+            assert each.plan(["b"], 2) == {"b": [None] * 8}
+            each.count(played(64), 2)
+            assert each.state_dict()["planned"] == {}
 
     def test_off_by_default(self):
         planner = ProbePlanner(replace(PPO, probes=ProbesRecipe()), make_env(ENV, probes=False))

@@ -17,7 +17,6 @@ from ray.rllib.utils.metrics import LEARNER_RESULTS, WEIGHTS_SEQ_NO
 
 from pxr_agents.statistics import episode_statistics
 from pxr_agents.types import Episode
-from pxr_env.curiosity import UsageRates
 from training.alarm import AlarmRule, AlarmState, Notice, usage_rates, watch_usage
 from training.config import PPORecipe
 from training.cursor import SampleCursor
@@ -284,7 +283,7 @@ class VLMPPO(PPO):
         state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
         state[STATE] = {
             "cursor": self.cursor.state_dict(),
-            "usage_rates": self.probes.rates.to_dict(),
+            "probes": self.probes.state_dict(),
             "alarm": self.alarm.to_dict(),
             "replay": self.selection.state_dict(),
         }
@@ -294,7 +293,7 @@ class VLMPPO(PPO):
         super().set_state(state)
         if STATE in state:
             self.cursor.load_state_dict(state[STATE]["cursor"])
-            self.probes.rates = UsageRates.from_dict(state[STATE]["usage_rates"])
+            self.probes.load_state_dict(state[STATE]["probes"])
             self.alarm = AlarmState.from_dict(state[STATE]["alarm"])
             self.selection.load_state_dict(state[STATE]["replay"])
         self._sync()
