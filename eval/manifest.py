@@ -19,6 +19,7 @@ from eval.agents import AgentChoice
 from eval.data_hash import data_file_digest
 from eval.judge import JudgeChoice
 from eval.suites import Suite
+from pxr_agents.checkpoint import hub_revision
 from pxr_env.scoring import get_scorer
 from pxr_env.tasks import TASKS
 
@@ -59,7 +60,7 @@ def build_manifest(
     """
     if env.spec is None:
         raise ValueError("the environment has no spec, so it could not be rebuilt. Make it with gymnasium.make().")
-    local = Path(agent.model) if agent.model is not None and agent.server is None else None
+    local = agent.checkpoint
     files = {} if local is None else hash_model(local)
     server = None if agent.server is None else {"host": agent.server.host, "model": agent.server.model, "says": served}
     return {
@@ -71,6 +72,7 @@ def build_manifest(
         "agent": agent.name,
         "engine": dict(agent.engine),
         "model": agent.model,
+        "model_revision": None if local is None else hub_revision(local),
         "model_sha256": files,
         "weights_sha256": _weights_digest(files),
         "server": server,

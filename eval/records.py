@@ -20,6 +20,8 @@ from pxr_agents.types import Episode, Step
 JUDGE_FAILED = "judge: "
 
 _EPISODE_FIELDS = frozenset(field.name for field in fields(Episode)) - {"tokens"}
+# Records of earlier versions lack it; nothing that is evaluated is a probe.
+_LATER_FIELDS = frozenset({"probe"})
 _STEP_FIELDS = tuple(field.name for field in fields(Step))
 
 
@@ -94,8 +96,9 @@ def episode_from_json(record: dict[str, Any]) -> Episode:
     Raises:
         ValueError: the record has a key that no episode has, or lacks one.
     """
-    if record.keys() != _EPISODE_FIELDS:
-        missing, unknown = sorted(_EPISODE_FIELDS - record.keys()), sorted(record.keys() - _EPISODE_FIELDS)
+    missing = sorted(_EPISODE_FIELDS - _LATER_FIELDS - record.keys())
+    unknown = sorted(record.keys() - _EPISODE_FIELDS)
+    if missing or unknown:
         raise ValueError(
             f"an episode record with the keys {sorted(record)} came (missing: {missing}, unknown: {unknown}). Expected "
             "what `python -m eval run` writes; evaluate again with this version."

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_agent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--agent", required=True, help="oracle, random, transformers, vllm, openai, or module:factory")
-    parser.add_argument("--model", help="checkpoint directory; for openai the name of the model")
+    parser.add_argument("--model", help="checkpoint directory or hub name; for openai the name of the model")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: 0)")
     parser.add_argument("--max-tokens", type=int, default=512, help="longest turn in tokens (default: 512)")
     parser.add_argument("--stop", action="append", default=[], help="string that ends a turn, too; may be repeated")

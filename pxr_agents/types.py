@@ -7,7 +7,7 @@ back into the environment. The finished record of a run is an `Episode`.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypedDict
 
@@ -89,7 +89,8 @@ class Episode:
     environment's arrays, and everything else can be rebuilt from the environment, the sample and the turns.
 
     `views`, `usage`, `failures` are the last `info` of the environment (see docs/environments.md); `unrepaired`
-    tells that the last operation failed and no later one succeeded;
+    tells that the last operation failed and no later one succeeded; `probe` is the operation that the episode was
+    made to begin with (None for all others; see docs/curiosity.md);
     `error` is set when the run itself broke (an engine died, a judge was away): such an episode has no
     score and is counted apart, never as 0.
     """
@@ -112,6 +113,7 @@ class Episode:
     correct: bool = False
     truncated_by: str | None = None
     error: str | None = None
+    probe: str | None = None
     tokens: Tokens | None = None
 
     @property
@@ -126,11 +128,15 @@ class Episode:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """One episode to be run: which sample (or a seed that picks one), and the group it belongs to."""
+    """One episode to be run: which sample (or a seed that picks one), and the group it belongs to.
+
+    `options` go to the environment's `reset` as they are, for its wrappers (`{"probe": "zoom_in"}`).
+    """
 
     sample_id: str | None = None
     seed: int | None = None
     group: Hashable = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Agent(Protocol):

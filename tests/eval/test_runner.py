@@ -119,7 +119,7 @@ def test_a_checkpoint_is_evaluated_and_recorded(tiny_path: Path, tmp_path: Path)
     [
         (["--agent", "orcale"], 'Did you mean "oracle"?'),
         (["--agent", "transformers"], "Expected --model DIRECTORY"),
-        (["--agent", "transformers", "--model", "./nowhere"], "is not a directory"),
+        (["--agent", "transformers", "--model", "./nowhere"], "There is no such directory"),
         (["--agent", "oracle", "--model", "m"], "takes no model"),
         (["--agent", "openai", "--model", "m"], "--base-url URL"),
         (["--agent", "vllm"], "Expected --model DIRECTORY"),

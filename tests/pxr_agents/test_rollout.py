@@ -8,6 +8,7 @@ from pxr_agents.agents import EachEpisode, Oracle, Random, VLMAgent
 from pxr_agents.engines.transformers import TransformersEngine
 from pxr_agents.rollout import rollout
 from pxr_agents.types import Action, Job, Sampling
+from pxr_env.curiosity import ProbeOperations
 
 ENV_ID = "pxr_env:pxr/SyntheticSearch-v0"
 
@@ -130,6 +131,38 @@ def test_an_opening_is_forced_in_the_first_turn_only(tiny_vlm):
     assert episode.steps[0].turn.startswith("\\boxed{")
     if len(episode.steps) > 1:
         assert not episode.steps[1].turn.startswith("\\boxed{")
+
+
+def probing(n, **kwargs):
+    return [ProbeOperations(env) for env in make(n, **kwargs)]
+
+
+def test_a_probe_begins_with_its_opening_and_its_forced_ids_are_marked(tiny_vlm):
+    """Beside it the rollouts that are left alone: nothing is forced on them."""
+    agent = VLMAgent(tiny_vlm.chat, TransformersEngine(tiny_vlm, seed=2), Sampling(max_tokens=40))
+    wanted = ["zoom_in", None, "zoom_in", None]
+    todo = [Job(sample_id="train-1", options={"probe": operation}) for operation in wanted]
+    envs = probing(4, max_turns=2)
+    episodes = rollout(envs, agent, todo)
+    opening = envs[0].unwrapped.dialect.call_opening("zoom_in").rstrip()
+    assert [episode.probe for episode in episodes] == wanted
+    assert {episode.task for episode in episodes} == {"pxr/SyntheticSearch-v0"}
+    for episode in episodes:
+        tokens = episode.tokens
+        if episode.probe is None:
+            assert tokens.forced is None
+            continue
+        assert episode.steps[0].turn.startswith(opening)
+        assert tokens.action[tokens.forced].all()
+        assert tokens.ids[tokens.forced].tolist() == list(tiny_vlm.chat.encode_text(opening))
+        # The policy's own, which are not those of something that was certain.
+        assert (tokens.logprobs[tokens.forced] < -1e-3).any()
+
+
+def test_an_opening_must_leave_room_for_the_model(tiny_vlm):
+    agent = VLMAgent(tiny_vlm.chat, TransformersEngine(tiny_vlm), Sampling(max_tokens=1))
+    with pytest.raises(ValueError, match="may have max_tokens=1; expected more"):
+        rollout(probing(1), agent, [Job(sample_id="train-1", options={"probe": "zoom_in"})])
 
 
 def test_action_without_completion_has_no_weights_version():

@@ -13,10 +13,10 @@ import torch
 
 from pxr_agents.chat import Conversation
 from pxr_agents.engines.vllm import EngineError, StaleWeightsError, StartArguments
-from pxr_agents.types import Request, Sampling
+from pxr_agents.types import Episode, Request, Sampling
 from pxr_agents.vlm import VLM
 from tests.vllm_support import ARGUMENTS, VARIABLES, Talk, needs_vllm, vllm_processes
-from training.config import EngineRecipe
+from training.config import EngineRecipe, ProbesRecipe
 from training.rllib.algorithm import VLMPPOConfig
 from training.rllib.engines import EngineGroup
 from training.rllib.env_runner import VLMEnvRunner
@@ -153,16 +153,23 @@ def test_too_little_room_is_said_at_once(vllm_ray, tiny_path):
 
 
 def test_ppo_trains_on_what_vllm_sampled(vllm_ray, make_recipe):
+    """With a probe in most groups, as if thousands of episodes had not used the operation."""
     recipe = make_recipe(
         num_env_runners=2,
+        probes=ProbesRecipe(enabled=True, window=8),
         engine=EngineRecipe(kind="vllm", num_cpus_per_engine=0.25, timeout=200, vllm=VLLM),
     )
     algorithm: Any = VLMPPOConfig().recipe(recipe).build_algo()
+    idle = Episode(task="pxr/SyntheticSearch-v0", sample_id="s", usage={"zoom_in": 0})
+    algorithm.probes.count([idle] * 6400, 0)
     try:
         for version in (1, 2):
             algorithm.train()
             metrics = algorithm.last_iteration
             assert metrics["n_episodes"] == 16
+            probes = [episode for episode in algorithm.last_episodes if episode.probe == "zoom_in"]
+            assert 0 < len(probes) <= 4
+            assert all(episode.steps[0].turn.startswith('<tool_call>\n{"name": "zoom_in"') for episode in probes)
             # The second iteration was sampled with the weights that the first one made.
             assert metrics["learner/logprob_gap_max"] < 1e-4
             assert metrics["learner/ratio_mean"] == pytest.approx(1, abs=1e-4)

@@ -9,6 +9,7 @@ from training.config.checks import above_zero, at_least, one_of, require, share
 from training.config.engine import EngineRecipe
 from training.config.environment import CuriosityRecipe, EnvRecipe
 from training.config.learner import LearnerRecipe
+from training.config.probes import ProbesRecipe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,7 +18,7 @@ class PPORecipe:
     code: rollouts, clipping, an advantage that is not divided by the standard deviation, no KL term.
 
     Attributes:
-        model: directory of the checkpoint to start from.
+        model: the checkpoint to start from: its directory, or its hub name.
         env: the environment to train in.
         out: directory of the run.
         seed: of everything random.
@@ -69,6 +70,7 @@ class PPORecipe:
         stop_strings: end a turn where the dialect says that generation may stop, behind a call, say; by default only
             the model ends it.
         curiosity: the curiosity reward.
+        probes: rollouts that are made to begin with an operation nobody uses any more.
         checkpoint_every: iterations between checkpoints.
         wandb: log to Weights & Biases if it is installed, offline if no key is set.
         episode_table_every: iterations between samples of episodes with pictures, in OUT/episodes and in wandb; 0 for
@@ -133,6 +135,7 @@ class PPORecipe:
     max_tokens: int = 512
     stop_strings: bool = False
     curiosity: CuriosityRecipe = field(default_factory=CuriosityRecipe)
+    probes: ProbesRecipe = field(default_factory=ProbesRecipe)
     checkpoint_every: int = 10
     wandb: bool = True
 
@@ -176,6 +179,8 @@ class PPORecipe:
         )  # fmt: skip
         self._check_loss()
         self._check_staleness()
+        if self.probes.enabled:
+            self._check_probes()
         at_least(self, 0, "num_gpus_per_learner")
         require(
             self.learner.kind == "ddp" or self.num_learners > 0,
@@ -200,6 +205,27 @@ class PPORecipe:
             self.old_logprobs == "engine" or self.importance_cap is not None,
             "importance_cap", self.importance_cap,
             "a number above 0 where max_staleness is 1 and old_logprobs 'learner': rollouts come from older weights",
+        )  # fmt: skip
+
+    def _check_probes(self) -> None:
+        revival = self.probes.revival(["any"], seed=self.seed)
+        probed = revival.n_candidates(self.group_size)
+        require(
+            self.advantage == "group",
+            "advantage", self.advantage,
+            "'group' where probes are enabled: a probe is compared with rollouts of its group that were left alone; a "
+            "critic would learn the value of a policy that is made to begin with operations",
+        )  # fmt: skip
+        require(
+            probed > 0,
+            "probes.share", self.probes.share, f"at least one rollout of a group of {self.group_size}",
+        )  # fmt: skip
+        counted = self.groups_per_iteration * (self.group_size - probed)
+        require(
+            counted * self.probes.window >= revival.min_episodes,
+            "probes.window", self.probes.window,
+            f"{-(-revival.min_episodes // counted)} or more: there are no probes until {revival.min_episodes} episodes "
+            f"are counted, and an iteration has {counted} that are none",
         )  # fmt: skip
 
     def _check_loss(self) -> None:

@@ -17,11 +17,11 @@ from ray.rllib.utils.metrics import LEARNER_RESULTS, WEIGHTS_SEQ_NO
 
 from pxr_agents.statistics import episode_statistics
 from pxr_agents.types import Episode
-from pxr_env.curiosity import UsageRates
 from training.alarm import AlarmRule, AlarmState, Notice, usage_rates, watch_usage
 from training.config import PPORecipe
 from training.cursor import SampleCursor
 from training.logs import combine_metrics
+from training.probes import ProbePlan, ProbePlanner
 from training.rllib.deepspeed_learner import DeepSpeedLearner
 from training.rllib.engines import EngineGroup
 from training.rllib.env_runner import SampledGroup, VLMEnvRunner, process_id, sampling_costs, weights_bytes
@@ -126,7 +126,7 @@ class VLMPPO(PPO):
         data: Any = self.env_runner.env.unwrapped.data
         self.cursor = SampleCursor(data.sample_ids(), seed=ppo.seed)
         self.n_bad_rows = len(getattr(data, "skipped", ()))
-        self.usage_rates = UsageRates(max_samples=10_000)
+        self.probes = ProbePlanner(ppo, self.env_runner.env)
         self.selection = GroupSelection(ppo)
         self.pipeline = SamplingPipeline(
             ppo,
@@ -153,13 +153,13 @@ class VLMPPO(PPO):
         joined = time.perf_counter()
         moved = self._sync()
         episodes = [episode for group in groups for episode in group.episodes]
-        for episode in episodes:
-            self.usage_rates.record(episode.task, episode.sample_id, episode.usage)
+        self.probes.count(episodes, self.iteration)
         self.last_episodes = episodes
         rule = AlarmRule(rate=ppo.alarm_rate, iterations=ppo.alarm_iterations)
         self.alarm, self.last_notices = watch_usage(self.alarm, episodes, iteration=self.iteration + 1, rule=rule)
         self.last_iteration = {
             "iteration": float(self.iteration + 1),
+            **self.probes.metrics(),
             **episode_statistics(episodes),
             **usage_rates(episodes),
             **self.alarm.flags(),
@@ -232,6 +232,7 @@ class VLMPPO(PPO):
                 _sample_groups,
                 sample_ids=list(part),
                 seed=(*seed, k),
+                probes=probes,
                 weights_version=self._weights_version,
                 engines=engines,
             )
@@ -325,7 +326,7 @@ class VLMPPO(PPO):
         state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
         state[STATE] = {
             "cursor": self.cursor.state_dict(),
-            "usage_rates": self.usage_rates.to_dict(),
+            "probes": self.probes.state_dict(),
             "alarm": self.alarm.to_dict(),
             "replay": self.selection.state_dict(),
             "ahead": self.pipeline.state_dict(),
@@ -336,7 +337,7 @@ class VLMPPO(PPO):
         super().set_state(state)
         if STATE in state:
             self.cursor.load_state_dict(state[STATE]["cursor"])
-            self.usage_rates = UsageRates.from_dict(state[STATE]["usage_rates"])
+            self.probes.load_state_dict(state[STATE]["probes"])
             self.alarm = AlarmState.from_dict(state[STATE]["alarm"])
             self.selection.load_state_dict(state[STATE]["replay"])
             self.pipeline.load_state_dict(state[STATE]["ahead"])
@@ -355,6 +356,7 @@ def _sample_groups(
     *,
     sample_ids: list[str],
     seed: tuple[int, ...],
+    probes: ProbePlan,
     weights_version: int,
     engines: EngineHandles | None,
 ) -> list[SampledGroup] | str:
@@ -369,7 +371,7 @@ def _sample_groups(
             runner.connect(engines)
         if runner.weights_version != weights_version:
             return []
-        return runner.sample_groups(sample_ids, seed=seed)
+        return runner.sample_groups(sample_ids, seed=seed, probes=probes)
     except Exception:
         return traceback.format_exc()
 

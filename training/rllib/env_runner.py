@@ -25,6 +25,7 @@ from pxr_agents.rollout import rollout
 from pxr_agents.types import Episode, Job, Sampling
 from pxr_env.env import VisualReasoningEnv
 from training.batch import Group, group_bytes, settle
+from training.probes import ProbePlan, make_env
 from training.rllib.remote_engine import EngineHandles, RemoteEngine
 
 
@@ -96,9 +97,11 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         self.make_module()
 
     def make_env(self) -> None:
-        ppo = self.config.ppo
-        self.envs = [gymnasium.make(ppo.env.id, **ppo.env.kwargs)]
+        self.envs = [self._new_env()]
         self.env = self.envs[0]
+
+    def _new_env(self) -> gymnasium.Env[Any, Any]:
+        return make_env(self.config.ppo.env, probes=self.config.ppo.probes.enabled)
 
     def make_module(self) -> None:
         if not self._samples or self.config.ppo.engine.kind == "vllm":
@@ -127,19 +130,21 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
     def sample(self, **kwargs: Any) -> Any:
         raise NotImplementedError("Groups are sampled by name: call sample_groups(sample_ids, seed=...)")
 
-    def sample_groups(self, sample_ids: Sequence[str], *, seed: Sequence[int]) -> list[SampledGroup]:
+    def sample_groups(
+        self, sample_ids: Sequence[str], *, seed: Sequence[int], probes: ProbePlan | None = None
+    ) -> list[SampledGroup]:
         """Roll out `group_size` episodes of each sample and settle them.
 
         Args:
             sample_ids: the samples; each becomes one group.
             seed: numbers that make the sampling noise of this call unique and repeatable.
+            probes: what rollouts are made to begin with; nothing by default.
         """
         ppo = self.config.ppo
         self._grow_envs(len(sample_ids) * ppo.group_size)
         self._engine.seed(int(np.random.SeedSequence(list(seed)).generate_state(1)[0]))
         self._engine.set_weights_version(self.weights_version)
-        jobs = [Job(sample_id=s, group=k) for k, s in enumerate(sample_ids) for _ in range(ppo.group_size)]
-        episodes = rollout(self.envs, self._agent, jobs)
+        episodes = rollout(self.envs, self._agent, self._jobs(sample_ids, probes or {}))
         sampled = []
         for k, sample_id in enumerate(sample_ids):
             members = episodes[k * ppo.group_size : (k + 1) * ppo.group_size]
@@ -168,10 +173,19 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             )
         return sampled
 
-    def _grow_envs(self, n: int) -> None:
+    def _jobs(self, sample_ids: Sequence[str], probes: ProbePlan) -> list[Job]:
         ppo = self.config.ppo
-        n = min(n, ppo.max_envs_per_runner)
-        self.envs += [gymnasium.make(ppo.env.id, **ppo.env.kwargs) for _ in range(n - len(self.envs))]
+        nobody: list[str | None] = [None] * ppo.group_size
+        return [
+            # Said to every rollout: the wrapper would decide by itself where nothing is said.
+            Job(sample_id=sample_id, group=k, options={"probe": operation} if ppo.probes.enabled else {})
+            for k, sample_id in enumerate(sample_ids)
+            for operation in probes.get(sample_id, nobody)
+        ]
+
+    def _grow_envs(self, n: int) -> None:
+        n = min(n, self.config.ppo.max_envs_per_runner)
+        self.envs += [self._new_env() for _ in range(n - len(self.envs))]
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         state: dict[str, Any] = {WEIGHTS_SEQ_NO: self.weights_version}

@@ -23,7 +23,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.loggers import StatLoggerBase
 
-from pxr_agents.checkpoint import read_checkpoint
+from pxr_agents.checkpoint import find_checkpoint, read_checkpoint
 from pxr_agents.engines.vllm.arguments import StartArguments
 from pxr_agents.engines.vllm.errors import DeadEngineError, EngineError
 from pxr_agents.engines.vllm.prompts import vllm_prompt
@@ -66,7 +66,7 @@ class AsyncCore:
     """A running vLLM engine.
 
     Args:
-        path: the checkpoint.
+        path: the checkpoint, a directory or a hub name.
         arguments: how to start it.
 
     Attributes:
@@ -76,14 +76,15 @@ class AsyncCore:
     """
 
     def __init__(self, path: str | Path, arguments: StartArguments) -> None:
-        self.checkpoint = read_checkpoint(path)
+        self.checkpoint = read_checkpoint(find_checkpoint(path, weights=True))
         self.weights_version = 0
         self.cache_counter = CacheCounter()
         self._images_per_prompt = arguments.images_per_prompt
         self._ids = itertools.count()
         self._broken: BaseException | None = None
         self._llm = AsyncLLM.from_engine_args(
-            _engine_args(str(path), arguments), stat_loggers=[lambda config, index: self.cache_counter]
+            _engine_args(str(self.checkpoint.folder), arguments),
+            stat_loggers=[lambda config, index: self.cache_counter],
         )
         self.max_model_len = int(self._llm.model_config.max_model_len)
 
