@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import time
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import ray
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -21,6 +18,9 @@ from pxr_env.curiosity import UsageRates
 from training.alarm import AlarmRule, AlarmState, Notice, usage_rates, watch_usage
 from training.config import PPORecipe
 from training.cursor import SampleCursor
+from training.errors import NonFiniteError
+from training.fault_log import Fault, count_faults
+from training.finite import check_rewards
 from training.logs import combine_metrics
 from training.rllib.deepspeed_learner import DeepSpeedLearner
 from training.rllib.engines import EngineGroup
@@ -28,7 +28,9 @@ from training.rllib.env_runner import SampledGroup, VLMEnvRunner, sampling_costs
 from training.rllib.group_selection import GroupSelection, training_data
 from training.rllib.learner import TokenPPOLearner
 from training.rllib.module import VLMModule
-from training.rllib.remote_engine import EngineHandles
+from training.rllib.recovery import LearnerWatch, failed_batch
+from training.rllib.runners import RunnerPool, SamplingCall, attempt_of, sample_on
+from training.rllib.sampling import Attempt, sample_all
 from training.rllib.weight_sync import make_weight_sync
 from training.rllib.weights import learner_state, learner_version, load_shards, save_shards
 
@@ -106,6 +108,7 @@ class VLMPPO(PPO):
         last_iteration: its numbers, unsmoothed.
         last_episodes: its episodes, without tokens.
         last_notices: what the alarm has to say of it (see `training.alarm`).
+        last_faults: what was lost, hung or was left out in it; of one under way, so far.
     """
 
     @classmethod
@@ -113,6 +116,7 @@ class VLMPPO(PPO):
         return VLMPPOConfig()
 
     engines: EngineGroup | None = None
+    _runners: RunnerPool | None = None
 
     def setup(self, config: Any) -> None:
         super().setup(config)
@@ -128,16 +132,25 @@ class VLMPPO(PPO):
         self.last_iteration: dict[str, float] = {}
         self.last_episodes: list[Episode] = []
         self.last_notices: list[Notice] = []
+        self.last_faults: list[Fault] = []
+        self._runners = RunnerPool(
+            self.env_runner_group,
+            timeout=ppo.rollout_timeout,
+            restore=lambda: self.restore_env_runners(self.env_runner_group),
+        )
+        self._learners = LearnerWatch(self.learner_group, ppo.learner_timeout)
         self.alarm = AlarmState()
         self._sync()
 
     def training_step(self) -> None:
         ppo, start = self.config.ppo, time.perf_counter()
+        self.last_faults = []
         groups = self._sample(self.cursor.take(ppo.groups_per_iteration))
         sampled = time.perf_counter()
-        learned = self._learn(groups)
-        updated = time.perf_counter()
-        moved = self._sync()
+        with self._learners.bounded():
+            learned = self._learn(groups)
+            updated = time.perf_counter()
+            moved = self._sync()
         episodes = [episode for group in groups for episode in group.episodes]
         for episode in episodes:
             self.usage_rates.record(episode.task, episode.sample_id, episode.usage)
@@ -153,98 +166,63 @@ class VLMPPO(PPO):
             **sampling_costs(groups),
             "bytes/weights": float(moved),
             **({"data/bad_rows": float(self.n_bad_rows)} if self.n_bad_rows else {}),
+            **count_faults(self.last_faults),
             "seconds/sample": sampled - start,
             "seconds/learn": updated - sampled,
             "seconds/sync": time.perf_counter() - updated,
         }
 
     def _sample(self, sample_ids: Sequence[str]) -> list[SampledGroup]:
-        """Every sample becomes a group. What a lost runner owed is sampled again by those that are left."""
-        attempts = 3
-        done: dict[str, SampledGroup] = {}
-        for attempt in range(attempts):
-            missing = [s for s in sample_ids if s not in done]
-            if missing:
-                seed = (self.config.ppo.seed, 3, self.iteration, attempt)
-                done |= {group.sample_id: group for group in self._sample_once(missing, seed)}
-                # References die with the runner that made them, even after it has answered.
-                alive = self._answering_runners()
-                done = {sample_id: group for sample_id, group in done.items() if group.worker in alive}
-        lost = [s for s in sample_ids if s not in done]
-        if lost:
-            raise RuntimeError(
-                f"{len(lost)} of {len(sample_ids)} groups could not be sampled in {attempts} attempts: env runners "
-                f"died or took longer than rollout_timeout={self.config.sample_timeout_s:g} s. The last checkpoint is "
-                f"whole; start the same command again to resume."
-            )
-        return [done[s] for s in sample_ids]
-
-    def _sample_once(self, sample_ids: Sequence[str], seed: tuple[int, ...]) -> list[SampledGroup]:
-        runners = self.env_runner_group
-        engines = None if self.engines is None else self.engines.handles()
-        if not self.config.num_env_runners:
-            if engines is not None:
-                self.env_runner.connect(engines)
-            return self.env_runner.sample_groups(sample_ids, seed=(*seed, 0))
-        workers = self._healthy_runners()
-        if not workers:
-            return []
-        parts = np.array_split(np.array(sample_ids, object), len(workers))
-        calls = [
-            functools.partial(
-                _sample_groups,
-                sample_ids=list(part),
-                seed=(*seed, k),
-                weights_version=self._weights_version,
-                engines=engines,
-            )
-            for k, part in enumerate(parts)
-        ]
-        results: list[list[SampledGroup] | str] = runners.foreach_env_runner(
-            calls,
-            local_env_runner=False,
-            remote_worker_ids=workers,
-            timeout_seconds=self.config.sample_timeout_s,
+        """A group of every sample (see `training.rllib.sampling`)."""
+        groups: list[SampledGroup] = sample_all(
+            sample_ids, self._sample_once, replace=self._another, report=self.last_faults.append
         )
-        groups: list[SampledGroup] = []
-        for result in results:
-            if isinstance(result, str):
-                raise RuntimeError(f"An env runner could not sample:\n{result}")
-            groups += result
-        if len(groups) < len(sample_ids):
-            # A runner that was restarted has the weights it began with, and refused to sample with them.
-            self.restore_env_runners(runners)
-            self._sync()
+        check_rewards([episode for group in groups for episode in group.episodes])
         return groups
 
-    def _healthy_runners(self) -> list[int]:
-        """Indices of the env runners that are up, after waiting for a restart if there is none."""
-        deadline = time.monotonic() + self.config.sample_timeout_s
-        while not (healthy := list(self.env_runner_group.healthy_worker_ids())) and time.monotonic() < deadline:
-            time.sleep(0.5)
-            self.restore_env_runners(self.env_runner_group)
-        return healthy
+    def _another(self, taken: Sequence[str]) -> str:
+        """The next sample that is none of these."""
+        while True:
+            [sample_id] = self.cursor.take(1)
+            if sample_id not in taken:
+                return sample_id
 
-    def _answering_runners(self) -> set[int]:
-        if not self.config.num_env_runners:
-            return {0}
-        return set(
-            self.env_runner_group.foreach_env_runner(
-                _worker_index, local_env_runner=False, timeout_seconds=self.config.sample_timeout_s
-            )
+    def _sample_once(self, sample_ids: Sequence[str], attempt: int, alone: bool) -> Attempt:
+        call = SamplingCall(
+            seed=(self.config.ppo.seed, 3, self.iteration, attempt),
+            weights_version=self._weights_version,
+            engines=None if self.engines is None else self.engines.handles(),
         )
+        if self._runners is not None and self.config.num_env_runners:
+            result = self._runners.sample(sample_ids, call, alone=alone)
+        else:
+            result = attempt_of([sample_on(self.env_runner, sample_ids=sample_ids, call=call)])
+        if len(result.groups) < len(sample_ids):
+            if self.engines is not None and any(fault.kind == "engine" for fault in result.faults):
+                self.engines.check()
+            # An env runner that was started again has the weights it began with, and refused to sample with them.
+            self.restore_env_runners(self.env_runner_group)
+            self._sync()
+        return result
 
     def _learn(self, groups: Sequence[SampledGroup]) -> dict[str, float]:
         selected, books = self.selection.select(groups, self.iteration)
-        results = self.learner_group.update(
-            training_data=training_data(selected, self.config.ppo),
-            iteration=self.iteration,
-            weights_version=self._weights_version,
-            timesteps={},
-        )
+        try:
+            results = self.learner_group.update(
+                training_data=training_data(selected, self.config.ppo),
+                iteration=self.iteration,
+                weights_version=self._weights_version,
+                timesteps={},
+            )
+        except NonFiniteError as error:
+            raise failed_batch(error, self.learner_group) from error
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
         updates = [result.get() for result in self.learner_group.foreach_learner(_last_update)]
-        return {f"learner/{name}": value for name, value in combine_metrics(updates).items()} | books
+        learned = combine_metrics(updates)
+        if skipped := int(learned.get("skipped_steps", 0)):
+            text = f"{skipped} steps were left out, whose gradients have no finite norm"
+            self.last_faults.append(Fault("skipped step", text))
+        return {f"learner/{name}": value for name, value in learned.items()} | books
 
     def _sync(self) -> int:
         """Give every env runner or engine the learners' weights, and wait until all have them.
@@ -268,8 +246,9 @@ class VLMPPO(PPO):
         return weights_bytes(weights)
 
     def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
-        saved = str(super().save_to_path(path, **kwargs))
-        save_shards(self.learner_group, Path(saved))
+        with self._learners.bounded():
+            saved = str(super().save_to_path(path, **kwargs))
+            save_shards(self.learner_group, Path(saved))
         return saved
 
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
@@ -297,37 +276,11 @@ class VLMPPO(PPO):
         self._sync()
 
     def cleanup(self) -> None:
+        if self._runners is not None:
+            self._runners.close()
         super().cleanup()
         if self.engines is not None:
             self.engines.close()
-
-
-def _sample_groups(
-    runner: VLMEnvRunner,
-    *,
-    sample_ids: list[str],
-    seed: tuple[int, ...],
-    weights_version: int,
-    engines: EngineHandles | None,
-) -> list[SampledGroup] | str:
-    """Runs on an env runner; returns nothing if its weights are old, and the traceback of an exception.
-
-    RLlib would restart a runner that raises one, again and again, and keep its cause to itself.
-    """
-    if not sample_ids:
-        return []
-    try:
-        if engines is not None:
-            runner.connect(engines)
-        if runner.weights_version != weights_version:
-            return []
-        return runner.sample_groups(sample_ids, seed=seed)
-    except Exception:
-        return traceback.format_exc()
-
-
-def _worker_index(runner: VLMEnvRunner) -> int:
-    return int(runner.worker_index)
 
 
 def _last_update(learner: TokenPPOLearner) -> dict[str, float]:

@@ -25,6 +25,7 @@ from pxr_agents.rollout import rollout
 from pxr_agents.types import Episode, Job, Sampling
 from training.batch import Group, group_bytes, settle
 from training.rllib.remote_engine import EngineHandles, RemoteEngine
+from training.watchdog import StuckEnvironmentError, Watchdog
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class SampledGroup:
 
     Attributes:
         sample_id: the sample it belongs to.
-        group: the `Group`, or a reference to it in the object store, which the env runner keeps alive.
+        group: the `Group`, or a reference to it in the object store that belongs to the driver. None of one that a
+            remote env runner keeps until it is handed over.
         episodes: its episodes.
         worker: index of the env runner.
         moved_bytes: of the arrays that went through the object store; 0 where the group stayed in its process.
@@ -77,13 +79,15 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             torch.set_num_threads(config.threads_per_env_runner)
         self.module: Any = None
         self._chat: ChatFormat | None = None
+        self._kept: dict[str, Group] = {}
+        self._watchdog = Watchdog(config.ppo.env_timeout)
         self.envs: list[gymnasium.Env[Any, Any]] = []
         self.make_env()
         self.make_module()
 
     def make_env(self) -> None:
         ppo = self.config.ppo
-        self.envs = [gymnasium.make(ppo.env.id, **ppo.env.kwargs)]
+        self.envs = [self._watchdog.watch(gymnasium.make(ppo.env.id, **ppo.env.kwargs))]
         self.env = self.envs[0]
 
     def make_module(self) -> None:
@@ -117,13 +121,25 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         Args:
             sample_ids: the samples; each becomes one group.
             seed: numbers that make the sampling noise of this call unique and repeatable.
+
+        Raises:
+            StuckEnvironmentError: an environment did not come back within `env_timeout`; all are made anew.
         """
         ppo = self.config.ppo
         self._grow_envs(len(sample_ids) * ppo.group_size)
         self._engine.seed(int(np.random.SeedSequence(list(seed)).generate_state(1)[0]))
         self._engine.set_weights_version(self.weights_version)
         jobs = [Job(sample_id=s, group=k) for k, s in enumerate(sample_ids) for _ in range(ppo.group_size)]
-        episodes = rollout(self.envs, self._agent, jobs)
+        self._kept = {}
+        try:
+            with self._watchdog:
+                episodes = rollout(self.envs, self._agent, jobs)
+        except StuckEnvironmentError:
+            # Who knows what state they are in. They are not closed: that could hang as well.
+            self.make_env()
+            if self.module is not None:
+                self._use(TransformersEngine(self.module.vlm), self.module.vlm.chat)
+            raise
         sampled = []
         for k, sample_id in enumerate(sample_ids):
             members = episodes[k * ppo.group_size : (k + 1) * ppo.group_size]
@@ -137,10 +153,13 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             light = [replace(episode, tokens=None) for episode in group.episodes]
             # Only what leaves this process goes through the object store.
             stays = self.worker_index == 0 and self.config.num_learners == 0
+            remote = self.worker_index != 0
+            if remote:
+                self._kept[sample_id] = group
             sampled.append(
                 SampledGroup(
                     sample_id,
-                    group if stays else ray.put(group),
+                    group if stays else None if remote else ray.put(group),
                     light,
                     self.worker_index,
                     moved_bytes=0 if stays else group_bytes(group),
@@ -149,10 +168,19 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             )
         return sampled
 
+    def hand_over(self, sample_ids: Sequence[str]) -> tuple[Any, ...]:
+        """None, and the groups of these samples, which are forgotten here.
+
+        Called with as many `num_returns`: what a process puts into the object store dies with it, what a call returns
+        belongs to the caller. Who has the first value knows that all of them are there.
+        """
+        return (None, *(self._kept.pop(sample_id) for sample_id in sample_ids))
+
     def _grow_envs(self, n: int) -> None:
         ppo = self.config.ppo
         n = min(n, ppo.max_envs_per_runner)
-        self.envs += [gymnasium.make(ppo.env.id, **ppo.env.kwargs) for _ in range(n - len(self.envs))]
+        new = [gymnasium.make(ppo.env.id, **ppo.env.kwargs) for _ in range(n - len(self.envs))]
+        self.envs += [self._watchdog.watch(env) for env in new]
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         state: dict[str, Any] = {WEIGHTS_SEQ_NO: self.weights_version}

@@ -1,0 +1,188 @@
+"""The env runners of a run, asked for groups: which of them came back with what, and which have to be started again."""
+
+from __future__ import annotations
+
+import functools
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import RayError
+
+from pxr_agents.engines.vllm.errors import EngineError
+from training.errors import TrainingError
+from training.fault_log import Fault
+from training.rllib.env_runner import SampledGroup, VLMEnvRunner
+from training.rllib.remote_engine import EngineHandles
+from training.rllib.sampling import Attempt
+from training.watchdog import StuckEnvironmentError
+
+# What closing environments may take before their processes are ended anyway.
+_CLOSE_TIMEOUT = 10.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingCall:
+    """How groups are to be sampled.
+
+    Attributes:
+        seed: numbers that make the sampling noise unique and repeatable; the number of the env runner's part is added.
+        weights_version: of the weights to sample with.
+        engines: where they are, unless every env runner has its own.
+    """
+
+    seed: tuple[int, ...]
+    weights_version: int
+    engines: EngineHandles | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunnerReport:
+    """What an env runner says when it is done.
+
+    Attributes:
+        part: the number of the part it was asked for.
+        groups: what it sampled; nothing if its weights are old.
+        actor: itself, where it is remote.
+        stuck: the sample whose environment did not come back, and what is known of it.
+        engine_error: why its engine, or those it shares, did not complete its turns.
+        error: traceback of any other exception. RLlib would start an env runner that raises one again, and again, and
+            keep its cause to itself.
+    """
+
+    part: int
+    groups: list[SampledGroup]
+    actor: Any = None
+    stuck: tuple[str, str] | None = None
+    engine_error: str | None = None
+    error: str | None = None
+
+
+def sample_on(runner: VLMEnvRunner, *, sample_ids: Sequence[str], call: SamplingCall, part: int = 0) -> RunnerReport:
+    """Runs where the env runner is."""
+    actor = ray.get_runtime_context().current_actor if runner.worker_index else None
+    nothing = RunnerReport(part=part, groups=[], actor=actor)
+    if not sample_ids:
+        return nothing
+    try:
+        if call.engines is not None:
+            runner.connect(call.engines)
+        if runner.weights_version != call.weights_version:
+            return nothing
+        return replace(nothing, groups=runner.sample_groups(sample_ids, seed=(*call.seed, part)))
+    except StuckEnvironmentError as error:
+        return replace(nothing, stuck=(error.sample_id, str(error)))
+    except EngineError as error:
+        return replace(nothing, engine_error=str(error))
+    except Exception:
+        return replace(nothing, error=traceback.format_exc())
+
+
+def attempt_of(reports: Sequence[RunnerReport]) -> Attempt:
+    """What came of it, all in all.
+
+    Raises:
+        TrainingError: an env runner raised an exception, which it would raise again.
+    """
+    attempt = Attempt()
+    for report in reports:
+        if report.error is not None:
+            raise TrainingError(f"An env runner could not sample:\n{report.error}")
+        attempt.groups += report.groups
+        if report.stuck is not None:
+            attempt.stuck[report.stuck[0]] = report.stuck[1]
+        if report.engine_error is not None:
+            attempt.faults.append(Fault("engine", report.engine_error))
+    return attempt
+
+
+class RunnerPool:
+    """Remote env runners.
+
+    Args:
+        group: RLlib's.
+        timeout: seconds after which one that has not come back is killed, and started again.
+        restore: brings those back into service that were started again.
+    """
+
+    def __init__(self, group: Any, *, timeout: float, restore: Callable[[], object]) -> None:
+        self._group, self._timeout, self._restore = group, timeout, restore
+        self._actors: dict[int, Any] = dict(group.foreach_env_runner(_itself, local_env_runner=False))
+
+    def sample(self, sample_ids: Sequence[str], call: SamplingCall, *, alone: bool) -> Attempt:
+        """Ask every env runner for its part of the groups, or (alone) for one at most.
+
+        Raises:
+            TrainingError: as `attempt_of`.
+        """
+        workers = self._healthy()
+        if not workers:
+            return Attempt()
+        asked = sample_ids[: len(workers)] if alone else sample_ids
+        parts = [list(part) for part in np.array_split(np.array(asked, object), len(workers))]
+        calls = [functools.partial(sample_on, sample_ids=part, call=call, part=k) for k, part in enumerate(parts)]
+        reports: list[RunnerReport] = self._group.foreach_env_runner(
+            calls, local_env_runner=False, remote_worker_ids=workers, timeout_seconds=self._timeout
+        )
+        silent = [k for k in range(len(parts)) if k not in {report.part for report in reports}]
+        kept, dropped = self._take(reports)
+        attempt = attempt_of(kept)
+        for k in silent:
+            attempt.lost.append((parts[k], self._give_up(workers[k])))
+        attempt.lost += [(parts[k], f"env runner {workers[k]} died before it handed its groups over") for k in dropped]
+        attempt.lost = [(part, how) for part, how in attempt.lost if part]
+        return attempt
+
+    def close(self) -> None:
+        """Let env runners close their environments, and end them; those that hang do not keep anybody waiting."""
+        self._group.foreach_env_runner(
+            "stop", local_env_runner=False, healthy_only=True, timeout_seconds=_CLOSE_TIMEOUT
+        )
+        for actor in self._actors.values():
+            ray.kill(actor)
+
+    def _healthy(self) -> list[int]:
+        """Indices of the env runners that are up, after waiting for a restart if there is none."""
+        deadline = time.monotonic() + self._timeout
+        while not (healthy := list(self._group.healthy_worker_ids())) and time.monotonic() < deadline:
+            time.sleep(0.5)
+            self._restore()
+        return healthy
+
+    def _give_up(self, worker: int) -> str:
+        if worker not in self._group.healthy_worker_ids():
+            return f"env runner {worker} died"
+        # It may wait in native code, or for a machine that is gone.
+        ray.kill(self._actors[worker], no_restart=False)
+        return f"env runner {worker} did not come back within rollout_timeout={self._timeout:g} s and was killed"
+
+    def _take(self, reports: Sequence[RunnerReport]) -> tuple[list[RunnerReport], list[int]]:
+        """Reports with references to their groups that outlive the env runners; and the parts that were lost."""
+        calls = {
+            report.part: report.actor.hand_over.options(num_returns=1 + len(report.groups)).remote(
+                [group.sample_id for group in report.groups]
+            )
+            for report in reports
+            if report.groups
+        }
+        kept, dropped = [], []
+        for report in reports:
+            if report.part in calls:
+                receipt, *references = calls[report.part]
+                try:
+                    ray.get(receipt, timeout=self._timeout)
+                except RayError:
+                    dropped.append(report.part)
+                    continue
+                groups = [replace(group, group=ref) for group, ref in zip(report.groups, references, strict=True)]
+                report = replace(report, groups=groups)
+            kept.append(report)
+        return kept, dropped
+
+
+def _itself(runner: VLMEnvRunner) -> tuple[int, Any]:
+    return int(runner.worker_index), ray.get_runtime_context().current_actor
