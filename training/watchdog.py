@@ -20,17 +20,17 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 import gymnasium
 
+from training.errors import RESUME
+
 # Nothing else here uses it.
 _SIGNAL = signal.SIGALRM
-# What an interrupted call gets to come back.
-_GRACE = 10.0
 #: Exit status of a process that ended itself because an environment could not be interrupted.
 STUCK_STATUS = 70
 
@@ -67,11 +67,11 @@ class Watchdog:
 
     Args:
         timeout: seconds a call may take.
-        before_exit: called with the message before a process that cannot be interrupted is ended; prints it by default.
+        grace: seconds that an interrupted call gets to come back.
     """
 
-    def __init__(self, timeout: float, *, before_exit: Callable[[str], None] | None = None) -> None:
-        self._timeout, self._before_exit = timeout, before_exit or _print
+    def __init__(self, timeout: float, *, grace: float = 10.0) -> None:
+        self._timeout, self._grace = timeout, grace
         self._call: _Call | None = None
         self._stuck: StuckEnvironmentError | None = None
         self._stop = threading.Event()
@@ -86,6 +86,7 @@ class Watchdog:
         # Only the main thread gets signals, and only it may say what they do.
         if threading.current_thread() is threading.main_thread():
             self._handler = signal.signal(_SIGNAL, self._interrupt)
+        self._end_if_frozen()
         threading.Thread(target=self._look, args=(self._stop,), name="watchdog", daemon=True).start()
         return self
 
@@ -112,24 +113,25 @@ class Watchdog:
         try:
             while not stop.wait(tick):
                 call = self._call
-                if call is None:
-                    faulthandler.cancel_dump_traceback_later()
-                    continue
-                # If this thread does not get to run again, because what hangs keeps the interpreter, this ends it.
-                faulthandler.dump_traceback_later(self._timeout + 2 * _GRACE, exit=True, file=2)
-                if time.monotonic() - call.since > self._timeout:
+                self._end_if_frozen()
+                if call is not None and time.monotonic() - call.since > self._timeout:
                     self._end(call, stop)
         finally:
             faulthandler.cancel_dump_traceback_later()
+
+    def _end_if_frozen(self) -> None:
+        """Where native code keeps the interpreter to itself, no thread gets to call this again: then the process ends,
+        and says in which frame of which thread it was."""
+        faulthandler.dump_traceback_later(self._timeout + 2 * self._grace, exit=True, file=2)
 
     def _end(self, call: _Call, stop: threading.Event) -> None:
         error = StuckEnvironmentError(call.sample_id, _message(call, self._timeout))
         self._stuck = error
         if self._handler is not None and call.thread == threading.main_thread().ident:
             signal.pthread_kill(call.thread, _SIGNAL)
-            if stop.wait(_GRACE) or self._call is not call:
+            if stop.wait(self._grace) or self._call is not call:
                 return
-        self._before_exit(f"{error} It cannot be interrupted, so this process ends.")
+        _print(f"{error} It cannot be interrupted, so this process ends. {RESUME}")
         os._exit(STUCK_STATUS)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:

@@ -45,6 +45,8 @@ FREE_KEYS = frozenset(
         "learner.gradient_checkpointing",
         "learner.micro_batch_tokens",
         "rollout_timeout",
+        "engine.timeout",
+        "engine.turn_timeout",
         "env_timeout",
         "learner_timeout",
         "max_restarts",

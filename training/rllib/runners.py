@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayError
 
 from pxr_agents.engines.vllm.errors import EngineError
-from training.errors import TrainingError
+from training.errors import LostProcessError, TrainingError
 from training.fault_log import Fault
 from training.rllib.env_runner import SampledGroup, VLMEnvRunner
 from training.rllib.remote_engine import EngineHandles
@@ -118,10 +118,11 @@ class RunnerPool:
 
         Raises:
             TrainingError: as `attempt_of`.
+            LostProcessError: there are none any more.
         """
         workers = self._healthy()
         if not workers:
-            return Attempt()
+            raise LostProcessError(f"No env runner came back within rollout_timeout={self._timeout:g} s")
         asked = sample_ids[: len(workers)] if alone else sample_ids
         parts = [list(part) for part in np.array_split(np.array(asked, object), len(workers))]
         calls = [functools.partial(sample_on, sample_ids=part, call=call, part=k) for k, part in enumerate(parts)]
@@ -138,12 +139,11 @@ class RunnerPool:
         return attempt
 
     def close(self) -> None:
-        """Let env runners close their environments, and end them; those that hang do not keep anybody waiting."""
-        self._group.foreach_env_runner(
-            "stop", local_env_runner=False, healthy_only=True, timeout_seconds=_CLOSE_TIMEOUT
-        )
-        for actor in self._actors.values():
-            ray.kill(actor)
+        """Let env runners close their environments, and end those that hang: RLlib would wait for them for ever."""
+        closed = self._group.foreach_env_runner(_close, local_env_runner=False, timeout_seconds=_CLOSE_TIMEOUT)
+        for worker, actor in self._actors.items():
+            if worker not in closed:
+                ray.kill(actor)
 
     def _healthy(self) -> list[int]:
         """Indices of the env runners that are up, after waiting for a restart if there is none."""
@@ -182,6 +182,11 @@ class RunnerPool:
                 report = replace(report, groups=groups)
             kept.append(report)
         return kept, dropped
+
+
+def _close(runner: VLMEnvRunner) -> int:
+    runner.stop()
+    return int(runner.worker_index)
 
 
 def _itself(runner: VLMEnvRunner) -> tuple[int, Any]:

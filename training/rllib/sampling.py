@@ -5,7 +5,7 @@ What env runners owe is asked for again, of those that are left, as long as anyt
 - by name, where its environment did not come back and could be interrupted;
 - by elimination, where processes died: what was with two that died is then sampled alone.
 
-One that is blamed `BLAMES` times, or kills a process alone, is given up: others take its place.
+One that is blamed `BLAMES` times is given up: another takes its place.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from training.fault_log import Fault
 
 BLAMES = 2
 """After so many times nobody tries a sample again."""
-IDLE_ATTEMPTS = 3
+IDLE_ATTEMPTS = 5
 """So many attempts in a row may bring nothing."""
 
 
@@ -71,23 +71,23 @@ def sample_all(
     blames, deaths, given_up = Counter[str](), Counter[str](), dict[str, str]()
     idle, attempt, last = 0, 0, ""
     while missing := [s for s in places if s not in done]:
-        suspects = [s for s in missing if deaths[s] >= BLAMES]
+        # Those that were seldom there when a process died come first: where one succeeds, processes do not die of all.
+        suspects = sorted((s for s in missing if deaths[s] >= BLAMES), key=lambda s: deaths[s])
         asked = suspects or missing
         result = once(asked, attempt, bool(suspects))
-        attempt += 1
+        attempt, already = attempt + 1, len(given_up)
         done |= {group.sample_id: group for group in result.groups}
         blamed = dict(result.stuck)
         for sample_ids_with_it, how in result.lost:
             deaths.update(sample_ids_with_it)
-            if suspects and len(sample_ids_with_it) == 1:
-                blamed[sample_ids_with_it[0]] = f"Alone with it, {how}."
-                blames[sample_ids_with_it[0]] = BLAMES
+            if suspects and len(sample_ids_with_it) == 1 and done:
+                blamed[sample_ids_with_it[0]] = f"Alone with {sample_ids_with_it[0]}, {how}."
             report(Fault("env runner", f"{how}; its samples are sampled again: {', '.join(sample_ids_with_it)}"))
             last = how
         for fault in result.faults:
             report(fault)
             last = fault.text
-        blames.update(result.stuck.keys())
+        blames.update(blamed.keys())
         for sample_id, why in blamed.items():
             last = why
             report(Fault("stuck", why, sample_id=sample_id))
@@ -99,8 +99,7 @@ def sample_all(
                 report(
                     Fault("given up", f"{sample_id} is left out, and {new} takes its place. {why}", sample_id=sample_id)
                 )
-        progress = bool(result.groups or blamed)
-        idle = 0 if progress else idle + 1
+        idle = 0 if result.groups or len(given_up) > already else idle + 1
         if idle >= IDLE_ATTEMPTS:
             raise LostProcessError(
                 f"{len(missing)} of {len(places)} groups could not be sampled in {attempt} attempts"
