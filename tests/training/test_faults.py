@@ -21,8 +21,9 @@ import numpy as np
 import pytest
 
 pytest.importorskip("ray")
-psutil = pytest.importorskip("psutil")
+pytest.importorskip("psutil")
 
+import psutil
 import ray
 import torch
 from safetensors.torch import load_file
@@ -78,6 +79,8 @@ def trained_samples(out, iterations):
     return seen
 
 
+# What Ray calls the process of a learner.
+LEARNER = "_WrappedExecutable"
 TABLES = {"episode_table_every": 1, "episode_table_size": 100}
 
 
@@ -154,7 +157,7 @@ class TestManyProcesses:
         def kill_a_learner(metrics):
             told.append(metrics["iteration"])
             if metrics["iteration"] == 3 and told.count(3) == 1:
-                below(os.getpid(), "Learner")[-1].kill()
+                below(os.getpid(), LEARNER)[-1].kill()
 
         recipe = make_faulty(
             # An env runner is killed in mid-sampling, by the environment it steps.
@@ -189,7 +192,7 @@ class TestManyProcesses:
 
         def stop_a_learner(metrics):
             if metrics["iteration"] == 1 and not stopped:
-                stopped.append(below(os.getpid(), "Learner")[0])
+                stopped.append(below(os.getpid(), LEARNER)[0])
                 stopped[0].suspend()
 
         recipe = make_faulty(
@@ -244,14 +247,16 @@ class TestManyProcesses:
             assert all(torch.isfinite(tensor).all() for tensor in last.values())
             for k in (0, 1):
                 algorithm._learn([with_impossible_ids(groups[8 + k]), *groups[9 + k : 11 + k], groups[7]])
-            with pytest.raises(NonFiniteError, match="The norm of the gradients is .* 3 times in a row in iteration 1"):
+            with pytest.raises(
+                NonFiniteError, match=r"The norm of the gradients is .* 3 times in a row in iteration 1"
+            ):
                 algorithm._learn([with_impossible_ids(groups[0]), *groups[1:4]])
         finally:
             algorithm.stop()
 
     def test_the_run_ends_when_learners_keep_dying(self, make_recipe):
         def kill_a_learner(metrics):
-            below(os.getpid(), "Learner")[0].kill()
+            below(os.getpid(), LEARNER)[0].kill()
 
         recipe = make_recipe(num_learners=1, iterations=5, max_restarts=0)
         with pytest.raises(LostProcessError, match=r"there is no checkpoint yet\. After max_restarts=0 .*same command"):

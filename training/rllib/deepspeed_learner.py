@@ -91,12 +91,10 @@ class DeepSpeedLearner(TokenPPOLearner):
         self._stop_if(None if is_finite(total) else f"the loss is {total}", "The loss is not a finite number")
         # DeepSpeed leaves a step out by itself where the norm is no number.
         self.engine.step()
-        grad_norm = float(self.engine.get_global_grad_norm())
-        self._takes_step(grad_norm)
+        self._takes_step(float(self.engine.get_global_grad_norm()))
         whole = {DEFAULT_MODULE_ID: {name: torch.cat([part[name] for part in parts]) for name in parts[0]}}
         # The loss of the whole minibatch once more, for its metrics.
         losses = self.compute_losses(fwd_out=whole, batch=batch)
-        self.metrics.log_value((DEFAULT_MODULE_ID, self._norm_name), grad_norm, window=1)
         return whole, losses, {}
 
     def _padded(self, batch: list[Bucket], row: TrainingRow) -> list[Bucket]:

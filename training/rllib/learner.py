@@ -264,15 +264,18 @@ class TokenPPOLearner(TorchLearner):
         """
         loss = float(loss_per_module[DEFAULT_MODULE_ID].detach())
         self._stop_if(None if is_finite(loss) else f"the loss is {loss}", "The loss is not a finite number")
-        gradients = super().compute_gradients(loss_per_module, **kwargs)
-        return {
+        gradients = {
             ref: torch.zeros_like(self._params[ref]) if gradient is None else gradient
-            for ref, gradient in gradients.items()
+            for ref, gradient in super().compute_gradients(loss_per_module, **kwargs).items()
         }
+        # RLlib's own norm makes 0 of nan, and a large number of infinity.
+        norms = [torch.linalg.vector_norm(gradient) for gradient in gradients.values()]
+        self._norm = float(torch.linalg.vector_norm(torch.stack(norms)))
+        return gradients
 
     def apply_gradients(self, gradients_dict: dict[str, Tensor]) -> None:
         """Step, unless the norm of the gradients, which is the same on all learners, is no number."""
-        if self._takes_step(float(self.metrics.peek((DEFAULT_MODULE_ID, self._norm_name)))):
+        if self._takes_step(self._norm):
             super().apply_gradients(gradients_dict)
 
     def _takes_step(self, grad_norm: float) -> bool:
@@ -311,11 +314,6 @@ class TokenPPOLearner(TorchLearner):
         if self._skipped:
             self.last_update["skipped_steps"] = float(self._skipped)
         self.metrics.log_dict(self.last_update, key=DEFAULT_MODULE_ID, window=1)
-
-    @property
-    def _norm_name(self) -> str:
-        [(name, _)] = self.get_optimizers_for_module(DEFAULT_MODULE_ID)
-        return f"gradients_{name}_global_norm"
 
     def _mean_over_ranks(self, *numbers: float) -> list[float]:
         if self.config.num_learners < 2:

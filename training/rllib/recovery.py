@@ -67,7 +67,7 @@ class LearnerWatch:
 
     def _dead(self) -> list[int]:
         """Numbers of the learners whose processes are gone."""
-        calls = [actor.ping.remote() for actor in self._actors]
+        calls = [actor.__ray_ready__.remote() for actor in self._actors]
         dead = []
         for number, call in enumerate(calls):
             try:
