@@ -199,7 +199,7 @@ class VLMPPO(PPO):
             result = attempt_of([sample_on(self.env_runner, sample_ids=sample_ids, call=call)])
         if len(result.groups) < len(sample_ids):
             if self.engines is not None and any(fault.kind == "engine" for fault in result.faults):
-                self.engines.check()
+                self.engines.check(timeout=min(60.0, self.config.ppo.engine.turn_timeout))
             # An env runner that was started again has the weights it began with, and refused to sample with them.
             self.restore_env_runners(self.env_runner_group)
             self._sync()
