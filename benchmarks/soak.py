@@ -6,8 +6,8 @@
 The recipe is `ppo_tiny` with all that keeps something from one iteration to the next switched on: replay, checkpoints,
 tables of episodes, wandb offline. After the warm-up a line is fitted to the memory of the driver, each env runner and
 each learner (unique set size: what would be free without it, so that shared objects count nowhere twice) and to the
-bytes in Ray's object store. Its slope is the median of all slopes between two iterations (Theil-Sen), its interval holds
-95% of block bootstraps. The exit status is 1 if a whole interval lies above `--bound`.
+bytes in Ray's object store. Its slope is the median of all slopes between two iterations (Theil-Sen), its interval
+holds 95% of block bootstraps. The exit status is 1 if a whole interval lies above `--bound`.
 """
 
 from __future__ import annotations

@@ -67,51 +67,81 @@ def sample_all(
         LostProcessError: nothing came of several attempts.
         TrainingError: more than a tenth of the samples had to be given up (and more than one).
     """
-    places, done = list(sample_ids), dict[str, Any]()
-    blames, deaths, given_up = Counter[str](), Counter[str](), dict[str, str]()
-    idle, attempt, last = 0, 0, ""
-    while missing := [s for s in places if s not in done]:
+    books = _Books(list(sample_ids), replace, report)
+    while missing := books.missing():
         # Those that were seldom there when a process died come first: where one succeeds, processes do not die of all.
-        suspects = sorted((s for s in missing if deaths[s] >= BLAMES), key=lambda s: deaths[s])
-        asked = suspects or missing
-        result = once(asked, attempt, bool(suspects))
-        attempt, already = attempt + 1, len(given_up)
-        done |= {group.sample_id: group for group in result.groups}
-        blamed = dict(result.stuck)
-        for sample_ids_with_it, how in result.lost:
-            deaths.update(sample_ids_with_it)
-            if suspects and len(sample_ids_with_it) == 1 and done:
-                blamed[sample_ids_with_it[0]] = f"Alone with {sample_ids_with_it[0]}, {how}."
-            report(Fault("env runner", f"{how}; its samples are sampled again: {', '.join(sample_ids_with_it)}"))
-            last = how
-        for fault in result.faults:
-            report(fault)
-            last = fault.text
-        blames.update(blamed.keys())
+        suspects = sorted((s for s in missing if books.deaths[s] >= BLAMES), key=lambda s: books.deaths[s])
+        books.enter(once(suspects or missing, books.attempts, bool(suspects)), alone=bool(suspects))
+    return [books.done[s] for s in books.places]
+
+
+class _Books:
+    """What is there, what is owed, and who is blamed for it.
+
+    Attributes:
+        places: the samples of the batch, with those that took the place of others.
+        done: their groups.
+        deaths: how many processes died while they had a sample.
+        attempts: how many there were.
+    """
+
+    def __init__(
+        self, places: list[str], replace: Callable[[Sequence[str]], str], report: Callable[[Fault], None]
+    ) -> None:
+        self.places, self._replace, self._report = places, replace, report
+        self.done: dict[str, Any] = {}
+        self.deaths: Counter[str] = Counter()
+        self.attempts = 0
+        self._blames: Counter[str] = Counter()
+        self._given_up: dict[str, str] = {}
+        self._idle, self._last = 0, ""
+
+    def missing(self) -> list[str]:
+        return [s for s in self.places if s not in self.done]
+
+    def enter(self, attempt: Attempt, *, alone: bool) -> None:
+        """Write down what came of an attempt; alone says that each sample had a process to itself.
+
+        Raises:
+            LostProcessError, TrainingError: as `sample_all`.
+        """
+        self.attempts += 1
+        given_up_before = len(self._given_up)
+        self.done |= {group.sample_id: group for group in attempt.groups}
+        blamed = dict(attempt.stuck)
+        for part, how in attempt.lost:
+            self.deaths.update(part)
+            self._tell(Fault("env runner", f"{how}; its samples are sampled again: {', '.join(part)}"))
+            self._last = how
+            if alone and len(part) == 1 and self.done:
+                blamed[part[0]] = f"Alone with {part[0]}, {how}."
+        for fault in attempt.faults:
+            self._tell(fault)
         for sample_id, why in blamed.items():
-            last = why
-            report(Fault("stuck", why, sample_id=sample_id))
-            if blames[sample_id] >= BLAMES and sample_id in places:
-                given_up[sample_id] = why
-                _check_share(given_up, len(places))
-                new = replace([*places, *given_up])
-                places[places.index(sample_id)] = new
-                report(
-                    Fault("given up", f"{sample_id} is left out, and {new} takes its place. {why}", sample_id=sample_id)
-                )
-        idle = 0 if result.groups or len(given_up) > already else idle + 1
-        if idle >= IDLE_ATTEMPTS:
+            self._blame(sample_id, why)
+        self._idle = 0 if attempt.groups or len(self._given_up) > given_up_before else self._idle + 1
+        if self._idle >= IDLE_ATTEMPTS:
             raise LostProcessError(
-                f"{len(missing)} of {len(places)} groups could not be sampled in {attempt} attempts"
-                f"{f' ({last})' if last else ''}. The newest checkpoint is whole. {RESUME}"
+                f"{len(self.missing())} of {len(self.places)} groups could not be sampled in {self.attempts} attempts"
+                f"{f' ({self._last})' if self._last else ''}"
             )
-    return [done[s] for s in places]
 
+    def _blame(self, sample_id: str, why: str) -> None:
+        self._tell(Fault("stuck", why, sample_id=sample_id))
+        self._blames[sample_id] += 1
+        if self._blames[sample_id] < BLAMES or sample_id not in self.places:
+            return
+        self._given_up[sample_id] = why
+        if len(self._given_up) > max(1, len(self.places) // 10):
+            raise TrainingError(
+                f"{len(self._given_up)} of {len(self.places)} samples of this iteration could not be sampled: "
+                f"{', '.join(self._given_up)}. {' '.join(self._given_up.values())} Repair the environment, or raise "
+                f"env_timeout. The newest checkpoint is whole. {RESUME}"
+            )
+        new = self._replace([*self.places, *self._given_up])
+        self.places[self.places.index(sample_id)] = new
+        self._tell(Fault("given up", f"{sample_id} is left out, and {new} takes its place. {why}", sample_id=sample_id))
 
-def _check_share(given_up: dict[str, str], n: int) -> None:
-    if len(given_up) > max(1, n // 10):
-        reasons = " ".join(given_up.values())
-        raise TrainingError(
-            f"{len(given_up)} of {n} samples of this iteration could not be sampled: {', '.join(given_up)}. {reasons} "
-            f"Repair the environment, or raise env_timeout. The newest checkpoint is whole. {RESUME}"
-        )
+    def _tell(self, fault: Fault) -> None:
+        self._last = fault.text
+        self._report(fault)
