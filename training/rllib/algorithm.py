@@ -108,6 +108,7 @@ class VLMPPO(PPO):
         last_iteration: its numbers, unsmoothed.
         last_episodes: its episodes, without tokens.
         last_notices: what the alarm has to say of it (see `training.alarm`).
+        learner_watch: ends waits for learners that die or hang.
         last_faults: what was lost, hung or was left out in it; of one under way, so far.
     """
 
@@ -138,7 +139,7 @@ class VLMPPO(PPO):
             timeout=ppo.rollout_timeout,
             restore=lambda: self.restore_env_runners(self.env_runner_group),
         )
-        self._learners = LearnerWatch(self.learner_group, ppo.learner_timeout)
+        self.learner_watch = LearnerWatch(self.learner_group, ppo.learner_timeout)
         self.alarm = AlarmState()
         self._sync()
 
@@ -147,7 +148,7 @@ class VLMPPO(PPO):
         self.last_faults = []
         groups = self._sample(self.cursor.take(ppo.groups_per_iteration))
         sampled = time.perf_counter()
-        with self._learners.bounded():
+        with self.learner_watch.bounded():
             learned = self._learn(groups)
             updated = time.perf_counter()
             moved = self._sync()
@@ -246,7 +247,7 @@ class VLMPPO(PPO):
         return weights_bytes(weights)
 
     def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
-        with self._learners.bounded():
+        with self.learner_watch.bounded():
             saved = str(super().save_to_path(path, **kwargs))
             save_shards(self.learner_group, Path(saved))
         return saved

@@ -136,11 +136,13 @@ class _Attempt:
             newest = self.run.newest_checkpoint()
             if newest is not None:
                 algorithm.restore_from_path(str(newest.absolute()))
-            with closing(RunLog(self.recipe, self.run.out, wandb=self.wandb, keep=algorithm.iteration)) as log:
+            with self.run.writing(self.run.metrics):
+                opened = RunLog(self.recipe, self.run.out, wandb=self.wandb, keep=algorithm.iteration)
+            with closing(opened) as log:
                 for past in log.past:
                     self._tell(past)
                 self._iterate(algorithm, log)
-            self.run.finish(lambda path: export(algorithm.learner_group, self.recipe, path))
+            self.run.finish(lambda path: _export(algorithm, self.recipe, path))
         except NonFiniteError as error:
             raise self._not_finite(error) from error
         except Exception as error:
@@ -201,7 +203,12 @@ def _restart(error: LostProcessError, run: RunDirectory) -> Fault:
 def _save(algorithm: Any, recipe: PPORecipe, path: Path) -> None:
     """Write a checkpoint to resume from, and in its folder `model` one that everything loads."""
     algorithm.save_to_path(str(path))
-    export(algorithm.learner_group, recipe, path / "model")
+    _export(algorithm, recipe, path / "model")
+
+
+def _export(algorithm: Any, recipe: PPORecipe, path: Path) -> None:
+    with algorithm.learner_watch.bounded():
+        export(algorithm.learner_group, recipe, path)
 
 
 @contextmanager
