@@ -149,8 +149,12 @@ class TestOneProcess:
 
 @pytest.mark.usefixtures("ray_session")
 class TestManyProcesses:
-    @pytest.mark.parametrize("kind", ["ddp", pytest.param("zero2", marks=pytest.mark.deepspeed)])
-    def test_killed_learners_and_env_runners_cost_no_sample(self, make_faulty, batches, monkeypatch, tmp_path, kind):
+    @pytest.mark.parametrize(
+        ("kind", "num_env_runners"), [("ddp", 2), pytest.param("zero2", 0, marks=pytest.mark.deepspeed)]
+    )
+    def test_killed_learners_and_env_runners_cost_no_sample(
+        self, make_faulty, batches, monkeypatch, tmp_path, kind, num_env_runners
+    ):
         needs_deepspeed(kind, monkeypatch, tmp_path)
         told = []
 
@@ -161,8 +165,8 @@ class TestManyProcesses:
 
         recipe = make_faulty(
             # An env runner is killed in mid-sampling, by the environment it steps.
-            {batches[1][0]: ["die", 1]},
-            num_env_runners=2, num_learners=2, learner=LearnerRecipe(kind=kind),
+            {batches[1][0]: ["die", 1]} if num_env_runners else {},
+            num_env_runners=num_env_runners, num_learners=2, learner=LearnerRecipe(kind=kind),
             iterations=4, checkpoint_every=2, **TABLES,
         )  # fmt: skip
         run_ppo(recipe, on_iteration=kill_a_learner)
@@ -170,9 +174,9 @@ class TestManyProcesses:
         assert [row["iteration"] for row in rows(recipe.out)] == [1, 2, 3, 4]
         assert trained_samples(recipe.out, 4) == [dict.fromkeys(batch, 4) for batch in batches[:4]]
         faults = rows(recipe.out, "faults.jsonl")
-        assert [fault["kind"] for fault in faults] == ["env runner", "restart"]
-        assert "died" in faults[1]["text"]
-        assert faults[1]["text"].endswith(f"starts again from {Path(recipe.out) / 'checkpoints' / '2'}")
+        assert [fault["kind"] for fault in faults] == (["env runner", "restart"] if num_env_runners else ["restart"])
+        assert "died" in faults[-1]["text"]
+        assert faults[-1]["text"].endswith(f"starts again from {Path(recipe.out) / 'checkpoints' / '2'}")
 
     def test_groups_outlive_the_env_runners_that_sampled_them(self, make_recipe):
         algorithm = VLMPPOConfig().recipe(make_recipe(num_env_runners=2, num_learners=1)).build_algo()
@@ -198,12 +202,12 @@ class TestManyProcesses:
         recipe = make_faulty(
             {batches[0][3]: ["native", 1]},
             num_env_runners=1, num_learners=1, iterations=2, checkpoint_every=1,
-            rollout_timeout=45.0, learner_timeout=20.0, max_restarts=1,
+            rollout_timeout=30.0, learner_timeout=20.0, max_restarts=1,
         )  # fmt: skip
         run_ppo(recipe, on_iteration=stop_a_learner)
         assert [row["n_episodes"] for row in rows(recipe.out)] == [16, 16]
         lost, restart = rows(recipe.out, "faults.jsonl")
-        assert lost["text"].startswith("env runner 1 did not come back within rollout_timeout=45 s and was killed")
+        assert lost["text"].startswith("env runner 1 did not come back within rollout_timeout=30 s and was killed")
         assert "did not finish within learner_timeout=20 s and were killed" in restart["text"]
         assert not stopped[0].is_running() or stopped[0].status() == psutil.STATUS_ZOMBIE
 
@@ -223,7 +227,7 @@ class TestManyProcesses:
         assert all(row["text"] for batch in told["batches"] for row in batch["episodes"])
 
     @pytest.mark.parametrize(
-        ("kind", "num_learners"), [("ddp", 0), ("ddp", 2), pytest.param("zero2", 2, marks=pytest.mark.deepspeed)]
+        ("kind", "num_learners"), [("ddp", 0), pytest.param("zero2", 2, marks=pytest.mark.deepspeed)]
     )
     def test_a_step_whose_gradients_have_no_norm_is_left_out(
         self, make_recipe, monkeypatch, tmp_path, kind, num_learners
