@@ -207,7 +207,14 @@ class TransformersEngine:
         if temperature == 0:
             drawn = logprobs.argmax(-1)
         else:
-            drawn = torch.multinomial(logprobs.exp(), 1, generator=self._generator)[:, 0]
+            probabilities = logprobs.exp()
+            # On a GPU what follows would end the process without a word.
+            if not bool(torch.isfinite(probabilities.sum())):
+                raise FloatingPointError(
+                    f"The model gives probabilities that are no numbers (weights of version {self.weights_version}). "
+                    f"Were its weights spoiled by too large a learning rate?"
+                )
+            drawn = torch.multinomial(probabilities, 1, generator=self._generator)[:, 0]
         if given:
             rows = torch.tensor(list(given), device=drawn.device)
             drawn[rows] = torch.tensor(list(given.values()), device=drawn.device)

@@ -120,7 +120,7 @@ def test_engines_are_lost_hang_and_come_back_with_the_weights(group, tiny_vlm, n
     os.kill(hung, signal.SIGSTOP)
     waiting = Talk(tiny_vlm, RemoteEngine(replace(group.handles(), timeout=3.0), first=1), Sampling(max_tokens=5))
     waiting.prompt(0, [noise_image()])
-    with pytest.raises(EngineError, match=r"1 turns are under way and none was finished within timeout=3 s"):
+    with pytest.raises(EngineError, match=r"1 turns .* none was finished within engine\.turn_timeout=3 s"):
         waiting.turn([0])
 
     group.check(timeout=3)
@@ -157,7 +157,7 @@ def test_ppo_trains_on_what_vllm_sampled(vllm_ray, make_recipe):
     recipe = make_recipe(
         num_env_runners=2,
         probes=ProbesRecipe(enabled=True, window=8),
-        engine=EngineRecipe(kind="vllm", num_cpus_per_engine=0.25, timeout=200, vllm=VLLM),
+        engine=EngineRecipe(kind="vllm", num_cpus_per_engine=0.25, timeout=200, turn_timeout=20, vllm=VLLM),
     )
     algorithm: Any = VLMPPOConfig().recipe(recipe).build_algo()
     idle = Episode(task="pxr/SyntheticSearch-v0", sample_id="s", usage={"zoom_in": 0})
@@ -175,6 +175,14 @@ def test_ppo_trains_on_what_vllm_sampled(vllm_ray, make_recipe):
             assert metrics["learner/ratio_mean"] == pytest.approx(1, abs=1e-4)
             assert metrics["learner/grad_norm"] > 1e-3
             assert algorithm.engines.weights_version == version
+            if version == 1:
+                # vLLM's process hangs below an actor that answers.
+                hung = vllm_processes()
+                for process in hung:
+                    process.suspend()
+        assert [fault.kind for fault in algorithm.last_faults].count("engine") >= 1
+        assert metrics["faults/engine"] >= 1
+        assert not [process for process in hung if process.is_running() and process.status() != "zombie"]
         sampled = algorithm._sample(["train-7"])
         assert {step.weights_version for e in sampled[0].episodes for step in e.steps} == {2}
         assert not any(r for r in algorithm.env_runner_group.foreach_env_runner(lambda runner: runner.module))

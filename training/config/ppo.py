@@ -33,6 +33,9 @@ class PPORecipe:
         rollout_timeout: seconds after which an env runner that has not come back counts as lost.
         max_staleness: iterations that rollouts may be older than the weights that they train: 0 for rollouts and
             updates in turn, 1 to sample the next iteration while learners work at this one (see docs/ppo.md).
+        env_timeout: seconds after which a step or reset of an environment that has not come back counts as stuck.
+        learner_timeout: seconds after which learners that have not finished an update count as lost.
+        max_restarts: how often the run starts again from the newest checkpoint, after processes it needs were lost.
         num_epochs: passes over the rollouts of an iteration.
         num_minibatches: optimizer steps per epoch; minibatches are made of whole groups.
         lr: peak learning rate of AdamW.
@@ -98,6 +101,9 @@ class PPORecipe:
     num_cpus_per_learner: float = 1.0
     rollout_timeout: float = 1800.0
     max_staleness: int = 0
+    env_timeout: float = 300.0
+    learner_timeout: float = 3600.0
+    max_restarts: int = 3
 
     num_epochs: int = 1
     num_minibatches: int = 2
@@ -156,9 +162,10 @@ class PPORecipe:
         )  # fmt: skip
         at_least(
             self, 0, "seed", "num_env_runners", "num_learners", "num_cpus_per_env_runner", "num_cpus_per_learner",
-            "lr_warmup_iterations", "weight_decay", "ent_coef", "vf_coef",
+            "lr_warmup_iterations", "weight_decay", "ent_coef", "vf_coef", "max_restarts",
         )  # fmt: skip
-        above_zero(self, "lr", "max_grad_norm", "temperature", "clip_coef", "clip_coef_high", "rollout_timeout")
+        above_zero(self, "lr", "max_grad_norm", "temperature", "clip_coef", "clip_coef_high")
+        above_zero(self, "rollout_timeout", "env_timeout", "learner_timeout")
         share(self, "lr_decay_fraction", "gamma", "gae_lambda")
         require(self.clip_coef < 1, "clip_coef", self.clip_coef, "a number below 1")
         require(all(0 <= beta < 1 for beta in self.adam_betas), "adam_betas", self.adam_betas, "two numbers in [0, 1)")

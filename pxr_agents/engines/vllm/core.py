@@ -262,9 +262,11 @@ class AsyncCore:
         self.weights_version = version
 
     async def check_health(self) -> None:
-        """Raises DeadEngineError if vLLM's process is gone."""
+        """Returns if vLLM's process answers, and not before it does; raises DeadEngineError if it is gone."""
         try:
             await self._llm.check_health()
+            # What it knows of its process is no older than its last answer. This asks for one.
+            await self._llm.is_sleeping()
         except EngineDeadError as error:
             raise DeadEngineError(f"vLLM's process died: {error}") from error
 
