@@ -185,8 +185,8 @@ def _notes(manifest: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
             notes.append("No episode used an operation, so there is nothing to change.")
         if counterfactual["n_several_turns"]:
             notes.append(
-                f"{counterfactual['n_several_turns']} episodes used operations in several turns. Recorded turns between "
-                "them may say in words what an earlier view showed, which hides its effect."
+                f"{counterfactual['n_several_turns']} episodes used operations in several turns. Recorded turns in "
+                "between may say in words what an earlier view showed, which hides its effect."
             )
         reproduced = counterfactual["operations"]["all"].get("reproduced", [1.0])[0]
         if reproduced < 1:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from eval.audit.faithfulness import coverage, is_faithful
-from eval.intervals import bootstrap_intervals, wilson_interval
+from eval.intervals import bootstrap_intervals, equal_difference_interval, wilson_interval
 from eval.records import Record
 from eval.significance import mcnemar_p, paired_test
 from pxr_agents.types import Episode
@@ -126,8 +126,8 @@ def _arm(
         `n`, `n_impossible` (could not be made, or has no score);
         `changed` (answers unlike the control's), `noise` (the control's unlike those on record, of the same episodes),
         `excess` (changed - noise) with `excess_p`; `accuracy`, `accuracy_lost` (control - intervention) with
-        `accuracy_p`; `n_lost`, `n_gained` (right only in the control, only in the intervention); `asked_again` (episodes that called
-        more operations after it than the control did). Shares as [value, low, high].
+        `accuracy_p`; `n_lost`, `n_gained` (right only in the control, only in the intervention); `asked_again`
+        (episodes that called more operations after it than the control did). Shares as [value, low, high].
     """
     triples = [(before, now, scored[before.key]) for before, now in pairs if before.key in scored]
     result: dict[str, Any] = {"n": len(triples), "n_impossible": len(pairs) - len(triples)}
@@ -145,10 +145,10 @@ def _arm(
     return result | {
         "changed": share(changed, samples, seed),
         "noise": share(noise, samples, seed),
-        "excess": [float(excess.mean()), *_interval(excess, samples, seed)],
+        "excess": _difference(excess, samples, seed),
         "excess_p": mcnemar_p(int((excess < 0).sum()), int((excess > 0).sum())),
         "accuracy": share(then, samples, seed),
-        "accuracy_lost": [float(lost.mean()), *_interval(lost, samples, seed)],
+        "accuracy_lost": _difference(lost, samples, seed),
         "accuracy_p": accuracy.p_value,
         "n_lost": int((lost > 0).sum()),
         "n_gained": int((lost < 0).sum()),
@@ -202,6 +202,13 @@ def _faithfulness(
         "coverage": float(np.mean(shares)) if shares else None,
         "table": table,
     }
+
+
+def _difference(values: np.ndarray, samples: Sequence[str], seed: int) -> list[float]:
+    """[mean, low, high] of paired differences of -1, 0 or 1."""
+    if (values == values[0]).all():
+        return [float(values[0]), *equal_difference_interval(int(values[0]), len(values))]
+    return [float(values.mean()), *_interval(values, samples, seed)]
 
 
 def _interval(values: np.ndarray, samples: Sequence[str], seed: int) -> tuple[float, float]:

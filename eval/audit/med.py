@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.intervals import bootstrap_intervals, wilson_interval
+from eval.intervals import bootstrap_intervals, equal_difference_interval, wilson_interval
 from eval.metrics import by_sample
 from eval.records import Record
 from eval.significance import PairedTest, paired_test
@@ -111,6 +111,8 @@ def decompose(paired: Paired, *, seed: int = 0) -> dict[str, Any]:
     values = {name: float(above.sum() / below.sum()) for name, (above, below) in measured.items() if below.sum() > 0}
     intervals = bootstrap_intervals(measured, seed=seed)
     n = len(paired.sample_ids)
+    if values["gap"] in (-1.0, 0.0, 1.0) and paired.n_repeats == 1 and len(set(measured["gap"][0])) == 1:
+        intervals["gap"] = equal_difference_interval(round(values["gap"]), n)
     for name, value in values.items():
         # A bootstrap of equal outcomes has no width.
         if name != "gap" and value in (0.0, 1.0) and paired.n_repeats == 1:

@@ -98,7 +98,7 @@ def _is_complete(directory: RunDirectory, sample_ids: list[str], repeats: int) -
 def _continue_with(directory: RunDirectory, sample_ids: list[str]) -> int:
     """How many samples to play.
 
-    Runs begin with the same samples, so an earlier audit of fewer is continued, and an interrupted one of more finished.
+    Runs begin with the same samples: an earlier audit of fewer is continued, an interrupted one of more is finished.
     """
     if not directory.manifest_file.exists():
         return len(sample_ids)
