@@ -24,6 +24,9 @@ PROTOCOLS = ("med", "counterfactual")
 #: Everything but the control, which is always made.
 CHANGES = tuple(kind for kind in INTERVENTIONS if kind != "control")
 
+#: Above this share of questions without an answer the reader is warned.
+UNANSWERED = 0.02
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
@@ -179,6 +182,12 @@ def _notes(manifest: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
         )
     if manifest["judge"] is not None:
         notes.append("The run was judged by a model; here its environment's scorer decides, in all runs.")
+    unanswered = 0.0 if result["med"] is None else result["med"]["values"]["unanswered_without"]
+    if unanswered > UNANSWERED:
+        notes.append(
+            f"Without operations {unanswered:.1%} of the questions got no answer, which counts as wrong: the model "
+            "may only be used to calling. Call gain is too high by up to that."
+        )
     counterfactual = result["counterfactual"]
     if counterfactual is not None:
         if not counterfactual["n_used"]:
@@ -191,6 +200,7 @@ def _notes(manifest: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
         reproduced = counterfactual["operations"]["all"].get("reproduced", [1.0])[0]
         if reproduced < 1:
             notes.append(
-                f"With the true pixels {1 - reproduced:.1%} of the answers changed, too. Effects below that are noise."
+                f"With the true pixels {1 - reproduced:.1%} of the answers changed, too. Read what is beyond the "
+                "control; the share of causal uses is too high by chance."
             )
     return notes

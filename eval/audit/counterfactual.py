@@ -48,7 +48,8 @@ def analyse(
     Returns:
         `n` (episodes whose control has a score), `n_lost` (those whose control has none),
         `reproduced` [share, low, high] (the control's answer is the one on record), `accuracy_recorded`,
-        `accuracy_control`; `arms`: see `_arm`; `uses`: see `_uses`; `faithfulness`: see `_faithfulness`;
+        `accuracy_control`; `arms`: see `_arm`; `uses`: see `_uses`; `need`: "needed" and "not needed" -> kind of use ->
+        episodes, None where no sample knows; `faithfulness`: see `_faithfulness`;
         `verdict`: in words. Nothing but the first two if `n` is 0.
     """
     by_key = {record.key: record for record in control if record.episode.error is None}
@@ -77,6 +78,7 @@ def analyse(
         }
         if uses
         else {},
+        "need": _need([before for before, _ in pairs], uses),
         "faithfulness": _faithfulness([before for before, _ in pairs], uses, is_correct, seed),
     }
     return result | {"verdict": verdict(result)}
@@ -173,6 +175,17 @@ def _uses(pairs: Sequence[tuple[Record, Record]], scored: Mapping[str, Mapping[_
             stays = all(same_answer(now.episode, other.episode) for other in others)
             uses[before.key] = "decorative" if stays else "causal"
     return uses
+
+
+def _need(recorded: Sequence[Record], uses: Mapping[_Key, str]) -> dict[str, dict[str, int]] | None:
+    """Kinds of use by whether the question needs an operation, as far as samples know."""
+    known = [record for record in recorded if record.episode.needs_operation is not None]
+    if not known:
+        return None
+    return {
+        name: dict(Counter(uses[r.key] for r in known if r.episode.needs_operation is needed and r.key in uses))
+        for name, needed in (("needed", True), ("not needed", False))
+    }
 
 
 def _faithfulness(

@@ -38,6 +38,8 @@ class Paired:
         without: right without operations.
         called_right, called_wrong, offered_right, offered_wrong: with operations, by whether one was called or only
             offered; the four sum to 1.
+        malformed, unanswered: without operations: a turn that could not be read (such as a call, where there is nothing
+            to call), no answer in the end.
         n_unscored: questions that one of the runs could not score; they are left out.
         n_repeats: most episodes of a question in either run.
     """
@@ -48,6 +50,8 @@ class Paired:
     called_wrong: np.ndarray
     offered_right: np.ndarray
     offered_wrong: np.ndarray
+    malformed: np.ndarray
+    unanswered: np.ndarray
     n_unscored: int = 0
     n_repeats: int = 1
 
@@ -84,6 +88,8 @@ def pair(with_operations: Sequence[Record], without: Sequence[Record], is_correc
         called_wrong=share(first, lambda record: called(record) and not is_correct(record)),
         offered_right=share(first, lambda record: not called(record) and is_correct(record)),
         offered_wrong=share(first, lambda record: not called(record) and not is_correct(record)),
+        malformed=share(second, lambda record: record.episode.failures.get(MALFORMED, 0) > 0),
+        unanswered=share(second, lambda record: record.episode.answer is None),
         n_unscored=len(shared) - len(scored),
         n_repeats=max(len(group) for groups in (first, second) for group in groups.values()),
     )
@@ -100,9 +106,10 @@ def decompose(paired: Paired, *, seed: int = 0) -> dict[str, Any]:
     """The numbers of one run.
 
     Returns:
-        `n`, `n_unscored`, `n_repeats`; `values` by name: `accuracy_with`, `accuracy_without`, `gap`, `call_rate`, the
-        four `TERMS`, `gain` and `harm` (their sums), and the factors: for `DOMAIN` in "fail" and "succ" (wrong or right
-        without operations) `mass/DOMAIN`, for every term `policy/TERM` and `quality/TERM`;
+        `n`, `n_unscored`, `n_repeats`; `values` by name: `accuracy_with`, `accuracy_without`, `gap`, `call_rate`,
+        `malformed_without`, `unanswered_without`, the four `TERMS`, `gain` and `harm` (their sums), and the factors:
+        for `DOMAIN` in "fail" and "succ" (wrong or right without operations) `mass/DOMAIN`, for every term
+        `policy/TERM` and `quality/TERM`;
         `intervals` by name: 95%, bootstrapped over questions, Wilson's where a share is 0 or 1 throughout;
         `gap_test`: with - without, see `eval.significance.paired_test`.
         A factor over no question is absent.
@@ -161,6 +168,8 @@ def _measured(paired: Paired) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         "accuracy_without": right,
         "gap": accuracy - right,
         "call_rate": paired.called_right + paired.called_wrong,
+        "malformed_without": paired.malformed,
+        "unanswered_without": paired.unanswered,
         **terms,
         "gain": terms["call_gain"] + terms["schema_gain"],
         "harm": terms["call_harm"] + terms["schema_harm"],

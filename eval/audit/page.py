@@ -53,6 +53,7 @@ def write_page(out: Path, audit: Mapping[str, Any], *, n_examples: int = 8) -> N
     """
     runs = audit["runs"]
     names = [Path(run["run"]).name for run in runs]
+    shown = examples(runs[0], n_examples) if len(runs) == 1 and runs[0]["counterfactual"] else []
     context = {
         "runs": list(zip(names, runs, strict=True)),
         "steps": audit["steps"],
@@ -61,7 +62,9 @@ def write_page(out: Path, audit: Mapping[str, Any], *, n_examples: int = 8) -> N
         "factor_rows": _factor_rows(runs) if all(run["med"] for run in runs) else [],
         "charts": charts(audit) if len(runs) > 1 and audit["drift"] else [],
         "interventions": INTERVENTIONS,
-        "examples": examples(runs[0], n_examples) if len(runs) == 1 and runs[0]["counterfactual"] else [],
+        "examples": shown,
+        # The first one in which the pixels mattered.
+        "opened": next((index for index, example in enumerate(shown) if example.use == "causal"), 0),
         "cell": lambda found: Cell(value=found[0], low=found[1], high=found[2]),
     }
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -146,6 +146,8 @@ def rerun(
                 done[arm][record.key] = record
             environment.close()
             _finish(directory, list(done[arm].values()), manifest)
+    for arm in arms:
+        _check_samples(wanted[arm], done[arm])
     return {arm: [done[arm][record.key] for record in wanted[arm]] for arm in arms}
 
 
@@ -175,6 +177,20 @@ def recorded_turns(record: Record) -> list[str]:
     """The turns up to the last one that executed an operation: the last one after which a view was new."""
     last = max(view["turn"] for view in record.episode.views)
     return [step.turn for step in record.episode.steps[:last]]
+
+
+def _check_samples(recorded: Sequence[Record], played: Mapping[tuple[str, int], Record]) -> None:
+    """The same questions and pictures as in the run, or the comparison means nothing."""
+    unlike = [
+        record.episode.sample_id
+        for record in recorded
+        if played[record.key].sample_sha256 not in (None, record.sample_sha256)
+    ]
+    if unlike:
+        raise ValueError(
+            f"{len(unlike)} samples are not what they were in the run, such as {unlike[0]!r}: the data changed. "
+            "Expected the data of the run; `python -m eval replay` says what differs. Delete RUN/audit afterwards."
+        )
 
 
 def _environments(first: gymnasium.Env, manifest: Mapping[str, Any], count: int) -> list[gymnasium.Env]:

@@ -19,6 +19,8 @@ MED_LABELS = {
     "schema_gain": ("Schema gain", "wrong without; only offered, and right"),
     "call_harm": ("Call harm", "right without; called, and wrong"),
     "schema_harm": ("Schema harm", "right without; only offered, and wrong"),
+    "unanswered_without": ("Unanswered without", "without operations no answer in the end"),
+    "malformed_without": ("Malformed without", "without operations a turn that could not be read, such as a call"),
     "call_rate": ("Called", "questions in which an operation was called, executed or refused"),
 }
 #: The factors of each term: of which questions, how often, how well.
@@ -51,14 +53,13 @@ def print_checkpoints(audit: Mapping[str, Any], console: Console) -> None:
     """Print the decomposition over training."""
     if not audit["drift"]:
         return
-    table = Table(
-        "step", *(MED_LABELS[name][0] for name in MED_LABELS), "intrinsic drift", "drift of the gap", box=None
-    )
+    names = [name for name in MED_LABELS if not name.startswith("malformed")]
+    table = Table("step", *(MED_LABELS[name][0] for name in names), "intrinsic drift", "drift of the gap", box=None)
     for step, run, drift in zip(audit["steps"], audit["runs"], audit["drift"], strict=True):
         values = run["med"]["values"]
         table.add_row(
             f"{step:g}",
-            *(f"{values[name]:.3f}" for name in MED_LABELS),
+            *(f"{values[name]:.3f}" for name in names),
             f"{drift['intrinsic']:+.3f}",
             f"{drift['operations']:+.3f}",
         )
@@ -107,6 +108,9 @@ def _print_operation(name: str, operation: Mapping[str, Any], console: Console) 
     console.print(table)
     uses = ", ".join(f"{use} {found['n']} ({found['share'][0]:.1%})" for use, found in operation["uses"].items())
     console.print(f"  uses: {uses or 'none could be changed'}", markup=False, highlight=False)
+    for need, counts in (operation["need"] or {}).items():
+        found = ", ".join(f"{use} {counts[use]}" for use in operation["uses"] if use in counts)
+        console.print(f"  where an operation is {need}: {found or 'none'}", markup=False, highlight=False)
     faithfulness = operation["faithfulness"]
     if faithfulness is not None:
         right = faithfulness["faithful_correct"]

@@ -122,6 +122,27 @@ class Stranger(_Player):
         return str(self.target)
 
 
+class Tumbler(_Player):
+    """Zooms, and in the same turn mirrors the whole picture where the stripes stand; answers what the zoom shows."""
+
+    def first(self) -> str:
+        flip = '{"name": "flip", "arguments": {"target_image": 1, "direction": "vertical"}}'
+        return super().first() + (f"<tool_call>{flip}</tool_call>" if self.number % 2 == 0 else "")
+
+    def answer(self, observation: Observation) -> str:
+        return read_stripes(observation["images"][0])
+
+
+class Caller(_Player):
+    """Writes a call whether it is offered one or not, and answers only once it is shown something new."""
+
+    def act(self, observation: Observation) -> str:
+        if self._n and observation["images"]:
+            return f"\\boxed{{{read_stripes(observation['images'][-1])}}}"
+        self._n += 1
+        return self.first()
+
+
 class Fickle(_Player):
     """Never answers the same twice."""
 

@@ -60,6 +60,7 @@ def test_use_is_told_by_what_changes(
         use: 8
     }
     assert found["verdict"] == verdict
+    assert found["need"] == {"needed": {use: 8}, "not needed": {}}
     # Every zoom was into the square.
     assert found["faithfulness"]["faithful"][0] == found["faithfulness"]["coverage"] == 1.0
     assert found["faithfulness"]["table"] == {"faithful": {use: 8}, "unfaithful": {}}
@@ -97,6 +98,32 @@ def test_what_changes_by_itself_is_not_laid_at_the_pixels(tmp_path: Path) -> Non
         assert (arm["changed"][0], arm["noise"][0], arm["excess"][0]) == (1.0, 1.0, 0.0)
     assert found["uses"]["unstable"]["n"] == 8
     assert found["verdict"].startswith("decorative")
+
+
+def test_of_several_operations_each_is_changed_apart(tmp_path: Path) -> None:
+    data = striped.write_data(tmp_path / "data", 6)
+    evaluate(
+        striped.ENV_ID,
+        out=tmp_path / "run",
+        agent="tests.eval.striped:Tumbler",
+        env_args={**striped.ENV_ARGS, "data": str(data), "operations": ["zoom_in", "flip"]},
+        console=QUIET,
+    )
+    plan = Plan(protocols=("counterfactual",), changes=("blank",))
+    found = audit_run(tmp_path / "run", Whereabouts(), plan, QUIET)["counterfactual"]["operations"]
+    # All six read what they zoom into; the flips of questions 0, 2 and 4 are looked at by nobody.
+    changed = {name: (of["n"], of["arms"]["blank"]["changed"][0]) for name, of in found.items()}
+    assert changed == {"all": (6, 1.0), "zoom_in": (6, 1.0), "flip": (3, 0.0)}
+    played = {path.name: len(RunDirectory(path).records()) for path in (tmp_path / "run" / "audit").iterdir()}
+    assert played == {"control": 6, "blank": 6, "blank-zoom_in": 3, "blank-flip": 3}
+
+
+def test_samples_that_changed_since_the_run_are_noticed(tmp_path: Path) -> None:
+    run = evaluate_striped(tmp_path / "run", "Reader", 2)
+    rows = tmp_path / "data-2" / "data.jsonl"
+    rows.write_text(rows.read_text(encoding="utf-8").replace("Do the stripes", "Do these stripes"), encoding="utf-8")
+    with pytest.raises(ValueError, match="2 samples are not what they were in the run, such as '0'"):
+        audit_run(run, Whereabouts(), COUNTERFACTUAL, QUIET)
 
 
 def test_an_episode_that_used_nothing_is_not_played(tmp_path: Path) -> None:

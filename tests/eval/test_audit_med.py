@@ -62,6 +62,8 @@ def test_terms_and_factors_equal_those_counted_by_hand(by_table: Path) -> None:
         "schema_harm": 0.1,  # 4
         "gain": 0.3,
         "harm": 0.3,
+        "malformed_without": 0.0,
+        "unanswered_without": 0.0,
         "mass/fail": 0.5,
         "mass/succ": 0.5,
         "policy/call_gain": 3 / 5,  # 0, 1, 7 of 0, 1, 2, 7, 8
@@ -88,6 +90,14 @@ def test_without_operations_the_prompt_and_the_replies_do_not_mention_them(by_ta
     texts = [prompt["system_prompt"], *(step.reply for record in without.records() for step in record.episode.steps)]
     assert not [text for text in texts if "tool" in text or "zoom" in text or "operation" in text]
     assert "zoom_in" in RunDirectory(by_table).manifest()["prompt"]["system_prompt"]
+
+
+def test_a_model_that_cannot_help_calling_is_told_from_one_that_cannot_see(tmp_path: Path) -> None:
+    run = evaluate_striped(tmp_path / "run", "Caller", 4)
+    result = audit_run(run, Whereabouts(), MED, QUIET)
+    values = result["med"]["values"]
+    assert (values["call_gain"], values["unanswered_without"], values["malformed_without"]) == (1.0, 1.0, 1.0)
+    assert "Without operations 100.0% of the questions got no answer" in result["notes"][0]
 
 
 def test_what_was_played_is_not_played_again(tmp_path: Path) -> None:
