@@ -96,7 +96,7 @@ def audit_run(directory: Path, where: Whereabouts, plan: Plan, console: Console 
         result["med"] = decompose(pair(records, without, is_correct), seed=plan.seed)
     if "counterfactual" in plan.protocols:
         result["counterfactual"] = _counterfactual(run, records, where, plan, is_correct, console)
-    return result | {"notes": _notes(manifest, result)}
+    return result | {"notes": [*_program_notes(manifest, where), *_notes(manifest, result)]}
 
 
 def audit_checkpoints(results: Sequence[Mapping[str, Any]], steps: Sequence[float]) -> dict[str, Any]:
@@ -170,6 +170,15 @@ def _judge_of(manifest: Mapping[str, Any]) -> Callable[[Record], bool]:
     return lambda record: (
         record.score is not None and record.episode.answer is not None and scorer.is_correct(record.score)
     )
+
+
+def _program_notes(manifest: Mapping[str, Any], where: Whereabouts) -> list[str]:
+    if where.agent in (None, manifest["agent"]):
+        return []
+    return [
+        f"The run was played by {manifest['agent']}, the audit by {where.agent}: what their arithmetic makes different "
+        "counts as an effect in the decomposition, and as noise of the control elsewhere."
+    ]
 
 
 def _notes(manifest: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:

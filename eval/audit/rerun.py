@@ -18,7 +18,7 @@ from eval.agents import AgentChoice, open_agent
 from eval.audit.agent import Whereabouts, agent_of
 from eval.differences import changes_that_matter
 from eval.interventions import Changed
-from eval.manifest import score_name
+from eval.manifest import commit, library_versions, score_name
 from eval.metrics import evaluation_metrics
 from eval.records import Record, RunDirectory
 from eval.replay import rebuild_environment
@@ -124,7 +124,7 @@ def rerun(
         n_envs = where.n_envs(where.agent or manifest["agent"])
         for arm in arms:
             directory = RunDirectory(run.path / "audit" / arm.name)
-            begun = _manifest(manifest, arm, seed)
+            begun = _manifest(manifest, where, arm, seed)
             done[arm] = _finished(directory, begun)
             if all(record.key in done[arm] for record in wanted[arm]):
                 continue
@@ -203,10 +203,18 @@ def _enter(stack: ExitStack, choice: AgentChoice) -> Agent:
     return stack.enter_context(open_agent(choice, stack.enter_context(open_client(choice))))
 
 
-def _manifest(manifest: Mapping[str, Any], arm: Arm, seed: int) -> dict[str, Any]:
-    """That of the run, and what is changed. How many episodes there are depends on the run."""
+def _manifest(manifest: Mapping[str, Any], where: Whereabouts, arm: Arm, seed: int) -> dict[str, Any]:
+    """That of the run, with what is changed and who plays now. How many episodes there are depends on the run."""
     kept = {name: value for name, value in manifest.items() if name not in ("n_samples", "samples_sha256")}
-    return kept | {"intervention": {"kind": arm.kind, "operation": arm.operation, "seed": seed}}
+    agent = where.agent or manifest["agent"]
+    engine = manifest["engine"] if agent == manifest["agent"] else {}
+    return kept | {
+        "intervention": {"kind": arm.kind, "operation": arm.operation, "seed": seed},
+        "agent": agent,
+        "engine": {**engine, **where.engine},
+        "versions": library_versions(agent),
+        "commit": commit(),
+    }
 
 
 def _changes(started: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -217,8 +225,15 @@ def _changes(started: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _finished(directory: RunDirectory, manifest: Mapping[str, Any]) -> dict[tuple[str, int], Record]:
-    """What a finished arm holds, episodes without a score included; nothing if it has to go on."""
-    if not directory.metrics_file.exists() or _changes(directory.manifest(), manifest):
+    """What a finished arm holds, episodes without a score included; nothing if it has to go on.
+
+    Another program for the same model may have played it.
+    """
+    if not directory.metrics_file.exists():
+        return {}
+    started = directory.manifest()
+    same_program = started | {"agent": manifest["agent"], "engine": manifest["engine"]}
+    if _changes(same_program, manifest):
         return {}
     return {record.key: record for record in directory.records()}
 

@@ -171,6 +171,19 @@ def test_nothing_is_played_twice_and_an_interrupted_audit_goes_on(
     assert striped.n_asked - before == 2 * (4 * 6 - 9)
 
 
+def test_another_program_may_play_and_it_is_said_which(tmp_path: Path) -> None:
+    run = evaluate_striped(tmp_path / "run", "Reader", 4)
+    other = Whereabouts(agent="tests.eval.striped:Decorator")
+    result = audit_run(run, other, COUNTERFACTUAL, QUIET)
+    assert result["notes"][0].startswith("The run was played by tests.eval.striped:Reader, the audit by tests.eval.")
+    assert result["counterfactual"]["operations"]["all"]["uses"]["decorative"]["n"] == 4
+    assert RunDirectory(run / "audit" / "blank").manifest()["agent"] == "tests.eval.striped:Decorator"
+    before = striped.n_asked
+    again = audit_run(run, Whereabouts(), COUNTERFACTUAL, QUIET)
+    assert again["counterfactual"] == result["counterfactual"]
+    assert striped.n_asked == before
+
+
 class Batch:
     """An agent for many episodes that cannot be told a turn."""
 
