@@ -68,11 +68,12 @@ def agent_of(manifest: Mapping[str, Any], where: Whereabouts) -> AgentChoice:
         name=name,
         model=model,
         server=server,
-        sampling=Sampling(temperature=sampling.pop("temperature"), max_tokens=sampling.pop("max_tokens")),
+        sampling=Sampling(
+            temperature=sampling["temperature"], max_tokens=sampling["max_tokens"], stop=tuple(sampling.get("stop", ()))
+        ),
         seed=manifest["seed"],
         concurrency=where.n_envs(name),
         engine={**(manifest["engine"] if name == manifest["agent"] else {}), **where.engine},
-        stop=tuple(sampling.get("stop", ())) if name == "openai" else (),
         body=sampling.get("body", {}) if name == "openai" else {},
     )
     _check_weights(manifest, choice)

@@ -267,8 +267,8 @@ def test_without_its_server_or_with_other_weights_nothing_is_played(tmp_path: Pa
     with pytest.raises(ValueError, match=r"a model at example\.org; expected --base-url"):
         agent_of(manifest, Whereabouts())
     choice = agent_of(manifest, Whereabouts(base_url="http://localhost:1/v1"))
-    assert (choice.sampling.temperature, choice.sampling.max_tokens) == (0.5, 7)
-    assert (choice.stop, choice.body, choice.seed) == (("</x>",), {"top_p": 0.9}, 3)
+    assert (choice.sampling.temperature, choice.sampling.max_tokens, choice.sampling.stop) == (0.5, 7, ("</x>",))
+    assert (choice.body, choice.seed) == ({"top_p": 0.9}, 3)
     (tmp_path / "config.json").write_text("{}")
     local = manifest | {
         "agent": "transformers",
