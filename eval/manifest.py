@@ -84,7 +84,7 @@ def build_manifest(
         "scorer": _scorer(env),
         "judge": None if judge is None else judge.as_manifest(),
         "seed": seed,
-        "versions": _versions(_VERSIONS + _MODEL_VERSIONS.get(agent.name, ())),
+        "versions": library_versions(agent.name),
         "commit": commit(),
     }
 
@@ -119,6 +119,17 @@ def chat_template_digest(directory: Path) -> str | None:
         return None
     text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
     return _sha256(text)
+
+
+def library_versions(agent: str) -> dict[str, str]:
+    """Versions of Python and of the packages that make a score of this agent."""
+    versions = {"python": platform.python_version()}
+    for name in _VERSIONS + _MODEL_VERSIONS.get(agent, ()):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
 
 
 def commit() -> dict[str, Any] | None:
@@ -194,13 +205,3 @@ def _argument(env: gymnasium.Env, name: str) -> Any:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _versions(names: Sequence[str]) -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in names:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions

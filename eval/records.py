@@ -42,6 +42,8 @@ class Record:
         served: model and system fingerprint as a server named them, "" without a server.
         sample_sha256: digest of the sample, see `eval.data_hash`; None if its data cannot be shown.
         judgment: what an LLM judge said, see `eval.judge`; None without one.
+        image_sha256: for every observation, the first one included, the digests of its images (`eval.data_hash`), for
+            `python -m eval replay` to check their pixels; None in runs of versions that did not record them.
     """
 
     episode: Episode
@@ -57,6 +59,7 @@ class Record:
     served: str = ""
     sample_sha256: str | None = None
     judgment: dict[str, Any] | None = None
+    image_sha256: list[list[str]] | None = None
 
     @property
     def key(self) -> tuple[str, int]:

@@ -37,15 +37,23 @@ class VLMAgent:
 
     def submit(self, key: int, observation: Observation, info: dict[str, Any]) -> None:
         conversation = self._conversations[key]
-        sampling = self.sampling
+        forced = () if conversation.ids else self._forced(info)
+        self._show(conversation, observation, info)
+        self._n_forced[key] = len(forced)
+        request = Request(key=key, ids=conversation.ids, positions=conversation.positions(), images=conversation.images)
+        self.engine.submit(request, replace(self.sampling, forced=forced))
+
+    def recall(self, key: int, observation: Observation, info: dict[str, Any], turn: str) -> None:
+        """See `RecallingAgent`. The turn is encoded from its text, maybe as other tokens than were sampled."""
+        conversation = self._conversations[key]
+        self._show(conversation, observation, info)
+        conversation.append_turn(self.chat.encode_text(turn), train=False)
+
+    def _show(self, conversation: Conversation, observation: Observation, info: dict[str, Any]) -> None:
         if conversation.ids:
             self.chat.reply(conversation, observation)
         else:
             self.chat.prompt(conversation, info["system_prompt"], observation)
-            sampling = replace(sampling, forced=self._forced(info))
-        self._n_forced[key] = len(sampling.forced)
-        request = Request(key=key, ids=conversation.ids, positions=conversation.positions(), images=conversation.images)
-        self.engine.submit(request, sampling)
 
     def collect(self) -> list[tuple[int, Action]]:
         actions = []
@@ -95,6 +103,18 @@ class EachEpisode:
 
     def submit(self, key: int, observation: Observation, info: dict[str, Any]) -> None:
         self._ready.append((key, Action(text=self._players[key].act(observation))))
+
+    def recall(self, key: int, observation: Observation, info: dict[str, Any], turn: str) -> None:
+        """See `RecallingAgent`. A player with `recall(observation, turn)` is told the turn.
+
+        Others are asked for one, so that they see every observation, and what they write is dropped.
+        """
+        player = self._players[key]
+        told = getattr(player, "recall", None)
+        if callable(told):
+            told(observation, turn)
+        else:
+            player.act(observation)
 
     def collect(self) -> list[tuple[int, Action]]:
         ready, self._ready = self._ready, []

@@ -92,6 +92,13 @@ class OpenAIAgent:
     def submit(self, key: int, observation: Observation, info: dict[str, Any]) -> None:
         self._waiting.put((key, observation, info.get("system_prompt", "")))
 
+    def recall(self, key: int, observation: Observation, info: dict[str, Any], turn: str) -> None:
+        """See `RecallingAgent`. Costs no request."""
+        talk = self._talks[key]
+        self._hear(talk, observation, info.get("system_prompt", ""))
+        talk.messages.append({"role": "assistant", "content": turn})
+        talk.n_turns += 1
+
     def collect(self) -> list[tuple[int, Action]]:
         """The turns that are finished, after waiting for one at least; `FailedAction` for those that failed.
 
@@ -142,9 +149,7 @@ class OpenAIAgent:
             self._done.put((key, result))
 
     def _turn(self, talk: _Talk, observation: Observation, system_prompt: str) -> Action:
-        if not talk.messages:
-            talk.messages.append({"role": "system", "content": system_prompt})
-        talk.messages.append(user_message(observation))
+        self._hear(talk, observation, system_prompt)
         reply = self.client.complete(self._body(talk))
         content = with_stop_string(reply, self.sampling.stop)
         talk.messages.append({"role": "assistant", "content": content})
@@ -158,6 +163,11 @@ class OpenAIAgent:
             attempts=reply.attempts,
             served=reply.served,
         )
+
+    def _hear(self, talk: _Talk, observation: Observation, system_prompt: str) -> None:
+        if not talk.messages:
+            talk.messages.append({"role": "system", "content": system_prompt})
+        talk.messages.append(user_message(observation))
 
     def _body(self, talk: _Talk) -> dict[str, Any]:
         body: dict[str, Any] = {

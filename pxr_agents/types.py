@@ -155,6 +155,13 @@ class Agent(Protocol):
         """Episode `key` is over: forget it and return its tokens (None for agents that have none)."""
 
 
+class RecallingAgent(Agent, Protocol):
+    """An agent that can go on with an episode that was begun before."""
+
+    def recall(self, key: int, observation: Observation, info: dict[str, Any], turn: str) -> None:
+        """Instead of `submit`: `turn` is what was answered to this observation, nothing is to be written."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
     """How to draw tokens: `temperature=0` is greedy, `max_tokens` is the limit of one turn.
