@@ -19,7 +19,7 @@ COMMANDS = (
     ),
     ("audit", "take a score apart: what operations gave and what they cost", "eval.audit"),
     ("replay", "play the episodes of a run again", "eval.replay"),
-    ("view", "look at many runs in a browser", "eval.view"),
+    ("view", "look at many runs in a browser", "eval.view.command"),
     ("demo", "talk to a model about images of your own", "eval.demo"),
 )
 
