@@ -102,7 +102,8 @@ class EpisodeCard:
     def n_picture_bytes(self) -> int:
         """How much its pictures add to a page."""
         views = [*self.first_views, *(view for turn in self.turns for view in turn.views)]
-        return sum(len(picture.href or "") for picture in [*self.sources, *views])
+        hrefs = [picture.href for picture in self.sources] + [view.href for view in views]
+        return sum(len(href or "") for href in hrefs)
 
 
 def build_card(record: Record, replayer: Replayer) -> EpisodeCard:

@@ -76,9 +76,7 @@ def _in_time(episode: Episode, frame: int | None) -> bool:
     return any(part.get("frame") == frame and start <= part.get("time", start) < end for part in parts)
 
 
-def _mark(
-    part: Mapping[str, Any], kind: str, label: str, turn: int, badge: tuple[float, float, float, float]
-) -> Mark:
+def _mark(part: Mapping[str, Any], kind: str, label: str, turn: int, badge: tuple[float, float, float, float]) -> Mark:
     x1, y1, x2, y2 = part["box"]
     corners = part.get("corners")
     return Mark(

@@ -179,4 +179,6 @@ def _numbers(line: Mapping[str, object]) -> dict[str, float]:
 
 def _line_name(name: str) -> str:
     family, separator, member = name.partition("/")
+    if family in ("usage", "failures"):
+        return member
     return member.replace("_", " ") if separator and family != "held_out" else label(name)

@@ -6,6 +6,7 @@ import json
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from eval.facts import Facts, Selection, facts_of
@@ -55,6 +56,9 @@ class EpisodeIndex:
             self.unreadable[number] = f"{type(error).__name__}: {error}"
             return
         of_sample = self._by_sample.setdefault(facts.sample_id, [])
+        if any(self.facts[index].repeat == facts.repeat for index in of_sample):
+            # A training does not number the episodes of a group.
+            facts = replace(facts, repeat=len(of_sample))
         of_sample.append(len(self.facts))
         self.facts.append(facts)
         self._line_of.append(number - 1)

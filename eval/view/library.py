@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 Kind = Literal["evaluation", "training", "quick start"]
 
+#: Pages that a run may hold, and where.
+PAGES = {"report": "report.html", "audit": "audit/audit.html"}
 #: Directories inside a run that hold no runs of their own, and may hold very many files.
 _NO_RUNS = frozenset({"checkpoints", "model", "episodes", "wandb", ".git", "__pycache__", "node_modules", ".venv"})
 #: How deep and how wide is looked.
@@ -57,9 +59,11 @@ class Run:
         """Whether it is unfinished and was written to just now."""
         return not self.is_finished and time.time() - self.changed < RUNNING_SECONDS
 
-    def file(self, name: Literal["report", "audit"]) -> Path | None:
-        """A page that was written into the run, if it is there and lies in it."""
-        path = self.path / {"report": "report.html", "audit": "audit/audit.html"}[name]
+    def file(self, name: str) -> Path | None:
+        """One of `PAGES`, if it was written into the run and lies in it."""
+        if name not in PAGES:
+            return None
+        path = self.path / PAGES[name]
         inside = path.resolve().is_relative_to(self.path.resolve())
         return path if path.is_file() and inside else None
 

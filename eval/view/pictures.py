@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+from PIL import Image
 
 from eval.cards import EpisodeCard, SourcePicture, text_card
 from eval.records import Record
@@ -29,27 +31,27 @@ _NO_ENVIRONMENT = "The environment could not be made again: "
 class _Room:
     """The environment of one run, used by one request at a time."""
 
-    def __init__(self, manifest: Mapping[str, Any]) -> None:
+    def __init__(self, manifest: Callable[[], Mapping[str, Any]]) -> None:
         self.lock = threading.Lock()
         self._manifest = manifest
-        self._replayer: Replayer | None = None
+        self.replayer: Replayer | None = None
         self._reason: str | None = None
 
     def card(self, record: Record) -> EpisodeCard:
-        if self._replayer is None and self._reason is None:
+        if self.replayer is None and self._reason is None:
             try:
-                self._replayer = Replayer(self._manifest)
+                self.replayer = Replayer(self._manifest)
             except Exception as error:
                 # Data that lie elsewhere, a package that is not installed, somebody's own environment.
                 self._reason = f"{_NO_ENVIRONMENT}{error or repr(error)}"
-        if self._replayer is None:
+        if self.replayer is None:
             return text_card(record, self._reason or "")
-        return card_or_text(record, self._replayer)
+        return card_or_text(record, self.replayer)
 
     def close(self) -> None:
         with self.lock:
-            if self._replayer is not None:
-                self._replayer.close()
+            if self.replayer is not None:
+                self.replayer.close()
 
 
 class Pictures:
@@ -60,26 +62,29 @@ class Pictures:
     """
 
     def __init__(self, *, replay: bool = True) -> None:
-        self._replay = replay
+        self.replay = replay
         self._lock = threading.Lock()
         self._rooms: OrderedDict[str, _Room] = OrderedDict()
         self._cards: OrderedDict[tuple[object, ...], EpisodeCard] = OrderedDict()
 
-    def card(self, key: tuple[object, ...], record: Record, manifest: Mapping[str, Any]) -> EpisodeCard:
+    def card(
+        self, key: tuple[object, ...], record: Record, run: str, manifest: Callable[[], Mapping[str, Any]]
+    ) -> EpisodeCard:
         """The card of an episode.
 
         Args:
             key: names the episode and the state of its file.
             record: the episode.
-            manifest: with the environment's spec under "env".
+            run: names the run and the state of its manifest: its episodes share an environment.
+            manifest: gives the environment's spec under "env".
         """
-        if not self._replay:
+        if not self.replay:
             return text_card(record, "The viewer was started with --no-pictures.")
         with self._lock:
             if key in self._cards:
                 self._cards.move_to_end(key)
                 return self._cards[key]
-            room = self._room(manifest)
+            room = self._room(run, manifest)
         with room.lock:
             card = room.card(record)
         with self._lock:
@@ -88,10 +93,9 @@ class Pictures:
                 self._cards.popitem(last=False)
         return card
 
-    def _room(self, manifest: Mapping[str, Any]) -> _Room:
-        name = json.dumps(manifest.get("env"), sort_keys=True)
-        room = self._rooms.setdefault(name, _Room(manifest))
-        self._rooms.move_to_end(name)
+    def _room(self, run: str, manifest: Callable[[], Mapping[str, Any]]) -> _Room:
+        room = self._rooms.setdefault(run, _Room(manifest))
+        self._rooms.move_to_end(run)
         while len(self._rooms) > MAX_ENVIRONMENTS:
             _, old = self._rooms.popitem(last=False)
             threading.Thread(target=old.close, daemon=True).start()
@@ -99,15 +103,20 @@ class Pictures:
 
 
 def recipe_manifest(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What `Replayer` needs, from the recipe of a training run; without "env" if that names no known environment."""
+    """What `Replayer` needs, from the recipe of a training run.
+
+    Raises:
+        ValueError: the recipe names no environment.
+        gymnasium.error.Error: it names one that is not registered here.
+        ImportError: the module that registers it is not installed.
+    """
     env = recipe.get("env")
     if not isinstance(env, Mapping) or not isinstance(env.get("id"), str):
-        return {}
-    try:
-        spec = gymnasium.spec(env["id"])
-    except (gymnasium.error.Error, ImportError, ValueError):
-        return {}
-    content = json.loads(spec.to_json())
+        raise ValueError('recipe.json names no environment; expected "env" with an "id".')
+    module, _, name = env["id"].rpartition(":")
+    if module:
+        importlib.import_module(module)
+    content = json.loads(gymnasium.spec(name).to_json())
     content["kwargs"] = {**content["kwargs"], **(env.get("kwargs") or {})}
     return {"env": content}
 
@@ -117,8 +126,6 @@ def drawn_card(card: EpisodeCard, picture: Path) -> EpisodeCard:
     if card.no_pictures is None or not picture.is_file() or picture.stat().st_size > MAX_DRAWN:
         return card
     href = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode("ascii")
-    from PIL import Image
-
     with Image.open(picture) as image:
         width, height = image.size
     source = SourcePicture(href=href, number=1, frame=None, width=width, height=height, marks=())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from eval.view.index import EpisodeIndex, Indexes, accuracy_so_far
 from eval.view.library import Library, Run, signature
 from eval.view.pictures import Pictures, drawn_card, recipe_manifest
 from eval.view.query import Query, run_link
-from eval.view.runs_page import agent_name
+from eval.view.runs_page import agent_name, env_name
 
 #: Episodes, and groups, on one page; episodes of a group that are shown side by side.
 EPISODES, GROUPS, SIDE_BY_SIDE = 50, 40, 16
@@ -97,13 +96,12 @@ class RunPages:
         manifest = self._library.read(run.path / "manifest.json")
         recipe = self._library.read(run.path / "recipe.json")
         named = agent_name(manifest) if run.kind == "evaluation" else str(recipe.get("model", "")).rpartition("/")[2]
-        env = (manifest if run.kind == "evaluation" else recipe).get("env")
         return {
             "run": run,
             "link": run_link(run.key),
             "query": query,
             "iteration": shelf.iteration,
-            "task": str(env.get("id", "")) if isinstance(env, Mapping) else "",
+            "task": env_name(manifest if run.kind == "evaluation" else recipe),
             "agent": named,
             "manifest": manifest,
             "live": run.is_running,
@@ -151,14 +149,15 @@ class RunPages:
         return query.link(episode=index.facts[number].sample_id, nth=nth or None, page=None, group=None, view=None)
 
     def _card(self, shelf: Shelf, number: int) -> EpisodeCard:
-        record = shelf.index.record(number)
-        if shelf.run.kind == "evaluation":
-            manifest = self._library.read(shelf.run.path / "manifest.json")
-        else:
-            recipe = self._library.read(shelf.run.path / "recipe.json")
-            manifest = recipe_manifest(recipe) if self._pictures.replay else {}
+        name = "manifest.json" if shelf.run.kind == "evaluation" else "recipe.json"
+        file = shelf.run.path / name
+
+        def manifest() -> dict[str, Any]:
+            content = self._library.read(file)
+            return content if shelf.run.kind == "evaluation" else recipe_manifest(content)
+
         key = (shelf.file, signature(shelf.file), number)
-        card = self._pictures.card(key, record, manifest)
+        card = self._pictures.card(key, shelf.index.record(number), f"{file} {signature(file)}", manifest)
         return drawn_card(card, shelf.file.parent / f"{number + 1}.png") if shelf.iteration is not None else card
 
     def _episode(self, shelf: Shelf, query: Query) -> dict[str, Any]:
@@ -238,12 +237,11 @@ class RunPages:
     def _training(self, run: Run, query: Query) -> dict[str, Any]:
         history, recipe = self._histories.get(run.lines), self._library.read(run.path / "recipe.json")
         last = history.rows[-1] if history.rows else {}
-        env = recipe.get("env")
         return {
             "run": run,
             "link": run_link(run.key),
             "query": query,
-            "task": str(env.get("id", "")) if isinstance(env, Mapping) else "",
+            "task": env_name(recipe),
             "recipe_text": json.dumps(recipe, indent=2) if recipe else "",
             "model": str(recipe.get("model", "")),
             "counter": history.counter,
@@ -258,7 +256,8 @@ class RunPages:
         }
 
     def _quick_start(self, run: Run) -> dict[str, Any]:
-        return training_context(run.path, n_episodes=PAIRS if self._pictures.replay else 0) | {"live": False}
+        shown = training_context(run.path, n_episodes=PAIRS if self._pictures.replay else 0)
+        return shown | {"run": run, "live": False}
 
 
 _TILES = ("accuracy", "usage_rate", "reward", "hit_rate", "failure_rate", "learner/entropy", "seconds/total", "loss")

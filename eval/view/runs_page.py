@@ -124,11 +124,14 @@ class RunTable:
             return RunRow(**common, **make[run.kind](run))
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             # Somebody else's file with one of our names: one such directory must not hide the others.
-            nothing = {"task": "", "agent": "", "accuracy": None, "usage": None, "n_episodes": 0, "alarms": ()}
-            return RunRow(**common, progress="cannot be read", **nothing)
+            nothing: dict[str, Any] = {"task": "", "agent": "", "accuracy": None, "usage": None, "n_episodes": 0}
+            return RunRow(**common, progress="cannot be read", alarms=(), **nothing)
 
     def _evaluation(self, run: Run) -> dict[str, Any]:
-        manifest, metrics = self._library.read(run.path / "manifest.json"), self._library.read(run.path / "metrics.json")
+        manifest, metrics = (
+            self._library.read(run.path / "manifest.json"),
+            self._library.read(run.path / "metrics.json"),
+        )
         total = _whole(manifest.get("n_samples")) * max(1, _whole(manifest.get("repeats")))
         if isinstance(metrics.get("statistics"), dict):
             accuracy, usage = cell(metrics, "accuracy"), cell(metrics, "usage_rate")
@@ -140,7 +143,7 @@ class RunTable:
             usage = _rate(sum("used" in each.tags for each in facts if each.outcome != "error"), scored)
             n_done, progress = len(facts), f"{len(facts):,} of {total:,}"
         return {
-            "task": _text(manifest.get("env"), "id"),
+            "task": env_name(manifest),
             "agent": agent_name(manifest),
             "progress": progress,
             "accuracy": accuracy,
@@ -155,7 +158,7 @@ class RunTable:
         done, total = int(last.get(history.counter, 0)), _whole(recipe.get("iterations") or recipe.get("steps"))
         of_all = f" of {total:,}" if total else ""
         return {
-            "task": _text(recipe.get("env"), "id"),
+            "task": env_name(recipe),
             "agent": _file_name(recipe.get("model")),
             "progress": f"{history.counter} {done:,}{of_all}",
             "accuracy": None if "accuracy" not in last else Cell(value=last["accuracy"]),
@@ -190,7 +193,7 @@ class RunTable:
 
 def describe(difference: Difference) -> str:
     """A difference in one line: "sampling.temperature: 0 → 1"."""
-    before, after = ("none" if value is None else show(value, 60) for value in difference.values)
+    before, after = ("none" if value is None else show(value, 24) for value in difference.values)
     return f"{difference.field}: {before} → {after}"
 
 
@@ -200,6 +203,12 @@ def agent_name(manifest: Mapping[str, Any]) -> str:
     model = server.get("model") if isinstance(server, Mapping) else manifest.get("model")
     agent = str(manifest.get("agent", ""))[:200]
     return f"{agent} {_file_name(model)}" if model else agent
+
+
+def env_name(content: Mapping[str, Any]) -> str:
+    """The id of the environment that a manifest or a recipe names, without the module that registers it."""
+    env = content.get("env")
+    return str(env.get("id", ""))[:200].rpartition(":")[2] if isinstance(env, Mapping) else ""
 
 
 def age(changed: float) -> str:
@@ -225,10 +234,6 @@ def _rate(count: int, total: int) -> Cell | None:
 
 def _whole(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
-
-
-def _text(value: object, name: str) -> str:
-    return str(value.get(name, ""))[:200].rpartition(":")[2] if isinstance(value, Mapping) else ""
 
 
 def _file_name(value: object) -> str:

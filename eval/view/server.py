@@ -15,13 +15,13 @@ import traceback
 from http import HTTPStatus
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 from eval.rendering import render, template_file
 from eval.view.curves import Histories
 from eval.view.index import Indexes
-from eval.view.library import Library, Run
+from eval.view.library import PAGES, Library, Run
 from eval.view.pictures import Pictures
 from eval.view.query import Query, run_key
 from eval.view.run_pages import NotThere, RunPages
@@ -159,8 +159,7 @@ class ViewHandler(http.server.BaseHTTPRequestHandler):
         return run
 
     def _run(self, run: Run, query: Query) -> None:
-        name = query.get("file")
-        if name == "report" or name == "audit":
+        if (name := query.get("file")) is not None:
             self._send_file(run, name)
             return
         version = f'"{self.server.pages.version(run, query)}"'
@@ -170,10 +169,11 @@ class ViewHandler(http.server.BaseHTTPRequestHandler):
         template, context = self.server.pages.page(run, query)
         self._send_page(template, context, {"ETag": version})
 
-    def _send_file(self, run: Run, name: Literal["report", "audit"]) -> None:
+    def _send_file(self, run: Run, name: str) -> None:
         path = run.file(name)
         if path is None:
-            raise Refusal(HTTPStatus.NOT_FOUND, f"the run has no {name}; `python -m eval {name} {run.path}` writes one.")
+            known = " or ".join(PAGES)
+            raise Refusal(HTTPStatus.NOT_FOUND, f'the file "{quote(name)}" came; expected {known}, once written.')
         self._send(path.read_bytes(), HTML, headers={"Content-Security-Policy": SANDBOX})
 
     def _send_page(
