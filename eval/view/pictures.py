@@ -34,24 +34,24 @@ class _Room:
     def __init__(self, manifest: Callable[[], Mapping[str, Any]]) -> None:
         self.lock = threading.Lock()
         self._manifest = manifest
-        self.replayer: Replayer | None = None
+        self._replayer: Replayer | None = None
         self._reason: str | None = None
 
     def card(self, record: Record) -> EpisodeCard:
-        if self.replayer is None and self._reason is None:
+        if self._replayer is None and self._reason is None:
             try:
-                self.replayer = Replayer(self._manifest)
+                self._replayer = Replayer(self._manifest())
             except Exception as error:
                 # Data that lie elsewhere, a package that is not installed, somebody's own environment.
                 self._reason = f"{_NO_ENVIRONMENT}{error or repr(error)}"
-        if self.replayer is None:
+        if self._replayer is None:
             return text_card(record, self._reason or "")
-        return card_or_text(record, self.replayer)
+        return card_or_text(record, self._replayer)
 
     def close(self) -> None:
         with self.lock:
-            if self.replayer is not None:
-                self.replayer.close()
+            if self._replayer is not None:
+                self._replayer.close()
 
 
 class Pictures:
