@@ -174,7 +174,10 @@ const keys = {
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
   if (event.target.matches("input, select")) {
-    if (event.key === "Escape") step(0);
+    if (event.key === "Escape") {
+      event.target.blur();
+      step(0);
+    }
     return;
   }
   if (!Object.hasOwn(keys, event.key)) return;

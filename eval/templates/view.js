@@ -53,19 +53,16 @@ document.addEventListener("submit", (event) => {
 });
 
 // While a run goes on: the page is asked for again, and what it shows replaced, unless somebody is in the middle of it.
-let version = null;
 async function refresh() {
-  const answer = await fetch(location.href, { headers: version ? { "If-None-Match": version } : {} });
-  if (!answer.ok) return;
-  const isNew = version !== null;
-  version = answer.headers.get("ETag");
-  const text = await answer.text();
-  if (!isNew && version !== null) return;
-  const fresh = new DOMParser().parseFromString(text, "text/html").querySelector("main");
   const main = document.querySelector("main");
+  const version = main.dataset.live;
+  const answer = await fetch(location.href, { headers: version ? { "If-None-Match": version } : {} });
+  if (answer.status !== 200) return;
+  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
   if (!fresh || main.contains(document.activeElement) || main.querySelector("details[open]") || help()?.open) return;
   main.replaceChildren(...fresh.childNodes);
-  main.toggleAttribute("data-live", fresh.hasAttribute("data-live"));
+  if (fresh.hasAttribute("data-live")) main.dataset.live = fresh.dataset.live;
+  else delete main.dataset.live;
 }
 
 const REFRESH_MS = 2500;

@@ -167,7 +167,7 @@ class ViewHandler(http.server.BaseHTTPRequestHandler):
             self._send(b"", HTML, HTTPStatus.NOT_MODIFIED, {"ETag": version})
             return
         template, context = self.server.pages.page(run, query)
-        self._send_page(template, context, {"ETag": version})
+        self._send_page(template, context | {"version": version}, {"ETag": version})
 
     def _send_file(self, run: Run, name: str) -> None:
         path = run.file(name)
