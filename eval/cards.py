@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +29,11 @@ SOURCE_SIDE = 800
 PNG_BYTES = 48 * 1024
 #: Most characters that are shown of a question or a reply.
 TEXT_LIMIT = 20_000
+#: Encoded pictures that are remembered.
+MAX_LATEST = 64
+
+_latest: OrderedDict[bytes, str] = OrderedDict()
+_lock = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,13 +146,29 @@ def choose_samples(kinds: Sequence[object], count: int) -> list[int]:
 
 
 def data_uri(image: Image.Image) -> str:
-    """`image` as a data URI: PNG where that is small (drawings, small views), else JPEG."""
+    """`image` as a data URI: PNG where that is small (drawings, small views), else JPEG.
+
+    The latest are remembered: the episodes of a group show the same source and the same first view.
+    """
+    key = hashlib.blake2b(image.tobytes(), digest_size=16, key=f"{image.mode}{image.size}".encode()).digest()
+    with _lock:
+        known = _latest.get(key)
+    if known is None:
+        known = _encode(image)
+        with _lock:
+            _latest[key] = known
+            while len(_latest) > MAX_LATEST:
+                _latest.popitem(last=False)
+    return known
+
+
+def _encode(image: Image.Image) -> str:
     png = io.BytesIO()
-    # The best compression takes its time, which is lost on a photograph: the fastest tells what is worth it.
+    # A good compression takes its time, which is lost on a photograph: the fastest tells what is worth it.
     image.save(png, format="PNG", compress_level=1)
-    if PNG_BYTES < png.tell() <= 3 * PNG_BYTES:
+    if PNG_BYTES < png.tell() <= 1.5 * PNG_BYTES:
         png = io.BytesIO()
-        image.save(png, format="PNG", optimize=True)
+        image.save(png, format="PNG")
     if png.tell() <= PNG_BYTES:
         return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode("ascii")
     jpeg = io.BytesIO()
