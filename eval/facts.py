@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -26,6 +27,9 @@ ALWAYS = ("wrong", "correct", "used", "unused", "failed")
 
 #: Most characters of an id, a question and an answer in a list.
 ID_LIMIT, QUESTION_LIMIT, ANSWER_LIMIT = 200, 240, 80
+
+#: What dialects write above the question about a video: its frames and their times.
+_VIDEO_LINES = re.compile(r"^[^\n]{1,1000} of a video of [0-9.]+ s, at [0-9., ]+ s\.\n", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +94,7 @@ def facts_of(record: Record) -> Facts:
         sample_id=episode.sample_id[:ID_LIMIT],
         repeat=record.repeat,
         category=_shorten(episode.category, ID_LIMIT),
-        question=" ".join(episode.prompt[: 2 * QUESTION_LIMIT].split())[:QUESTION_LIMIT],
+        question=" ".join(_VIDEO_LINES.sub("", episode.prompt[:4000]).split())[:QUESTION_LIMIT],
         answer=_shorten(episode.answer, ANSWER_LIMIT),
         target=_shorten(episode.target, ANSWER_LIMIT),
         outcome=outcome(episode),

@@ -98,10 +98,14 @@ def _free_place(
     size: tuple[float, float],
     taken: Sequence[tuple[float, float, float, float]],
 ) -> tuple[float, float, float, float]:
-    """The upper left corner of `box`, moved to the right past badges that are there, and inside the picture."""
+    """The upper left corner of `box`, or above it where it is small; past badges that are there, inside the picture."""
     side = max(size)
     height, width = _BADGE_HEIGHT * side, (_BADGE_WIDTH * len(label) + 0.012) * side
-    x, y = max(0.0, min(box[0], size[0] - width)), max(0.0, min(box[1], size[1] - height))
+    top = box[1]
+    if box[3] - box[1] < 2 * height or box[2] - box[0] < 2 * width:
+        # What is looked at must not be covered.
+        top = box[1] - height if box[1] >= height else box[3]
+    x, y = max(0.0, min(box[0], size[0] - width)), max(0.0, min(top, size[1] - height))
     for left, top, across, down in sorted(taken):
         if left < x + width and x < left + across and top < y + height and y < top + down:
             x = left + across

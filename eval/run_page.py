@@ -80,6 +80,9 @@ def pictured_cards(
     An episode that cannot be played again has a card without pictures that says why.
     """
     cards: dict[int, EpisodeCard] = {}
+    if not chosen:
+        # Making an environment runs its code: who asked for no pictures wants none of it.
+        return cards
     try:
         replayer = Replayer(manifest)
     except Exception as error:

@@ -49,6 +49,14 @@ def test_a_row_is_short_and_counts_what_happened() -> None:
     assert (facts.usage, facts.failures, facts.target) == ({"zoom_in": 2}, {}, None)
 
 
+def test_a_question_about_a_video_begins_with_the_question() -> None:
+    prompt = "Images 1 and 2 are frames of a video of 8.00 s, at 2.00, 6.00 s.\nWhat turns red?\n(A) a ball"
+    assert facts_of(Record(episode=episode(prompt=prompt))).question == "What turns red? (A) a ball"
+    assert facts_of(Record(episode=episode(prompt="What of a video of 8.00 s, at 2.00 s."))).question.startswith(
+        "What of"
+    )
+
+
 def row(**changes: object) -> Facts:
     made = episode(sample_id="Über-7", answer="Straße", target="road", category="attributes", usage={"zoom_in": 1})
     for name, value in changes.items():

@@ -69,3 +69,11 @@ def test_badges_do_not_cover_each_other_and_stay_inside() -> None:
         assert left[0] + left[2] <= right[0] + 1e-9
     assert last[0] + last[2] <= 100
     assert last[1] + last[3] <= 100
+
+
+def test_a_badge_does_not_cover_a_small_box() -> None:
+    below_the_edge = (40.0, 0.0, 60.0, 8.0)
+    inside = (10.0, 50.0, 16.0, 90.0)
+    high, low = arrange(episode(view(2, 1, below_the_edge), view(3, 2, inside)), 1, None, (100.0, 100.0))
+    assert high.badge[1] == 8
+    assert low.badge[1] + low.badge[3] <= 50
