@@ -107,6 +107,14 @@ class EpisodeCard:
         return outcome(self.episode)
 
     @property
+    def token_counts(self) -> dict[str, int]:
+        """How many tokens of the episode are "read", "written" and "forced"; empty where nobody recorded it."""
+        counts: dict[str, int] = {}
+        for kind, count in self.episode.token_spans or ():
+            counts[kind] = counts.get(kind, 0) + count
+        return counts
+
+    @property
     def n_picture_bytes(self) -> int:
         """How much its pictures add to a page."""
         views = [*self.first_views, *(view for turn in self.turns for view in turn.views)]

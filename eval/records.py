@@ -20,6 +20,8 @@ from pxr_agents.types import Episode, Step
 JUDGE_FAILED = "judge: "
 
 _EPISODE_FIELDS = frozenset(field.name for field in fields(Episode)) - {"tokens"}
+# Records of earlier versions lack it.
+_LATER_FIELDS = frozenset({"token_spans"})
 _STEP_FIELDS = tuple(field.name for field in fields(Step))
 
 
@@ -94,8 +96,9 @@ def episode_from_json(record: dict[str, Any]) -> Episode:
     Raises:
         ValueError: the record has a key that no episode has, or lacks one.
     """
-    if record.keys() != _EPISODE_FIELDS:
-        missing, unknown = sorted(_EPISODE_FIELDS - record.keys()), sorted(record.keys() - _EPISODE_FIELDS)
+    missing = sorted(_EPISODE_FIELDS - _LATER_FIELDS - record.keys())
+    unknown = sorted(record.keys() - _EPISODE_FIELDS)
+    if missing or unknown:
         raise ValueError(
             f"an episode record with the keys {sorted(record)} came (missing: {missing}, unknown: {unknown}). Expected "
             "what `python -m eval run` writes; evaluate again with this version."
@@ -104,6 +107,8 @@ def episode_from_json(record: dict[str, Any]) -> Episode:
     values["steps"] = [Step(**step) for step in record["steps"]]
     for name in ("views", "evidence_box", "evidence_time"):
         values[name] = _with_tuples(record.get(name))
+    if record.get("token_spans") is not None:
+        values["token_spans"] = tuple((str(kind), int(count)) for kind, count in record["token_spans"])
     return Episode(**values)
 
 

@@ -70,6 +70,19 @@ class Tokens:
     turn_ends: tuple[int, ...]
     forced: np.ndarray | None = None
 
+    def spans(self) -> tuple[tuple[str, int], ...]:
+        """Runs of tokens of one kind, in order: ("read", 412), ("written", 57), ...
+
+        "read" is what the model was shown (masked in training), "written" what it sampled, "forced" what was forced
+        on it.
+        """
+        kinds = self.action.astype(np.int8) if self.forced is None else self.action + self.forced.astype(np.int8)
+        edges = np.flatnonzero(np.diff(kinds)) + 1
+        starts = [0, *edges.tolist()] if len(kinds) else []
+        ends = [*starts[1:], len(kinds)]
+        names = ("read", "written", "forced")
+        return tuple((names[int(kinds[start])], end - start) for start, end in zip(starts, ends, strict=False))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
@@ -90,7 +103,8 @@ class Episode:
     `views`, `usage`, `failures` are the last `info` of the environment (see docs/environments.md); `unrepaired`
     tells that the last operation failed and no later one succeeded;
     `error` is set when the run itself broke (an engine died, a judge was away): such an episode has no
-    score and is counted apart, never as 0.
+    score and is counted apart, never as 0. `token_spans` (see `Tokens.spans`) stay when the tokens go; None for
+    agents that have none.
     """
 
     task: str
@@ -112,6 +126,7 @@ class Episode:
     truncated_by: str | None = None
     error: str | None = None
     tokens: Tokens | None = None
+    token_spans: tuple[tuple[str, int], ...] | None = None
 
     @property
     def n_operations(self) -> int:

@@ -120,6 +120,8 @@ def test_evaluation_reads_the_episodes(played, tmp_path):
     from eval.records import RunDirectory
 
     episodes = [played(ZOOM, "\\boxed{A}"), played("\\boxed{B}", sample_id="train-4")]
+    # Tokens do not travel, what they were does.
+    episodes[1].token_spans = (("read", 40), ("written", 3))
     write_episodes(tmp_path / "1", [PicturedEpisode(episode=each, picture=None) for each in episodes], iteration=1)
     assert RunDirectory(tmp_path / "1").episodes() == episodes
 

@@ -88,6 +88,24 @@ def test_an_episode_is_played_again(runs: Path, client: Client) -> None:
     assert "not recorded" in page
 
 
+def test_tokens_are_shown_in_their_order(runs: Path, tmp_path: Path, serve: Serve, edit: Edit) -> None:
+    shutil.copytree(runs / "eval" / "oracle", tmp_path / "run")
+    spans = [["read", 1200], ["forced", 3], ["written", 20], ["read", 30], ["written", 7]]
+    edit(tmp_path / "run", lambda k, record: record | {"token_spans": spans})
+    page = serve(tmp_path).text("/run/run?episode=test-0")
+    strip = re.findall(r'<rect class="(read|written|forced)" x="(\d+)" width="(\d+)"', page)
+    assert strip == [
+        ("read", "0", "1200"),
+        ("forced", "1200", "3"),
+        ("written", "1203", "20"),
+        ("read", "1223", "30"),
+        ("written", "1253", "7"),
+    ]
+    assert "1,260 tokens" in page
+    assert "27 written by the model" in page
+    assert "1230 read, masked" in page
+
+
 def test_neighbours_keep_the_filters(runs: Path, client: Client) -> None:
     records = RunDirectory(runs / "eval" / "groups").records()
     used = [r.key for r in records if r.episode.n_operations]
