@@ -89,7 +89,12 @@ class EpisodeIndex:
 
     def samples(self) -> dict[str, list[int]]:
         """The episodes of every sample, in the order of the file."""
-        return {sample_id: self.group(sample_id) for sample_id in self._by_sample}
+        # A copy of the keys: another request may be adding to them.
+        return {sample_id: self.group(sample_id) for sample_id in list(self._by_sample)}
+
+    def grouped(self) -> list[str]:
+        """The samples with several episodes, in the order of the file."""
+        return [sample_id for sample_id, members in list(self._by_sample.items()) if len(members) > 1]
 
     def operations(self) -> list[str]:
         """The names of operations that were executed."""

@@ -17,7 +17,7 @@ from eval.view.index import EpisodeIndex, Indexes, accuracy_so_far
 from eval.view.library import Library, Run, signature
 from eval.view.pictures import Pictures, drawn_card, recipe_manifest
 from eval.view.query import Query, run_link
-from eval.view.runs_page import agent_name, env_name
+from eval.view.runs_page import agent_name, env_name, model_name
 
 #: Episodes, and groups, on one page; episodes of a group that are shown side by side.
 EPISODES, GROUPS, SIDE_BY_SIDE = 50, 40, 16
@@ -95,7 +95,7 @@ class RunPages:
         run = shelf.run
         manifest = self._library.read(run.path / "manifest.json")
         recipe = self._library.read(run.path / "recipe.json")
-        named = agent_name(manifest) if run.kind == "evaluation" else str(recipe.get("model", "")).rpartition("/")[2]
+        named = agent_name(manifest) if run.kind == "evaluation" else model_name(recipe.get("model"))
         return {
             "run": run,
             "link": run_link(run.key),
@@ -108,8 +108,7 @@ class RunPages:
             "n_episodes": len(shelf.index),
             "n_unreadable": len(shelf.index.unreadable),
             "unreadable": list(shelf.index.unreadable.items())[:3],
-            "has_groups": any(facts.repeat for facts in shelf.index.facts[:500])
-            or any(len(group) > 1 for group in list(shelf.index.samples().values())[:500]),
+            "has_groups": any(facts.repeat for facts in shelf.index.facts),
         }
 
     def _list(self, shelf: Shelf, query: Query) -> dict[str, Any]:
@@ -190,7 +189,7 @@ class RunPages:
             raise NotThere(f"the run has no episodes of {sample_id!r}; choose one from its list.")
         page, pages = _page(query, len(group), SIDE_BY_SIDE)
         shown = group[page * SIDE_BY_SIDE : (page + 1) * SIDE_BY_SIDE]
-        samples = [name for name, members in index.samples().items() if len(members) > 1] or [sample_id]
+        samples = index.grouped()
         place = samples.index(sample_id) if sample_id in samples else 0
         correct, scored = accuracy_so_far([index.facts[number] for number in group])
         return self._common(shelf, query) | {
@@ -206,7 +205,7 @@ class RunPages:
             "page": page,
             "n_pages": pages,
             "place": place + 1,
-            "n_groups": len(samples),
+            "n_groups": max(1, len(samples)),
             "earlier": query.link(group=samples[place - 1], page=None) if place else None,
             "later": query.link(group=samples[place + 1], page=None) if place + 1 < len(samples) else None,
             "up": query.link(group=None, view="groups", page=place // GROUPS or None),

@@ -19,6 +19,8 @@ from pxr_env.errors import show
 
 #: Runs on one page.
 PAGE = 200
+#: What a checkpoint of any training is called.
+_NO_NAMES = frozenset({"model", "warm", "base"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,7 +161,7 @@ class RunTable:
         of_all = f" of {total:,}" if total else ""
         return {
             "task": env_name(recipe),
-            "agent": _file_name(recipe.get("model")),
+            "agent": model_name(recipe.get("model")),
             "progress": f"{history.counter} {done:,}{of_all}",
             "accuracy": None if "accuracy" not in last else Cell(value=last["accuracy"]),
             "usage": None if "usage_rate" not in last else Cell(value=last["usage_rate"]),
@@ -202,7 +204,7 @@ def agent_name(manifest: Mapping[str, Any]) -> str:
     server = manifest.get("server")
     model = server.get("model") if isinstance(server, Mapping) else manifest.get("model")
     agent = str(manifest.get("agent", ""))[:200]
-    return f"{agent} {_file_name(model)}" if model else agent
+    return f"{agent} {model_name(model)}" if model else agent
 
 
 def env_name(content: Mapping[str, Any]) -> str:
@@ -236,5 +238,7 @@ def _whole(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
-def _file_name(value: object) -> str:
-    return str(value or "").rstrip("/").rpartition("/")[2][:200]
+def model_name(value: object) -> str:
+    """The last part of a path or name, and the one before where the last says nothing."""
+    parts = str(value or "").rstrip("/").split("/")
+    return "/".join(parts[-2:] if parts[-1] in _NO_NAMES else parts[-1:])[:200]

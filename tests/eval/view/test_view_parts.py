@@ -19,7 +19,7 @@ from eval.view.index import MAX_INDEXES, EpisodeIndex, Indexes, accuracy_so_far
 from eval.view.library import Library, find_runs
 from eval.view.lines import GrowingLines
 from eval.view.query import Query, run_key, run_link
-from eval.view.runs_page import age
+from eval.view.runs_page import age, model_name
 
 
 def test_lines_are_read_once_and_only_when_they_are_whole(tmp_path: Path) -> None:
@@ -217,3 +217,11 @@ def test_long_lines_are_thinned_and_keep_their_extremes() -> None:
 def test_age(seconds: float, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eval.view.runs_page.time.time", lambda: 1e9)
     assert age(1e9 - seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("/runs/ppo/model", "ppo/model"), ("Qwen/Qwen3-VL", "Qwen3-VL"), ("a/b/", "b"), ("model", "model"), (None, "")],
+)
+def test_the_name_of_a_model(path: str | None, name: str) -> None:
+    assert model_name(path) == name
