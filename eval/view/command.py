@@ -41,7 +41,10 @@ def run(arguments: argparse.Namespace) -> int:
         ) from error
     with server:
         n_runs = len(server.library.runs())
-        print(f"{n_runs} run{'s' if n_runs != 1 else ''} in {arguments.directory}: {server.url}\nCtrl-C ends it.")
+        print(
+            f"{n_runs} run{'s' if n_runs != 1 else ''} in {arguments.directory}: {server.url}\nCtrl-C ends it.",
+            flush=True,
+        )
         if arguments.host not in LOOPBACK:
             print("Everybody in the network can read these runs.", flush=True)
         if arguments.open:

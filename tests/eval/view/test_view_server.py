@@ -6,7 +6,11 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +54,18 @@ def test_runs_against_a_baseline(runs: Path, client: Client) -> None:
     assert "agent: &#34;oracle&#34; → &#34;random&#34;" in page
     assert "none that matters" in page
     assert "is the baseline" in page
+
+
+def test_runs_that_cannot_be_compared_are_not_ranked(runs: Path, tmp_path: Path, serve: Serve) -> None:
+    for name in ("one", "other"):
+        shutil.copytree(runs / "eval" / "oracle", tmp_path / name)
+    manifest = json.loads((tmp_path / "other" / "manifest.json").read_text())
+    manifest["scorer"] = {"name": "anls", "source": ""}
+    (tmp_path / "other" / "manifest.json").write_text(json.dumps(manifest))
+    page = serve(tmp_path).text("/?baseline=one")
+    assert "differences that matter" in page
+    assert "scorer.name: &#34;exact&#34; → &#34;anls&#34;" in page
+    assert "<b>0.000</b>" not in page
 
 
 def test_a_list_is_filtered_and_paged(runs: Path, client: Client) -> None:
@@ -103,7 +119,7 @@ def test_tokens_are_shown_in_their_order(runs: Path, tmp_path: Path, serve: Serv
     ]
     assert "1,260 tokens" in page
     assert "27 written by the model" in page
-    assert "1230 read, masked" in page
+    assert "1,230 read, masked" in page
 
 
 def test_neighbours_keep_the_filters(runs: Path, client: Client) -> None:
@@ -339,6 +355,18 @@ def test_somebody_elses_files_hide_no_run(runs: Path, tmp_path: Path, serve: Ser
     client = serve(tmp_path)
     assert len(names(client.text("/"))) == 5
     assert len(names(client.text("/?baseline=odd0&sort=accuracy"))) == 5
+
+
+def test_the_command_serves_until_it_is_interrupted(runs: Path) -> None:
+    command = [sys.executable, "-m", "eval", "view", str(runs), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]) as process:
+        assert process.stdout is not None
+        address = re.search(r"4 runs in .*: (http://127\.0\.0\.1:\d+/)", process.stdout.readline())
+        assert address is not None
+        with urllib.request.urlopen(address[1], timeout=60) as answer:
+            assert b"eval/oracle" in answer.read()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
 
 
 def test_the_command_refuses_what_is_no_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
