@@ -53,15 +53,22 @@ class SourcePicture:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ViewPicture:
-    """A view as the model saw it; `href` is None where there are no pixels to show."""
+    """A view as the model saw it.
+
+    Args:
+        href: the picture; None where there are no pixels to show.
+        index, width, height, box: as in `info["views"]`.
+        turn: which asked for it, 0 for the question.
+        frame: of a video.
+    """
 
     href: str | None
     index: int
-    turn: int
     width: int
     height: int
     box: str
-    frame: int | None
+    turn: int = 0
+    frame: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
