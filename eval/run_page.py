@@ -19,7 +19,7 @@ from pxr_agents.statistics import used
 
 #: Episodes whose texts are compressed together: what a browser unpacks to show one of them.
 CHUNK = 100
-#: Most bytes of pictures in one file. Browsers open larger ones slowly, or not at all.
+#: Most bytes of pictures in one file. Larger files open ever more slowly (docs/view.md).
 PICTURE_BYTES = 200_000_000
 
 NOT_CHOSEN = "This file holds the pictures of other episodes; `python -m eval view` shows those of all."

@@ -13,7 +13,7 @@ from eval.facts import Facts, Selection, facts_of
 from eval.records import Record, record_from_json
 from eval.view.lines import GrowingLines
 
-#: How many runs stay indexed. An episode's facts are about a kilobyte, its record stays in the file.
+#: How many runs stay indexed. An episode's facts are a kilobyte or two, its record stays in the file.
 MAX_INDEXES = 12
 
 
