@@ -19,7 +19,7 @@ COMMANDS = (
     ),
     ("audit", "take a score apart: what operations gave and what they cost", "eval.audit.command"),
     ("replay", "rebuild every observation of a run, and check that it is byte-identical", "eval.replay_command"),
-    ("view", "look at many runs in a browser", "eval.view"),
+    ("view", "look at many runs in a browser", "eval.view.command"),
     ("demo", "talk to a model about images of your own", "eval.demo"),
 )
 

@@ -1,58 +1,74 @@
-"""What the report shows of an episode: pictures as data URIs, boxes, turns cut into parts."""
+"""What is shown of one episode: pictures as data URIs, numbered boxes, turns cut into parts."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
-from collections.abc import Iterator, Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from eval.facts import outcome
 from eval.highlight import Segment, split_turn
-from eval.replay import Replay, Replayer, ShownView
+from eval.marks import Mark, arrange
+from eval.records import Record
+from eval.replay import Replay, Replayer
 from pxr_agents.statistics import is_hit, knows_evidence, term_returns, used
 from pxr_agents.types import Episode
-from pxr_env.media import ImageSource
+from pxr_env.media import ImageSource, VideoSource
 
 #: Longest side in pixels at which a source image is embedded.
 SOURCE_SIDE = 800
 #: A picture that needs more bytes as PNG is stored as JPEG.
 PNG_BYTES = 48 * 1024
+#: Most characters that are shown of a question or a reply.
+TEXT_LIMIT = 20_000
+#: Encoded pictures that are remembered.
+MAX_LATEST = 64
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Mark:
-    """A box drawn on a source: x, y, width, height in source pixels."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    kind: str
-    label: str
+_latest: OrderedDict[bytes, str] = OrderedDict()
+_lock = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourcePicture:
-    """A source image or a video frame with every box that was looked at; `width` and `height` in source pixels."""
+    """A source image or a video frame with every box that was looked at; `width` and `height` in source pixels.
 
-    href: str
-    width: int
-    height: int
+    `href` is None where there are no pixels to show, `frame` the index of a video's frame.
+    """
+
+    href: str | None
+    number: int
+    frame: int | None
+    width: float
+    height: float
     marks: tuple[Mark, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ViewPicture:
-    """A view as the model saw it."""
+    """A view as the model saw it.
 
-    href: str
+    Args:
+        href: the picture; None where there are no pixels to show.
+        index, width, height, box: as in `info["views"]`.
+        turn: which asked for it, 0 for the question.
+        frame: of a video.
+    """
+
+    href: str | None
     index: int
     width: int
     height: int
     box: str
+    turn: int = 0
+    frame: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,14 +80,21 @@ class TurnCard:
     reply: str
     reward_terms: dict[str, float]
     views: tuple[ViewPicture, ...]
+    weights_version: int | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpisodeCard:
-    """One episode, ready for the template. `hit` is None where the question makes no sense."""
+    """One episode, ready for the template.
 
-    episode: Episode
+    Args:
+        hit: whether an operation found the evidence; None where the question makes no sense.
+        no_pictures: why there are none; None if there are.
+    """
+
+    record: Record
     question: str
+    prompt: str
     first_views: tuple[ViewPicture, ...]
     sources: tuple[SourcePicture, ...]
     turns: tuple[TurnCard, ...]
@@ -79,45 +102,48 @@ class EpisodeCard:
     failed: bool
     hit: bool | None
     reward_terms: dict[str, float]
+    no_pictures: str | None
+
+    @property
+    def episode(self) -> Episode:
+        return self.record.episode
 
     @property
     def outcome(self) -> str:
         """One word for the badge."""
-        if self.episode.error is not None:
-            return "error"
-        if self.episode.truncated_by is not None:
-            return "truncated"
-        return "correct" if self.episode.correct else "wrong"
+        return outcome(self.episode)
+
+    @property
+    def token_counts(self) -> dict[str, int]:
+        """How many tokens of the episode are "read", "written" and "forced"; empty where nobody recorded it."""
+        counts: dict[str, int] = {}
+        for kind, count in self.episode.token_spans or ():
+            counts[kind] = counts.get(kind, 0) + count
+        return counts
+
+    @property
+    def n_picture_bytes(self) -> int:
+        """How much its pictures add to a page."""
+        views = [*self.first_views, *(view for turn in self.turns for view in turn.views)]
+        hrefs = [picture.href for picture in self.sources] + [view.href for view in views]
+        return sum(len(href or "") for href in hrefs)
 
 
-def build_card(episode: Episode, replayer: Replayer) -> EpisodeCard:
-    """Replay `episode` and prepare everything the template shows.
+def build_card(record: Record, replayer: Replayer) -> EpisodeCard:
+    """Replay an episode and prepare everything the template shows.
 
     Raises:
         ReplayError: the environment no longer answers as it did.
     """
-    replay = replayer.replay(episode)
-    knows_hit = used(episode) and knows_evidence(episode)
-    return EpisodeCard(
-        episode=episode,
-        question=replay.question,
-        first_views=_view_pictures(replay, turn=0),
-        sources=tuple(_source_pictures(replay, episode)),
-        turns=tuple(
-            TurnCard(
-                number=number,
-                segments=tuple(split_turn(step.turn)),
-                reply=step.reply,
-                reward_terms=step.reward_terms,
-                views=_view_pictures(replay, turn=number),
-            )
-            for number, step in enumerate(episode.steps, start=1)
-        ),
-        used=used(episode),
-        failed=any(episode.failures.values()),
-        hit=is_hit(episode) if knows_hit else None,
-        reward_terms=term_returns(episode),
-    )
+    replay = replayer.replay(record.episode)
+    images = {view.index: np.ascontiguousarray(view.image) for view in replay.views}
+    sources = tuple(_source_pictures(replay, record.episode))
+    return _card(record, replay.question, images, sources, None)
+
+
+def text_card(record: Record, reason: str) -> EpisodeCard:
+    """The same without pixels, from the record alone: boxes are drawn on an empty frame. `reason` says why."""
+    return _card(record, record.episode.prompt, {}, tuple(_empty_frames(record.episode)), reason)
 
 
 def choose_samples(kinds: Sequence[object], count: int) -> list[int]:
@@ -135,9 +161,29 @@ def choose_samples(kinds: Sequence[object], count: int) -> list[int]:
 
 
 def data_uri(image: Image.Image) -> str:
-    """`image` as a data URI: PNG where that is small (drawings, small views), else JPEG."""
+    """`image` as a data URI: PNG where that is small (drawings, small views), else JPEG.
+
+    The latest are remembered: the episodes of a group show the same source and the same first view.
+    """
+    key = hashlib.blake2b(image.tobytes(), digest_size=16, key=f"{image.mode}{image.size}".encode()).digest()
+    with _lock:
+        known = _latest.get(key)
+    if known is None:
+        known = _encode(image)
+        with _lock:
+            _latest[key] = known
+            while len(_latest) > MAX_LATEST:
+                _latest.popitem(last=False)
+    return known
+
+
+def _encode(image: Image.Image) -> str:
     png = io.BytesIO()
-    image.save(png, format="PNG", optimize=True)
+    # A good compression takes its time, which is lost on a photograph: the fastest tells what is worth it.
+    image.save(png, format="PNG", compress_level=1)
+    if PNG_BYTES < png.tell() <= 1.5 * PNG_BYTES:
+        png = io.BytesIO()
+        image.save(png, format="PNG")
     if png.tell() <= PNG_BYTES:
         return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode("ascii")
     jpeg = io.BytesIO()
@@ -145,48 +191,95 @@ def data_uri(image: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode("ascii")
 
 
-def _view_pictures(replay: Replay, *, turn: int) -> tuple[ViewPicture, ...]:
-    return tuple(_view_picture(view) for view in replay.views if view.turn == turn)
+def _card(
+    record: Record,
+    question: str,
+    images: Mapping[int, np.ndarray],
+    sources: tuple[SourcePicture, ...],
+    no_pictures: str | None,
+) -> EpisodeCard:
+    episode = record.episode
+    views = [_view_picture(view, images) for view in episode.views]
+    knows_hit = used(episode) and knows_evidence(episode)
+    return EpisodeCard(
+        record=record,
+        question=question,
+        prompt=_shorten(episode.prompt),
+        first_views=tuple(view for view in views if view.turn == 0),
+        sources=sources,
+        turns=tuple(
+            TurnCard(
+                number=number,
+                segments=tuple(split_turn(step.turn)),
+                reply=_shorten(step.reply),
+                reward_terms=step.reward_terms,
+                views=tuple(view for view in views if view.turn == number),
+                weights_version=step.weights_version,
+            )
+            for number, step in enumerate(episode.steps, start=1)
+        ),
+        used=used(episode),
+        failed=any(episode.failures.values()),
+        hit=is_hit(episode) if knows_hit else None,
+        reward_terms=term_returns(episode),
+        no_pictures=no_pictures,
+    )
 
 
-def _view_picture(view: ShownView) -> ViewPicture:
+def _view_picture(view: Mapping[str, Any], images: Mapping[int, np.ndarray]) -> ViewPicture:
+    image = images.get(view["index"])
     return ViewPicture(
-        href=data_uri(Image.fromarray(np.ascontiguousarray(view.image))),
-        index=view.index,
-        width=view.size[0],
-        height=view.size[1],
-        box=", ".join(f"{value:.0f}" for value in view.box),
+        href=None if image is None else data_uri(Image.fromarray(image)),
+        index=view["index"],
+        turn=view["turn"],
+        width=view["size"][0],
+        height=view["size"][1],
+        box=", ".join(f"{value:.0f}" for value in view["box"]),
+        frame=view.get("frame"),
     )
 
 
 def _source_pictures(replay: Replay, episode: Episode) -> Iterator[SourcePicture]:
     """Every source image, and every frame of a video that an operation showed."""
     for number, source in enumerate(replay.sources, start=1):
-        if isinstance(source, ImageSource):
-            yield _source_picture(source.image, replay, episode, number, None)
-            continue
-        looked_at = {view.frame for view in replay.views if view.source == number and view.turn > 0}
-        for frame in sorted(frame for frame in looked_at if frame is not None):
-            yield _source_picture(source.frame(frame), replay, episode, number, frame)
+        for frame in _frames(episode, number) if isinstance(source, VideoSource) else [None]:
+            image = source.image if isinstance(source, ImageSource) else source.frame(frame or 0)
+            small = image.copy()
+            small.thumbnail((SOURCE_SIDE, SOURCE_SIDE))
+            size = (float(image.size[0]), float(image.size[1]))
+            yield _source_picture(data_uri(small), episode, number, frame, size)
+
+
+def _empty_frames(episode: Episode) -> Iterator[SourcePicture]:
+    """The sources as far as the record knows them: as large as the largest box that was shown of them."""
+    parts = [part for view in episode.views for part in view.get("panels", [view])]
+    for number in sorted({part["source"] for part in parts}):
+        boxes = [part["box"] for part in parts if part["source"] == number]
+        size = (max(box[2] for box in boxes), max(box[3] for box in boxes))
+        is_video = any(part.get("frame") is not None for part in parts if part["source"] == number)
+        for frame in _frames(episode, number) if is_video else [None]:
+            yield _source_picture(None, episode, number, frame, size)
+
+
+def _frames(episode: Episode, number: int) -> list[int | None]:
+    """The frames of a video that an operation showed."""
+    parts = [part for view in episode.views if view["turn"] > 0 for part in view.get("panels", [view])]
+    return sorted({part["frame"] for part in parts if part["source"] == number and part.get("frame") is not None})
 
 
 def _source_picture(
-    image: Image.Image, replay: Replay, episode: Episode, number: int, frame: int | None
+    href: str | None, episode: Episode, number: int, frame: int | None, size: tuple[float, float]
 ) -> SourcePicture:
-    width, height = image.size
-    # Views of the whole source need no box: it would only frame the picture.
-    marks = [
-        _mark(view.box, "view", str(view.index))
-        for view in replay.views
-        if (view.source, view.frame) == (number, frame) and view.box != (0, 0, width, height)
-    ]
-    if number == 1 and episode.evidence_box is not None:
-        marks.append(_mark(episode.evidence_box, "evidence", "evidence"))
-    small = image.copy()
-    small.thumbnail((SOURCE_SIDE, SOURCE_SIDE))
-    return SourcePicture(href=data_uri(small), width=width, height=height, marks=tuple(marks))
+    return SourcePicture(
+        href=href,
+        number=number,
+        frame=frame,
+        width=size[0],
+        height=size[1],
+        marks=arrange(episode, number, frame, size),
+    )
 
 
-def _mark(box: tuple[float, float, float, float], kind: str, label: str) -> Mark:
-    x1, y1, x2, y2 = box
-    return Mark(x=x1, y=y1, width=x2 - x1, height=y2 - y1, kind=kind, label=label)
+def _shorten(text: str) -> str:
+    more = len(text) - TEXT_LIMIT
+    return text if more <= 0 else f"{text[:TEXT_LIMIT]} … {more:,} more characters"

@@ -10,6 +10,8 @@ WIDTH, HEIGHT = 480, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 50, 12, 38
 #: Least distance between the labels at the ends of two lines.
 _LABEL_GAP = 14.0
+#: Most points of a line: more than a screen shows side by side.
+MAX_POINTS = 600
 
 Points = Sequence[tuple[float, float]]
 
@@ -38,6 +40,15 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """A marked part of the x axis, in SVG units."""
+
+    start: float
+    width: float
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Chart:
     """A finished line chart in a viewBox of WIDTH x HEIGHT."""
 
@@ -47,6 +58,7 @@ class Chart:
     lines: tuple[Line, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
+    spans: tuple[Span, ...] = ()
     x_range: tuple[float, float] = (_LEFT, WIDTH - _RIGHT)
     y_range: tuple[float, float] = (HEIGHT - _BOTTOM, _TOP)
     width: int = WIDTH
@@ -77,6 +89,7 @@ def line_chart(
     x_label: str = "iteration",
     y_limits: tuple[float, float] | None = None,
     window: int = 5,
+    spans: Sequence[tuple[float, float, str]] = (),
 ) -> Chart | None:
     """Lay out a line chart.
 
@@ -87,6 +100,7 @@ def line_chart(
         x_label: what the x axis shows.
         y_limits: range of the y axis; from the data if None.
         window: the strong line is the mean of this many points up to and including each one; the faint line is raw.
+        spans: parts of the x axis to be marked: first and last x, and a label.
 
     Returns:
         The chart, or None if no series has a point.
@@ -107,8 +121,8 @@ def line_chart(
     lines = [
         Line(
             name=name,
-            raw=_polyline([scale.place(x, y) for x, y in points]),
-            smooth=_polyline([scale.place(x, y) for x, y in smooth[name]]),
+            raw=_polyline([scale.place(x, y) for x, y in thin(points)]),
+            smooth=_polyline([scale.place(x, y) for x, y in thin(smooth[name])]),
             end=ends[name],
             last=_label(smooth[name][-1][1], _step(y_values) / 10),
             last_y=label_heights[name],
@@ -125,7 +139,20 @@ def line_chart(
         lines=tuple(lines),
         x_ticks=tuple(Tick(position=scale.place(x, 0)[0], label=_label(x, _step(x_values))) for x in x_values),
         y_ticks=tuple(Tick(position=scale.place(0, y)[1], label=_label(y, _step(y_values))) for y in y_values),
+        spans=tuple(_span(scale, *span) for span in spans),
     )
+
+
+def thin(points: Points, most: int = MAX_POINTS) -> Points:
+    """`points`, or where there are more than `most` the lowest and the highest of each of `most / 2` stretches."""
+    if len(points) <= most:
+        return points
+    stretches = most // 2
+    kept = []
+    for number in range(stretches):
+        stretch = points[number * len(points) // stretches : (number + 1) * len(points) // stretches]
+        kept += sorted({min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])})
+    return [*kept[:-1], points[-1]]
 
 
 def trailing_mean(points: Points, window: int) -> list[tuple[float, float]]:
@@ -155,6 +182,12 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     step = power * next((factor for factor in (1, 2, 2.5, 5) if factor * power >= rough * (1 - 1e-9)), 10)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [index * step for index in range(first, last + 1)]
+
+
+def _span(scale: _Scale, first: float, last: float, label: str) -> Span:
+    start, end = scale.place(max(first, scale.x[0]), 0)[0], scale.place(min(last, scale.x[1]), 0)[0]
+    # A single iteration has no width of its own.
+    return Span(start=start, width=round(max(end - start, 2.0), 2), label=label)
 
 
 def _widened(low: float, high: float) -> tuple[float, float]:

@@ -20,8 +20,8 @@ from pxr_agents.types import Episode, Step
 JUDGE_FAILED = "judge: "
 
 _EPISODE_FIELDS = frozenset(field.name for field in fields(Episode)) - {"tokens"}
-# Records of earlier versions lack it; nothing that is evaluated is a probe.
-_LATER_FIELDS = frozenset({"probe"})
+# Records of earlier versions lack them.
+_LATER_FIELDS = frozenset({"probe", "token_spans"})
 _STEP_FIELDS = tuple(field.name for field in fields(Step))
 
 
@@ -110,6 +110,8 @@ def episode_from_json(record: dict[str, Any]) -> Episode:
     values["steps"] = [Step(**step) for step in record["steps"]]
     for name in ("views", "evidence_box", "evidence_time"):
         values[name] = _with_tuples(record.get(name))
+    if record.get("token_spans") is not None:
+        values["token_spans"] = tuple((str(kind), int(count)) for kind, count in record["token_spans"])
     return Episode(**values)
 
 

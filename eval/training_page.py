@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.cards import EpisodeCard, build_card, choose_samples
+from eval.cards import EpisodeCard, choose_samples
 from eval.charts import Chart, line_chart
-from eval.records import RunDirectory
+from eval.records import Record, RunDirectory
 from eval.replay import Replayer
+from eval.run_page import card_or_text
 from eval.tables import HEADLINES, cell, label, metric_rows
 from pxr_agents.statistics import used
 from pxr_agents.types import Episode
@@ -40,18 +41,18 @@ class Arm:
         name: its key in `summary.json`.
         history: one dict of metrics per iteration.
         metrics: what the evaluation found (only `statistics`, from the summary, if there was none).
-        episodes: the evaluation's episodes by sample id.
+        records: the evaluation's episodes by sample id.
         manifest: the evaluation's manifest, None if there was none.
     """
 
     name: str
     history: list[dict[str, Any]]
     metrics: dict[str, Any]
-    episodes: dict[str, Episode]
+    records: dict[str, Record]
     manifest: dict[str, Any] | None
 
 
-def training_context(directory: Path, *, n_episodes: int) -> dict[str, Any]:
+def training_context(directory: Path, *, n_episodes: int | None) -> dict[str, Any]:
     """The variables of `training.html.jinja`.
 
     Args:
@@ -61,7 +62,6 @@ def training_context(directory: Path, *, n_episodes: int) -> dict[str, Any]:
 
     Raises:
         ValueError: the summary has no arms, or a file in it cannot be read.
-        ReplayError: the environment no longer answers as it did.
     """
     summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
     if not isinstance(summary, dict) or not summary.get("arms"):
@@ -116,7 +116,7 @@ def _load_arm(directory: Path, name: str, summary: Mapping[str, Any]) -> Arm:
         name=name,
         history=_read_history(directory / "metrics.jsonl"),
         metrics=run.metrics() if finished else {"statistics": numbers},
-        episodes={episode.sample_id: episode for episode in run.episodes()} if finished else {},
+        records={record.episode.sample_id: record for record in run.records()} if finished else {},
         manifest=run.manifest() if finished else None,
     )
 
@@ -136,18 +136,19 @@ def _read_history(path: Path) -> list[dict[str, Any]]:
 def _shared_samples(arms: Sequence[Arm]) -> list[str]:
     """Samples that every arm was evaluated on, in the order of the first."""
     first, *others = arms
-    return [sample_id for sample_id in first.episodes if all(sample_id in arm.episodes for arm in others)]
+    return [sample_id for sample_id in first.records if all(sample_id in arm.records for arm in others)]
 
 
-def _pairs(arms: Sequence[Arm], n_episodes: int) -> list[tuple[list[EpisodeCard], list[str]]]:
+def _pairs(arms: Sequence[Arm], n_episodes: int | None) -> list[tuple[list[EpisodeCard], list[str]]]:
     """For every chosen sample the episode of each arm, with the filters it passes."""
     samples = _shared_samples(arms)
-    rows = [[arm.episodes[sample_id] for arm in arms] for sample_id in samples]
-    chosen = choose_samples([_kind(row) for row in rows], n_episodes)
+    rows = [[arm.records[sample_id] for arm in arms] for sample_id in samples]
+    episodes = [[record.episode for record in row] for row in rows]
+    chosen = choose_samples([_kind(row) for row in episodes], len(rows) if n_episodes is None else n_episodes)
     replayers = [Replayer(arm.manifest) for arm in arms if arm.manifest is not None]
     try:
         return [
-            ([build_card(*pair) for pair in zip(rows[index], replayers, strict=True)], _tags(rows[index]))
+            ([card_or_text(*pair) for pair in zip(rows[index], replayers, strict=True)], _tags(episodes[index]))
             for index in chosen
         ]
     finally:

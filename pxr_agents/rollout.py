@@ -69,7 +69,8 @@ def rollout(
             del running[key]
             free.append(run.env)
             _finish(run.episode, info)
-            run.episode.tokens = agent.finish(key)
+            run.episode.tokens = tokens = agent.finish(key)
+            run.episode.token_spans = None if tokens is None else tokens.spans()
             episodes[key] = run.episode
             if on_episode is not None:
                 on_episode(run.episode)

@@ -71,6 +71,19 @@ class Tokens:
     turn_ends: tuple[int, ...]
     forced: np.ndarray | None = None
 
+    def spans(self) -> tuple[tuple[str, int], ...]:
+        """Runs of tokens of one kind, in order: ("read", 412), ("written", 57), ...
+
+        "read" is what the model was shown (masked in training), "written" what it sampled, "forced" what was forced
+        on it.
+        """
+        kinds = self.action.astype(np.int8) if self.forced is None else self.action + self.forced.astype(np.int8)
+        edges = np.flatnonzero(np.diff(kinds)) + 1
+        starts = [0, *edges.tolist()] if len(kinds) else []
+        ends = [*starts[1:], len(kinds)]
+        names = ("read", "written", "forced")
+        return tuple((names[int(kinds[start])], end - start) for start, end in zip(starts, ends, strict=False))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
@@ -92,7 +105,8 @@ class Episode:
     tells that the last operation failed and no later one succeeded; `probe` is the operation that the episode was
     made to begin with (None for all others; see docs/curiosity.md);
     `error` is set when the run itself broke (an engine died, a judge was away): such an episode has no
-    score and is counted apart, never as 0.
+    score and is counted apart, never as 0. `token_spans` (see `Tokens.spans`) stay when the tokens go; None for
+    agents that have none.
     """
 
     task: str
@@ -115,6 +129,7 @@ class Episode:
     error: str | None = None
     probe: str | None = None
     tokens: Tokens | None = None
+    token_spans: tuple[tuple[str, int], ...] | None = None
 
     @property
     def n_operations(self) -> int:

@@ -47,6 +47,7 @@ def test_import_contracts() -> None:
         ("pxr_agents.statistics", ["torch", "transformers", "ray", "vllm", "pyarrow"]),
         ("eval.runner", ["torch", "transformers", "ray", "vllm", "pyarrow", "wandb"]),
         ("eval.report", ["torch", "transformers", "ray", "vllm", "pyarrow", "wandb"]),
+        ("eval.view.server", ["torch", "transformers", "ray", "vllm", "pyarrow", "wandb"]),
     ],
 )
 def test_a_part_imports_without_what_it_does_not_need(module: str, without: list[str]) -> None:

@@ -16,8 +16,8 @@ from eval.cards import ViewPicture, choose_samples, data_uri
 from eval.charts import Chart, line_chart
 from eval.interventions import INTERVENTIONS
 from eval.records import Record, RunDirectory
+from eval.rendering import render
 from eval.replay import Replayer
-from eval.report import render
 from eval.tables import Cell
 
 

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.cards import build_card, choose_samples, data_uri
-from eval.records import RunDirectory
+from eval.cards import TEXT_LIMIT, build_card, choose_samples, data_uri, text_card
+from eval.records import Record, RunDirectory
 from eval.replay import Replayer, ReplayError
-from pxr_agents.types import Episode
 from tests.eval.conftest import ENV_ARGS, ENV_ID
 
 
@@ -29,15 +28,15 @@ def run(oracle_run: Path) -> RunDirectory:
 
 
 @pytest.fixture
-def zoomed(run: RunDirectory) -> Episode:
-    return next(episode for episode in run.episodes() if episode.n_operations == 1)
+def zoomed(run: RunDirectory) -> Record:
+    return next(record for record in run.records() if record.episode.n_operations == 1)
 
 
-def test_the_pictures_are_those_the_model_saw(run: RunDirectory, zoomed: Episode) -> None:
+def test_the_pictures_are_those_the_model_saw(run: RunDirectory, zoomed: Record) -> None:
     env = gymnasium.make(ENV_ID, **ENV_ARGS)
-    first, _ = env.reset(options={"sample_id": zoomed.sample_id})
-    second, *_ = env.step(zoomed.steps[0].turn)
-    replay = Replayer(run.manifest()).replay(zoomed)
+    first, _ = env.reset(options={"sample_id": zoomed.episode.sample_id})
+    second, *_ = env.step(zoomed.episode.steps[0].turn)
+    replay = Replayer(run.manifest()).replay(zoomed.episode)
     assert [(view.turn, view.index) for view in replay.views] == [(0, 1), (1, 2)]
     assert (replay.views[0].image == first["images"][0]).all()
     assert (replay.views[1].image == second["images"][0]).all()
@@ -45,29 +44,47 @@ def test_the_pictures_are_those_the_model_saw(run: RunDirectory, zoomed: Episode
     assert (np.asarray(decode(card.turns[0].views[0].href)) == second["images"][0]).all()
 
 
-def test_a_card_marks_the_zoom_and_the_evidence(run: RunDirectory, zoomed: Episode) -> None:
+def test_a_card_marks_the_zoom_and_the_evidence(run: RunDirectory, zoomed: Record) -> None:
     card = build_card(zoomed, Replayer(run.manifest()))
     view, evidence = card.sources[0].marks
     assert (view.kind, view.label, evidence.kind) == ("view", "2", "evidence")
-    assert zoomed.evidence_box is not None
-    x1, y1, x2, y2 = zoomed.evidence_box
+    assert zoomed.episode.evidence_box is not None
+    x1, y1, x2, y2 = zoomed.episode.evidence_box
     assert (evidence.x, evidence.y, evidence.width, evidence.height) == (x1, y1, x2 - x1, y2 - y1)
     assert view.x <= evidence.x
     assert view.x + view.width >= x2
     assert (card.used, card.hit, card.failed, card.outcome) == (True, True, False, "correct")
     assert card.reward_terms == {"correct": 1.0}
+    assert (view.turn, view.colour, card.no_pictures) == (1, 1, None)
+    assert card.n_picture_bytes > 3 * len("data:image/png;base64,")
 
 
-def test_a_changed_reply_is_noticed(run: RunDirectory, zoomed: Episode) -> None:
-    zoomed.steps[0] = dataclasses.replace(zoomed.steps[0], reply="Image 2 (1x1).")
+def test_a_card_without_pictures_still_shows_the_boxes(run: RunDirectory, zoomed: Record) -> None:
+    pictured, plain = build_card(zoomed, Replayer(run.manifest())), text_card(zoomed, "no data")
+    assert plain.no_pictures == "no data"
+    assert plain.n_picture_bytes == 0
+    (source,) = plain.sources
+    assert (source.href, source.width, source.height) == (None, 336, 336)
+    assert source.marks == pictured.sources[0].marks
+    assert [turn.segments for turn in plain.turns] == [turn.segments for turn in pictured.turns]
+
+
+def test_very_long_texts_are_shortened(zoomed: Record) -> None:
+    zoomed.episode.prompt = "x" * (TEXT_LIMIT + 1234)
+    card = text_card(zoomed, "")
+    assert card.prompt == "x" * TEXT_LIMIT + " … 1,234 more characters"
+
+
+def test_a_changed_reply_is_noticed(run: RunDirectory, zoomed: Record) -> None:
+    zoomed.episode.steps[0] = dataclasses.replace(zoomed.episode.steps[0], reply="Image 2 (1x1).")
     with pytest.raises(ReplayError, match=r"after turn 1 .* is on record"):
-        Replayer(run.manifest()).replay(zoomed)
+        Replayer(run.manifest()).replay(zoomed.episode)
 
 
-def test_a_changed_question_is_noticed(run: RunDirectory, zoomed: Episode) -> None:
-    zoomed.prompt = "What letter is in the purple box?"
+def test_a_changed_question_is_noticed(run: RunDirectory, zoomed: Record) -> None:
+    zoomed.episode.prompt = "What letter is in the purple box?"
     with pytest.raises(ReplayError, match="after turn 0"):
-        Replayer(run.manifest()).replay(zoomed)
+        Replayer(run.manifest()).replay(zoomed.episode)
 
 
 def test_every_kind_is_chosen_before_a_second_of_one() -> None:

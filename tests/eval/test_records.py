@@ -44,6 +44,7 @@ def full_episode(sample_id: str = "0") -> Episode:
         target="T",
         correct=True,
         truncated_by=None,
+        token_spans=(("read", 12), ("written", 5)),
     )
 
 
@@ -77,6 +78,12 @@ def test_an_episode_survives_json_except_for_its_tokens() -> None:
     )
     restored = episode_from_json(json.loads(json.dumps(episode_to_json(episode))))
     assert restored == full_episode()
+
+
+def test_a_record_of_an_earlier_version_has_no_token_spans() -> None:
+    record = episode_to_json(full_episode())
+    del record["token_spans"]
+    assert episode_from_json(record).token_spans is None
 
 
 def test_a_record_of_another_version_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import re
@@ -14,12 +15,14 @@ from typing import Any
 import pytest
 
 from eval.__main__ import main
+from eval.facts import facts_of, tags
 from eval.records import RunDirectory
-from eval.report import signed, write_report
+from eval.rendering import file_size, signed
+from eval.report import write_report
 from tests.eval.conftest import run_evaluation
 from tests.eval.scripted import HOSTILE
 
-VOID = {"meta", "img", "br", "line", "circle", "rect", "polyline", "image"}
+VOID = {"meta", "img", "br", "line", "circle", "rect", "polyline", "polygon", "image", "input"}
 
 
 class Page(HTMLParser):
@@ -29,6 +32,7 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
+        self.scripts: list[tuple[str, str]] = []
         self._open: list[str] = []
         self.feed(path.read_text(encoding="utf-8"))
         assert self._open == []
@@ -46,6 +50,18 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+        if self._open and self._open[-1] == "script":
+            self.scripts.append((self.tags[-1][1].get("type") or "", data))
+
+    def rows(self) -> list[list[Any]]:
+        """What the list of episodes is made of."""
+        (rows,) = [text for kind, text in self.scripts if kind == "application/json"]
+        return json.loads(rows)
+
+    def packed(self) -> list[str]:
+        """What is shown of the episodes without pictures, unpacked; "" for the others."""
+        chunks = [text for kind, text in self.scripts if kind == "application/octet-stream"]
+        return [text for chunk in chunks for text in json.loads(gzip.decompress(base64.b64decode(chunk)))]
 
     def all(self, tag: str, **wanted: str) -> list[dict[str, str | None]]:
         """Attributes of every `tag` whose attribute values contain the wanted words."""
@@ -62,20 +78,81 @@ def oracle_page(oracle_run: Path, tmp_path: Path) -> Page:
     return Page(tmp_path / "report.html")
 
 
-def test_a_run_report_shows_metrics_and_episodes(oracle_page: Page) -> None:
-    assert len(oracle_page.all("details", **{"class": "episode"})) == 6
+def test_a_run_report_shows_metrics_and_episodes(oracle_page: Page, oracle_run: Path) -> None:
+    records = RunDirectory(oracle_run).records()
+    pictured = [int(a["data-episode"] or 0) for a in oracle_page.all("template")]
+    assert len(pictured) == 6
     assert "12 of 12" in oracle_page.text
     assert "0.758 to 1.000" in oracle_page.text  # Wilson: 12 / (12 + 1.96**2)
-    n_zoomed = len([a for a in oracle_page.all("details") if "used" in (a.get("data-tags") or "").split()])
+    n_zoomed = sum(records[index].episode.n_operations > 0 for index in pictured)
     assert 0 < n_zoomed < 6
-    assert len(oracle_page.all("rect", **{"class": "view"})) == 2 * n_zoomed  # each with its halo
+    assert len(oracle_page.all("rect", **{"class": "view"})) == n_zoomed
+    assert len(oracle_page.all("rect", **{"class": "halo"})) == n_zoomed + 6  # the evidence has one, too
     assert len(oracle_page.all("img")) == 6 + n_zoomed
     assert len(oracle_page.all("span", **{"class": "call"})) == n_zoomed
+
+
+def test_every_episode_is_listed_and_those_without_pictures_are_packed(oracle_page: Page, oracle_run: Path) -> None:
+    records = RunDirectory(oracle_run).records()
+    rows, texts = oracle_page.rows(), oracle_page.packed()
+    assert [row[0] for row in rows] == [record.episode.sample_id for record in records]
+    assert [row[3] for row in rows] == [facts_of(record).question for record in records]
+    executed = [{name: n for name, n in record.episode.usage.items() if n} for record in records]
+    assert [row[8] for row in rows] == executed
+    pictured = {int(a["data-episode"] or 0) for a in oracle_page.all("template")}
+    for index, (row, text, record) in enumerate(zip(rows, texts, records, strict=True)):
+        assert row[10] == [*tags(record.episode), *(["pictured"] if index in pictured else [])]
+        assert (text == "") == (index in pictured)
+        assert not text or "boxed{" in text
+        assert "<img" not in text
+
+
+def test_how_many_have_pictures(oracle_run: Path, tmp_path: Path) -> None:
+    for options, count in ((["--all"], 12), (["--episodes", "0"], 0)):
+        assert main(["report", str(oracle_run), "--out", str(tmp_path / "report.html"), *options]) == 0
+        page = Page(tmp_path / "report.html")
+        assert len(page.all("template")) == count
+        assert sum("pictured" in row[10] for row in page.rows()) == count
+    assert main(["report", str(oracle_run), "--out", str(tmp_path / "report.html"), "--episodes", "-1"]) == 2
+
+
+def test_pictures_end_where_a_file_would_be_too_large(
+    oracle_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eval.run_page.PICTURE_BYTES", 150_000)
+    write_report(oracle_run, tmp_path / "report.html", n_episodes=None)
+    page = Page(tmp_path / "report.html")
+    assert 0 < len(page.all("template")) < 12
+    assert "12 were asked for: more does not fit" in page.text
+    assert sum(len(a["href"] or "") for a in page.all("image")) < 150_000
+
+
+def test_what_cannot_be_played_again_is_shown_as_text(oracle_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(oracle_run, tmp_path / "run")
+    episodes = (tmp_path / "run" / "episodes.jsonl").read_text().splitlines()
+    changed = json.loads(episodes[0]) | {"prompt": "What letter is in the purple box?"}
+    (tmp_path / "run" / "episodes.jsonl").write_text("\n".join([json.dumps(changed), *episodes[1:]]) + "\n")
+    write_report(tmp_path / "run", tmp_path / "report.html")
+    page = Page(tmp_path / "report.html")
+    assert "Some pictures could not be rebuilt." in page.text
+    assert "does not replay: after turn 0" in page.text
+    assert sum("pictured" in row[10] for row in page.rows()) == 11
+    # And where the environment itself is gone.
+    manifest = RunDirectory(tmp_path / "run").manifest()
+    manifest["env"] |= {"entry_point": "no_such_module:Env"}
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
+    write_report(tmp_path / "run", tmp_path / "report.html")
+    page = Page(tmp_path / "report.html")
+    assert "The environment could not be made again: No module named 'no_such_module'" in page.text
+    assert not page.all("image")
+    assert len(page.rows()) == 12
 
 
 def test_a_report_loads_nothing_and_runs_its_own_script_only(oracle_page: Page, tmp_path: Path) -> None:
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     (script,) = re.findall(r"<script>(.*?)</script>", html, flags=re.DOTALL)
+    kinds = {kind for kind, _ in oracle_page.scripts}
+    assert kinds == {"", "application/json", "application/octet-stream"}
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     (policy,) = oracle_page.all("meta", **{"http-equiv": "Content-Security-Policy"})
     assert policy["content"] == (
@@ -92,11 +169,12 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     run_evaluation(tmp_path / "run", agent="tests.eval.scripted:hostile", limit=2)
     write_report(tmp_path / "run", tmp_path / "report.html")
     page = Page(tmp_path / "report.html")
-    assert len(page.all("script")) == 1
+    assert [kind for kind, _ in page.scripts].count("") == 1
     assert not [attributes for _, attributes in page.tags if any(name.startswith("on") for name in attributes)]
     assert page.text.count(HOSTILE) >= 3 * 2  # twice in turns, once as the answer, of each episode
     episode = RunDirectory(tmp_path / "run").episodes()[0]
     assert episode.answer == HOSTILE
+    assert {row[4] for row in page.rows()} == {HOSTILE[:80]}
 
 
 def test_photographs_about_which_nothing_is_known(tmp_path: Path) -> None:
@@ -106,6 +184,7 @@ def test_photographs_about_which_nothing_is_known(tmp_path: Path) -> None:
     assert main(["report", str(out)]) == 0
     page = Page(out / "report.html")
     assert len(page.all("image")) == 2 * 2
+    assert all("wrong" in row[10] or "correct" in row[10] for row in page.rows())
     # Chelsea is 451x300, the astronaut 512x512: its middle, then the lower right quarter of that.
     boxes = {(a["x"], a["y"], a["width"], a["height"]) for a in page.all("rect", **{"class": "view"})}
     assert ("128.0", "128.0", "256.0", "256.0") in boxes
@@ -195,3 +274,11 @@ def test_a_bad_line_of_metrics_is_named(random_run: Path, oracle_run: Path, tmp_
 @pytest.mark.parametrize(("value", "text"), [(0.25, "+0.250"), (-0.25, "\N{MINUS SIGN}0.250"), (-1e-9, "0.000")])
 def test_signed(value: float, text: str) -> None:
     assert signed(value) == text
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"),
+    [(0, "0 kB"), (312_400, "312 kB"), (4_060_000, "4.1 MB"), (999_600, "1.0 MB"), (2.5e8, "250 MB")],
+)
+def test_file_size(n_bytes: float, text: str) -> None:
+    assert file_size(n_bytes) == text

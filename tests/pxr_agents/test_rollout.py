@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gymnasium
+import numpy as np
 import pytest
 
 import pxr_env  # noqa: F401
@@ -8,7 +9,7 @@ from pxr_agents.agents import EachEpisode, Oracle, Random, VLMAgent
 from pxr_agents.chat import Conversation
 from pxr_agents.engines.transformers import TransformersEngine
 from pxr_agents.rollout import rollout
-from pxr_agents.types import Action, Job, Sampling
+from pxr_agents.types import Action, Job, Sampling, Tokens
 from pxr_env.curiosity import ProbeOperations
 
 ENV_ID = "pxr_env:pxr/SyntheticSearch-v0"
@@ -122,8 +123,37 @@ def test_a_model_trains_on_what_it_said(tiny_vlm):
             start = end + 1
         assert turns == [step.turn for step in episode.steps]
         assert len(tokens.images) == len(episode.views)
+        # The spans tell the same, without the tokens.
+        mask = [kind == "written" for kind, count in episode.token_spans for _ in range(count)]
+        assert mask == tokens.action.tolist()
+        assert [kind for kind, _ in episode.token_spans] == ["read", "written"] * len(turns) + ["read"] * (
+            not tokens.action[-1]
+        )
     # One array for the image they all began with.
     assert len({id(episode.tokens.images[0]) for episode in episodes}) == 1
+
+
+@pytest.mark.parametrize(
+    ("action", "forced", "spans"),
+    [
+        ([], None, ()),
+        ([0, 0, 1, 1, 1, 0], None, (("read", 2), ("written", 3), ("read", 1))),
+        ([1], None, (("written", 1),)),
+        ([0, 1, 1, 0, 1], [0, 1, 0, 0, 0], (("read", 1), ("forced", 1), ("written", 1), ("read", 1), ("written", 1))),
+    ],
+)
+def test_spans_of_tokens(action, forced, spans):
+    count = len(action)
+    tokens = Tokens(
+        ids=np.zeros(count, np.int32),
+        action=np.array(action, bool),
+        logprobs=np.zeros(count, np.float32),
+        positions=np.zeros((3, count), np.int32),
+        images=(),
+        turn_ends=(),
+        forced=None if forced is None else np.array(forced, bool),
+    )
+    assert tokens.spans() == spans
 
 
 def test_an_opening_is_forced_in_the_first_turn_only(tiny_vlm):

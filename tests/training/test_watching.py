@@ -50,5 +50,7 @@ def test_a_run_can_be_watched(make_recipe, tmp_path, caplog):
     assert [path.name for path in (out / "episodes").iterdir()] == ["2"]
     records = [json.loads(line) for line in (out / "episodes" / "2" / "episodes.jsonl").read_text().splitlines()]
     assert len(records) == len(list((out / "episodes" / "2").glob("*.png"))) == 4
+    for record in records:
+        assert [kind for kind, _ in record["token_spans"]][:2] == ["read", "written"]
     assert (out / "episodes" / "2" / "index.html").exists()
     assert list(out.glob("wandb/offline-run-*/run-*.wandb"))

@@ -1,0 +1,142 @@
+"""What a list shows of an episode, and the filters that an episode passes: the same in the report and in the viewer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from eval.records import Record
+from pxr_agents.statistics import used
+from pxr_agents.types import Episode
+
+#: Tags of an episode and what their filter says.
+FILTERS = {
+    "wrong": "wrong",
+    "correct": "correct",
+    "used": "used an operation",
+    "unused": "used none",
+    "failed": "had a failure",
+    "needless": "needless",
+    "missing": "missing",
+    "truncated": "truncated",
+    "unscored": "not scored",
+}
+#: The ones that are offered even where no episode passes them.
+ALWAYS = ("wrong", "correct", "used", "unused", "failed")
+
+#: Most characters of an id, a question and an answer in a list.
+ID_LIMIT, QUESTION_LIMIT, ANSWER_LIMIT = 200, 240, 80
+
+#: What dialects write above the question about a video: its frames and their times.
+_VIDEO_LINES = re.compile(r"^[^\n]{1,1000} of a video of [0-9.]+ s, at [0-9., ]+ s\.\n", re.MULTILINE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """One row of a list.
+
+    Args:
+        sample_id, repeat: which episode it is; the id is shortened to `ID_LIMIT` characters.
+        category, question, answer, target: as in the episode, shortened.
+        outcome: "correct", "wrong", "truncated" or "error".
+        score: of the answer, from 0 to 1; None if it has none.
+        reward: sum over the turns.
+        usage, failures: by name; names that count nothing are left out.
+        tags: the filters that the episode passes.
+    """
+
+    sample_id: str
+    repeat: int
+    category: str | None
+    question: str
+    answer: str | None
+    target: str | None
+    outcome: str
+    score: float | None
+    reward: float
+    usage: Mapping[str, int]
+    failures: Mapping[str, int]
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """What a list is filtered by; every condition has to hold.
+
+    Args:
+        tags: keys of `FILTERS`.
+        operation: the name of an operation that was executed.
+        category: as in the episode.
+        text: stands in the id, category, question, answer or target, in capitals or not.
+    """
+
+    tags: tuple[str, ...] = ()
+    operation: str | None = None
+    category: str | None = None
+    text: str = ""
+
+    def matches(self, facts: Facts) -> bool:
+        """Whether an episode passes."""
+        if not all(tag in facts.tags for tag in self.tags):
+            return False
+        if self.operation is not None and not facts.usage.get(self.operation):
+            return False
+        if self.category is not None and facts.category != self.category:
+            return False
+        return not self.text or self.text.casefold() in search_text(facts)
+
+
+def facts_of(record: Record) -> Facts:
+    """The row of an episode."""
+    episode = record.episode
+    return Facts(
+        sample_id=episode.sample_id[:ID_LIMIT],
+        repeat=record.repeat,
+        category=_shorten(episode.category, ID_LIMIT),
+        question=" ".join(_VIDEO_LINES.sub("", episode.prompt[:4000]).split())[:QUESTION_LIMIT],
+        answer=_shorten(episode.answer, ANSWER_LIMIT),
+        target=_shorten(episode.target, ANSWER_LIMIT),
+        outcome=outcome(episode),
+        score=record.score,
+        reward=episode.reward,
+        usage={name: count for name, count in episode.usage.items() if count},
+        failures={name: count for name, count in episode.failures.items() if count},
+        tags=tags(episode),
+    )
+
+
+def outcome(episode: Episode) -> str:
+    """One word for an episode's badge."""
+    if episode.error is not None:
+        return "error"
+    if episode.truncated_by is not None:
+        return "truncated"
+    return "correct" if episode.correct else "wrong"
+
+
+def tags(episode: Episode) -> tuple[str, ...]:
+    """The filters that `episode` passes, in the order of `FILTERS`. One without a score is neither right nor wrong."""
+    scored = episode.error is None
+    holds = {
+        "wrong": scored and not episode.correct,
+        "correct": scored and episode.correct,
+        "used": used(episode),
+        "unused": not used(episode),
+        "failed": any(episode.failures.values()),
+        "needless": scored and episode.needs_operation is False and used(episode),
+        "missing": scored and episode.needs_operation is True and not used(episode),
+        "truncated": episode.truncated_by is not None,
+        "unscored": not scored,
+    }
+    return tuple(tag for tag in FILTERS if holds[tag])
+
+
+def search_text(facts: Facts) -> str:
+    """What a search for text looks into."""
+    parts = (facts.sample_id, facts.category, facts.question, facts.answer, facts.target)
+    return "\n".join(part for part in parts if part).casefold()
+
+
+def _shorten(text: str | None, limit: int) -> str | None:
+    return None if text is None else text[:limit]

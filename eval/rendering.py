@@ -1,0 +1,76 @@
+"""Fills the templates of `eval/templates`; everything that is put into them is escaped."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from eval.tables import label
+
+
+def render(template: str, context: dict[str, Any]) -> str:
+    """Fill one template, with `file_text` and `policy` at hand."""
+    return _environment().get_template(template).render(context)
+
+
+def write_page(path: Path, template: str, context: dict[str, Any]) -> None:
+    """Fill one template and write it to a file piece by piece; the file is whole or not there."""
+    unfinished = path.with_suffix(path.suffix + ".tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with unfinished.open("w", encoding="utf-8", errors="replace") as file:
+        # Models write anything, even halves of surrogate pairs, which no encoding takes.
+        for piece in _environment().get_template(template).generate(context):
+            file.write(piece)
+    unfinished.replace(path)
+
+
+def policy(script: str) -> str:
+    """A Content-Security-Policy: the page may run this one script and load nothing, whatever a model wrote into it."""
+    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+
+
+@functools.cache
+def template_file(name: str) -> str:
+    """The text of a file beside the templates."""
+    return resources.files("eval").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def signed(value: float) -> str:
+    """`value` with three decimals, a sign, and a minus sign as wide as a plus sign."""
+    text = f"{value:+.3f}"
+    return "0.000" if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
+
+
+def file_size(n_bytes: float) -> str:
+    """Bytes as people read them: "312 kB", "4.1 MB"."""
+    if n_bytes < 999_500:
+        return f"{n_bytes / 1000:.0f} kB"
+    return f"{n_bytes / 1e6:.1f} MB" if n_bytes < 99.95e6 else f"{n_bytes / 1e6:.0f} MB"
+
+
+def shorten(text: str, limit: int = 2000) -> str:
+    """At most `limit` characters of `text`, and how many more there are."""
+    text = str(text)
+    return text if len(text) <= limit else f"{text[:limit]} … {len(text) - limit:,} more characters"
+
+
+@functools.cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("eval"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {"label": label, "policy": policy, "file_text": lambda name: Markup(template_file(name))}
+    environment.filters |= {"signed": signed, "file_size": file_size, "shorten": shorten}
+    return environment

@@ -1,0 +1,73 @@
+"use strict";
+// Keys, filters that apply at once, and fresh numbers while a run goes on. Every page works without it.
+const help = () => document.getElementById("help");
+const rows = () => [...document.querySelectorAll("a.row")];
+
+function press(key) {
+  const link = document.querySelector(`[data-key="${CSS.escape(key)}"], [data-key2="${CSS.escape(key)}"]`);
+  link?.click();
+  return link !== null;
+}
+
+function step(by) {
+  const shown = rows();
+  const here = shown.indexOf(document.activeElement);
+  const next = here < 0 ? 0 : here + by;
+  if (next >= shown.length) return press("n");
+  if (next < 0) return press("p");
+  shown[next].focus({ preventScroll: true });
+  shown[next].scrollIntoView({ block: "nearest" });
+  return true;
+}
+
+const keys = {
+  j: () => press("j") || step(1),
+  k: () => press("k") || step(-1),
+  o: () => document.activeElement.matches("a") && document.activeElement.click(),
+  "/": () => document.querySelector("input[type=search]")?.focus(),
+  f: () => document.querySelector(".toolbar input[type=checkbox]")?.focus(),
+  "?": () => help()?.showModal(),
+};
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || help()?.open) return;
+  if (event.target.matches("input:not([type=checkbox]), select")) {
+    if (event.key === "Escape") event.target.blur();
+    return;
+  }
+  if (Object.hasOwn(keys, event.key)) {
+    event.preventDefault();
+    keys[event.key]();
+  } else if (["n", "p", "g", "u", "Escape"].includes(event.key)) {
+    press(event.key);
+  }
+});
+
+// On every change, except while somebody types.
+document.addEventListener("change", (event) => {
+  if (event.target.matches(".toolbar input[type=checkbox], .toolbar select")) event.target.form.requestSubmit();
+});
+// Fields that are empty make the address longer for nothing.
+document.addEventListener("submit", (event) => {
+  for (const field of event.target.elements) if (field.name && !field.value) field.disabled = true;
+});
+
+// While a run goes on: the page is asked for again, and what it shows replaced, unless somebody is in the middle of it.
+async function refresh() {
+  const main = document.querySelector("main");
+  const version = main.dataset.live;
+  const answer = await fetch(location.href, { headers: version ? { "If-None-Match": version } : {} });
+  if (answer.status !== 200) return;
+  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
+  if (!fresh || main.contains(document.activeElement) || main.querySelector("details[open]") || help()?.open) return;
+  main.replaceChildren(...fresh.childNodes);
+  if (fresh.hasAttribute("data-live")) main.dataset.live = fresh.dataset.live;
+  else delete main.dataset.live;
+}
+
+const REFRESH_MS = 2500;
+setInterval(() => {
+  if (!document.hidden && document.querySelector("main[data-live]")) refresh().catch(() => {});
+}, REFRESH_MS);
+document.documentElement.classList.add("scripted");
+document.documentElement.dataset.ready = "";

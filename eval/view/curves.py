@@ -1,0 +1,184 @@
+"""What the page of a training run shows of its `metrics.jsonl`, which may still grow."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from eval.charts import Chart, line_chart
+from eval.tables import label
+from eval.view.lines import GrowingLines
+
+#: Runs whose curves are kept.
+MAX_HISTORIES = 12
+#: Most lines in one chart; the ones with the largest last values are drawn.
+MAX_LINES = 6
+
+#: Charts of a training run: title, caption, metrics (one that ends with "/" stands for all that begin so), y limits.
+_CHARTS: tuple[tuple[str, str, tuple[str, ...], tuple[float, float] | None], ...] = (
+    (
+        "Accuracy",
+        "share of correct rollouts: all, where an operation is needed, where it is not",
+        ("accuracy", "accuracy_needs_operation", "accuracy_easy"),
+        (0.0, 1.0),
+    ),
+    ("Usage", "share of rollouts that executed the operation", ("usage/",), (0.0, 1.0)),
+    ("Reward", "mean per rollout, and its terms", ("reward", "reward/"), None),
+    ("Failures", "share of rollouts in which a call was refused or could not be read", ("failures/",), (0.0, 1.0)),
+    ("Hits", "of the rollouts that used an operation: it showed the evidence better", ("hit_rate",), (0.0, 1.0)),
+    (
+        "Needless and missing",
+        "used although not needed; not used although needed",
+        ("needless_rate", "missing_rate"),
+        (0.0, 1.0),
+    ),
+    ("Loss", "of what is trained on", ("loss", "held_out/loss", "learner/policy_loss"), None),
+    ("Entropy", "nats per token", ("learner/entropy",), None),
+    (
+        "Engine against learner",
+        "difference of their log-probabilities in nats, before the first step",
+        ("learner/logprob_gap_mean", "learner/logprob_gap_max"),
+        None,
+    ),
+    ("Clipped", "share of tokens at the limit of the ratio", ("learner/clip_frac",), None),
+    ("Seconds", "of an iteration, where they went", ("seconds/",), None),
+    ("Learning rate", "", ("learner/lr", "lr"), None),
+)
+#: Not drawn: the total is the frame of the others, settling is part of sampling.
+_HIDDEN = frozenset({"seconds/total", "seconds/settle"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drawn:
+    """A chart, and which colour each of its lines has, by name."""
+
+    chart: Chart
+    colours: Mapping[str, int]
+
+    @property
+    def has_names(self) -> bool:
+        return len(self.chart.lines) > 1
+
+
+class History:
+    """The numbers of a `metrics.jsonl`.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        rows: the finite numbers of every line.
+        n_unreadable: lines that are no JSON object.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lines = GrowingLines(path)
+        self._lock = threading.Lock()
+        self.rows: list[dict[str, float]] = []
+        self.n_unreadable = 0
+
+    def refresh(self) -> None:
+        """Take in what has been written since."""
+        with self._lock:
+            if self._lines.is_rewritten():
+                self.rows, self.n_unreadable = [], 0
+            for line in self._lines.new():
+                try:
+                    self.rows.append(_numbers(json.loads(line)))
+                except (ValueError, AttributeError, OverflowError, RecursionError):
+                    self.n_unreadable += 1
+
+    @property
+    def counter(self) -> str:
+        """What numbers the lines."""
+        last = self.rows[-1] if self.rows else {}
+        return next((name for name in ("iteration", "step") if name in last), "line")
+
+    def series(self, name: str) -> list[tuple[float, float]]:
+        """One metric over the iterations."""
+        return [(row.get(self.counter, number), row[name]) for number, row in enumerate(self.rows, 1) if name in row]
+
+    def alarms(self) -> list[tuple[str, float, float, bool]]:
+        """The operation, first and last iteration of every alarm, and whether it lasts to the end."""
+        names = sorted({name for row in self.rows for name in row if name.startswith("alarm/")})
+        return [(name.removeprefix("alarm/"), *stretch) for name in names for stretch in _stretches(self.series(name))]
+
+    def charts(self) -> list[Drawn]:
+        """Everything that this run recorded, as charts; alarms are marked on usage."""
+        spans = [(first, last, f"alarm: {name}") for name, first, last, _ in self.alarms()]
+        drawn = []
+        for title, caption, metrics, limits in _CHARTS:
+            names = self._names(metrics)
+            chart = line_chart(
+                title,
+                {_line_name(name): self.series(name) for name in names},
+                caption=caption,
+                x_label=self.counter,
+                y_limits=limits,
+                spans=spans if title == "Usage" else (),
+            )
+            if chart is not None:
+                drawn.append(
+                    Drawn(chart=chart, colours={line.name: number % 6 for number, line in enumerate(chart.lines)})
+                )
+        return drawn
+
+    def _names(self, wanted: Sequence[str]) -> list[str]:
+        """The metrics of one chart that some line has."""
+        present = dict.fromkeys(name for row in (self.rows[:1] + self.rows[-1:]) for name in row)
+        last = self.rows[-1] if self.rows else {}
+        names = []
+        for one in wanted:
+            family = [name for name in present if name.startswith(one) and name not in _HIDDEN]
+            names += sorted(family, key=lambda name: -abs(last.get(name, 0.0))) if one.endswith("/") else [one]
+        return [name for name in names if name in present][:MAX_LINES]
+
+
+class Histories:
+    """The histories that are open; the one that was not used for longest is forgotten first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: OrderedDict[Path, History] = OrderedDict()
+
+    def get(self, path: Path) -> History:
+        """The history of a file, up to date."""
+        with self._lock:
+            history = self._open.setdefault(path, History(path))
+            self._open.move_to_end(path)
+            while len(self._open) > MAX_HISTORIES:
+                self._open.popitem(last=False)
+        history.refresh()
+        return history
+
+
+def _stretches(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float, bool]]:
+    """First and last x of every stretch in which y is not 0, and whether it is the end of the series."""
+    start: float | None = None
+    for (x, y), following in zip(points, [*points[1:], None], strict=True):
+        if not y:
+            continue
+        start = x if start is None else start
+        if following is None or not following[1]:
+            yield start, x, following is None
+            start = None
+
+
+def _numbers(line: Mapping[str, object]) -> dict[str, float]:
+    return {
+        name[:200]: float(value)
+        for name, value in line.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def _line_name(name: str) -> str:
+    family, separator, member = name.partition("/")
+    if family in ("usage", "failures"):
+        return member
+    return member.replace("_", " ") if separator and family != "held_out" else label(name)

@@ -1,0 +1,84 @@
+"""Addresses: what a page's query asks for, and the links that pages are connected by."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlencode
+
+from eval.facts import FILTERS, Selection
+
+#: Most fields of a query that are looked at, and most characters of one.
+MAX_FIELDS, MAX_VALUE = 60, 2000
+#: What a query may ask for; anything else is ignored.
+NAMES = frozenset(
+    {
+        "show", "operation", "category", "q", "page", "view", "episode", "nth", "group", "iteration", "file", "sort",
+        "order", "baseline",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """The query of an address.
+
+    Args:
+        values: the last value of every field but "show".
+        show: all values of "show" that are filters.
+    """
+
+    values: Mapping[str, str] = field(default_factory=dict)
+    show: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Query:
+        """Reads what a browser sent; what makes no sense is left out."""
+        try:
+            pairs = parse_qsl(text, errors="surrogatepass", max_num_fields=MAX_FIELDS)
+        except ValueError:
+            return cls()
+        values = {name: value[:MAX_VALUE] for name, value in pairs if name in NAMES and name != "show" and value}
+        return cls(values, tuple(tag for tag in FILTERS if ("show", tag) in pairs))
+
+    def get(self, name: str) -> str | None:
+        """The value of a field, None without one."""
+        return self.values.get(name)
+
+    def number(self, name: str, default: int = 0) -> int:
+        """The value of a field as a whole number of at least 0."""
+        value = self.values.get(name, "")
+        return int(value) if value.isascii() and value.isdecimal() and len(value) < 10 else default
+
+    @property
+    def selection(self) -> Selection:
+        """The filters."""
+        return Selection(
+            tags=self.show,
+            operation=self.get("operation"),
+            category=self.get("category"),
+            text=(self.get("q") or "").strip(),
+        )
+
+    def link(self, **changes: object) -> str:
+        """A relative address with some fields changed; None takes a field out."""
+        merged: dict[str, object] = {**self.values, **changes}
+        pairs = [("show", tag) for tag in self.show]
+        pairs += [(name, str(value)) for name, value in merged.items() if value is not None]
+        return "?" + urlencode(pairs, errors="surrogatepass")
+
+    def without_filters(self) -> Query:
+        """The same place, unfiltered."""
+        kept = ("iteration", "view")
+        return Query({name: value for name, value in self.values.items() if name in kept})
+
+
+def run_link(key: str) -> str:
+    """The address of a run; its name may have any characters that a file system allows."""
+    return "/run/" + quote(os.fsencode(key))
+
+
+def run_key(path: str) -> str:
+    """The run that an address names: the inverse of `run_link`."""
+    return os.fsdecode(unquote_to_bytes(path.removeprefix("/run/")))

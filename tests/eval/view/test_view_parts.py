@@ -1,0 +1,227 @@
+"""What the pages are made from: growing files, the index, the list of runs, addresses, curves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eval.charts import line_chart, thin
+from eval.facts import Selection
+from eval.records import RunDirectory
+from eval.view.curves import History
+from eval.view.index import MAX_INDEXES, EpisodeIndex, Indexes, accuracy_so_far
+from eval.view.library import Library, find_runs
+from eval.view.lines import GrowingLines
+from eval.view.query import Query, run_key, run_link
+from eval.view.runs_page import age, model_name
+
+
+def test_lines_are_read_once_and_only_when_they_are_whole(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    lines = GrowingLines(path)
+    assert list(lines.new()) == []
+    path.write_bytes(b"one\ntw")
+    assert list(lines.new()) == [b"one\n"]
+    assert not lines.is_rewritten()
+    with path.open("ab") as file:
+        file.write(b"o\nthree\n")
+    assert list(lines.new()) == [b"two\n", b"three\n"]
+    assert lines.offsets == [0, 4, 8]
+    assert [lines.read(k) for k in range(3)] == [b"one\n", b"two\n", b"three\n"]
+    assert list(lines.new()) == []
+
+
+def test_a_file_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    path.write_bytes(b"one\ntwo\n")
+    lines = GrowingLines(path)
+    assert len(list(lines.new())) == 2
+    # In place, and longer than before.
+    path.write_bytes(b"one\nTWO\nthree\n")
+    assert lines.is_rewritten()
+    assert list(lines.new()) == [b"one\n", b"TWO\n", b"three\n"]
+    # Replaced by another file with the same beginning.
+    (tmp_path / "other").write_bytes(path.read_bytes())
+    (tmp_path / "other").replace(path)
+    assert lines.is_rewritten()
+    assert len(list(lines.new())) == 3
+    path.unlink()
+    assert lines.is_rewritten()
+    assert list(lines.new()) == []
+
+
+def test_the_index_agrees_with_the_records(groups_run: Path) -> None:
+    records = RunDirectory(groups_run).records()
+    index = EpisodeIndex(groups_run / "episodes.jsonl")
+    index.refresh()
+    assert len(index) == 24
+    assert [index.record(k) for k in range(24)] == records
+    assert [(facts.sample_id, facts.repeat) for facts in index.facts] == [record.key for record in records]
+    for number, record in enumerate(records):
+        assert index.find(record.episode.sample_id, record.repeat) == number
+        assert index.nth(number) == record.repeat
+    wrong = [k for k, record in enumerate(records) if not record.episode.correct and record.episode.n_operations]
+    assert index.select(Selection(tags=("wrong", "used"))) == wrong
+    assert index.find("no such sample", 0) is index.find(records[0].episode.sample_id, 4) is None
+    assert accuracy_so_far(index.facts) == (sum(record.episode.correct for record in records), 24)
+
+
+def test_the_index_grows_and_names_what_is_no_episode(groups_run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "episodes.jsonl"
+    lines = (groups_run / "episodes.jsonl").read_text().splitlines(keepends=True)
+    deep = "[" * 100_000 + "\n"
+    path.write_text(lines[0] + "no JSON\n" + "[1]\n" + '{"answer": 1}\n' + deep + lines[1] + lines[2][:9])
+    index = EpisodeIndex(path)
+    index.refresh()
+    assert len(index) == 2
+    assert index.unreadable.keys() == {2, 3, 4, 5}
+    assert "JSON list" in index.unreadable[3]
+    assert index.record(1).key == ("test-0", 1)
+    with path.open("a") as file:
+        file.write(lines[2][9:])
+    index.refresh()
+    assert index.record(2).key == ("test-0", 2)
+
+
+def test_episodes_that_are_not_numbered_get_numbers(runs: Path) -> None:
+    index = EpisodeIndex(runs / "ppo" / "episodes" / "2" / "episodes.jsonl")
+    index.refresh()
+    assert [index.facts[k].repeat for k in index.group("test-3")] == [0, 1, 2, 3]
+    assert index.find("test-3", 2) == 14
+
+
+def test_only_some_indexes_stay_open(groups_run: Path, tmp_path: Path) -> None:
+    indexes = Indexes()
+    first = indexes.get(groups_run / "episodes.jsonl")
+    assert indexes.get(groups_run / "episodes.jsonl") is first
+    for number in range(MAX_INDEXES):
+        indexes.get(tmp_path / str(number))
+    assert indexes.get(groups_run / "episodes.jsonl") is not first
+
+
+def test_runs_are_found_and_told_apart(runs: Path) -> None:
+    found = {run.key: run for run in find_runs(runs)}
+    assert {key: run.kind for key, run in found.items()} == {
+        "eval/oracle": "evaluation",
+        "eval/groups": "evaluation",
+        "eval/interrupted": "evaluation",
+        "ppo": "training",
+    }
+    assert [key for key, run in found.items() if run.is_finished] == ["eval/groups", "eval/oracle"]
+    assert found["ppo"].iterations() == [2]
+    # A directory that is a run itself.
+    assert [(run.key, run.kind) for run in find_runs(runs / "ppo")] == [("ppo", "training")]
+
+
+def test_links_to_elsewhere_are_not_followed(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "away").symlink_to(runs)
+    shutil.copytree(runs / "eval" / "oracle", tmp_path / "here")
+    (tmp_path / "here" / "report.html").symlink_to("/etc/hostname")
+    library = Library(tmp_path)
+    (run,) = library.runs().values()
+    assert run.key == "here"
+    assert run.file("report") is None
+    assert run.file("../../etc/passwd") is None
+
+
+def test_what_is_no_json_object_is_empty(tmp_path: Path) -> None:
+    library = Library(tmp_path)
+    for content, expected in (("[1]", {}), ("{", {}), ("[" * 100_000, {}), ('{"a": 1}', {"a": 1})):
+        (tmp_path / "file").write_text(content)
+        os.utime(tmp_path / "file", ns=(len(content), len(content)))
+        assert library.read(tmp_path / "file") == expected
+    assert library.read(tmp_path / "nothing") == {}
+
+
+@given(st.text(st.characters(exclude_characters="\0"), min_size=1))
+def test_any_directory_name_has_an_address(name: str) -> None:
+    raw = os.fsdecode(name.encode("utf-8", "surrogatepass"))
+    link = run_link(raw)
+    assert link.isascii()
+    assert not set(link) & set(" \"'<>?#")
+    assert run_key(link) == raw
+
+
+def test_a_query_keeps_its_filters() -> None:
+    query = Query.parse("show=wrong&show=used&show=nonsense&q=a+b&page=2&evil=1&category=")
+    assert (query.show, query.number("page"), query.selection.text) == (("wrong", "used"), 2, "a b")
+    assert query.get("evil") is None
+    assert query.link(page=3) == "?show=wrong&show=used&q=a+b&page=3"
+    assert query.link(q=None, page=None) == "?show=wrong&show=used"
+    assert query.without_filters().link() == "?"
+    assert Query.parse("page=-1").number("page") == Query.parse("page=" + "9" * 5000).number("page") == 0
+    assert Query.parse("&".join("q=1" for _ in range(1000))) == Query()
+
+
+@given(st.text())
+def test_any_id_survives_its_address(sample_id: str) -> None:
+    link = Query().link(episode=sample_id or "x")
+    assert Query.parse(link[1:]).get("episode") == (sample_id or "x")[:2000]
+
+
+def test_curves_of_a_training(runs: Path) -> None:
+    history = History(runs / "ppo" / "metrics.jsonl")
+    history.refresh()
+    assert history.counter == "iteration"
+    assert history.series("usage/zoom_in") == [(1, 0.5), (2, 0.25), (3, 0.0), (4, 0.0), (5, 0.125)]
+    assert history.alarms() == [("any", 3, 4, False)]
+    charts = {drawn.chart.title: drawn for drawn in history.charts()}
+    assert [line.name for line in charts["Usage"].chart.lines] == ["zoom_in"]
+    assert [line.name for line in charts["Seconds"].chart.lines] == ["sample", "learn"]
+    assert {"Accuracy", "Reward", "Entropy", "Engine against learner"} <= charts.keys()
+    assert "Loss" not in charts
+    (span,) = charts["Usage"].chart.spans
+    left, right = charts["Usage"].chart.x_range
+    # Iterations 3 to 4 of 1 to 5: the third quarter of the axis.
+    assert (span.start, span.width) == (
+        pytest.approx((left + right) / 2, abs=0.01),
+        pytest.approx((right - left) / 4, abs=0.02),
+    )
+    assert charts["Accuracy"].chart.spans == ()
+
+
+def test_an_alarm_that_lasts_and_lines_that_are_no_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    rows = [{"step": 1, "alarm/zoom": 0}, {"step": 2, "alarm/zoom": 1}, {"step": 3, "alarm/zoom": 1, "lr": None}]
+    bad = ["{", "[]", '{"step": 1e999, "loss": NaN}', '{"step": ' + "9" * 400 + "}"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "\n".join(bad) + "\n")
+    history = History(path)
+    history.refresh()
+    assert history.n_unreadable == 3
+    assert history.alarms() == [("zoom", 2, 3, True)]
+    assert len(history.rows) == 4
+
+
+def test_long_lines_are_thinned_and_keep_their_extremes() -> None:
+    points = [(float(x), 0.0) for x in range(10_000)]
+    points[5_003], points[7_001] = (5_003.0, 9.0), (7_001.0, -9.0)
+    kept = thin(points, 100)
+    assert len(kept) <= 101
+    assert {points[5_003], points[7_001], points[-1]} <= set(kept)
+    assert kept == sorted(kept)
+    assert thin(points[:100], 100) == points[:100]
+    chart = line_chart("long", {"a": points})
+    assert chart is not None
+    assert len(chart.lines[0].raw.split()) <= 601
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(5, "just now"), (61, "1 minute ago"), (7_300, "2 hours ago"), (90_000, "1 day ago")]
+)
+def test_age(seconds: float, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eval.view.runs_page.time.time", lambda: 1e9)
+    assert age(1e9 - seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("/runs/ppo/model", "ppo/model"), ("Qwen/Qwen3-VL", "Qwen3-VL"), ("a/b/", "b"), ("model", "model"), (None, "")],
+)
+def test_the_name_of_a_model(path: str | None, name: str) -> None:
+    assert model_name(path) == name

@@ -1,0 +1,379 @@
+"""The pages over HTTP: what they say, whom they answer, and what they do with files that are not what they seem."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from eval.__main__ import main
+from eval.records import RunDirectory
+from tests.eval.view.conftest import Client, metrics_line, write_training
+
+Serve = Callable[..., Client]
+Edit = Callable[[Path, Callable[[int, dict[str, Any]], dict[str, Any]]], None]
+
+
+def names(page: str) -> list[str]:
+    """The runs of the table, in its order."""
+    return re.findall(r'<a class="row" href="/run/([^"]+)"', page)
+
+
+def test_the_table_of_runs(client: Client) -> None:
+    page = client.text("/")
+    assert set(names(page)) == {"eval/oracle", "eval/groups", "eval/interrupted", "ppo"}
+    assert "0.758 to 1.000" in page  # Wilson's interval of 12 of 12
+    assert "5 of 12" in page
+    assert "iteration 5 of 8" in page
+    assert names(client.text("/?q=groups")) == ["eval/groups"]
+    by_name = names(client.text("/?sort=name"))
+    assert by_name == sorted(by_name)
+    assert names(client.text("/?sort=name&order=desc")) == by_name[::-1]
+    # The oracle is always right; the training's last accuracy is 0.8125, which is more than a random agent has.
+    by_accuracy = names(client.text("/?sort=accuracy"))
+    assert set(by_accuracy[:2]) == {"eval/oracle", "eval/interrupted"}
+    assert by_accuracy[2:] == ["ppo", "eval/groups"]
+
+
+def test_runs_against_a_baseline(runs: Path, client: Client) -> None:
+    page = client.text("/?baseline=eval/oracle")
+    accuracy = RunDirectory(runs / "eval" / "groups").metrics()["statistics"]["accuracy"]
+    assert f"\N{MINUS SIGN}{1 - accuracy:.3f}" in page
+    assert "agent: &#34;oracle&#34; → &#34;random&#34;" in page
+    assert "none that matters" in page
+    assert "is the baseline" in page
+
+
+def test_runs_that_cannot_be_compared_are_not_ranked(runs: Path, tmp_path: Path, serve: Serve) -> None:
+    for name in ("one", "other"):
+        shutil.copytree(runs / "eval" / "oracle", tmp_path / name)
+    manifest = json.loads((tmp_path / "other" / "manifest.json").read_text())
+    manifest["scorer"] = {"name": "anls", "source": ""}
+    (tmp_path / "other" / "manifest.json").write_text(json.dumps(manifest))
+    page = serve(tmp_path).text("/?baseline=one")
+    assert "differences that matter" in page
+    assert "scorer.name: &#34;exact&#34; → &#34;anls&#34;" in page
+    assert "<b>0.000</b>" not in page
+
+
+def test_a_list_is_filtered_and_paged(runs: Path, client: Client) -> None:
+    records = RunDirectory(runs / "eval" / "groups").records()
+    wrong = [r.key for r in records if not r.episode.correct and not r.episode.n_operations]
+    page = client.text("/run/eval/groups?show=wrong&show=unused")
+    assert f"{len(wrong)} of 24 episodes" in page
+    assert page.count('class="row episode-row"') == len(wrong)
+    assert client.text("/run/eval/groups?q=TEST-3").count('class="row episode-row"') == 4
+    assert client.text("/run/eval/groups?operation=zoom_in&category=hard").count('class="row episode-row"') == sum(
+        bool(r.episode.usage.get("zoom_in")) and r.episode.category == "hard" for r in records
+    )
+    assert client.text("/run/eval/groups?q=nothing").count('class="row episode-row"') == 0
+
+
+def test_pages_of_a_long_list(runs: Path, tmp_path: Path, serve: Serve) -> None:
+    shutil.copytree(runs / "eval" / "oracle", tmp_path / "long")
+    line = json.loads((tmp_path / "long" / "episodes.jsonl").read_text().splitlines()[0])
+    many = "".join(json.dumps(line | {"sample_id": f"s{k:03}"}) + "\n" for k in range(120))
+    (tmp_path / "long" / "episodes.jsonl").write_text(many)
+    client = serve(tmp_path)
+    pages = [re.findall(r"episode=(s\d+)", client.text(f"/run/long?page={k}")) for k in range(3)]
+    assert [len(page) for page in pages] == [50, 50, 20]
+    assert [name for page in pages for name in page] == [f"s{k:03}" for k in range(120)]
+    assert "page 3 of 3" in client.text("/run/long?page=99")
+
+
+def test_an_episode_is_played_again(runs: Path, client: Client) -> None:
+    record = next(r for r in RunDirectory(runs / "eval" / "oracle").records() if r.episode.n_operations)
+    page = client.text(f"/run/eval/oracle?episode={record.episode.sample_id}")
+    assert page.count('<img class="tiny" src="data:image/') == 2
+    assert page.count('<rect class="mark view t1"') == page.count('<g class="number t1">') == 1
+    assert page.count('<rect class="mark evidence"') == 1
+    assert '<span class="call">&lt;tool_call&gt;' in page
+    assert f'<dd class="correct">{record.episode.answer}</dd>' in page
+    assert "not recorded" in page
+
+
+def test_tokens_are_shown_in_their_order(runs: Path, tmp_path: Path, serve: Serve, edit: Edit) -> None:
+    shutil.copytree(runs / "eval" / "oracle", tmp_path / "run")
+    spans = [["read", 1200], ["forced", 3], ["written", 20], ["read", 30], ["written", 7]]
+    edit(tmp_path / "run", lambda k, record: record | {"token_spans": spans})
+    page = serve(tmp_path).text("/run/run?episode=test-0")
+    strip = re.findall(r'<rect class="(read|written|forced)" x="(\d+)" width="(\d+)"', page)
+    assert strip == [
+        ("read", "0", "1200"),
+        ("forced", "1200", "3"),
+        ("written", "1203", "20"),
+        ("read", "1223", "30"),
+        ("written", "1253", "7"),
+    ]
+    assert "1,260 tokens" in page
+    assert "27 written by the model" in page
+    assert "1,230 read, masked" in page
+
+
+def test_neighbours_keep_the_filters(runs: Path, client: Client) -> None:
+    records = RunDirectory(runs / "eval" / "groups").records()
+    used = [r.key for r in records if r.episode.n_operations]
+    (sample_id, repeat) = used[1]
+    page = client.text(f"/run/eval/groups?show=used&episode={sample_id}&nth={repeat}")
+    assert f"episode 2 of {len(used)}" in page
+    for rel, (other, nth) in (("prev", used[0]), ("next", used[2])):
+        expected = f"?show=used&amp;episode={other}" + (f"&amp;nth={nth}" if nth else "")
+        assert f'rel="{rel}" href="{expected}"' in page
+
+
+def test_a_group_side_by_side(runs: Path, client: Client) -> None:
+    group = [r.episode for r in RunDirectory(runs / "eval" / "groups").records() if r.episode.sample_id == "test-2"]
+    page = client.text("/run/eval/groups?group=test-2")
+    assert page.count('<section class="') == 4
+    right, used = sum(e.correct for e in group), sum(e.n_operations > 0 for e in group)
+    assert f"{right} of 4 right, {used} of 4 used an operation" in page
+    overview = client.text("/run/eval/groups?view=groups")
+    assert overview.count('<a class="dot ') == 24
+    assert overview.count(" of 4</span>") == 6
+
+
+def test_a_training_and_its_episodes(client: Client) -> None:
+    page = client.text("/run/ppo")
+    assert "iteration 5 of 8" in page
+    assert "Trap alarm: operations, iteration 3 to 4." in page
+    assert ">alarm: any</text>" in page
+    assert page.count('<svg class="chart"') >= 6
+    episodes = client.text("/run/ppo?iteration=2")
+    assert episodes.count('class="row episode-row"') == 24
+    group = client.text("/run/ppo?iteration=2&group=test-2")
+    assert group.count('<section class="') == 4
+    assert group.count("<image href=") == 4
+    assert "No pictures" not in group
+    assert "iteration 3 came" in client.text("/run/ppo?iteration=3", 404)
+
+
+def test_a_picture_of_the_training_stands_in(runs: Path, tmp_path: Path, serve: Serve, edit: Edit) -> None:
+    from PIL import Image
+
+    write_training(tmp_path / "ppo", runs / "eval" / "groups" / "episodes.jsonl")
+    recipe = json.loads((tmp_path / "ppo" / "recipe.json").read_text())
+    recipe["env"]["id"] = "nowhere/Gone-v0"
+    (tmp_path / "ppo" / "recipe.json").write_text(json.dumps(recipe))
+    Image.new("RGB", (40, 20)).save(tmp_path / "ppo" / "episodes" / "2" / "1.png")
+    client = serve(tmp_path)
+    page = client.text("/run/ppo?iteration=2&episode=test-0")
+    assert "The environment could not be made again" in page
+    assert '<svg viewBox="0 0 40 20"' in page
+    assert '<image href="data:image/png;base64,' in page
+    assert "<image" not in client.text("/run/ppo?iteration=2&episode=test-0&nth=1")
+
+
+def test_a_replay_that_fails_leaves_the_text(runs: Path, tmp_path: Path, serve: Serve, edit: Edit) -> None:
+    shutil.copytree(runs / "eval" / "oracle", tmp_path / "run")
+    edit(tmp_path / "run", lambda k, record: record | {"prompt": "Another question?"})
+    page = serve(tmp_path).text("/run/run?episode=test-0")
+    assert "does not replay: after turn 0" in page
+    assert "Another question?" in page
+    assert "<image" not in page
+
+
+def test_without_pictures_no_environment_is_made(runs: Path, tmp_path: Path, serve: Serve) -> None:
+    shutil.copytree(runs / "eval" / "oracle", tmp_path / "run")
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    marker = tmp_path / "ran"
+    module = tmp_path / "trap_of_a_manifest.py"
+    module.write_text(f"open({str(marker)!r}, 'w')\n")
+    manifest["env"] |= {"entry_point": "trap_of_a_manifest:Env"}
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(tmp_path))
+        page = serve(tmp_path, replay=False).text("/run/run?episode=test-0")
+        assert not marker.exists()
+        # The same with pictures: this is what --no-pictures is for.
+        serve(tmp_path).text("/run/run?episode=test-0")
+        assert marker.exists()
+    assert "started with --no-pictures" in page
+    assert '<rect class="mark evidence"' in page
+
+
+def test_an_interrupted_run_says_so(client: Client) -> None:
+    page = client.text("/run/eval/interrupted")
+    assert "5 of 12 episodes" in page
+    assert "Accuracy so far" in page
+    assert page.count('class="row episode-row"') == 5
+
+
+def test_a_run_that_goes_on_is_seen_to_grow(runs: Path, tmp_path: Path, serve: Serve) -> None:
+    shutil.copytree(runs / "eval" / "interrupted", tmp_path / "run")
+    write_training(tmp_path / "ppo", runs / "eval" / "groups" / "episodes.jsonl", lines=2)
+    client = serve(tmp_path)
+    # Both were written just now.
+    assert "<main data-live=" in client.text("/run/run")
+    assert "<main data-live=" in client.text("/run/ppo")
+    answer = client.ask("/run/ppo")
+    answer.read()
+    version = answer.headers["ETag"]
+    assert client.ask("/run/ppo", If_None_Match=version).status == 304
+    with (tmp_path / "ppo" / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(metrics_line(3)) + "\n")
+    grown = client.ask("/run/ppo", If_None_Match=version)
+    assert grown.status == 200
+    assert "Trap alarm: operations, iteration 3 until now." in grown.read().decode()
+    # An hour later nobody seems to write any more.
+    hour_ago = time.time() - 3600
+    for path in (tmp_path / "run").iterdir():
+        os.utime(path, (hour_ago, hour_ago))
+    page = client.text("/run/run")
+    assert "<main>" in page
+    assert "unfinished" in page
+
+
+def test_reports_and_audits_are_shown_in_a_sandbox(runs: Path, tmp_path: Path, serve: Serve) -> None:
+    shutil.copytree(runs / "eval" / "oracle", tmp_path / "run")
+    (tmp_path / "run" / "audit").mkdir()
+    (tmp_path / "run" / "audit" / "audit.html").write_text("<!doctype html><title>an audit</title>")
+    client = serve(tmp_path)
+    assert '<a href="/run/run?file=audit">audit</a>' in client.text("/")
+    answer = client.ask("/run/run?file=audit")
+    assert b"an audit" in answer.read()
+    policy = answer.headers["Content-Security-Policy"]
+    assert policy.startswith("sandbox allow-scripts")
+    assert "allow-same-origin" not in policy
+    assert "expected report or audit" in client.text("/run/run?file=report", 404)
+    assert "expected report or audit" in client.text("/run/run?file=../../etc/passwd", 404)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/run/nothing",
+        "/run/../../etc/passwd",
+        "/run/eval%2F..%2F..%2F..%2Fetc",
+        "/run/eval/oracle/manifest.json",
+        "/static/../report.py",
+        "/static/%2e%2e/report.py",
+        "/etc/passwd",
+        "//etc/passwd",
+        "/run/eval/oracle?episode=nothing",
+        "/run/eval/oracle?episode=test-0&nth=7",
+        "/run/eval/groups?group=nothing",
+        "/run/%ff%00",
+        "/run/" + quote("<script>alert(1)</script>"),
+    ],
+)
+def test_there_is_nothing_else(client: Client, path: str) -> None:
+    page = client.text(path, 404)
+    assert "root:" not in page
+    assert "<script>" not in page
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1", 200),
+        ("localhost:1234", 200),
+        ("[::1]:99", 200),
+        ("evil.example", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("192.168.1.5", 403),
+        ("", 403),
+        ("[", 403),
+    ],
+)
+def test_only_this_machine_is_answered(client: Client, host: str, status: int) -> None:
+    answer = client.ask("/", Host=host)
+    content = answer.read()
+    assert answer.status == status
+    assert (b"oracle" in content) == (status == 200)
+
+
+def test_for_other_machines_addresses_are_names_and_names_of_others_are_not(runs: Path, serve: Serve) -> None:
+    client = serve(runs, host="0.0.0.0")
+    assert client.ask("/", Host="192.168.1.5:80").status == 200
+    assert client.ask("/", Host="evil.example").status == 403
+
+
+def test_it_only_reads(client: Client, runs: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in runs.rglob("*")}
+    for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        assert client.ask("/run/eval/oracle", method).status == 501
+    for path in ("/", "/run/eval/oracle", "/run/eval/oracle?episode=test-1", "/run/ppo"):
+        client.text(path)
+    assert {path: path.stat().st_mtime_ns for path in runs.rglob("*")} == before
+
+
+def test_headers_forbid_everything_from_elsewhere(client: Client) -> None:
+    for path in ("/", "/run/eval/oracle", "/static/view.js", "/run/nothing"):
+        answer = client.ask(path)
+        answer.read()
+        policy = answer.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "script-src 'self';" in policy
+        assert "unsafe" not in policy
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    for path in (
+        "/",
+        "/run/eval/oracle",
+        "/run/eval/oracle?episode=test-1",
+        "/run/eval/groups?group=test-1",
+        "/run/ppo",
+    ):
+        page = client.text(path)
+        assert not re.search(r"<script(?! src=\"/static/)", page)
+        assert not re.search(r"(src|href)=\"(https?:|//)", page)
+        assert " style=" not in page
+
+
+def test_a_page_is_packed_for_those_who_can_unpack_it(client: Client) -> None:
+    answer = client.ask("/run/eval/groups", Accept_Encoding="gzip")
+    packed = answer.read()
+    assert answer.headers["Content-Encoding"] == "gzip"
+    assert len(packed) < len(client.text("/run/eval/groups")) / 4
+    head = client.ask("/run/eval/groups", "HEAD")
+    assert (head.status, head.read()) == (200, b"")
+
+
+def test_somebody_elses_files_hide_no_run(runs: Path, tmp_path: Path, serve: Serve) -> None:
+    shutil.copytree(runs / "eval" / "oracle", tmp_path / "good")
+    for number, content in enumerate(
+        ('{"env": 7, "n_samples": "x"}', "[]", "not JSON", '{"env": {"id": [1]}, "server": 3}')
+    ):
+        (tmp_path / f"odd{number}").mkdir()
+        (tmp_path / f"odd{number}" / "manifest.json").write_text(content)
+        (tmp_path / f"odd{number}" / "metrics.json").write_text(
+            '{"statistics": {"accuracy": "high", "n_episodes": []}}'
+        )
+        (tmp_path / f"odd{number}" / "metrics.jsonl").write_text("{}\n")
+    client = serve(tmp_path)
+    assert len(names(client.text("/"))) == 5
+    assert len(names(client.text("/?baseline=odd0&sort=accuracy"))) == 5
+
+
+def test_the_command_serves_until_it_is_interrupted(runs: Path) -> None:
+    command = [sys.executable, "-m", "eval", "view", str(runs), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]) as process:
+        assert process.stdout is not None
+        address = re.search(r"4 runs in .*: (http://127\.0\.0\.1:\d+/)", process.stdout.readline())
+        assert address is not None
+        with urllib.request.urlopen(address[1], timeout=60) as answer:
+            assert b"eval/oracle" in answer.read()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+
+
+def test_the_command_refuses_what_is_no_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["view", str(tmp_path / "nothing")]) == 2
+    assert "is no directory" in capsys.readouterr().err
+
+
+def test_the_command_says_when_a_port_is_taken(client: Client, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["view", str(runs), "--port", str(client.port)]) == 2
+    assert "Choose another --port" in capsys.readouterr().err
