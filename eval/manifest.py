@@ -154,9 +154,7 @@ def _prompt(env: gymnasium.Env) -> dict[str, Any]:
     """The dialect and what the model is told: what `reset` returns as `system_prompt`."""
     base: Any = env.unwrapped
     limits = base.limits
-    text = base.dialect.system_prompt(
-        list(base.operations.values()), max_turns=limits.max_turns, max_operations=limits.max_operations
-    )
+    text = base.system_prompt
     return {
         "dialect": _argument(env, "dialect"),
         "coordinates": base.frame.name,
@@ -164,6 +162,8 @@ def _prompt(env: gymnasium.Env) -> dict[str, Any]:
         "limits": asdict(limits),
         "system_prompt_sha256": _sha256(text),
         "system_prompt": text,
+        "question_suffix": base.question_suffix,
+        "images_in_text": base.images_in_text,
     }
 
 

@@ -35,9 +35,9 @@ class VLMAgent:
         conversation = self._conversations[key]
         sampling = self.sampling if conversation.ids else self._first
         if conversation.ids:
-            self.chat.reply(conversation, observation)
+            self.chat.reply(conversation, observation, info.get("image_places"))
         else:
-            self.chat.prompt(conversation, info["system_prompt"], observation)
+            self.chat.prompt(conversation, info["system_prompt"], observation, info.get("image_places"))
         request = Request(key=key, ids=conversation.ids, positions=conversation.positions(), images=conversation.images)
         self.engine.submit(request, sampling)
 

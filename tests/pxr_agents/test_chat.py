@@ -146,3 +146,23 @@ def test_forced_ids_are_marked_and_stay_action_ids():
     tokens = conversation.tokens()
     assert tokens.ids[tokens.forced].tolist() == [4, 5, 8]
     assert tokens.ids[tokens.action].tolist() == [1, 2, 3, 4, 5, 6, 8]
+
+
+def test_images_amid_a_text_are_tokenized_where_they_stand(tiny_vlm, noise_image) -> None:
+    chat, first, second = tiny_vlm.chat, noise_image(), noise_image(28, 56)
+    conversation = Conversation()
+    observation = {"text": "red box green", "images": (first, second)}
+    chat.prompt(conversation, "", observation, (4, 13))
+    fixed, start, end = chat._fixed, chat._vision_start, chat._vision_end
+    expected = [*fixed["system_open"], *chat.encode_text(""), *fixed["user_open"]]
+    expected += [*chat.encode_text("red "), start, *[chat.image_id] * 9, end]
+    expected += [*chat.encode_text("box green"), start, *[chat.image_id] * 2, end, *fixed["user_close"]]
+    assert conversation.ids == expected
+    assert [image.shape for image in conversation.images] == [(84, 84, 3), (56, 28, 3)]
+
+
+@pytest.mark.parametrize("places", [(1,), (2, 1)])
+def test_places_that_do_not_fit_the_images_are_refused(tiny_vlm, noise_image, places) -> None:
+    observation = {"text": "red box", "images": (noise_image(), noise_image())}
+    with pytest.raises(ValueError, match="expected 2 in ascending order"):
+        tiny_vlm.chat.prompt(Conversation(), "", observation, places)
