@@ -18,6 +18,7 @@ import eval as this_package
 from eval.agents import AgentChoice
 from eval.data_hash import data_file_digest
 from eval.judge import JudgeChoice
+from eval.recipe import Recipe
 from eval.suites import Suite
 from pxr_env.scoring import get_scorer
 from pxr_env.tasks import TASKS
@@ -44,6 +45,7 @@ def build_manifest(
     judge: JudgeChoice | None,
     repeats: int,
     seed: int,
+    recipe: Recipe | None = None,
 ) -> dict[str, Any]:
     """The manifest of a run, as plain JSON values. Nothing in it comes from an environment variable.
 
@@ -56,6 +58,7 @@ def build_manifest(
         judge: who judges besides the scorer.
         repeats: episodes per sample.
         seed: seed of sampling noise, scripted randomness and the bootstrap.
+        recipe: where arguments came from, if from one.
     """
     if env.spec is None:
         raise ValueError("the environment has no spec, so it could not be rebuilt. Make it with gymnasium.make().")
@@ -82,6 +85,7 @@ def build_manifest(
         "scorer": _scorer(env),
         "judge": None if judge is None else judge.as_manifest(),
         "seed": seed,
+        "recipe": None if recipe is None else recipe.as_manifest(),
         "versions": _versions(_VERSIONS + _MODEL_VERSIONS.get(agent.name, ())),
         "commit": commit(),
     }
