@@ -204,7 +204,7 @@ def _agent(arguments: argparse.Namespace, recipe: Recipe | None) -> AgentChoice:
         name=arguments.agent,
         model=model,
         server=server,
-        sampling=Sampling(**sampling),
+        sampling=Sampling(temperature=float(sampling["temperature"]), max_tokens=int(sampling["max_tokens"])),
         seed=arguments.seed,
         concurrency=_concurrency(arguments),
         engine=dict(arguments.engine),

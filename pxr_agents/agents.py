@@ -28,6 +28,10 @@ class VLMAgent:
         self._first = replace(sampling, forced=chat.encode_text(opening))
         self._conversations: dict[int, Conversation] = {}
 
+    def with_sampling(self, sampling: Sampling) -> VLMAgent:
+        """The same model with other sampling, and no conversations."""
+        return VLMAgent(self.chat, self.engine, sampling)
+
     def start(self, key: int, env: gymnasium.Env) -> None:
         self._conversations[key] = Conversation()
 

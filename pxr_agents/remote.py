@@ -77,10 +77,11 @@ class OpenAIAgent:
         self.client, self.sampling, self.seed = client, sampling, seed
         self._stop, self._extra, self._most_failures = tuple(stop), dict(extra or {}), most_failures
         self._talks: dict[int, _Talk] = {}
-        self._waiting: queue.SimpleQueue[tuple[int, Observation, dict[str, Any]]] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[int, Observation, dict[str, Any]] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[int, Action | Exception]] = queue.SimpleQueue()
         self._n_failures_in_a_row = 0
         self._error: Exception | None = None
+        self._n_threads = concurrency
         # Daemons: after Ctrl-C nobody waits for requests under way.
         for number in range(concurrency):
             threading.Thread(target=self._work, name=f"openai-{number}", daemon=True).start()
@@ -128,12 +129,14 @@ class OpenAIAgent:
         return None
 
     def close(self) -> None:
-        """Stop asking."""
+        """Stop asking: threads end when their requests under way do."""
         self.client.close()
+        for _ in range(self._n_threads):
+            self._waiting.put(None)
 
     def _work(self) -> None:
-        while True:
-            key, observation, info = self._waiting.get()
+        while (waiting := self._waiting.get()) is not None:
+            key, observation, info = waiting
             try:
                 result: Action | Exception = self._turn(self._talks[key], observation, info)
             except Unanswered as error:
