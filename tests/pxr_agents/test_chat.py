@@ -166,3 +166,21 @@ def test_places_that_do_not_fit_the_images_are_refused(tiny_vlm, noise_image, pl
     observation = {"text": "red box", "images": (noise_image(), noise_image())}
     with pytest.raises(ValueError, match="expected 2 in ascending order"):
         tiny_vlm.chat.prompt(Conversation(), "", observation, places)
+
+
+def test_images_amid_a_text_are_what_the_template_writes(tiny_vlm, noise_image) -> None:
+    chat, image = tiny_vlm.chat, noise_image(28, 28)
+    conversation = Conversation()
+    chat.prompt(conversation, "You look.", {"text": "red?", "images": (image,)}, (0,))
+    conversation.append_turn((*chat.encode_text("blue"), chat.stop_id), train=True)
+    chat.reply(conversation, {"text": "red box green", "images": (image,)}, (4,))
+    part = {"type": "image"}
+    messages = [
+        {"role": "system", "content": "You look."},
+        {"role": "user", "content": [part, {"type": "text", "text": "red?"}]},
+        {"role": "assistant", "content": "blue"},
+        {"role": "user", "content": [{"type": "text", "text": "red "}, part, {"type": "text", "text": "box green"}]},
+    ]
+    # An image of one vision token has one placeholder, as in the template.
+    expected = chat.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert chat.tokenizer.decode(conversation.ids) == expected
