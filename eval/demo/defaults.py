@@ -28,11 +28,13 @@ class Defaults:
 
     Args:
         arguments: of every environment.
+        sampling: `temperature` and `max_tokens`, where it is known.
         env_id: the environment the model was trained in, None if that is unknown.
         reason: where this comes from, in words.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
     env_id: str | None = None
     reason: str = "the defaults of this project"
 
@@ -54,7 +56,7 @@ def find_defaults(model: str, recipe: Recipe | None = None) -> Defaults:
         recipe: goes before everything else.
     """
     if recipe is not None:
-        return Defaults(arguments=recipe.env, reason=f"the recipe {recipe.name}")
+        return _of_recipe(recipe)
     for folder in (Path(model).parent, Path(model).parent.parent):
         env = _trained_in(folder / "recipe.json")
         if Path(model).is_dir() and env is not None:
@@ -63,12 +65,16 @@ def find_defaults(model: str, recipe: Recipe | None = None) -> Defaults:
     for name in recipe_names():
         known = read_recipe(name)
         if known.model is not None and known.model.rpartition("/")[2].lower() in model.lower():
-            return Defaults(arguments=known.env, reason=f"the recipe {name}")
+            return _of_recipe(known)
     kind = _model_type(Path(model)) or model
     for family, arguments in _FAMILIES.items():
         if family in kind.lower().replace("_", "").replace("-", ""):
             return Defaults(arguments=arguments, reason="its family (docs/models.md)")
     return Defaults()
+
+
+def _of_recipe(recipe: Recipe) -> Defaults:
+    return Defaults(arguments=recipe.env, sampling=recipe.sampling, reason=f"the recipe {recipe.name}")
 
 
 def _trained_in(path: Path) -> dict[str, Any] | None:

@@ -215,7 +215,7 @@ def _question(tasks: dict[str, str], first: str, *, known: bool) -> dict[str, An
 
 
 def _settings(defaults: Defaults) -> list[Any]:
-    given = defaults.arguments
+    given, sampling = defaults.arguments, defaults.sampling
     with gr.Accordion("Settings", open=False):
         gr.Markdown(f"From {defaults.reason}.")
         return [
@@ -223,8 +223,8 @@ def _settings(defaults: Defaults) -> list[Any]:
             gr.Dropdown(list(FRAMES), value=given.get("coordinates", "unit"), label="Coordinates"),
             gr.Number(given.get("min_pixels", 401_408), precision=0, minimum=1, label="Own images: least pixels"),
             gr.Number(given.get("max_pixels", 4_014_080), precision=0, minimum=1, label="Own images: most pixels"),
-            gr.Slider(0, 2, value=0, step=0.1, label="Temperature (0 is greedy)"),
-            gr.Slider(16, 4096, value=512, step=16, label="Tokens of a turn, at most"),
+            gr.Slider(0, 2, value=sampling.get("temperature", 0), step=0.1, label="Temperature (0 is greedy)"),
+            gr.Slider(16, 16_384, value=sampling.get("max_tokens", 512), step=16, label="Tokens of a turn, at most"),
         ]
 
 

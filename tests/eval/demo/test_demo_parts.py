@@ -61,6 +61,7 @@ def test_a_checkpoint_tells_its_family_a_recipe_goes_before_and_an_unknown_model
     model = str(checkpoint(tmp_path / "a", "qwen3_vl_moe"))
     assert find_defaults(model).arguments["size_multiple"] == 32
     assert find_defaults(model, read_recipe("deepeyes")).arguments["dialect"] == "deepeyes"
+    assert find_defaults(model, read_recipe("deepeyes")).sampling == {"temperature": 0.0, "max_tokens": 10_240}
     assert find_defaults("gpt-9").arguments == {}
     (tmp_path / "recipe.json").write_text("{no json")
     assert find_defaults(model).arguments["dialect"] == "qwen3-vl"
