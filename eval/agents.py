@@ -22,7 +22,8 @@ from pxr_env.errors import did_you_mean
 
 #: Names that are known besides `module:factory`.
 AGENT_NAMES = ("oracle", "random", "transformers", "vllm", "openai")
-_WITH_MODEL = ("transformers", "vllm", "openai")
+#: Those of them that a model plays.
+NAMES_WITH_MODEL = ("transformers", "vllm", "openai")
 _AGENT_METHODS = ("start", "submit", "collect", "finish")
 
 
@@ -74,7 +75,7 @@ class AgentChoice:
     @property
     def has_model(self) -> bool:
         """Whether a model writes the turns, with these sampling parameters."""
-        return self.name in _WITH_MODEL
+        return self.name in NAMES_WITH_MODEL
 
     @property
     def checkpoint(self) -> Path | None:

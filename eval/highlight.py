@@ -9,6 +9,7 @@ SegmentKind = Literal["text", "call", "answer", "thought"]
 
 _BRACKETS: tuple[tuple[str, str, SegmentKind], ...] = (
     ("<tool_call>", "</tool_call>", "call"),
+    ("<grounding>", "</grounding>", "call"),
     ("<answer>", "</answer>", "answer"),
     ("<think>", "</think>", "thought"),
 )

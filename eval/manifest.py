@@ -18,6 +18,7 @@ import eval as this_package
 from eval.agents import AgentChoice
 from eval.data_hash import data_file_digest
 from eval.judge import JudgeChoice
+from eval.recipe import Recipe
 from eval.suites import Suite
 from pxr_agents.checkpoint import hub_revision
 from pxr_env.scoring import get_scorer
@@ -45,6 +46,7 @@ def build_manifest(
     judge: JudgeChoice | None,
     repeats: int,
     seed: int,
+    recipe: Recipe | None = None,
 ) -> dict[str, Any]:
     """The manifest of a run, as plain JSON values. Nothing in it comes from an environment variable.
 
@@ -57,6 +59,7 @@ def build_manifest(
         judge: who judges besides the scorer.
         repeats: episodes per sample.
         seed: seed of sampling noise, scripted randomness and the bootstrap.
+        recipe: where arguments came from, if from one.
     """
     if env.spec is None:
         raise ValueError("the environment has no spec, so it could not be rebuilt. Make it with gymnasium.make().")
@@ -84,6 +87,7 @@ def build_manifest(
         "scorer": _scorer(env),
         "judge": None if judge is None else judge.as_manifest(),
         "seed": seed,
+        "recipe": None if recipe is None else recipe.as_manifest(),
         "versions": library_versions(agent.name),
         "commit": commit(),
     }
@@ -167,9 +171,7 @@ def _prompt(env: gymnasium.Env) -> dict[str, Any]:
     """The dialect and what the model is told: what `reset` returns as `system_prompt`."""
     base: Any = env.unwrapped
     limits = base.limits
-    text = base.dialect.system_prompt(
-        list(base.operations.values()), max_turns=limits.max_turns, max_operations=limits.max_operations
-    )
+    text = base.system_prompt
     return {
         "dialect": _argument(env, "dialect"),
         "coordinates": base.frame.name,
@@ -177,6 +179,8 @@ def _prompt(env: gymnasium.Env) -> dict[str, Any]:
         "limits": asdict(limits),
         "system_prompt_sha256": _sha256(text),
         "system_prompt": text,
+        "question_suffix": base.question_suffix,
+        "images_in_text": base.images_in_text,
     }
 
 

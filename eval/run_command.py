@@ -11,8 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from eval.agents import AgentChoice
+from eval.agents import NAMES_WITH_MODEL, AgentChoice
 from eval.judge import JudgeChoice
+from eval.recipe import Recipe, read_recipe
 from eval.suites import SUITES, Suite, get_suite
 from pxr_agents.chat_client import Retries, Server
 from pxr_agents.types import Sampling
@@ -22,6 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to ask, whom, and where the results go."""
     parser.add_argument("env_id", nargs="?", metavar="ENV_ID", help="the id of an environment, instead of --suite")
     parser.add_argument("--suite", help=f"{', '.join(SUITES)}, or the id of an environment")
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="how a released model wants to be asked: a name, or a TOML file (docs/reproduce.md)",
+    )
     parser.add_argument("--data", metavar="DIR", help="directory of the suite's data")
     parser.add_argument(
         "--set",
@@ -32,6 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=key_value,
         metavar="KEY=VALUE",
         help="argument of the environment, VALUE as JSON or plain text; may be repeated",
+    )
+    parser.add_argument(
+        "--set-file",
+        dest="env_args",
+        action="append",
+        type=key_file,
+        metavar="KEY=FILE",
+        help="the same with the text of a file, such as system_prompt=prompt.txt",
     )
     parser.add_argument("--limit", type=int, help="number of samples (default: all)")
     parser.add_argument("--out", type=Path, help="directory for the results (default: runs/eval/SUITE-AGENT)")
@@ -50,9 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_agent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--agent", required=True, help="oracle, random, transformers, vllm, openai, or module:factory")
     parser.add_argument("--model", help="checkpoint directory or hub name; for openai the name of the model")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: 0)")
-    parser.add_argument("--max-tokens", type=int, default=512, help="longest turn in tokens (default: 512)")
-    parser.add_argument("--stop", action="append", default=[], help="string that ends a turn, too; may be repeated")
+    parser.add_argument("--temperature", type=float, help="0 is greedy (default: 0)")
+    parser.add_argument("--max-tokens", type=int, help="longest turn in tokens (default: 512)")
+    parser.add_argument("--stop", action="append", help="string that ends a turn, too; may be repeated")
     parser.add_argument("--k", type=int, default=1, help="episodes per sample, for pass@k and the majority's vote")
     parser.add_argument(
         "--concurrency",
@@ -103,24 +117,37 @@ def key_value(text: str) -> tuple[str, Any]:
         return key, value
 
 
+def key_file(text: str) -> tuple[str, str]:
+    """`KEY=FILE` with the text of the file, without its last line break."""
+    key, separator, path = text.partition("=")
+    if not separator or not key:
+        raise argparse.ArgumentTypeError(f"{text!r} came; expected KEY=FILE, such as system_prompt=prompt.txt")
+    try:
+        return key, Path(path).read_text(encoding="utf-8").removesuffix("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(f"{path!r} cannot be read as text: {error}") from error
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print the table, write the report."""
     from eval.runner import evaluate
 
     suite = _suite(arguments)
-    agent = _agent(arguments)
+    recipe = None if arguments.recipe is None else read_recipe(arguments.recipe)
+    agent = _agent(arguments, recipe)
     out = arguments.out or Path("runs", "eval", f"{_file_name(suite.name)}-{_file_name(arguments.agent)}")
     metrics = evaluate(
         suite,
         out=out,
         agent=agent,
-        env_args=_environment_arguments(arguments, suite),
+        env_args=(recipe.environment(suite) if recipe else {}) | _environment_arguments(arguments, suite),
         limit=arguments.limit,
         seed=arguments.seed,
         repeats=arguments.k,
         n_envs=_concurrency(arguments),
         judge=_judge(arguments),
         retry_errors=arguments.retry_errors,
+        recipe=recipe,
     )
     console = Console()
     console.print(_table(metrics, suite))
@@ -153,27 +180,39 @@ def _concurrency(arguments: argparse.Namespace) -> int:
     return default if arguments.concurrency is None else int(arguments.concurrency)
 
 
-def _agent(arguments: argparse.Namespace) -> AgentChoice:
+def _agent(arguments: argparse.Namespace, recipe: Recipe | None) -> AgentChoice:
+    """What the command line says goes before the recipe, the recipe before the defaults."""
+    has_model = arguments.agent in NAMES_WITH_MODEL
+    model, body = arguments.model, dict(arguments.body)
+    sampling: dict[str, Any] = {"temperature": 0.0, "max_tokens": 512, "stop": ()}
+    if recipe is not None and has_model:
+        model = recipe.model if model is None else model
+        sampling |= recipe.sampling
+        if arguments.agent == "openai":
+            body = {**recipe.body, **body}
+    sampling |= {name: value for name in sampling if (value := getattr(arguments, name)) is not None}
     server = None
     if arguments.base_url is not None:
         server = Server(
             base_url=arguments.base_url,
-            model=arguments.model or "",
+            model=model or "",
             api_key_env=arguments.api_key_env,
             timeout=arguments.timeout,
             retries=Retries(attempts=arguments.attempts, total=arguments.retry_seconds),
         )
     return AgentChoice(
         name=arguments.agent,
-        model=arguments.model,
+        model=model,
         server=server,
         sampling=Sampling(
-            temperature=arguments.temperature, max_tokens=arguments.max_tokens, stop=tuple(arguments.stop)
+            temperature=float(sampling["temperature"]),
+            max_tokens=int(sampling["max_tokens"]),
+            stop=tuple(sampling["stop"]),
         ),
         seed=arguments.seed,
         concurrency=_concurrency(arguments),
         engine=dict(arguments.engine),
-        body=dict(arguments.body),
+        body=body,
     )
 
 

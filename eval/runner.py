@@ -22,6 +22,7 @@ from eval.differences import changes_that_matter
 from eval.judge import Judge, JudgeChoice
 from eval.manifest import build_manifest, score_name
 from eval.metrics import evaluation_metrics
+from eval.recipe import Recipe
 from eval.records import Record, RunDirectory
 from eval.suites import Suite, get_suite
 from pxr_agents.chat_client import ChatClient, Retries, Server
@@ -44,6 +45,7 @@ def evaluate(
     n_envs: int = 64,
     judge: JudgeChoice | None = None,
     retry_errors: bool = False,
+    recipe: Recipe | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Evaluate an agent on the first `limit` samples of an environment, in the order of its data.
@@ -62,6 +64,7 @@ def evaluate(
         n_envs: how many episodes run at once.
         judge: the model that judges answers; by default the scorer of the environment does.
         retry_errors: continue a finished run, too, with the episodes that could not be scored.
+        recipe: where the arguments came from, for the manifest.
         console: where the progress bar goes; standard error by default.
 
     Returns:
@@ -94,6 +97,7 @@ def evaluate(
             judge=judge,
             repeats=repeats,
             seed=seed,
+            recipe=recipe,
         )
         # Before a model is loaded for nothing.
         directory.check(manifest, changes_that_matter, reopen=retry_errors)

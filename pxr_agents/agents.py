@@ -32,6 +32,10 @@ class VLMAgent:
         # Ids that the turn under way is made to begin with.
         self._n_forced: dict[int, int] = {}
 
+    def with_sampling(self, sampling: Sampling) -> VLMAgent:
+        """The same model with other sampling, and no conversations."""
+        return VLMAgent(self.chat, self.engine, sampling)
+
     def start(self, key: int, env: gymnasium.Env) -> None:
         self._conversations[key] = Conversation()
 
@@ -51,9 +55,9 @@ class VLMAgent:
 
     def _show(self, conversation: Conversation, observation: Observation, info: dict[str, Any]) -> None:
         if conversation.ids:
-            self.chat.reply(conversation, observation)
+            self.chat.reply(conversation, observation, info.get("image_places"))
         else:
-            self.chat.prompt(conversation, info["system_prompt"], observation)
+            self.chat.prompt(conversation, info["system_prompt"], observation, info.get("image_places"))
 
     def collect(self) -> list[tuple[int, Action]]:
         actions = []

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pxr_agents.types import Completion, Observation, Tokens
+from pxr_agents.types import Completion, Observation, Tokens, split_observation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,25 +152,40 @@ class ChatFormat:
             )
         return height // self.image_unit, width // self.image_unit
 
-    def prompt(self, conversation: Conversation, system_prompt: str, observation: Observation) -> None:
-        """Begin a conversation: system prompt, first observation, and the opening of the model's turn."""
+    def prompt(
+        self,
+        conversation: Conversation,
+        system_prompt: str,
+        observation: Observation,
+        image_places: Sequence[int] | None = None,
+    ) -> None:
+        """Begin a conversation: system prompt, first observation, and the opening of the model's turn.
+
+        `image_places`: of the observation, see `pxr_agents.types.split_observation`.
+        """
         conversation.append_ids(self._fixed["system_open"])
         conversation.append_ids(self.encode_text(system_prompt))
         conversation.append_ids(self._fixed["user_open"])
-        self._observation(conversation, observation)
+        self._observation(conversation, observation, image_places)
 
-    def reply(self, conversation: Conversation, observation: Observation) -> None:
+    def reply(
+        self, conversation: Conversation, observation: Observation, image_places: Sequence[int] | None = None
+    ) -> None:
         """Go on after the model's turn with what the environment answered."""
         close = self._fixed["assistant_close"]
         conversation.append_ids(close[1:] if conversation.last_id == self.stop_id else close)
-        self._observation(conversation, observation)
+        self._observation(conversation, observation, image_places)
 
-    def _observation(self, conversation: Conversation, observation: Observation) -> None:
-        for image in observation["images"]:
+    def _observation(
+        self, conversation: Conversation, observation: Observation, image_places: Sequence[int] | None
+    ) -> None:
+        for part in split_observation(observation, image_places):
+            if isinstance(part, str):
+                conversation.append_ids(self.encode_text(part))
+                continue
             conversation.append_ids((self._vision_start,))
-            conversation.append_image(image, self.image_id, self.grid(image))
+            conversation.append_image(part, self.image_id, self.grid(part))
             conversation.append_ids((self._vision_end,))
-        conversation.append_ids(self.encode_text(observation["text"]))
         conversation.append_ids(self._fixed["user_close"])
 
 

@@ -16,7 +16,7 @@ import gymnasium
 import numpy as np
 
 from pxr_agents.chat_client import ChatClient, RemoteError, Reply, Unanswered
-from pxr_agents.types import Action, Observation, Sampling, Tokens
+from pxr_agents.types import Action, Observation, Sampling, Tokens, split_observation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,10 +76,11 @@ class OpenAIAgent:
         self.client, self.sampling, self.seed = client, sampling, seed
         self._extra, self._most_failures = dict(extra or {}), most_failures
         self._talks: dict[int, _Talk] = {}
-        self._waiting: queue.SimpleQueue[tuple[int, Observation, str]] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[int, Observation, dict[str, Any]] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[int, Action | Exception]] = queue.SimpleQueue()
         self._n_failures_in_a_row = 0
         self._error: Exception | None = None
+        self._n_threads = concurrency
         # Daemons: after Ctrl-C nobody waits for requests under way.
         for number in range(concurrency):
             threading.Thread(target=self._work, name=f"openai-{number}", daemon=True).start()
@@ -90,12 +91,12 @@ class OpenAIAgent:
         self._talks[key] = _Talk(identity=f"{base.sample.sample_id}:{repeat}")
 
     def submit(self, key: int, observation: Observation, info: dict[str, Any]) -> None:
-        self._waiting.put((key, observation, info.get("system_prompt", "")))
+        self._waiting.put((key, observation, info))
 
     def recall(self, key: int, observation: Observation, info: dict[str, Any], turn: str) -> None:
         """See `RecallingAgent`. Costs no request."""
         talk = self._talks[key]
-        self._hear(talk, observation, info.get("system_prompt", ""))
+        self._hear(talk, observation, info)
         talk.messages.append({"role": "assistant", "content": turn})
         talk.n_turns += 1
 
@@ -134,22 +135,24 @@ class OpenAIAgent:
         return None
 
     def close(self) -> None:
-        """Stop asking."""
+        """Stop asking: threads end when their requests under way do."""
         self.client.close()
+        for _ in range(self._n_threads):
+            self._waiting.put(None)
 
     def _work(self) -> None:
-        while True:
-            key, observation, system_prompt = self._waiting.get()
+        while (waiting := self._waiting.get()) is not None:
+            key, observation, info = waiting
             try:
-                result: Action | Exception = self._turn(self._talks[key], observation, system_prompt)
+                result: Action | Exception = self._turn(self._talks[key], observation, info)
             except Unanswered as error:
                 result = FailedAction(reason=str(error))
             except Exception as error:
                 result = error
             self._done.put((key, result))
 
-    def _turn(self, talk: _Talk, observation: Observation, system_prompt: str) -> Action:
-        self._hear(talk, observation, system_prompt)
+    def _turn(self, talk: _Talk, observation: Observation, info: dict[str, Any]) -> Action:
+        self._hear(talk, observation, info)
         reply = self.client.complete(self._body(talk))
         content = with_stop_string(reply, self.sampling.stop)
         talk.messages.append({"role": "assistant", "content": content})
@@ -164,10 +167,10 @@ class OpenAIAgent:
             served=reply.served,
         )
 
-    def _hear(self, talk: _Talk, observation: Observation, system_prompt: str) -> None:
+    def _hear(self, talk: _Talk, observation: Observation, info: dict[str, Any]) -> None:
         if not talk.messages:
-            talk.messages.append({"role": "system", "content": system_prompt})
-        talk.messages.append(user_message(observation))
+            talk.messages.append({"role": "system", "content": info.get("system_prompt", "")})
+        talk.messages.append(user_message(observation, info.get("image_places")))
 
     def _body(self, talk: _Talk) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -185,12 +188,15 @@ class OpenAIAgent:
         return {name: value for name, value in body.items() if value is not None}
 
 
-def user_message(observation: Observation) -> dict[str, Any]:
-    """An observation as a chat message: its images, then its text."""
-    parts: list[dict[str, Any]] = [
-        {"type": "image_url", "image_url": {"url": data_uri(image)}} for image in observation["images"]
-    ]
-    return {"role": "user", "content": [*parts, {"type": "text", "text": observation["text"]}]}
+def user_message(observation: Observation, image_places: Sequence[int] | None = None) -> dict[str, Any]:
+    """An observation as a chat message: its images, then its text, or as `image_places` says."""
+    parts: list[dict[str, Any]] = []
+    for part in split_observation(observation, image_places):
+        if isinstance(part, str):
+            parts.append({"type": "text", "text": part})
+        else:
+            parts.append({"type": "image_url", "image_url": {"url": data_uri(part)}})
+    return {"role": "user", "content": parts}
 
 
 def data_uri(image: np.ndarray) -> str:

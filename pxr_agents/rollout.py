@@ -9,8 +9,11 @@ from typing import Any
 
 import gymnasium
 
-from pxr_agents.types import Agent, Episode, Job, Step
+from pxr_agents.types import Agent, Episode, Job, Observation, Step
 from pxr_env.curiosity import followed_probe
+
+#: Watches: called with an environment, its running episode and what it shows now.
+OnStep = Callable[[gymnasium.Env, Episode, Observation], None]
 
 
 @dataclass(slots=True)
@@ -24,6 +27,7 @@ def rollout(
     agent: Agent,
     jobs: Sequence[Job],
     on_episode: Callable[[Episode], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> list[Episode]:
     """Run every job to its end.
 
@@ -36,6 +40,8 @@ def rollout(
         agent: turns observations into turns.
         jobs: what to run; a job's index is its key.
         on_episode: called with each episode as it ends (progress, writing to disk).
+        on_step: called after each reset and each turn, before the agent is asked again. What it raises ends the
+            rollout.
 
     Returns:
         The episodes, in the order of `jobs`.
@@ -48,7 +54,7 @@ def rollout(
     while waiting or running:
         while waiting and free:
             key, job = waiting.popleft()
-            running[key] = _start(free.pop(), agent, key, job)
+            running[key] = _start(free.pop(), agent, key, job, on_step)
         for key, action in agent.collect():
             run = running[key]
             observation, reward, terminated, truncated, info = run.env.step(action.text)
@@ -63,6 +69,8 @@ def rollout(
                 )
             )
             _count_operations(run.episode, info)
+            if on_step is not None:
+                on_step(run.env, run.episode, observation)
             if not (terminated or truncated):
                 agent.submit(key, observation, info)
                 continue
@@ -77,7 +85,7 @@ def rollout(
     return [episodes[key] for key in range(len(jobs))]
 
 
-def _start(env: gymnasium.Env, agent: Agent, key: int, job: Job) -> _Running:
+def _start(env: gymnasium.Env, agent: Agent, key: int, job: Job, on_step: OnStep | None) -> _Running:
     sample = {} if job.sample_id is None else {"sample_id": job.sample_id}
     observation, info = env.reset(seed=job.seed, options={**job.options, **sample})
     episode = Episode(
@@ -91,6 +99,8 @@ def _start(env: gymnasium.Env, agent: Agent, key: int, job: Job) -> _Running:
         category=info.get("category"),
     )
     agent.start(key, env)
+    if on_step is not None:
+        on_step(env, episode, observation)
     agent.submit(key, observation, info)
     return _Running(env, episode)
 

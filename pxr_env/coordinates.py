@@ -38,8 +38,13 @@ class Frame:
         """Returns the numbers at the right and the lower edge of an image shown at `size`."""
         return size if self.limit is None else (self.limit, self.limit)
 
-    def region(self, numbers: Sequence[float], view: View) -> Region:
+    def region(self, numbers: Sequence[float], view: View, *, padding: float = 0.0) -> Region:
         """Returns what is inside a box that the model wrote for `view`.
+
+        Args:
+            numbers: the box.
+            view: the shown image it refers to.
+            padding: what is added on each side, as a share of the picture's width and height; cut off at its edges.
 
         Raises:
             OperationError: it is no box inside the view, lies across both pictures of a comparison, or covers less
@@ -54,7 +59,9 @@ class Frame:
         if x1 >= x2 or y1 >= y2:
             raise OperationError(f"the box {show(list(numbers))} is empty; {rule}.")
         panel, (left, top, right, bottom) = self._panel((x1 + x2) / 2, (y1 + y2) / 2, view)
-        inside = overlap((x1 - left, y1 - top, x2 - left, y2 - top), (0, 0, right - left, bottom - top))
+        across, down = padding * (right - left), padding * (bottom - top)
+        padded = (x1 - left - across, y1 - top - down, x2 - left + across, y2 - top + down)
+        inside = overlap(padded, (0, 0, right - left, bottom - top))
         assert inside is not None, "the centre of the box lies in the panel"
         region = panel.region.part(inside, (right - left, bottom - top))
         if region.quad.width < 1 or region.quad.height < 1:

@@ -21,7 +21,7 @@ from pxr_env.media import ImageSource, VideoSource, check_budget
 from pxr_env.operations import get_operation
 from pxr_env.overview import draw_overview, first_regions
 from pxr_env.rendering import render
-from pxr_env.rules import Rules, frame_budget
+from pxr_env.rules import Rules, frame_budget, image_places
 from pxr_env.scoring import get_scorer
 from pxr_env.spaces import ImagesSpace, TextSpace, TurnSpace
 from pxr_env.types import OperationCall, Sample, SampleSource
@@ -54,7 +54,8 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
     Always: `sample_id`, `views` (see `View.as_dict`), `usage` (operation -> executed calls), `failures`
     (operation -> refused calls; unreadable turns and calls and unknown names under "malformed"), `duplicates` (calls
     that had been made before), `vision_tokens` (of all views), `reward_terms`, and where the sample knows them
-    `needs_operation`, `evidence_box`, `evidence_time`, `category`. After `reset` also `system_prompt` and `tools`.
+    `needs_operation`, `evidence_box`, `evidence_time`, `category`. After `reset` also `system_prompt` and `tools`, and
+    with `images_in_text` always `image_places`: for each image how many characters of the text come before it.
     After the end `answer` (None if there was none), `score`, `correct` and `target`, the first accepted answer.
 
     Args:
@@ -77,6 +78,11 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
         max_frame_pixels: largest area of such a frame, and of what `seek` shows; by default all frames together have
             the area of one image.
         costs: name -> weight, see `pxr_env.limits.COSTS`.
+        system_prompt: what the model is told first, instead of the dialect's own words.
+        question_suffix: what follows every question.
+        images_in_text: whether the images of a reply stand where models of the dialect were trained to see them
+            (`info["image_places"]`), instead of before the text.
+        zoom_padding: what `zoom_in` shows beyond its box on each side, as a share of the target image, 0 to 1.
         render_mode: None, or "rgb_array" for `render()` to return the sources with the boxes of all views.
 
     Raises:
@@ -106,6 +112,10 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
         video_frames: int = 16,
         max_frame_pixels: int | None = None,
         costs: Mapping[str, float] | None = None,
+        system_prompt: str | None = None,
+        question_suffix: str = "",
+        images_in_text: bool = False,
+        zoom_padding: float = 0.0,
         render_mode: str | None = None,
     ) -> None:
         if isinstance(operations, str):
@@ -147,10 +157,14 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
                 max_pixels=max_pixels,
                 size_multiple=size_multiple,
             ),
+            zoom_padding=_share("zoom_padding", zoom_padding),
         )
-        self._system_prompt = self.dialect.system_prompt(
+        self.images_in_text = bool(images_in_text)
+        self.question_suffix = _text("question_suffix", question_suffix)
+        own_words = self.dialect.system_prompt(
             list(self.operations.values()), max_turns=max_turns, max_operations=max_operations
         )
+        self.system_prompt = own_words if system_prompt is None else _text("system_prompt", system_prompt)
         self._episode: Episode | None = None
         self.observation_space = spaces.Dict({"images": ImagesSpace(), "text": TextSpace()})
         self.action_space = TurnSpace(
@@ -224,10 +238,11 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
             ) from error
         observation = {
             "images": self._pixels(episode.views),
-            "text": "\n".join([*introductions, sample.question]),
+            "text": "\n".join([*introductions, sample.question]) + self.question_suffix,
         }
         tools = self.dialect.tools(list(self.operations.values()))
-        return observation, {**self._info({}), "system_prompt": self._system_prompt, "tools": tools}
+        info = {**self._info({}), "system_prompt": self.system_prompt, "tools": tools}
+        return observation, self._placed(info, (0,) * len(observation["images"]))
 
     def step(self, action: str) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Plays one turn, the model's message. See the class for what comes back.
@@ -251,11 +266,12 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
             return self._end(turn.answers[0])
         n_shown = len(episode.views)
         lines, limit = self.rules.play(episode, turn)
-        observation = {"images": self._pixels(episode.views[n_shown:]), "text": "\n".join(lines)}
+        text = "\n".join(line.text for line in lines)
+        observation = {"images": self._pixels(episode.views[n_shown:]), "text": text}
         if limit is None and episode.n_turns >= self.limits.max_turns:
             limit = "max_turns"
         if limit is None:
-            return observation, 0.0, False, False, self._info({})
+            return observation, 0.0, False, False, self._placed(self._info({}), image_places(lines))
         return self._end(None, observation, limit)
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]
@@ -280,6 +296,9 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
         if frame is None:
             raise ValueError(f"source {number} is a video, and no frame came; expected 0 to {source.n_frames - 1}.")
         return source.frame(frame)
+
+    def _placed(self, info: dict[str, Any], places: tuple[int, ...]) -> dict[str, Any]:
+        return info | {"image_places": places} if self.images_in_text else info
 
     def _choose(self, options: dict[str, Any]) -> str:
         for name in options:
@@ -353,6 +372,18 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
 def _at_least_one(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name}={value!r} came; expected an integer of at least 1.")
+    return value
+
+
+def _share(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"{name}={value!r} came; expected a number from 0 to 1.")
+    return float(value)
+
+
+def _text(name: str, value: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name}={value!r} came; expected text.")
     return value
 
 

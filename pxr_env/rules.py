@@ -21,6 +21,31 @@ MAX_CALLS_PER_TURN = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """What one call is answered with.
+
+    Args:
+        text: in words.
+        n_images: how many images come with it.
+        place: where in `text` a released dialect had them, see `Dialect.image_place`.
+    """
+
+    text: str
+    n_images: int = 0
+    place: int = 0
+
+
+def image_places(lines: Sequence[Line]) -> tuple[int, ...]:
+    """Returns for each image of a reply its place in the text, the lines joined by line breaks."""
+    places: list[int] = []
+    start = 0
+    for line in lines:
+        places += [start + line.place] * line.n_images
+        start += len(line.text) + 1
+    return tuple(places)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Rules:
     """What an environment allows, the same for all of its episodes.
 
@@ -33,6 +58,7 @@ class Rules:
         repeats: whether a call that was executed before is executed again, instead of being refused.
         image_budget: pixel budget of a shown image, as keyword arguments of `fit_size`.
         frame_budget: the same for a frame of a video's overview.
+        zoom_padding: what a zoom shows beyond its box, see `Frame.region`.
     """
 
     dialect: Dialect
@@ -43,8 +69,9 @@ class Rules:
     repeats: bool
     image_budget: Mapping[str, int]
     frame_budget: Mapping[str, int]
+    zoom_padding: float = 0.0
 
-    def play(self, episode: Episode, turn: Turn) -> tuple[list[str], str | None]:
+    def play(self, episode: Episode, turn: Turn) -> tuple[list[Line], str | None]:
         """Executes the calls of a turn that is no final answer.
 
         Returns:
@@ -54,14 +81,14 @@ class Rules:
         refusal = self._refuse(turn)
         if refusal is not None:
             episode.fail(MALFORMED)
-            return [self.dialect.render_error(refusal)], None
+            return [Line(text=self.dialect.render_error(refusal))], None
         lines = []
         for number, call in enumerate(turn.calls[:MAX_CALLS_PER_TURN], start=1):
             call_number = number if len(turn.calls) > 1 else None
             try:
                 lines.append(self._execute(episode, call))
             except OperationError as error:
-                lines.append(self.dialect.render_error(str(error), call_number=call_number))
+                lines.append(Line(text=self.dialect.render_error(str(error), call_number=call_number)))
                 if self.truncates and isinstance(error, LimitReached):
                     return lines, error.limit
         mistakes = list(turn.mistakes)
@@ -71,7 +98,7 @@ class Rules:
             )
         for mistake in mistakes:
             episode.fail(MALFORMED)
-            lines.append(self.dialect.render_error(mistake.message))
+            lines.append(Line(text=self.dialect.render_error(mistake.message)))
         return lines, None
 
     def _refuse(self, turn: Turn) -> str | None:
@@ -90,8 +117,8 @@ class Rules:
             return f"the message has no operation call and no final answer; expected {self.dialect.reminder}."
         return None
 
-    def _execute(self, episode: Episode, call: OperationCall | Mistake) -> str:
-        """Executes one call and returns the text of its result.
+    def _execute(self, episode: Episode, call: OperationCall | Mistake) -> Line:
+        """Executes one call and returns its result.
 
         Raises:
             OperationError: the call was refused, and counted as failed.
@@ -109,14 +136,20 @@ class Rules:
         try:
             self.limits.check(episode.views, (), episode.n_operations)
             self._check_new(episode, call)
-            context = OperationContext(views=tuple(episode.views), frame=self.frame, sources=episode.sample.sources)
+            context = OperationContext(
+                views=tuple(episode.views),
+                frame=self.frame,
+                sources=episode.sample.sources,
+                zoom_padding=self.zoom_padding,
+            )
             new = self.views(episode, self.operations[call.name].run(context, call.arguments))
             self.limits.check(episode.views, new, episode.n_operations)
         except OperationError:
             episode.fail(call.name)
             raise
         episode.executed(call, new)
-        return self.dialect.render_views(new, call)
+        text = self.dialect.render_views(new, call)
+        return Line(text=text, n_images=len(new), place=self.dialect.image_place(text, call))
 
     def _check_new(self, episode: Episode, call: OperationCall) -> None:
         """Counts a call that was executed before, and refuses it unless duplicates are executed."""

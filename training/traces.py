@@ -44,7 +44,7 @@ def demonstrate(
     """
     observation, info = env.reset(options={"sample_id": sample_id})
     conversation = Conversation()
-    chat.prompt(conversation, info["system_prompt"], observation)
+    chat.prompt(conversation, info["system_prompt"], observation, info.get("image_places"))
     for k, turn in enumerate(turns):
         conversation.append_turn((*chat.encode_text(turn.text), chat.stop_id), train=turn.train)
         observation, _, terminated, truncated, info = env.step(turn.text)
@@ -57,7 +57,7 @@ def demonstrate(
                 f"expected only the last turn of a trace to answer (and max_turns to be large enough)"
             )
         if not last:
-            chat.reply(conversation, observation)
+            chat.reply(conversation, observation, info.get("image_places"))
     return conversation.tokens()
 
 

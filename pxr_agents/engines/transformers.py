@@ -76,8 +76,10 @@ class TransformersEngine:
         """Bring caches up to the last id of every conversation; with each the hidden states (B, d) there."""
         waiting, resumed, idle = dict(requests), [], []
         for cache in self._caches:
-            rows = [r for r, key in enumerate(cache.keys) if key in waiting]
-            rest = [r for r, key in enumerate(cache.keys) if key not in waiting and key not in self._forgotten]
+            # A key that was forgotten may name another conversation by now.
+            kept = [(r, key) for r, key in enumerate(cache.keys) if key not in self._forgotten]
+            rows = [r for r, key in kept if key in waiting]
+            rest = [r for r, key in kept if key not in waiting]
             if rows:
                 resumed.append(cache.take(rows))
             if rest:

@@ -78,6 +78,10 @@ class Dialect(Protocol):
         """Words the result of a call: what the new images are."""
         return describe_views(views, call)
 
+    def image_place(self, text: str, call: OperationCall) -> int:
+        """Returns how many characters of a result's text a released model saw before its images; 0 for none."""
+        return 0
+
     def render_video(self, views: Sequence[View], *, duration: float) -> str:
         """Words what introduces the frames of a video of `duration` seconds."""
         return introduce_video(views, duration)

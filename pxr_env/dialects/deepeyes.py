@@ -39,6 +39,7 @@ from pxr_env.views import View
 TOOL = "image_zoom_in_tool"
 
 _MARKS = re.compile("<think>|</?tool_call>|<answer>")
+_RESPONSE = "<tool_response>\n"
 _ARGUMENTS = ("bbox_2d", "label")
 _EXAMPLE = {"bbox_2d": [10, 20, 100, 200], "label": "the sign"}
 
@@ -110,9 +111,13 @@ class DeepEyes(Dialect):
     def render_views(self, views: Sequence[View], call: OperationCall | None = None) -> str:
         """See `Dialect.render_views`."""
         return (
-            f"<tool_response>\nThink first, call {TOOL} again if needed, then answer: <think>...</think>, then "
+            f"{_RESPONSE}Think first, call {TOOL} again if needed, then answer: <think>...</think>, then "
             "<tool_call>...</tool_call> or <answer>...</answer>.\n</tool_response>"
         )
+
+    def image_place(self, text: str, call: OperationCall) -> int:
+        """See `Dialect.image_place`: inside <tool_response>."""
+        return len(_RESPONSE)
 
 
 def _read_call(body: str) -> OperationCall | Mistake:

@@ -98,6 +98,10 @@ class Hermes(Dialect):
         """See `Dialect.render_views`."""
         return self.wording.views(views, call)
 
+    def image_place(self, text: str, call: OperationCall) -> int:
+        """See `Dialect.image_place`."""
+        return self.wording.place(text, call)
+
     def render_video(self, views: Sequence[View], *, duration: float) -> str:
         """See `Dialect.render_video`."""
         return self.wording.video(views, duration)

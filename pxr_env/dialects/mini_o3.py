@@ -102,6 +102,10 @@ class MiniO3(Dialect):
             "</grounding> if needed, or write the final answer inside <answer> and </answer>."
         )
 
+    def image_place(self, text: str, call: OperationCall) -> int:
+        """See `Dialect.image_place`: after the line that announces it."""
+        return text.index("\n") + 1
+
     def render_video(self, views: Sequence[View], *, duration: float) -> str:
         """See `Dialect.render_video`."""
         names = source_name(views[0].index)

@@ -1,8 +1,8 @@
 """`pixel-reasoner`: hermes with the names and the replies that the released Pixel-Reasoner checkpoints know.
 
 Source: arXiv 2505.15966 and the code of TIGER-AI-Lab/Pixel-Reasoner: `crop_image_normalized` in fractions, the older
-`crop_image` in pixels, the newer `zoom_in` in fractions, `select_frames` with `target_frames`. What their code also
-does to a call and this one does not: it pads crops by 0.1 of each side and guesses the frame of a box.
+`crop_image` in pixels, the newer `zoom_in` in fractions, `select_frames` with `target_frames`. Their code pads crops by
+0.1 of each side (here `zoom_padding=0.1` of the environment) and guesses the frame of a box (here it is declared).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def pixel_reasoner(frame: Frame, *, zoom_name: str | None = None) -> Dialect:
     """
     check_frame("pixel-reasoner", frame, _NAMES)
     names = {"zoom_in": zoom_name or _NAMES[frame.name]}
-    return Hermes(frame=frame, released_names=names, wording=Wording(views=_result, error=_error))
+    return Hermes(frame=frame, released_names=names, wording=Wording(views=_result, error=_error, place=_place))
 
 
 def _result(views: Sequence[View], call: OperationCall | None) -> str:
@@ -44,6 +44,11 @@ def _result(views: Sequence[View], call: OperationCall | None) -> str:
         first, last = views[0].index, views[-1].index
         return f"Here are the selected frames (Frame Size: {width}x{height}, Numbered {first} to {last}):"
     return describe_views(views, call)
+
+
+def _place(text: str, call: OperationCall) -> int:
+    """Their images follow the words."""
+    return len(text) if call.name in ("zoom_in", "select_frames") else 0
 
 
 def _error(message: str, call_number: int | None) -> str:

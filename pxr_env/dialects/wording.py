@@ -77,6 +77,11 @@ def frame_times(views: Sequence[View]) -> str:
     return ", ".join(f"{view.time:.2f}" for view in views)
 
 
+def images_first(text: str, call: OperationCall) -> int:
+    """Returns 0: the images of a result come before its text."""
+    return 0
+
+
 def describe_error(message: str, call_number: int | None) -> str:
     """Returns a mistake of the model, "Error: ..." or "Error in call 2: ..."."""
     return f"Error: {message}" if call_number is None else f"Error in call {call_number}: {message}"
@@ -90,11 +95,13 @@ class Wording:
         views: words a result, see `Dialect.render_views`.
         video: words the introduction of a video, see `Dialect.render_video`.
         error: words a mistake, see `Dialect.render_error`.
+        place: where a result has its images, see `Dialect.image_place`.
     """
 
     views: Callable[[Sequence[View], OperationCall | None], str] = describe_views
     video: Callable[[Sequence[View], float], str] = introduce_video
     error: Callable[[str, int | None], str] = describe_error
+    place: Callable[[str, OperationCall], int] = images_first
 
 
 def coordinates(frame: Frame, operations: Sequence[Operation]) -> str:

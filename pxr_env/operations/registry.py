@@ -37,11 +37,13 @@ class OperationContext:
         views: the images shown so far, in order.
         frame: what the numbers of a box mean.
         sources: the images and videos of the sample, in order.
+        zoom_padding: what a zoom shows beyond its box on each side, as a share of the target image.
     """
 
     views: Sequence[View]
     frame: Frame
     sources: Sequence[ImageSource | VideoSource]
+    zoom_padding: float = 0.0
 
     def view(self, target_image: int) -> View:
         """Returns the view of that number (from 1).

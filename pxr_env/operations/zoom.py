@@ -23,4 +23,4 @@ from pxr_env.views import Region
 )
 def zoom_in(context: OperationContext, bbox_2d: Sequence[float], target_image: int) -> Region:
     """Shows the box of a shown image or frame, cut from the source at its full resolution."""
-    return context.frame.region(bbox_2d, context.view(target_image))
+    return context.frame.region(bbox_2d, context.view(target_image), padding=context.zoom_padding)

@@ -356,6 +356,37 @@ def test_the_key_is_sent_and_never_written(
         assert CANARY not in text
 
 
+def test_the_key_of_a_judge_is_in_no_file_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PXR_TEST_KEY", CANARY)
+
+    def player(body: dict[str, Any]) -> str:
+        # The judge says neither word, and the key.
+        return f"Perhaps. {CANARY}" if body["model"] == "j" else rf"\boxed{{{CANARY}}}"
+
+    def echo(handler: Any) -> None:
+        said = f"you sent {handler.headers['Authorization']}"
+        status(400, json.dumps({"error": {"message": said}}).encode())(handler)
+
+    # Three turns of the model, then the judge's requests.
+    server = ChatServer(player, iter([None, None, None, echo]), key=CANARY)
+    with serve(server) as url:
+        more = ["--api-key-env", "PXR_TEST_KEY", "--limit", "3", "--concurrency", "1", "--judge-model", "j"]
+        more += ["--judge-base-url", url, "--judge-api-key-env", "PXR_TEST_KEY"]
+        assert main(command(url, tmp_path / "run", *more)) == 0
+        assert "j" in {body["model"] for body in server.bodies}
+        # The server takes another key by now: the run stops.
+        server.key = f"{CANARY}-new"
+        assert main(command(url, tmp_path / "other", *more)) == 2
+    printed = capsys.readouterr()
+    assert CANARY not in printed.out + printed.err
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.name for path in written} >= {"manifest.json", "episodes.jsonl", "metrics.json"}
+    for path in written:
+        assert CANARY.encode() not in path.read_bytes(), path
+
+
 def test_a_key_that_no_header_carries_is_refused_without_quoting_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", f"{CANARY}\nX-Other: 1")
     with pytest.raises(ValueError, match="OPENAI_API_KEY holds blanks") as refused:
@@ -461,13 +492,27 @@ def test_a_killed_run_pays_for_no_finished_episode_again(tmp_path: Path) -> None
 
 def test_a_model_behind_a_server_needs_no_torch(tmp_path: Path) -> None:
     absent = ["torch", "transformers", "tokenizers", "ray", "vllm", "pyarrow", "av", "decord", "datasets", "wandb"]
+    absent += ["gradio", "huggingface_hub", "pandas"]
     blocked = "".join(f"sys.modules[{name!r}] = None\n" for name in absent)
+    runs = [str(tmp_path / "one"), str(tmp_path / "two")]
     with serve(ChatServer(zoom_then_answer)) as url:
-        arguments = command(url, tmp_path / "run", "--limit", "2")
-        code = f"import sys\n{blocked}from eval.__main__ import main\nsys.exit(main({arguments!r}))"
+        one = command(url, tmp_path / "one", "--limit", "2", "--no-report")
+        two = command(url, tmp_path / "two", "--limit", "2", "--recipe", "mini-o3")
+        commands = [one, two, ["report", runs[0]], ["compare", *runs, "--json", str(tmp_path / "both.json")]]
+        code = (
+            f"import sys\n{blocked}from eval.__main__ import main\n"
+            f"for arguments in {commands!r}:\n    if main(arguments): sys.exit(arguments[0])"
+        )
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run" / "report.html").is_file()
+    for run in runs:
+        assert {path.name for path in Path(run).iterdir()} >= {"manifest.json", "episodes.jsonl", "metrics.json"}
+        assert (Path(run) / "report.html").is_file()
+    assert json.loads((tmp_path / "both.json").read_text())
+    demo = f"import sys\n{blocked}from eval.__main__ import main\nsys.exit(main(['demo', '--model', 'm']))"
+    done = subprocess.run([sys.executable, "-c", demo], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Install it: pip install 'pxr-gym[demo]'" in done.stderr
 
 
 def test_ctrl_c_does_not_wait_for_requests_under_way(tmp_path: Path) -> None:

@@ -146,3 +146,41 @@ def test_forced_ids_are_marked_and_stay_action_ids():
     tokens = conversation.tokens()
     assert tokens.ids[tokens.forced].tolist() == [4, 5, 8]
     assert tokens.ids[tokens.action].tolist() == [1, 2, 3, 4, 5, 6, 8]
+
+
+def test_images_amid_a_text_are_tokenized_where_they_stand(tiny_vlm, noise_image) -> None:
+    chat, first, second = tiny_vlm.chat, noise_image(), noise_image(28, 56)
+    conversation = Conversation()
+    observation = {"text": "red box green", "images": (first, second)}
+    chat.prompt(conversation, "", observation, (4, 13))
+    fixed, start, end = chat._fixed, chat._vision_start, chat._vision_end
+    expected = [*fixed["system_open"], *chat.encode_text(""), *fixed["user_open"]]
+    expected += [*chat.encode_text("red "), start, *[chat.image_id] * 9, end]
+    expected += [*chat.encode_text("box green"), start, *[chat.image_id] * 2, end, *fixed["user_close"]]
+    assert conversation.ids == expected
+    assert [image.shape for image in conversation.images] == [(84, 84, 3), (56, 28, 3)]
+
+
+@pytest.mark.parametrize("places", [(1,), (2, 1)])
+def test_places_that_do_not_fit_the_images_are_refused(tiny_vlm, noise_image, places) -> None:
+    observation = {"text": "red box", "images": (noise_image(), noise_image())}
+    with pytest.raises(ValueError, match="expected 2 in ascending order"):
+        tiny_vlm.chat.prompt(Conversation(), "", observation, places)
+
+
+def test_images_amid_a_text_are_what_the_template_writes(tiny_vlm, noise_image) -> None:
+    chat, image = tiny_vlm.chat, noise_image(28, 28)
+    conversation = Conversation()
+    chat.prompt(conversation, "You look.", {"text": "red?", "images": (image,)}, (0,))
+    conversation.append_turn((*chat.encode_text("blue"), chat.stop_id), train=True)
+    chat.reply(conversation, {"text": "red box green", "images": (image,)}, (4,))
+    part = {"type": "image"}
+    messages = [
+        {"role": "system", "content": "You look."},
+        {"role": "user", "content": [part, {"type": "text", "text": "red?"}]},
+        {"role": "assistant", "content": "blue"},
+        {"role": "user", "content": [{"type": "text", "text": "red "}, part, {"type": "text", "text": "box green"}]},
+    ]
+    # An image of one vision token has one placeholder, as in the template.
+    expected = chat.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert chat.tokenizer.decode(conversation.ids) == expected

@@ -70,6 +70,23 @@ def test_logprobs_over_turns_equal_a_fresh_forward_pass(tiny_vlm, noise_image):
         )
 
 
+def test_a_key_that_was_forgotten_names_a_new_conversation(tiny_vlm, noise_image):
+    talk = Talk(tiny_vlm, TransformersEngine(tiny_vlm, seed=1), Sampling(max_tokens=7))
+    talk.prompt(0, [noise_image(112, 112)], "a much longer question about blue")
+    talk.prompt(1, [noise_image()], "red?")
+    talk.turn([0, 1])
+    talk.engine.forget(0)
+    # Shorter than what was cached under this key, and then longer.
+    for text in ("red?", "green and blue and red and green and blue and red? " * 4):
+        talk.prompt(0, [noise_image()], text)
+        talk.turn([0])
+        tokens = talk.conversations[0].tokens()
+        np.testing.assert_allclose(
+            tokens.logprobs[tokens.action], learner_logprobs(tiny_vlm, tokens), atol=2e-5, rtol=0
+        )
+        talk.engine.forget(0)
+
+
 def test_every_id_and_image_is_processed_once(tiny_vlm, noise_image, monkeypatch):
     fed, encoded = [], []
     hidden_states, encode = VLM.hidden_states, VLM.encode_images
