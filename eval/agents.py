@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import gymnasium
 
 from pxr_agents.agents import EachEpisode, Oracle, Random
 from pxr_agents.chat_client import ChatClient, Server
+from pxr_agents.checkpoint import find_checkpoint
 from pxr_agents.types import Agent, Engine, Sampling
 from pxr_env.errors import did_you_mean
 
@@ -31,13 +33,12 @@ class AgentChoice:
     Args:
         name: "oracle" (looks into the sample), "random", "transformers" or "vllm" (a checkpoint in this process),
             "openai" (a model behind an OpenAI-compatible server), or "module:factory" for an agent of one's own.
-        model: checkpoint directory, or the name the server knows the model by.
+        model: checkpoint directory or hub name, or the name the server knows the model by.
         server: where "openai" finds it.
         sampling: how a model's tokens are drawn.
         seed: seed of sampling noise and random turns.
         concurrency: most requests to a server at once.
         engine: start arguments of "vllm" (`StartArguments`) and "transformers" (dtype, device, attn_implementation).
-        stop: strings that end a turn, for "openai".
         body: further fields of every request, for "openai".
     """
 
@@ -48,7 +49,6 @@ class AgentChoice:
     seed: int = 0
     concurrency: int = 8
     engine: Mapping[str, Any] = field(default_factory=dict)
-    stop: Sequence[str] = ()
     body: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -66,8 +66,10 @@ class AgentChoice:
             self._check_model()
         if self.engine and self.name not in ("transformers", "vllm"):
             raise ValueError(f"engine arguments came with --agent {self.name}; only transformers and vllm take some")
-        if (self.stop or self.body) and self.name != "openai":
-            raise ValueError(f"stop strings or body fields came with --agent {self.name}; only openai takes some")
+        if self.body and self.name != "openai":
+            raise ValueError(f"body fields came with --agent {self.name}; only openai takes some")
+        if self.sampling.stop and not self.has_model:
+            raise ValueError(f"stop strings came with --agent {self.name}; only agents with a model take some")
 
     @property
     def has_model(self) -> bool:
@@ -75,10 +77,21 @@ class AgentChoice:
         return self.name in _WITH_MODEL
 
     @property
+    def checkpoint(self) -> Path | None:
+        """The directory of the model's checkpoint, with its weights; None for a model behind a server, and without one.
+
+        What a hub name stands for is looked up once in the life of a process.
+
+        Raises:
+            FileNotFoundError: as `find_checkpoint`.
+        """
+        return _checkpoint(self.model) if self.model is not None and self.name != "openai" else None
+
+    @property
     def request(self) -> dict[str, Any]:
         """What of a request is not in `sampling`, for the manifest."""
         return {
-            **({"stop": list(self.stop)} if self.stop else {}),
+            **({"stop": list(self.sampling.stop)} if self.sampling.stop else {}),
             **({"body": dict(self.body)} if self.body else {}),
         }
 
@@ -90,12 +103,13 @@ class AgentChoice:
         if self.server is not None:
             raise ValueError(f"a base URL came with --agent {self.name}; expected one with --agent openai only")
         if self.model is None:
-            raise ValueError(f"--agent {self.name} came without a model. Expected --model DIRECTORY, a checkpoint.")
-        if not Path(self.model).is_dir():
-            raise FileNotFoundError(
-                f"--model {self.model} is not a directory. Expected a checkpoint written by save_pretrained; download "
-                "it first, or check the path."
+            raise ValueError(
+                f"--agent {self.name} came without a model. Expected --model DIRECTORY, a checkpoint, or its hub name."
             )
+        find_checkpoint(self.model)
+
+
+_checkpoint = functools.cache(functools.partial(find_checkpoint, weights=True))
 
 
 @contextmanager
@@ -119,7 +133,6 @@ def open_agent(choice: AgentChoice, client: ChatClient | None = None) -> Iterato
             choice.sampling,
             concurrency=choice.concurrency,
             seed=choice.seed,
-            stop=choice.stop,
             extra=choice.body,
         )
         try:
@@ -130,7 +143,7 @@ def open_agent(choice: AgentChoice, client: ChatClient | None = None) -> Iterato
         from pxr_agents.agents import VLMAgent
         from pxr_agents.engines.vllm import VLLMEngine
 
-        with VLLMEngine.from_pretrained(str(choice.model), **{"seed": choice.seed, **choice.engine}) as engine:
+        with VLLMEngine.from_pretrained(_folder(choice), **{"seed": choice.seed, **choice.engine}) as engine:
             yield VLMAgent(engine.chat, cast(Engine, engine), choice.sampling)
     elif choice.name == "transformers":
         yield _transformers_agent(choice)
@@ -140,6 +153,11 @@ def open_agent(choice: AgentChoice, client: ChatClient | None = None) -> Iterato
         yield EachEpisode(lambda env: _random_player(env, choice.seed))
     else:
         yield _custom_agent(choice.name)
+
+
+def _folder(choice: AgentChoice) -> Path:
+    assert choice.checkpoint is not None
+    return choice.checkpoint
 
 
 def _random_player(env: gymnasium.Env, seed: int) -> Random:
@@ -164,7 +182,7 @@ def _transformers_agent(choice: AgentChoice) -> Agent:
             raise ValueError(f"--engine {name} came; expected {', '.join(known)}.{did_you_mean(name, known)}")
     if "dtype" in arguments:
         arguments["dtype"] = getattr(torch, str(arguments["dtype"]))
-    vlm = VLM.from_pretrained(str(choice.model), **arguments)
+    vlm = VLM.from_pretrained(_folder(choice), **arguments)
     return VLMAgent(vlm.chat, TransformersEngine(vlm, seed=choice.seed), choice.sampling)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import gymnasium
 
-from eval.data_hash import sample_digest
+from eval.data_hash import image_digest, sample_digest
 from eval.records import Record
 from pxr_agents.remote import FailedAction, RemoteAction
 from pxr_agents.types import Action, Agent, Episode, Observation, Tokens
@@ -21,6 +21,10 @@ from pxr_env.errors import DataError, MediaError
 
 #: `info["truncated_by"]` of an episode that has no score. The last reply is the reason.
 UNANSWERED = "unanswered"
+
+
+class CannotBeAsked(Exception):
+    """Raised by a wrapper inside an `Attempt`: the episode cannot go on, and has no score for the reason given."""
 
 
 class Attempt(gymnasium.Wrapper):
@@ -31,6 +35,7 @@ class Attempt(gymnasium.Wrapper):
         reason: why the running episode has no score; None as long as nothing failed.
         info: the last info of the episode.
         digest: of the sample, see `eval.data_hash`.
+        shown: digests of the images of every observation of the episode so far.
     """
 
     def __init__(self, env: gymnasium.Env) -> None:
@@ -39,9 +44,10 @@ class Attempt(gymnasium.Wrapper):
         self.reason: str | None = None
         self.info: dict[str, Any] = {}
         self.digest: str | None = None
+        self.shown: list[list[str]] = []
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        self.reason, self.digest = None, None
+        self.reason, self.digest, self.shown = None, None, []
         try:
             observation, self.info = self.env.reset(seed=seed, options=options)
             self.digest = sample_digest(self.env.unwrapped)
@@ -50,6 +56,7 @@ class Attempt(gymnasium.Wrapper):
             nothing: dict[str, Any] = {"views": [], "usage": {}, "failures": {}, "reward_terms": {}, "vision_tokens": 0}
             self.info = nothing | {"sample_id": (options or {}).get("sample_id")}
             return {"text": "", "images": ()}, self.info
+        self.shown.append([image_digest(image) for image in observation["images"]])
         return observation, self.info
 
     def step(self, action: str) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -58,7 +65,10 @@ class Attempt(gymnasium.Wrapper):
                 observation, reward, terminated, truncated, self.info = self.env.step(action)
             except (MediaError, OSError) as error:
                 self.reason = f"data: {error}"
+            except CannotBeAsked as error:
+                self.reason = str(error)
             else:
+                self.shown.append([image_digest(image) for image in observation["images"]])
                 return observation, float(reward), terminated, truncated, self.info
         self.info = {**self.info, "reward_terms": {}, "truncated_by": UNANSWERED}
         return {"text": self.reason, "images": ()}, 0.0, False, True, self.info
@@ -114,6 +124,7 @@ class Watch:
             "vision_tokens": attempt.info["vision_tokens"],
             "duplicates": attempt.info.get("duplicates", 0),
             "sample_sha256": attempt.digest,
+            "image_sha256": attempt.shown,
             "reason": attempt.reason,
         }
         # An episode that never began is unknown to the agent.

@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pxr_env.datasets import Dataset
 
 #: Bytes at the beginning, in the middle and at the end of a file that are read.
@@ -42,6 +44,17 @@ def sample_digest(env: Any) -> str:
         "media": list(_media_digests(env.data, sample)),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def image_digest(image: np.ndarray) -> str:
+    """Digest of an image as it was shown: of its height, width and channels, and every byte of it.
+
+    Args:
+        image: HxWx3 uint8.
+    """
+    digest = hashlib.sha256(json.dumps(image.shape).encode("ascii"))
+    digest.update(np.ascontiguousarray(image, dtype=np.uint8).data)
+    return digest.hexdigest()
 
 
 def data_digest(sample_digests: Iterable[str]) -> str:

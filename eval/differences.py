@@ -38,6 +38,7 @@ FIELDS: Mapping[str, tuple[Weight, str]] = {
     "agent": ("maybe", "another program between model and environment"),
     "engine": ("maybe", "other arithmetic (precision, kernels)"),
     "model": ("yes", "another model"),
+    "model_revision": ("maybe", "another version of the model; its files are compared by their hashes"),
     "model_sha256": ("maybe", "other files beside the weights"),
     "weights_sha256": ("yes", "other weights"),
     "server": ("maybe", "another host, or another name of the model there"),
@@ -55,7 +56,9 @@ FIELDS: Mapping[str, tuple[Weight, str]] = {
 }
 
 #: What differs between two models: in a comparison of models these are what is compared.
-MODEL_FIELDS = ("model", "model_sha256", "weights_sha256", "server", "chat_template_sha256", "agent", "engine")
+MODEL_FIELDS = (
+    "model", "model_revision", "model_sha256", "weights_sha256", "server", "chat_template_sha256", "agent", "engine",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -40,6 +40,16 @@ def wilson_interval(count: int, total: int, z: float = Z_95) -> tuple[float, flo
     return low, high
 
 
+def equal_difference_interval(difference: int, total: int) -> tuple[float, float]:
+    """Confidence interval of the mean of `total` paired differences that are all equal: -1, 0 or 1.
+
+    A bootstrap has no width there. Of `total` pairs none was otherwise; Wilson's bound for that many failures says how
+    often pairs may be otherwise, and how far this moves the mean at most.
+    """
+    other = wilson_interval(0, total)[1]
+    return max(-1.0, difference - other), min(1.0, difference + other)
+
+
 def bootstrap_intervals(
     measured: Mapping[str, tuple[np.ndarray, np.ndarray]], *, seed: int = 0, resamples: int = RESAMPLES
 ) -> dict[str, tuple[float, float]]:

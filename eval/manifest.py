@@ -19,6 +19,7 @@ from eval.agents import AgentChoice
 from eval.data_hash import data_file_digest
 from eval.judge import JudgeChoice
 from eval.suites import Suite
+from pxr_agents.checkpoint import hub_revision
 from pxr_env.scoring import get_scorer
 from pxr_env.tasks import TASKS
 
@@ -59,7 +60,7 @@ def build_manifest(
     """
     if env.spec is None:
         raise ValueError("the environment has no spec, so it could not be rebuilt. Make it with gymnasium.make().")
-    local = Path(agent.model) if agent.model is not None and agent.server is None else None
+    local = agent.checkpoint
     files = {} if local is None else hash_model(local)
     server = None if agent.server is None else {"host": agent.server.host, "model": agent.server.model, "says": served}
     return {
@@ -71,6 +72,7 @@ def build_manifest(
         "agent": agent.name,
         "engine": dict(agent.engine),
         "model": agent.model,
+        "model_revision": None if local is None else hub_revision(local),
         "model_sha256": files,
         "weights_sha256": _weights_digest(files),
         "server": server,
@@ -82,7 +84,7 @@ def build_manifest(
         "scorer": _scorer(env),
         "judge": None if judge is None else judge.as_manifest(),
         "seed": seed,
-        "versions": _versions(_VERSIONS + _MODEL_VERSIONS.get(agent.name, ())),
+        "versions": library_versions(agent.name),
         "commit": commit(),
     }
 
@@ -117,6 +119,17 @@ def chat_template_digest(directory: Path) -> str | None:
         return None
     text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
     return _sha256(text)
+
+
+def library_versions(agent: str) -> dict[str, str]:
+    """Versions of Python and of the packages that make a score of this agent."""
+    versions = {"python": platform.python_version()}
+    for name in _VERSIONS + _MODEL_VERSIONS.get(agent, ()):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
 
 
 def commit() -> dict[str, Any] | None:
@@ -192,13 +205,3 @@ def _argument(env: gymnasium.Env, name: str) -> Any:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _versions(names: Sequence[str]) -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in names:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions

@@ -20,6 +20,8 @@ from pxr_agents.types import Episode, Step
 JUDGE_FAILED = "judge: "
 
 _EPISODE_FIELDS = frozenset(field.name for field in fields(Episode)) - {"tokens"}
+# Records of earlier versions lack it; nothing that is evaluated is a probe.
+_LATER_FIELDS = frozenset({"probe"})
 _STEP_FIELDS = tuple(field.name for field in fields(Step))
 
 
@@ -40,6 +42,8 @@ class Record:
         served: model and system fingerprint as a server named them, "" without a server.
         sample_sha256: digest of the sample, see `eval.data_hash`; None if its data cannot be shown.
         judgment: what an LLM judge said, see `eval.judge`; None without one.
+        image_sha256: for every observation, the first one included, the digests of its images (`eval.data_hash`), for
+            `python -m eval replay` to check their pixels; None in runs of versions that did not record them.
     """
 
     episode: Episode
@@ -55,6 +59,7 @@ class Record:
     served: str = ""
     sample_sha256: str | None = None
     judgment: dict[str, Any] | None = None
+    image_sha256: list[list[str]] | None = None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -94,8 +99,9 @@ def episode_from_json(record: dict[str, Any]) -> Episode:
     Raises:
         ValueError: the record has a key that no episode has, or lacks one.
     """
-    if record.keys() != _EPISODE_FIELDS:
-        missing, unknown = sorted(_EPISODE_FIELDS - record.keys()), sorted(record.keys() - _EPISODE_FIELDS)
+    missing = sorted(_EPISODE_FIELDS - _LATER_FIELDS - record.keys())
+    unknown = sorted(record.keys() - _EPISODE_FIELDS)
+    if missing or unknown:
         raise ValueError(
             f"an episode record with the keys {sorted(record)} came (missing: {missing}, unknown: {unknown}). Expected "
             "what `python -m eval run` writes; evaluate again with this version."

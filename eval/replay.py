@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
-from pxr_agents.types import Episode
+from eval.interventions import Changed
+from pxr_agents.types import Episode, Observation
 from pxr_env.media import ImageSource, VideoSource
 
 
@@ -51,12 +52,28 @@ class Replayer:
     """Replays the episodes of one run in an environment rebuilt from the run's manifest.
 
     Args:
-        manifest: what `python -m eval run` wrote to `manifest.json`.
+        manifest: what `python -m eval run` wrote to `manifest.json`. Of a run of `python -m eval audit` the changed
+            pixels are rebuilt.
+        data: where the data lie now, if they were moved.
+
+    Raises:
+        ValueError: `data` came for an environment that reads none.
     """
 
-    def __init__(self, manifest: Mapping[str, Any]) -> None:
-        spec = EnvSpec.from_json(json.dumps(manifest["env"]))
-        self._env = gymnasium.make(spec, disable_env_checker=True)
+    def __init__(self, manifest: Mapping[str, Any], data: str | None = None) -> None:
+        self._env = rebuild_environment(manifest, data)
+
+    def observations(self, episode: Episode) -> Iterator[tuple[Observation, dict[str, Any]]]:
+        """Play the recorded turns of `episode` again: every observation with its info, the first one included.
+
+        Raises:
+            MediaError, DataError, OSError: the sample cannot be shown any more.
+            gymnasium.error.ResetNeeded: the episode ended earlier than on record.
+        """
+        yield self._env.reset(options={"sample_id": episode.sample_id})
+        for step in episode.steps:
+            observation, _, _, _, info = self._env.step(step.turn)
+            yield observation, info
 
     def replay(self, episode: Episode) -> Replay:
         """Run the recorded turns of `episode` again.
@@ -64,19 +81,48 @@ class Replayer:
         Raises:
             ReplayError: a reply or a view differs from the record.
         """
-        observation, info = self._env.reset(options={"sample_id": episode.sample_id})
-        _compare(episode, 0, episode.prompt, observation["text"])
-        views = _shown(episode, 0, observation, info, n_before=0)
-        for number, step in enumerate(episode.steps, start=1):
-            observation, _, _, _, info = self._env.step(step.turn)
-            _compare(episode, number, step.reply, observation["text"])
-            views += _shown(episode, number, observation, info, n_before=len(views))
+        views: list[ShownView] = []
+        recorded = [episode.prompt, *(step.reply for step in episode.steps)]
+        for turn, (observation, info) in enumerate(self.observations(episode)):
+            _compare(episode, turn, recorded[turn], observation["text"])
+            views += _shown(episode, turn, observation, info, n_before=len(views))
         sample = self._env.unwrapped.sample  # type: ignore[attr-defined]
         return Replay(question=sample.question, views=tuple(views), sources=tuple(sample.sources))
+
+    @property
+    def system_prompt(self) -> str:
+        """What the model is told first, as the environment words it now."""
+        base: Any = self._env.unwrapped
+        limits = base.limits
+        return str(
+            base.dialect.system_prompt(
+                list(base.operations.values()), max_turns=limits.max_turns, max_operations=limits.max_operations
+            )
+        )
 
     def close(self) -> None:
         """Free the environment."""
         self._env.close()
+
+
+def rebuild_environment(manifest: Mapping[str, Any], data: str | None = None) -> gymnasium.Env:
+    """The environment of a run, with the interventions of an audit if it has any.
+
+    Args:
+        manifest: of the run.
+        data: where the data lie now, if they were moved.
+
+    Raises:
+        ValueError: `data` came for an environment that reads none.
+    """
+    spec = EnvSpec.from_json(json.dumps(manifest["env"]))
+    if data is not None:
+        if "data" not in spec.kwargs:
+            raise ValueError(f"--data {data} came for {spec.id}, which was given no data; leave it out")
+        spec.kwargs["data"] = data
+    env = gymnasium.make(spec, disable_env_checker=True)
+    intervention = manifest.get("intervention")
+    return env if intervention is None else Changed(env, **intervention)
 
 
 def _shown(

@@ -49,9 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_agent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--agent", required=True, help="oracle, random, transformers, vllm, openai, or module:factory")
-    parser.add_argument("--model", help="checkpoint directory; for openai the name of the model")
+    parser.add_argument("--model", help="checkpoint directory or hub name; for openai the name of the model")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: 0)")
     parser.add_argument("--max-tokens", type=int, default=512, help="longest turn in tokens (default: 512)")
+    parser.add_argument("--stop", action="append", default=[], help="string that ends a turn, too; may be repeated")
     parser.add_argument("--k", type=int, default=1, help="episodes per sample, for pass@k and the majority's vote")
     parser.add_argument(
         "--concurrency",
@@ -81,7 +82,6 @@ def _add_server(group: Any) -> None:
     group.add_argument("--timeout", type=float, default=300.0, help="seconds for one attempt (default: 300)")
     group.add_argument("--attempts", type=int, default=8, help="most attempts of one request (default: 8)")
     group.add_argument("--retry-seconds", type=float, default=900.0, help="no retries after this (default: 900)")
-    group.add_argument("--stop", action="append", default=[], help="string that ends a turn; may be repeated")
     group.add_argument(
         "--body",
         action="append",
@@ -167,11 +167,12 @@ def _agent(arguments: argparse.Namespace) -> AgentChoice:
         name=arguments.agent,
         model=arguments.model,
         server=server,
-        sampling=Sampling(temperature=arguments.temperature, max_tokens=arguments.max_tokens),
+        sampling=Sampling(
+            temperature=arguments.temperature, max_tokens=arguments.max_tokens, stop=tuple(arguments.stop)
+        ),
         seed=arguments.seed,
         concurrency=_concurrency(arguments),
         engine=dict(arguments.engine),
-        stop=tuple(arguments.stop),
         body=dict(arguments.body),
     )
 

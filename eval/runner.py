@@ -84,7 +84,7 @@ def evaluate(
     first = gymnasium.make(suite.env_id, **{**suite.arguments, **(env_args or {})})
     sample_ids = first_sample_ids(first, limit)
     directory = RunDirectory(out)
-    with _client(agent) as client:
+    with open_client(agent) as client:
         manifest = build_manifest(
             env=first,
             suite=suite,
@@ -103,7 +103,10 @@ def evaluate(
             # All repeats of a sample in a row: its pictures are decoded once.
             keys = [(sample_id, repeat) for sample_id in sample_ids for repeat in range(repeats)]
             missing = [key for key in keys if key not in records]
-            for record in _run(first, n_envs, player, missing, directory, seed, n_done=len(records), console=console):
+            environments = siblings(first, min(n_envs, len(missing)))
+            for record in play(
+                environments, player, missing, directory, seed=seed, n_done=len(records), console=console
+            ):
                 records[record.key] = record
     ordered = [records[key] for key in keys]
     if judge is not None:
@@ -140,7 +143,8 @@ def first_sample_ids(env: gymnasium.Env, limit: int | None) -> list[str]:
 
 
 @contextmanager
-def _client(agent: AgentChoice) -> Iterator[ChatClient | None]:
+def open_client(agent: AgentChoice) -> Iterator[ChatClient | None]:
+    """The connection to the agent's server, None where it has none."""
     if agent.server is None:
         yield None
         return
@@ -162,8 +166,10 @@ def _served(agent: AgentChoice) -> dict[str, str] | None:
         client.close()
 
 
-def _environments(first: gymnasium.Env, count: int) -> list[Attempt]:
-    """`count` environments like the first. They share its data, which took its time to be checked."""
+def siblings(first: gymnasium.Env, count: int) -> list[gymnasium.Env]:
+    """The first environment and others like it, `count` in all. They share its data, which took time to be checked."""
+    if count < 1:
+        return []
     environments: list[gymnasium.Env] = [first]
     base = first.unwrapped
     for _ in range(count - 1):
@@ -175,21 +181,32 @@ def _environments(first: gymnasium.Env, count: int) -> list[Attempt]:
         else:
             assert first.spec is not None
             environments.append(gymnasium.make(first.spec))
-    return [Attempt(environment) for environment in environments]
+    return environments
 
 
-def _run(
-    first: gymnasium.Env,
-    n_envs: int,
+def play(
+    environments: Sequence[gymnasium.Env],
     agent: Agent,
     keys: Sequence[tuple[str, int]],
     directory: RunDirectory,
-    seed: int,
     *,
-    n_done: int,
-    console: Console | None,
+    seed: int,
+    n_done: int = 0,
+    title: str = "evaluating",
+    console: Console | None = None,
 ) -> list[Record]:
-    """Run samples and repeats behind a progress bar; every episode goes to disk at once."""
+    """Play samples behind a progress bar; every episode goes to disk at once.
+
+    Args:
+        environments: all alike; as many episodes run at once.
+        agent: who plays.
+        keys: sample id and repeat of every episode; its place is its key for the agent.
+        directory: where the episodes go; its run has begun.
+        seed: of the environments.
+        n_done: episodes of the run that were played before, for the bar.
+        title: of the bar.
+        console: where the bar goes; standard error by default.
+    """
     jobs = [Job(sample_id=sample_id, seed=seed + number, group=sample_id) for number, (sample_id, _) in enumerate(keys)]
     watch = Watch(agent, [repeat for _, repeat in keys])
     columns = (
@@ -203,7 +220,7 @@ def _run(
     records: list[Record] = []
     n_scored = n_correct = 0
     with Progress(*columns, console=console or Console(stderr=True)) as progress:
-        bar = progress.add_task("evaluating", total=n_done + len(jobs), completed=n_done)
+        bar = progress.add_task(title, total=n_done + len(jobs), completed=n_done)
 
         def on_episode(episode: Episode) -> None:
             nonlocal n_scored, n_correct
@@ -212,10 +229,10 @@ def _run(
             records.append(record)
             n_scored += episode.error is None
             n_correct += episode.correct
-            text = f"evaluating, {n_correct / max(1, n_scored):.1%} correct"
+            text = f"{title}, {n_correct / max(1, n_scored):.1%} correct"
             if n_scored < len(records):
                 text += f", {len(records) - n_scored} not answered"
             progress.update(bar, advance=1, description=text)
 
-        rollout(_environments(first, min(n_envs, len(jobs))), watch, jobs, on_episode)
+        rollout([Attempt(environment) for environment in environments], watch, jobs, on_episode)
     return records

@@ -16,42 +16,71 @@ from pxr_env.oracle import oracle_turns
 class VLMAgent:
     """A vision-language model: keeps one token-exact conversation per episode and lets an engine complete it.
 
+    A probe (`info["probe"]`, see `pxr_env.curiosity.ProbeOperations`) is made to begin with its opening.
+
     Args:
         chat: the model's `pxr_agents.chat.ChatFormat`.
         engine: any `Engine`.
         sampling: temperature and token limit of a turn.
-        opening: text that the first turn of every episode is made to begin with.
+        opening: text that the first turn of every other episode is made to begin with.
     """
 
     def __init__(self, chat: ChatFormat, engine: Engine, sampling: Sampling, *, opening: str = "") -> None:
         self.chat, self.engine, self.sampling = chat, engine, sampling
-        self._first = replace(sampling, forced=chat.encode_text(opening))
+        self._opening = opening
         self._conversations: dict[int, Conversation] = {}
+        # Ids that the turn under way is made to begin with.
+        self._n_forced: dict[int, int] = {}
 
     def start(self, key: int, env: gymnasium.Env) -> None:
         self._conversations[key] = Conversation()
 
     def submit(self, key: int, observation: Observation, info: dict[str, Any]) -> None:
         conversation = self._conversations[key]
-        sampling = self.sampling if conversation.ids else self._first
+        forced = () if conversation.ids else self._forced(info)
+        self._show(conversation, observation, info)
+        self._n_forced[key] = len(forced)
+        request = Request(key=key, ids=conversation.ids, positions=conversation.positions(), images=conversation.images)
+        self.engine.submit(request, replace(self.sampling, forced=forced))
+
+    def recall(self, key: int, observation: Observation, info: dict[str, Any], turn: str) -> None:
+        """See `RecallingAgent`. The turn is encoded from its text, maybe as other tokens than were sampled."""
+        conversation = self._conversations[key]
+        self._show(conversation, observation, info)
+        conversation.append_turn(self.chat.encode_text(turn), train=False)
+
+    def _show(self, conversation: Conversation, observation: Observation, info: dict[str, Any]) -> None:
         if conversation.ids:
             self.chat.reply(conversation, observation)
         else:
             self.chat.prompt(conversation, info["system_prompt"], observation)
-        request = Request(key=key, ids=conversation.ids, positions=conversation.positions(), images=conversation.images)
-        self.engine.submit(request, sampling)
 
     def collect(self) -> list[tuple[int, Action]]:
         actions = []
         for key, completion in self.engine.collect():
-            self._conversations[key].append_completion(completion)
+            self._conversations[key].append_completion(completion, n_forced=self._n_forced[key])
             actions.append((key, Action(text=self.chat.decode(completion.token_ids), completion=completion)))
         return actions
 
     def finish(self, key: int) -> Tokens | None:
         self.engine.forget(key)
+        self._n_forced.pop(key, None)
         conversation = self._conversations.pop(key)
         return conversation.tokens() if conversation.ids else None
+
+    def _forced(self, info: dict[str, Any]) -> tuple[int, ...]:
+        """The ids that the first turn is made to begin with."""
+        opening = self._opening
+        if "probe" in info:
+            # A blank at its end belongs to the token that follows.
+            opening = info["probe"]["opening"].rstrip()
+        forced = self.chat.encode_text(opening)
+        if len(forced) >= self.sampling.max_tokens:
+            raise ValueError(
+                f"A turn is made to begin with {opening!r}, {len(forced)} ids, and may have max_tokens="
+                f"{self.sampling.max_tokens}; expected more, so that the model can go on from there"
+            )
+        return forced
 
 
 class TurnFunction(Protocol):
@@ -74,6 +103,18 @@ class EachEpisode:
 
     def submit(self, key: int, observation: Observation, info: dict[str, Any]) -> None:
         self._ready.append((key, Action(text=self._players[key].act(observation))))
+
+    def recall(self, key: int, observation: Observation, info: dict[str, Any], turn: str) -> None:
+        """See `RecallingAgent`. A player with `recall(observation, turn)` is told the turn.
+
+        Others are asked for one, so that they see every observation, and what they write is dropped.
+        """
+        player = self._players[key]
+        told = getattr(player, "recall", None)
+        if callable(told):
+            told(observation, turn)
+        else:
+            player.act(observation)
 
     def collect(self) -> list[tuple[int, Action]]:
         ready, self._ready = self._ready, []

@@ -23,8 +23,9 @@ ARCHITECTURES = {
 
 #: The largest ratio of an image's sides that the image processors take.
 _MAX_ASPECT_RATIO = 200
-#: All of a checkpoint but its weights.
+#: All of a checkpoint but its weights, and these.
 _SMALL_FILES = ["*.json", "*.jinja", "*.txt"]
+_WEIGHT_FILES = ["*.safetensors"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,19 +122,31 @@ def read_checkpoint(model: str | Path) -> Checkpoint:
     return Checkpoint(folder=folder, config=config, chat=chat, norm=norm, processor_files=files)
 
 
-def find_checkpoint(model: str | Path) -> Path:
+def find_checkpoint(model: str | Path, *, weights: bool = False) -> Path:
     """The directory of a checkpoint's small files; those of a hub name are downloaded if they are not in the cache.
 
+    Args:
+        model: a directory, or a hub name.
+        weights: with its weights.
+
     Raises:
-        FileNotFoundError: it is no directory, and no hub name that is cached or can be reached.
+        FileNotFoundError: it is no directory, and no hub name that is cached or can be reached; or with `weights`, as
+            `check_weights`.
     """
+    folder = _folder(model, [*_SMALL_FILES, *_WEIGHT_FILES] if weights else _SMALL_FILES)
+    if weights:
+        check_weights(folder)
+    return folder
+
+
+def _folder(model: str | Path, files: list[str]) -> Path:
     if Path(model).is_dir() and str(model):
         return Path(model)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(snapshot_download(str(model), allow_patterns=_SMALL_FILES))
+        return Path(snapshot_download(str(model), allow_patterns=files))
     except HFValidationError:
         reason = "There is no such directory, and it is no hub name (owner/name)."
     except (OSError, HfHubHTTPError) as error:
@@ -147,6 +160,21 @@ def find_checkpoint(model: str | Path) -> Path:
         f"model={str(model)!r} came; expected the directory of a Qwen2.5-VL or Qwen3-VL checkpoint, or its hub name. "
         f"{reason}"
     )
+
+
+def hub_revision(folder: Path) -> str | None:
+    """The commit on the hub that a directory of the Hugging Face cache holds; None for any other directory."""
+    cached = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
+    return folder.name if cached else None
+
+
+def has_all_it_gets(model: str | Path) -> bool:
+    """Whether nothing more of a checkpoint can come: it is a directory, or the hub is out of reach on purpose."""
+    if Path(model).is_dir():
+        return True
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
 
 
 def check_weights(folder: Path) -> None:

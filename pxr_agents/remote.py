@@ -55,10 +55,10 @@ class OpenAIAgent:
     Args:
         client: of the server.
         sampling: temperature and token limit of a turn; with a temperature, a seed goes along that depends on `seed`,
-            the sample, its repeat and the turn, and not on the order of requests.
+            the sample, its repeat and the turn, and not on the order of requests. Servers cut stop strings off; they
+            are put back where that is known.
         concurrency: most requests at once.
         seed: of the sampling noise.
-        stop: strings at which the server ends a turn. Servers cut them off; they are put back where that is known.
         extra: further fields of the request body, such as {"top_p": 0.9}.
         most_failures: this many turns in a row that could not be had mean that the server is down.
     """
@@ -70,12 +70,11 @@ class OpenAIAgent:
         *,
         concurrency: int = 8,
         seed: int = 0,
-        stop: Sequence[str] = (),
         extra: Mapping[str, Any] | None = None,
         most_failures: int = 20,
     ) -> None:
         self.client, self.sampling, self.seed = client, sampling, seed
-        self._stop, self._extra, self._most_failures = tuple(stop), dict(extra or {}), most_failures
+        self._extra, self._most_failures = dict(extra or {}), most_failures
         self._talks: dict[int, _Talk] = {}
         self._waiting: queue.SimpleQueue[tuple[int, Observation, str]] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[int, Action | Exception]] = queue.SimpleQueue()
@@ -92,6 +91,13 @@ class OpenAIAgent:
 
     def submit(self, key: int, observation: Observation, info: dict[str, Any]) -> None:
         self._waiting.put((key, observation, info.get("system_prompt", "")))
+
+    def recall(self, key: int, observation: Observation, info: dict[str, Any], turn: str) -> None:
+        """See `RecallingAgent`. Costs no request."""
+        talk = self._talks[key]
+        self._hear(talk, observation, info.get("system_prompt", ""))
+        talk.messages.append({"role": "assistant", "content": turn})
+        talk.n_turns += 1
 
     def collect(self) -> list[tuple[int, Action]]:
         """The turns that are finished, after waiting for one at least; `FailedAction` for those that failed.
@@ -143,11 +149,9 @@ class OpenAIAgent:
             self._done.put((key, result))
 
     def _turn(self, talk: _Talk, observation: Observation, system_prompt: str) -> Action:
-        if not talk.messages:
-            talk.messages.append({"role": "system", "content": system_prompt})
-        talk.messages.append(user_message(observation))
+        self._hear(talk, observation, system_prompt)
         reply = self.client.complete(self._body(talk))
-        content = with_stop_string(reply, self._stop)
+        content = with_stop_string(reply, self.sampling.stop)
         talk.messages.append({"role": "assistant", "content": content})
         talk.n_turns += 1
         # Thoughts that a server keeps apart are on record, and not sent back: templates drop them, too.
@@ -160,14 +164,19 @@ class OpenAIAgent:
             served=reply.served,
         )
 
+    def _hear(self, talk: _Talk, observation: Observation, system_prompt: str) -> None:
+        if not talk.messages:
+            talk.messages.append({"role": "system", "content": system_prompt})
+        talk.messages.append(user_message(observation))
+
     def _body(self, talk: _Talk) -> dict[str, Any]:
         body: dict[str, Any] = {
             "messages": talk.messages,
             "temperature": self.sampling.temperature,
             "max_tokens": self.sampling.max_tokens,
         }
-        if self._stop:
-            body["stop"] = list(self._stop)
+        if self.sampling.stop:
+            body["stop"] = list(self.sampling.stop)
         if self.sampling.temperature > 0:
             digest = hashlib.sha256(f"{self.seed}:{talk.identity}:{talk.n_turns}".encode("utf-8", "surrogatepass"))
             body["seed"] = int.from_bytes(digest.digest()[:4], "big") >> 1

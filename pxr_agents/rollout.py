@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium
 
 from pxr_agents.types import Agent, Episode, Job, Step
+from pxr_env.curiosity import followed_probe
 
 
 @dataclass(slots=True)
@@ -76,8 +77,8 @@ def rollout(
 
 
 def _start(env: gymnasium.Env, agent: Agent, key: int, job: Job) -> _Running:
-    options = {} if job.sample_id is None else {"sample_id": job.sample_id}
-    observation, info = env.reset(seed=job.seed, options=options)
+    sample = {} if job.sample_id is None else {"sample_id": job.sample_id}
+    observation, info = env.reset(seed=job.seed, options={**job.options, **sample})
     episode = Episode(
         task=env.spec.id if env.spec is not None else type(env.unwrapped).__name__,
         sample_id=info["sample_id"],
@@ -106,3 +107,4 @@ def _finish(episode: Episode, info: dict[str, Any]) -> None:
     episode.answer, episode.target = info.get("answer"), info.get("target")
     episode.correct = bool(info.get("correct", False))
     episode.truncated_by = info.get("truncated_by")
+    episode.probe = followed_probe(info)

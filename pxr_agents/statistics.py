@@ -16,10 +16,11 @@ def episode_statistics(episodes: Iterable[Episode]) -> dict[str, float]:
 
     An episode whose `error` is set has no score: it is counted in `n_errors` and nowhere else. "Used" means that at
     least one operation was executed (`usage_rate` over one group is the RaPR of arXiv 2505.15966); failed operations
-    do not count as use. A key whose denominator would be 0 is absent.
+    do not count as use. Probes say nothing of what the policy does by itself: all rates and means but those named
+    `probe_...` are over the other episodes. A key whose denominator would be 0 is absent.
 
     ==============================  ================================================================================
-    `n_episodes`, `n_errors`        scored episodes, and those without a score
+    `n_episodes`, `n_errors`        scored episodes, probes included, and those without a score
     `accuracy`                      share of correct episodes; with suffix `_needs_operation` and `_easy` over the
                                     episodes whose `needs_operation` is True and False
     `usage_rate`                    share of episodes that used an operation; same suffixes
@@ -30,6 +31,9 @@ def episode_statistics(episodes: Iterable[Episode]) -> dict[str, float]:
     `missing_rate`                  not used although needed, share of the same episodes
     `truncated_rate`                share cut off before an answer
     `reward`, `reward/NAME`         mean return of an episode, and the part of it that term NAME paid (0 where absent)
+    `probe_rate`                    share of the scored episodes that were made to begin with an operation, if any was
+    `probe_accuracy`                share of correct probes
+    `probe_reward`                  mean return of a probe
     ==============================  ================================================================================
     """
     every = list(episodes)
@@ -37,6 +41,12 @@ def episode_statistics(episodes: Iterable[Episode]) -> dict[str, float]:
     statistics = {"n_episodes": float(len(scored)), "n_errors": float(len(every) - len(scored))}
     for name, (count, total) in episode_counts(every).items():
         statistics[name] = count / total
+    probes = [episode for episode in scored if episode.probe is not None]
+    if probes:
+        statistics["probe_rate"] = len(probes) / len(scored)
+        statistics["probe_accuracy"] = _mean([episode.correct for episode in probes])
+        statistics["probe_reward"] = _mean([episode.reward for episode in probes])
+    scored = own_episodes(scored)
     if not scored:
         return statistics
     statistics["operations_per_episode"] = _mean([episode.n_operations for episode in scored])
@@ -49,7 +59,7 @@ def episode_statistics(episodes: Iterable[Episode]) -> dict[str, float]:
 
 def episode_counts(episodes: Iterable[Episode]) -> dict[str, tuple[int, int]]:
     """The rates of `episode_statistics` as (how many, out of how many); a rate over no episode is absent."""
-    scored = [episode for episode in episodes if episode.error is None]
+    scored = own_episodes(episodes)
     needing = [episode for episode in scored if episode.needs_operation is True]
     easy = [episode for episode in scored if episode.needs_operation is False]
     known = needing + easy
@@ -63,6 +73,11 @@ def episode_counts(episodes: Iterable[Episode]) -> dict[str, tuple[int, int]]:
     outcomes["missing_rate"] = [episode.needs_operation is True and not used(episode) for episode in known]
     outcomes["truncated_rate"] = [episode.truncated_by is not None for episode in scored]
     return {name: (sum(values), len(values)) for name, values in outcomes.items() if values}
+
+
+def own_episodes(episodes: Iterable[Episode]) -> list[Episode]:
+    """The scored episodes in which the policy chose everything by itself: those that are no probes."""
+    return [episode for episode in episodes if episode.error is None and episode.probe is None]
 
 
 def used(episode: Episode) -> bool:

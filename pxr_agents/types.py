@@ -7,7 +7,7 @@ back into the environment. The finished record of a run is an `Episode`.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypedDict
 
@@ -30,7 +30,8 @@ class Completion:
         token_ids: the sampled ids, the stop id included if one was sampled.
         logprobs: natural log-probability of each sampled id under the distribution it was drawn from (over the
             allowed ids, at the sampling temperature; at temperature 1 if the choice was greedy), same length.
-        finish_reason: "stop" if a stop id was sampled, "length" if the token limit cut the turn.
+        finish_reason: "stop" if the stop id was sampled or a stop string completed, "length" if the token limit cut
+            the turn.
         weights_version: version of the weights that sampled every one of the ids.
     """
 
@@ -88,7 +89,8 @@ class Episode:
     environment's arrays, and everything else can be rebuilt from the environment, the sample and the turns.
 
     `views`, `usage`, `failures` are the last `info` of the environment (see docs/environments.md); `unrepaired`
-    tells that the last operation failed and no later one succeeded;
+    tells that the last operation failed and no later one succeeded; `probe` is the operation that the episode was
+    made to begin with (None for all others; see docs/curiosity.md);
     `error` is set when the run itself broke (an engine died, a judge was away): such an episode has no
     score and is counted apart, never as 0.
     """
@@ -111,6 +113,7 @@ class Episode:
     correct: bool = False
     truncated_by: str | None = None
     error: str | None = None
+    probe: str | None = None
     tokens: Tokens | None = None
 
     @property
@@ -125,11 +128,15 @@ class Episode:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """One episode to be run: which sample (or a seed that picks one), and the group it belongs to."""
+    """One episode to be run: which sample (or a seed that picks one), and the group it belongs to.
+
+    `options` go to the environment's `reset` as they are, for its wrappers (`{"probe": "zoom_in"}`).
+    """
 
     sample_id: str | None = None
     seed: int | None = None
     group: Hashable = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Agent(Protocol):
@@ -148,17 +155,26 @@ class Agent(Protocol):
         """Episode `key` is over: forget it and return its tokens (None for agents that have none)."""
 
 
+class RecallingAgent(Agent, Protocol):
+    """An agent that can go on with an episode that was begun before."""
+
+    def recall(self, key: int, observation: Observation, info: dict[str, Any], turn: str) -> None:
+        """Instead of `submit`: `turn` is what was answered to this observation, nothing is to be written."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
     """How to draw tokens: `temperature=0` is greedy, `max_tokens` is the limit of one turn.
 
     `forced` ids open the turn whatever the model thinks of them; their log-probabilities are the model's own, so
-    a forced turn is off-policy and known to be.
+    a forced turn is off-policy and known to be. `stop` strings end a turn with the sampled token that completes one,
+    as the model's own end of turn does; they belong to the turn.
     """
 
     temperature: float = 1.0
     max_tokens: int = 512
     forced: tuple[int, ...] = ()
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

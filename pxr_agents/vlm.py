@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pxr_agents.chat import ChatFormat
-from pxr_agents.checkpoint import ImageNormalization, check_weights, read_checkpoint, read_processor
+from pxr_agents.checkpoint import ImageNormalization, find_checkpoint, read_checkpoint, read_processor
 from pxr_agents.types import Tokens
 
 
@@ -94,11 +94,10 @@ class VLM:
         """
         from transformers import AutoModelForImageTextToText
 
-        checkpoint = read_checkpoint(path)
-        if Path(path).is_dir():
-            check_weights(checkpoint.folder)
+        # Looked up once: what a hub name stands for may change.
+        checkpoint = read_checkpoint(find_checkpoint(path, weights=True))
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True
+            checkpoint.folder, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True
         )
         model, loading = loaded
         # transformers draws what is missing at random and goes on.

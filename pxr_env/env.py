@@ -24,7 +24,7 @@ from pxr_env.rendering import render
 from pxr_env.rules import Rules, frame_budget
 from pxr_env.scoring import get_scorer
 from pxr_env.spaces import ImagesSpace, TextSpace, TurnSpace
-from pxr_env.types import Sample, SampleSource
+from pxr_env.types import OperationCall, Sample, SampleSource
 from pxr_env.views import View
 
 _OPTIONS = ("sample_id",)
@@ -170,6 +170,11 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
     def views(self) -> tuple[View, ...]:
         """The images shown so far, in order."""
         return tuple(self._current().views)
+
+    @property
+    def calls(self) -> tuple[tuple[OperationCall, tuple[int, ...]], ...]:
+        """The calls that were executed so far, each with the numbers of the views it showed."""
+        return tuple(self._current().calls)
 
     @property
     def limits(self) -> Limits:

@@ -85,6 +85,8 @@ class Rules:
             first, second = (quote(answer, 30) for answer in turn.answers[:2])
             return f'the message has {len(turn.answers)} answers, "{first}" and "{second}"; expected one. Write one.'
         if not turn.calls and not turn.mistakes:
+            if not self.operations:
+                return f"the message has no final answer; expected {self.dialect.render_answer('answer')}."
             return f"the message has no operation call and no final answer; expected {self.dialect.reminder}."
         return None
 

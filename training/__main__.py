@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from training.config import PPORecipe, RecipeError, SFTRecipe, TracesRecipe, load_recipe, recipe_keys
+from training.errors import TrainingError
 from training.run_directory import FinishedRunError, Interrupted
 
 Recipe = TypeVar("Recipe")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 2 for a wrong argument, 130 after Ctrl-C."""
+    """Run the command line; returns the exit status: 1 if training cannot go on, 2 for a wrong argument, 130 after
+    Ctrl-C."""
     # Before torch is loaded: OpenMP threads that spin while they wait make a machine that does anything else beside the
     # training slower by an order of magnitude; sleeping ones cost nothing that can be measured.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -29,6 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted as stop:
         print(f"\n{stop}", file=sys.stderr)
         return 130
+    except TrainingError as error:
+        if arguments.traceback:
+            raise
+        print(f"\nerror: {error}", file=sys.stderr)
+        return 1
     except (RecipeError, FinishedRunError, ValueError, OSError) as error:
         if arguments.traceback:
             raise

@@ -1,4 +1,4 @@
-"""Advantages of groups and of episodes: plain functions on arrays, all in float64."""
+"""Advantages of the tokens of an episode, in float64; those of a group are `pxr_env.curiosity.probe_advantages`."""
 
 from __future__ import annotations
 
@@ -8,30 +8,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
-
-
-def group_relative(rewards: ArrayLike, *, normalize_std: bool, eps: float = 1e-4) -> Floats:
-    """Returns how much better each rollout of one group did than the group's mean (GRPO, arXiv 2402.03300).
-
-    Args:
-        rewards: (n,) total rewards of the n rollouts of one sample.
-        normalize_std: divide by the group's standard deviation + eps. It is the population's (divided by n, not
-            n - 1): the rollouts are the whole group that is compared, not a sample of it, so that the advantages
-            have mean square 1 for every n and the smallest group needs no special case.
-        eps: keeps groups with nearly equal rewards from being blown up.
-
-    Returns:
-        (n,) advantages with mean 0; exactly 0 for a group with equal rewards.
-
-    Raises:
-        ValueError: rewards are not one finite number per rollout.
-    """
-    rewards = _finite("rewards", rewards)
-    if rewards.size == 0 or np.ptp(rewards) == 0.0:
-        # The mean of equal floats can differ from them by rounding; a tie carries no signal at all.
-        return np.zeros_like(rewards)
-    advantages = rewards - rewards.mean()
-    return advantages / (rewards.std() + eps) if normalize_std else advantages
 
 
 def gae(

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
-from pxr_agents.statistics import term_returns
+from pxr_agents.statistics import own_episodes, term_returns
 from pxr_agents.types import Episode
 from pxr_env.episode import MALFORMED
 
@@ -191,11 +191,12 @@ def watch_usage(
 
     Args:
         state: of the iteration before; `AlarmState()` at first.
-        episodes: those of the iteration. Those with an error have no score and are left out.
+        episodes: those of the iteration. Those with an error have no score and are left out, and so are probes,
+            which were made to use an operation.
         iteration: its number.
         rule: when to warn.
     """
-    scored = [episode for episode in episodes if episode.error is None]
+    scored = own_episodes(episodes)
     if not scored or not rule.rate:
         return state, []
     operations = list(dict.fromkeys(name for episode in scored for name in episode.usage))
@@ -218,8 +219,8 @@ def watch_usage(
 
 def usage_rates(episodes: Sequence[Episode]) -> dict[str, float]:
     """`usage/OPERATION`: share of the scored episodes that executed it; `failures/OPERATION`: share in which a call of
-    it was refused (`failures/malformed`: in which a turn could not be read)."""
-    scored = [episode for episode in episodes if episode.error is None]
+    it was refused (`failures/malformed`: in which a turn could not be read). Probes do not count."""
+    scored = own_episodes(episodes)
     operations = sorted({name for episode in scored for name in episode.usage})
     refused = sorted({MALFORMED, *operations, *(name for episode in scored for name in episode.failures)})
     rates = {f"usage/{name}": [_uses(episode, name) for episode in scored] for name in operations}
@@ -286,7 +287,7 @@ def _low(name: str, splits: Sequence[Split], iteration: int, rule: AlarmRule) ->
     if not now.live_groups:
         lines.append(
             f"In none of the last {now.groups} groups did anybody use it: curiosity pays nobody then, and it stays "
-            f"dead unless rollouts are made to begin with it (probes, see docs/curiosity.md)."
+            f"dead unless rollouts are made to begin with it: probes.enabled does so (docs/curiosity.md)."
         )
     return Notice(kind="low", operation=name, iteration=iteration, headline=headline, text="\n".join(lines))
 

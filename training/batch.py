@@ -15,8 +15,8 @@ from pxr_agents.lengths import split_by_length
 from pxr_agents.statistics import term_returns
 from pxr_agents.types import Episode, Tokens
 from pxr_agents.vlm import TokenBatch, collate
-from pxr_env.curiosity import settle_group
-from training.advantages import gae, group_relative
+from pxr_env.curiosity import credit_tokens, probe_advantages, settle_group
+from training.advantages import Floats, gae
 
 # Advantages up to this are rounding.
 NO_ADVANTAGE = 1e-8
@@ -43,6 +43,7 @@ def settle(group: Group, *, preset: str, overrides: Mapping[str, float | str] | 
         [episode.n_operations for episode in episodes],
         [term_returns(episode) for episode in episodes],
         unrepaired=[episode.unrepaired for episode in episodes],
+        probed=_probed(episodes),
         preset=preset,
         **constants,
     )
@@ -75,6 +76,7 @@ class TrainingRow:
     Attributes:
         tokens: the episode as the model saw it.
         advantages: of each action id.
+        trained: (T,) bool, which action ids carry a loss; None for all.
         returns, old_values: the critic's targets and what it said, with a critic.
         old_logprobs: what the learner says before its first step; None for the engine's log-probabilities.
         ref_logprobs: what the reference says, with a KL penalty.
@@ -86,6 +88,7 @@ class TrainingRow:
 
     tokens: Tokens
     advantages: np.ndarray
+    trained: np.ndarray | None = None
     returns: np.ndarray | None = None
     old_values: np.ndarray | None = None
     old_logprobs: np.ndarray | None = None
@@ -105,16 +108,10 @@ class TrainingRow:
 
     @property
     def mask(self) -> np.ndarray:
-        """(T,) bool, which action ids carry a loss: all but forced ones that did not do better than the others.
-
-        A forced id was not the model's choice: it may be learned from where it paid, and is not to be blamed where
-        it did not.
-        """
-        if self.idle:
-            return np.zeros(self.n_actions, bool)
-        if self.tokens.forced is None:
-            return np.ones(self.n_actions, bool)
-        return ~(self.tokens.forced[self.tokens.action] & (self.advantages <= 0))
+        """(T,) bool, which action ids carry a loss in a step."""
+        if self.idle or self.trained is None:
+            return np.full(self.n_actions, not self.idle)
+        return self.trained
 
     @property
     def n_trained(self) -> int:
@@ -135,14 +132,31 @@ def _tokens(episode: Episode) -> Tokens:
     return episode.tokens
 
 
+def _probed(episodes: Sequence[Episode]) -> list[bool]:
+    return [episode.probe is not None for episode in episodes]
+
+
+def group_advantages(episodes: Sequence[Episode], *, normalize_std: bool) -> Floats:
+    """(n,) how much better each episode of a group did than the mean of those that are no probes."""
+    return probe_advantages([e.reward for e in episodes], _probed(episodes), normalize_std=normalize_std)
+
+
 def group_rows(group: Group, *, normalize_std: bool) -> list[TrainingRow]:
-    """Rows with the group-relative advantage: one number per episode, the same for each of its action ids."""
-    advantages = group_relative([episode.reward for episode in group.episodes], normalize_std=normalize_std)
-    rows = []
-    for episode, advantage in zip(group.episodes, advantages, strict=True):
-        tokens = _tokens(episode)
-        rows.append(TrainingRow(tokens=tokens, advantages=np.full(int(tokens.action.sum()), advantage, np.float32)))
-    return rows
+    """Rows with the group-relative advantage: one number per episode, the same for each of its action ids.
+
+    Of a probe that did no better than the others the ids it was made to begin with may carry no loss
+    (`pxr_env.curiosity.credit_tokens`).
+    """
+    advantages = group_advantages(group.episodes, normalize_std=normalize_std)
+    return [_credited(episode, advantage) for episode, advantage in zip(group.episodes, advantages, strict=True)]
+
+
+def _credited(episode: Episode, advantage: float) -> TrainingRow:
+    tokens = _tokens(episode)
+    if episode.probe is None or tokens.forced is None:
+        return TrainingRow(tokens=tokens, advantages=np.full(int(tokens.action.sum()), advantage, np.float32))
+    credit = credit_tokens(tokens.logprobs[tokens.action], tokens.forced[tokens.action], advantage)
+    return TrainingRow(tokens=tokens, advantages=credit.advantages.astype(np.float32), trained=credit.trained)
 
 
 def gae_row(episode: Episode, values: np.ndarray, *, gamma: float, gae_lambda: float) -> TrainingRow:

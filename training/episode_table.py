@@ -28,7 +28,7 @@ from training.config import EnvRecipe
 
 COLUMNS = (
     "iteration", "sample", "question", "turns", "picture", "answer", "target", "correct", "reward", "reward terms",
-    "usage", "failures", "truncated by",
+    "usage", "failures", "truncated by", "probe",
 )  # fmt: skip
 """Of the table that goes to wandb."""
 
@@ -44,11 +44,12 @@ class PicturedEpisode:
 def choose_episodes(episodes: Sequence[Episode], count: int) -> list[Episode]:
     """At most `count` episodes that show every kind there is: one of each in turn, in their order.
 
-    Kinds differ in whether an operation was executed, whether one was refused, and whether the answer was right.
+    Kinds differ in whether an operation was executed, whether one was refused, whether the answer was right, and
+    whether it was a probe.
     """
-    kinds: dict[tuple[bool, bool, bool], list[int]] = {}
+    kinds: dict[tuple[bool, ...], list[int]] = {}
     for index, episode in enumerate(episodes):
-        kind = used(episode), any(episode.failures.values()), episode.correct
+        kind = used(episode), any(episode.failures.values()), episode.correct, episode.probe is not None
         kinds.setdefault(kind, []).append(index)
     in_turn = sorted((turn, index) for indices in kinds.values() for turn, index in enumerate(indices))
     return [episodes[index] for index in sorted(index for _, index in in_turn[:count])]
@@ -116,6 +117,7 @@ def table_row(pictured: PicturedEpisode, *, iteration: int) -> list[Any]:
         _table(episode.usage),
         _table(episode.failures),
         episode.truncated_by,
+        episode.probe,
     ]
 
 
@@ -162,7 +164,13 @@ def _article(pictured: PicturedEpisode, number: int) -> str:
         f"answer {episode.answer!r}, expected {episode.target!r}",
     ]
     facts += [
-        f"{name} {value}" for name, value in (("cut off by", episode.truncated_by), ("error", episode.error)) if value
+        f"{name} {value}"
+        for name, value in (
+            ("made to begin with", episode.probe),
+            ("cut off by", episode.truncated_by),
+            ("error", episode.error),
+        )
+        if value
     ]
     picture = (
         f'<img src="{number}.png" alt="sources with the boxes of all views">' if pictured.picture is not None else ""

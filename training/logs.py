@@ -25,6 +25,22 @@ def combine_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: max(v) if name.endswith("_max") else sum(v) / len(v) for name, v in values.items()}
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file of JSON objects; half a line, where a process was killed or the disk was full, is none.
+
+    Returns nothing if there is no such file.
+    """
+    rows = []
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
 class MetricsLog:
     """Appends one JSON line per iteration (or step).
 
@@ -40,11 +56,11 @@ class MetricsLog:
 
     def __init__(self, path: Path, *, keep: int, counter: str = "iteration") -> None:
         self._path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        self.past: list[dict[str, float]] = [
-            row for row in (json.loads(line) for line in lines if line.endswith("}")) if row[counter] <= keep
-        ]
-        path.write_text("".join(json.dumps(row) + "\n" for row in self.past))
+        self.past: list[dict[str, float]] = [row for row in read_lines(path) if row[counter] <= keep]
+        # Beside and then renamed: who is killed here, or finds the disk full, loses no line.
+        beside = path.with_name(f"{path.name}.partial")
+        beside.write_text("".join(json.dumps(row) + "\n" for row in self.past))
+        beside.replace(path)
 
     def write(self, metrics: Mapping[str, float]) -> None:
         with self._path.open("a") as file:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Any, cast
 
 import gymnasium
 
 import pxr_env  # noqa: F401  (registers the tasks)
-from pxr_agents.checkpoint import check_weights, read_checkpoint
+from pxr_agents.checkpoint import check_weights, has_all_it_gets, read_checkpoint
 from training.config import PPORecipe
 
 
@@ -64,6 +63,6 @@ def check_model(model: str) -> int:
         FileNotFoundError, ValueError: as `check_start`.
     """
     checkpoint = read_checkpoint(model)
-    if Path(model).is_dir():
+    if has_all_it_gets(model):
         check_weights(checkpoint.folder)
     return checkpoint.norm.image_unit

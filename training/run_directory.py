@@ -2,6 +2,7 @@
 
 OUT/recipe.json         what was asked for
 OUT/metrics.jsonl       one line per iteration (PPO) or some steps (SFT)
+OUT/faults.jsonl        what was lost, hung or was left out, and what was done about it; only if there was something
 OUT/checkpoints/N/      everything after iteration or step N: weights, optimizer, where it was; the last two
 OUT/model/              the trained checkpoint, as everything loads it; its presence marks a finished run
 """
@@ -18,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from training.config import PPORecipe, SFTRecipe, to_dict
+from training.errors import TrainingError
 
 
 class Interrupted(Exception):
@@ -38,6 +40,7 @@ class RunDirectory:
     def __init__(self, out: str | Path) -> None:
         self.out = Path(out)
         self.metrics = self.out / "metrics.jsonl"
+        self.faults = self.out / "faults.jsonl"
         self.checkpoints = self.out / "checkpoints"
         self.model = self.out / "model"
 
@@ -77,14 +80,58 @@ class RunDirectory:
         """Let `save` fill the directory of checkpoint `number`, and remove all but the newest `keep`.
 
         It is written beside and then renamed: a checkpoint with a number for a name is always whole.
+
+        Raises:
+            TrainingError: it could not be written; older ones are as they were.
         """
-        _write_whole(self.checkpoints / str(number), save)
+        for left in self.checkpoints.glob("*.partial"):
+            # By a process that was killed while it wrote.
+            shutil.rmtree(left, ignore_errors=True)
+        self._write_whole(self.checkpoints / str(number), save)
         for old in sorted(self._saved(), key=_number)[:-keep]:
             shutil.rmtree(old)
 
     def finish(self, save: Callable[[Path], object]) -> None:
-        """Let `save` write the trained model; from then on the run is finished."""
-        _write_whole(self.model, save)
+        """Let `save` write the trained model; from then on the run is finished.
+
+        Raises:
+            TrainingError: it could not be written.
+        """
+        self._write_whole(self.model, save)
+
+    def newest_saved(self) -> str:
+        """Half a sentence that says where the newest checkpoint is."""
+        newest = self.newest_checkpoint()
+        return f"the newest whole checkpoint is {newest}" if newest else "there is no checkpoint yet"
+
+    @contextmanager
+    def writing(self, what: Path) -> Iterator[None]:
+        """Says of `what` that it could not be written, and what is left; half of a directory is removed.
+
+        Raises:
+            TrainingError: the disk is full, or what is written there cannot be.
+        """
+        try:
+            yield
+        except Exception as error:
+            # torch (RuntimeError) and safetensors report a full disk in their own ways.
+            if not isinstance(error, OSError | RuntimeError) and type(error).__name__ != "SafetensorError":
+                raise
+            shutil.rmtree(_partial(what), ignore_errors=True)
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise TrainingError(
+                f"{what} could not be written ({reason}); {self.newest_saved()}. Is the disk full? Free some, and "
+                f"start the same command again to resume."
+            ) from error
+
+    def _write_whole(self, final: Path, save: Callable[[Path], object]) -> None:
+        partial = _partial(final)
+        with self.writing(final):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            save(partial)
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
 
     def _saved(self) -> list[Path]:
         if not self.checkpoints.is_dir():
@@ -96,13 +143,8 @@ def _number(checkpoint: Path) -> int:
     return int(checkpoint.name)
 
 
-def _write_whole(final: Path, save: Callable[[Path], object]) -> None:
-    partial = final.with_name(f"{final.name}.partial").absolute()
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save(partial)
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
+def _partial(final: Path) -> Path:
+    return final.with_name(f"{final.name}.partial").absolute()
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from pxr_agents.vlm import VLM
 from training.config import SFTRecipe
 from training.cursor import SampleCursor
+from training.errors import TrainingError
 from training.logs import MetricsLog, WandbLog, open_wandb
 from training.lora import adapter_weights, save_adapters
 from training.packing import batches, blank_row, parts
@@ -27,10 +27,6 @@ from training.sft_learner import Learner, PlainLearner
 
 Report = Callable[[int, int, dict[str, float]], None]
 """Progress: steps done, of how many, latest measurements."""
-
-
-class TrainingError(ValueError):
-    """Training cannot go on: the message says why, and what was saved."""
 
 
 def train(
@@ -191,10 +187,10 @@ class _Training:
             torch.save(state, path / "state.pt")
             save(path)
 
-        with self._whole(self.run.checkpoints / str(self.step)):
-            if self._processes.first:
-                self.run.save_checkpoint(self.step, save_all)
-            else:
+        if self._processes.first:
+            self.run.save_checkpoint(self.step, save_all)
+        else:
+            with self.run.writing(self.run.checkpoints / str(self.step)):
                 save(None)
 
     def export(self) -> None:
@@ -202,25 +198,8 @@ class _Training:
         weights = _collect(self._learner.weights(), self._processes)
         adapters = _collect(adapter_weights(self._learner.vlm.model), self._processes)
         if self._processes.first:
-            with self._whole(self.run.model):
-                self.run.finish(lambda path: _write_model(self._recipe, weights, adapters, path))
+            self.run.finish(lambda path: _write_model(self._recipe, weights, adapters, path))
         self._processes.agree()
-
-    @contextmanager
-    def _whole(self, path: Path) -> Iterator[None]:
-        """Says what could not be written, and what is left; a half-written directory is removed."""
-        try:
-            yield
-        # torch and safetensors report a full disk in their own ways.
-        except (OSError, RuntimeError) as error:
-            shutil.rmtree(path.with_name(f"{path.name}.partial"), ignore_errors=True)
-            newest = self.run.newest_checkpoint()
-            left = f"the newest whole checkpoint is {newest}" if newest else "there is no checkpoint yet"
-            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise TrainingError(
-                f"{path} could not be written after step {self.step} ({first_line}); {left}. Is the disk full? Free "
-                f"some, and start the same command again to resume."
-            ) from error
 
 
 def _open_learner(recipe: SFTRecipe, processes: Processes, device: torch.device | str) -> Learner:

@@ -8,6 +8,7 @@ prefilled once and copied.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pxr_agents.engines.cache import ConversationCache
+from pxr_agents.engines.turn_end import TurnEnd
 from pxr_agents.lengths import split_by_length
 from pxr_agents.types import Completion, Request, Sampling
 from pxr_agents.vlm import VLM
@@ -60,11 +62,13 @@ class TransformersEngine:
         self.vlm.model.eval()
         by_sampling: dict[Sampling, dict[int, Request]] = {}
         for request, sampling in submitted:
-            by_sampling.setdefault(sampling, {})[request.key] = request
+            # Forced or not, conversations are generated together: that is only another way to choose an id.
+            by_sampling.setdefault(replace(sampling, forced=()), {})[request.key] = request
+        forced = {request.key: sampling.forced for request, sampling in submitted}
         completions: list[tuple[int, Completion]] = []
         for sampling, requests in by_sampling.items():
             for cache, hidden in self._prefill(requests):
-                completions += self._decode(cache, hidden, requests, sampling)
+                completions += self._decode(cache, hidden, requests, sampling, forced)
         self.vlm.model.train(was_training)
         return completions
 
@@ -136,7 +140,12 @@ class TransformersEngine:
         return hidden[torch.arange(len(new), device=device), lengths - 1]
 
     def _decode(
-        self, cache: ConversationCache, hidden: Tensor, requests: dict[int, Request], sampling: Sampling
+        self,
+        cache: ConversationCache,
+        hidden: Tensor,
+        requests: dict[int, Request],
+        sampling: Sampling,
+        forced: dict[int, tuple[int, ...]],
     ) -> list[tuple[int, Completion]]:
         """Sample one turn for every row. Rows that stop are parked, the others go on without them.
 
@@ -146,16 +155,18 @@ class TransformersEngine:
         logprobs: dict[int, list[float]] = {key: [] for key in cache.keys}
         position = torch.tensor([int(requests[key].positions[:, -1].max()) + 1 for key in cache.keys])
         position = position.to(hidden.device)
-        stop = self.vlm.chat.stop_id
+        ends = {key: TurnEnd(self.vlm.chat, replace(sampling, forced=forced[key])) for key in cache.keys}
         for n in range(1, sampling.max_tokens + 1):
-            forced = sampling.forced[n - 1] if n <= len(sampling.forced) else None
-            drawn, drawn_logprobs = self._draw(hidden, sampling.temperature, forced)
+            given = {r: forced[key][n - 1] for r, key in enumerate(cache.keys) if n <= len(forced[key])}
+            drawn, drawn_logprobs = self._draw(hidden, sampling.temperature, given)
             done: list[int] = []
             going: list[int] = []
             for r, (token, logprob) in enumerate(zip(drawn.tolist(), drawn_logprobs.tolist(), strict=True)):
-                ids[cache.keys[r]].append(token)
-                logprobs[cache.keys[r]].append(logprob)
-                (done if token == stop or n == sampling.max_tokens else going).append(r)
+                key = cache.keys[r]
+                ids[key].append(token)
+                logprobs[key].append(logprob)
+                ended = n == sampling.max_tokens or ends[key].reached(ids[key])
+                (done if ended else going).append(r)
             if done:
                 self._caches.append(cache.take(done))
             if not going:
@@ -171,7 +182,7 @@ class TransformersEngine:
                 Completion(
                     token_ids=tuple(ids[key]),
                     logprobs=tuple(logprobs[key]),
-                    finish_reason="stop" if ids[key][-1] == stop else "length",
+                    finish_reason="stop" if ends[key].reached(ids[key]) else "length",
                     weights_version=self.weights_version,
                 ),
             )
@@ -190,13 +201,21 @@ class TransformersEngine:
         cache.ids_seen = [seen + 1 for seen in cache.ids_seen]
         return hidden[:, -1]
 
-    def _draw(self, hidden: Tensor, temperature: float, forced: int | None) -> tuple[Tensor, Tensor]:
-        """Sampled (or forced) ids (B,) and their log-probabilities (B,)."""
+    def _draw(self, hidden: Tensor, temperature: float, given: dict[int, int]) -> tuple[Tensor, Tensor]:
+        """Sampled ids (B,), in rows that are `given` one that id, and their log-probabilities (B,)."""
         logprobs = self.vlm.log_softmax(hidden, temperature or 1.0)
-        if forced is not None:
-            drawn = torch.full((len(hidden),), forced, device=hidden.device)
-        elif temperature == 0:
+        if temperature == 0:
             drawn = logprobs.argmax(-1)
         else:
-            drawn = torch.multinomial(logprobs.exp(), 1, generator=self._generator)[:, 0]
+            probabilities = logprobs.exp()
+            # On a GPU what follows would end the process without a word.
+            if not bool(torch.isfinite(probabilities.sum())):
+                raise FloatingPointError(
+                    f"The model gives probabilities that are no numbers (weights of version {self.weights_version}). "
+                    f"Were its weights spoiled by too large a learning rate?"
+                )
+            drawn = torch.multinomial(probabilities, 1, generator=self._generator)[:, 0]
+        if given:
+            rows = torch.tensor(list(given), device=drawn.device)
+            drawn[rows] = torch.tensor(list(given.values()), device=drawn.device)
         return drawn, logprobs.gather(1, drawn[:, None])[:, 0]

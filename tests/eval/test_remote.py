@@ -418,7 +418,8 @@ def test_fields_of_the_request_can_be_added_and_left_out(tmp_path: Path) -> None
     server = ChatServer(zoom_then_answer)
     with serve(server) as url:
         body = {"max_tokens": None, "max_completion_tokens": 9}
-        run_evaluation(tmp_path / "run", agent=choice(url, body=body, stop=("</answer>",)), limit=1)
+        greedy = Sampling(temperature=0.0, max_tokens=64, stop=("</answer>",))
+        run_evaluation(tmp_path / "run", agent=choice(url, body=body, sampling=greedy), limit=1)
     assert server.bodies[0].keys() == {"model", "messages", "temperature", "max_completion_tokens", "stop"}
     sampling = RunDirectory(tmp_path / "run").manifest()["sampling"]
     assert sampling == {"temperature": 0.0, "max_tokens": 64, "stop": ["</answer>"], "body": body}

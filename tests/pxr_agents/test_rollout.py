@@ -5,9 +5,11 @@ import pytest
 
 import pxr_env  # noqa: F401
 from pxr_agents.agents import EachEpisode, Oracle, Random, VLMAgent
+from pxr_agents.chat import Conversation
 from pxr_agents.engines.transformers import TransformersEngine
 from pxr_agents.rollout import rollout
 from pxr_agents.types import Action, Job, Sampling
+from pxr_env.curiosity import ProbeOperations
 
 ENV_ID = "pxr_env:pxr/SyntheticSearch-v0"
 
@@ -130,6 +132,99 @@ def test_an_opening_is_forced_in_the_first_turn_only(tiny_vlm):
     assert episode.steps[0].turn.startswith("\\boxed{")
     if len(episode.steps) > 1:
         assert not episode.steps[1].turn.startswith("\\boxed{")
+
+
+def probing(n, **kwargs):
+    return [ProbeOperations(env) for env in make(n, **kwargs)]
+
+
+def test_a_probe_begins_with_its_opening_and_its_forced_ids_are_marked(tiny_vlm):
+    """Beside it the rollouts that are left alone: nothing is forced on them."""
+    agent = VLMAgent(tiny_vlm.chat, TransformersEngine(tiny_vlm, seed=2), Sampling(max_tokens=40))
+    wanted = ["zoom_in", None, "zoom_in", None]
+    todo = [Job(sample_id="train-1", options={"probe": operation}) for operation in wanted]
+    envs = probing(4, max_turns=2)
+    episodes = rollout(envs, agent, todo)
+    opening = envs[0].unwrapped.dialect.call_opening("zoom_in").rstrip()
+    assert [episode.probe for episode in episodes] == wanted
+    assert {episode.task for episode in episodes} == {"pxr/SyntheticSearch-v0"}
+    for episode in episodes:
+        tokens = episode.tokens
+        if episode.probe is None:
+            assert tokens.forced is None
+            continue
+        assert episode.steps[0].turn.startswith(opening)
+        assert tokens.action[tokens.forced].all()
+        assert tokens.ids[tokens.forced].tolist() == list(tiny_vlm.chat.encode_text(opening))
+        # The policy's own, which are not those of something that was certain.
+        assert (tokens.logprobs[tokens.forced] < -1e-3).any()
+
+
+def test_an_opening_must_leave_room_for_the_model(tiny_vlm):
+    agent = VLMAgent(tiny_vlm.chat, TransformersEngine(tiny_vlm), Sampling(max_tokens=1))
+    with pytest.raises(ValueError, match="may have max_tokens=1; expected more"):
+        rollout(probing(1), agent, [Job(sample_id="train-1", options={"probe": "zoom_in"})])
+
+
+def test_a_recalled_turn_stands_in_the_conversation_as_if_it_had_been_written(tiny_vlm):
+    """Ids of a played episode, and of one whose turns were recalled, are equal; nothing is asked of the engine."""
+
+    class Silent:
+        weights_version = 0
+
+        def submit(self, request, sampling):
+            raise AssertionError("a recalled turn was generated")
+
+        def collect(self):
+            return []
+
+        def forget(self, key):
+            pass
+
+    chat = tiny_vlm.chat
+    (env,) = make(1, coordinates="pixel")
+    turn = '<tool_call>{"name": "zoom_in", "arguments": {"bbox_2d": [0, 0, 30, 30], "target_image": 1}}</tool_call>'
+    agent = VLMAgent(chat, Silent(), Sampling())
+    agent.start(0, env)
+    first, info = env.reset(options={"sample_id": "train-1"})
+    agent.recall(0, first, info, turn)
+    second, _, _, _, later = env.step(turn)
+    agent.recall(0, second, later, "\\boxed{A}")
+    tokens = agent.finish(0)
+
+    conversation = Conversation()
+    chat.prompt(conversation, info["system_prompt"], first)
+    conversation.append_turn([*chat.encode_text(turn), chat.stop_id], train=True)
+    chat.reply(conversation, second)
+    # A turn that the model ended and one that was cut read the same once something follows.
+    assert tokens.ids.tolist()[: len(conversation.ids)] == conversation.ids
+    assert tokens.ids.tolist()[len(conversation.ids) :] == list(chat.encode_text("\\boxed{A}"))
+    assert not tokens.action.any()
+    assert [image.shape for image in tokens.images] == [image.shape for image in (*first["images"], *second["images"])]
+
+
+def test_a_player_is_told_a_recalled_turn_if_it_can_be():
+    class Asked:
+        def __init__(self, env):
+            self.log = []
+
+        def act(self, observation):
+            self.log.append(observation["text"])
+            return "own"
+
+    class Told(Asked):
+        def recall(self, observation, turn):
+            self.log.append(turn)
+
+    for player, expected in ((Asked, ["question", "reply"]), (Told, ["turn", "reply"])):
+        players = []
+        agent = EachEpisode(lambda env, player=player, players=players: players.append(player(env)) or players[-1])
+        agent.start(0, None)
+        agent.recall(0, {"text": "question", "images": ()}, {}, "turn")
+        assert agent.collect() == []
+        agent.submit(0, {"text": "reply", "images": ()}, {})
+        assert [action.text for _, action in agent.collect()] == ["own"]
+        assert players[0].log == expected
 
 
 def test_action_without_completion_has_no_weights_version():

@@ -100,6 +100,21 @@ def test_every_value_of_a_hand_made_set() -> None:
     )
 
 
+def test_probes_are_counted_apart() -> None:
+    probes = [
+        episode(usage={"zoom_in": 1}, probe="zoom_in", correct=True, steps=[step({"correct": 1.0, "penalty": -0.25})]),
+        episode(usage={"zoom_in": 1}, probe="zoom_in", failures={"zoom_in": 1}, steps=[step({"correct": 0.0})]),
+    ]
+    without = episode_statistics(five_scored_and_one_broken())
+    assert episode_statistics([*five_scored_and_one_broken(), *probes]) == without | {
+        "n_episodes": 7,
+        "probe_rate": 2 / 7,
+        "probe_accuracy": 1 / 2,
+        "probe_reward": 0.375,
+    }
+    assert "usage_rate" not in episode_statistics(probes)
+
+
 def test_without_scored_episodes_only_the_counts_remain() -> None:
     assert episode_statistics([]) == {"n_episodes": 0, "n_errors": 0}
     assert episode_statistics([episode(error="judge was away")]) == {"n_episodes": 0, "n_errors": 1}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -24,10 +26,13 @@ class Talk:
     def reply(self, key, images, text):
         self.vlm.chat.reply(self.conversations[key], {"text": text, "images": tuple(images)})
 
+    def request(self, key):
+        c = self.conversations[key]
+        return Request(key=key, ids=c.ids, positions=c.positions(), images=c.images)
+
     def turn(self, keys):
         for key in keys:
-            c = self.conversations[key]
-            self.engine.submit(Request(key=key, ids=c.ids, positions=c.positions(), images=c.images), self.sampling)
+            self.engine.submit(self.request(key), self.sampling)
         completions = dict(self.engine.collect())
         for key, completion in completions.items():
             self.conversations[key].append_completion(completion)
@@ -143,6 +148,51 @@ def test_forced_ids_open_the_turn_with_their_own_logprobs(tiny_vlm, noise_image)
     np.testing.assert_allclose(
         completion.logprobs, learner_logprobs(tiny_vlm, talk.conversations[0].tokens()), atol=1e-5
     )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_stop_string_ends_the_turn_with_the_id_that_completes_it(tiny_vlm, noise_image, seed):
+    image = noise_image()
+
+    def turn(stop, forced=()):
+        engine = TransformersEngine(tiny_vlm, seed=seed)
+        talk = Talk(tiny_vlm, engine, Sampling(temperature=1.5, max_tokens=12, stop=stop, forced=forced))
+        talk.prompt(0, [image], "red?")
+        [completion] = talk.turn([0]).values()
+        talk.reply(0, [], "more")
+        return completion, talk.conversations[0].ids
+
+    free, _ = turn(())
+    text = tiny_vlm.chat.decode(free.token_ids)
+    # It lies across the borders of several ids.
+    string = text[3:8]
+    prefixes = [tiny_vlm.chat.decode(free.token_ids[:n]) for n in range(1, 13)]
+    length = 1 + next(n for n, prefix in enumerate(prefixes) if string in prefix)
+    stopped, ids = turn(("never", string))
+    assert stopped.token_ids == free.token_ids[:length]
+    assert stopped.finish_reason == "stop"
+    # The next turn begins as after every other.
+    assert tiny_vlm.chat.decode(ids).count("<|im_end|>") == 4
+    # What was forced is not the model's wish to stop.
+    forced = tiny_vlm.chat.encode_text(string)
+    assert len(turn((string,), forced)[0].token_ids) > len(forced)
+
+
+def test_forced_and_free_conversations_are_generated_together(tiny_vlm, noise_image):
+    image, boxed, one = noise_image(), tiny_vlm.chat.encode_text("\\boxed{"), (5,)
+    talk = Talk(tiny_vlm, TransformersEngine(tiny_vlm), Sampling(temperature=0, max_tokens=4))
+    for key, forced in enumerate(((), boxed, one)):
+        talk.prompt(key, [image], "red?")
+        talk.engine.submit(talk.request(key), replace(talk.sampling, forced=forced))
+    together = dict(talk.engine.collect())
+    assert together[1].token_ids[: len(boxed)] == boxed
+    assert together[2].token_ids[:1] == one
+    for key, forced in enumerate(((), boxed, one)):
+        alone = TransformersEngine(tiny_vlm)
+        alone.submit(talk.request(key), replace(talk.sampling, forced=forced))
+        [(_, completion)] = alone.collect()
+        assert completion.token_ids == together[key].token_ids
+        np.testing.assert_allclose(completion.logprobs, together[key].logprobs, atol=1e-5)
 
 
 def test_new_weights_forget_the_old_cache(tiny_vlm, noise_image):

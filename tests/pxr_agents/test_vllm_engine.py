@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from pxr_agents.engines.transformers import TransformersEngine
 from pxr_agents.engines.vllm import EngineError, VLLMEngine
 from pxr_agents.types import Sampling
 from pxr_agents.vlm import VLM, collate, token_distributions
@@ -80,7 +81,7 @@ def test_logprobs_over_turns_equal_transformers(engine, vlm, draw, temperature):
     talk.turn(range(4))
     talk.reply(0, [draw(3, 1)])
     talk.turn([0])
-    assert max(talk.gap(key, temperature or 1.0) for key in range(6)) < 1e-5
+    assert max(talk.gap(key, temperature or 1.0) for key in range(6)) < 1e-5 / (temperature or 1.0)
 
 
 def test_greedy_takes_what_transformers_takes(engine, vlm, draw):
@@ -90,6 +91,22 @@ def test_greedy_takes_what_transformers_takes(engine, vlm, draw):
     with torch.no_grad():
         ids, logprobs, _ = token_distributions(vlm, collate([talk.conversations[0].tokens()]))
     assert logprobs.argmax(-1).tolist() == ids.tolist() == list(completion.token_ids)
+
+
+def test_stop_strings_end_turns_where_they_do_with_transformers(engine, vlm, draw):
+    image = draw()
+    free = Talk(vlm, engine, Sampling(temperature=0, max_tokens=9))
+    free.prompt(0, [image])
+    text = vlm.chat.decode(free.turn([0])[0].token_ids)
+    sampling = Sampling(temperature=0, max_tokens=9, stop=("never", text[2:6]))
+    talks = [Talk(vlm, engine, sampling), Talk(vlm, TransformersEngine(vlm), sampling)]
+    for talk in talks:
+        talk.prompt(0, [image])
+    ours, theirs = (talk.turn([0])[0] for talk in talks)
+    assert ours.token_ids == theirs.token_ids
+    assert len(ours.token_ids) < 9
+    assert ours.finish_reason == theirs.finish_reason == "stop"
+    assert talks[0].gap(0) < 1e-5
 
 
 def test_samples_from_the_distribution_it_reports(engine, vlm, draw):

@@ -1,6 +1,7 @@
 """The environment as an agent meets it."""
 
 import json
+import re
 
 import gymnasium
 import numpy as np
@@ -155,6 +156,32 @@ def test_two_calls_in_one_turn_are_one_observation():
     assert info["usage"] == {"zoom_in": 2}
     assert info["failures"] == {"malformed": 1}
     assert info["views"][2]["box"] == (100, 50, 200, 100)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"dialect": "hermes"}, "\\boxed{answer}"),
+        ({"dialect": "deepeyes", "coordinates": "pixel"}, "<answer>answer</answer>"),
+    ],
+)
+def test_without_operations_nothing_says_that_there_are_any(arguments, expected):
+    env = make(operations=(), **arguments)
+    _, info = env.reset(seed=0)
+    assert info["tools"] == []
+    observation, *_ = env.step("I do not know.")
+    assert observation["text"].endswith(f"the message has no final answer; expected {expected}.")
+    for text in (info["system_prompt"], observation["text"]):
+        assert not re.search("tool|zoom|operation|call", text)
+
+
+def test_executed_calls_name_the_views_they_showed():
+    env = make()
+    env.step(zoom([0, 0, 0.5, 1]) + call("rotate") + zoom([0.5, 0, 1, 1]))
+    assert [(done.name, done.arguments["bbox_2d"], numbers) for done, numbers in env.calls] == [
+        ("zoom_in", [0, 0, 0.5, 1], (2,)),
+        ("zoom_in", [0.5, 0, 1, 1], (3,)),
+    ]
 
 
 @pytest.mark.parametrize(

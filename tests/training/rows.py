@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from pxr_agents.types import Episode, Step, Tokens
@@ -25,14 +27,20 @@ def make_tokens(turns, gap=2, prompt=3):
     )
 
 
-def make_episode(rewards, *, usage=0, unrepaired=False, turns=None, sample_id="s"):
-    """An episode whose turn k earned `rewards[k]` of the term "correct"."""
+def make_episode(rewards, *, usage=0, unrepaired=False, turns=None, sample_id="s", n_forced=0):
+    """An episode whose turn k earned `rewards[k]` of the term "correct"; a probe if ids were forced."""
     steps = [Step(turn="t", reply="r", reward=r, reward_terms={"correct": r}) for r in rewards]
+    tokens = make_tokens(turns or [2] * len(rewards))
+    if n_forced:
+        forced = np.zeros(len(tokens.ids), bool)
+        forced[np.flatnonzero(tokens.action)[:n_forced]] = True
+        tokens = replace(tokens, forced=forced)
     return Episode(
         task="task",
         sample_id=sample_id,
         steps=steps,
         usage={"zoom_in": usage},
         unrepaired=unrepaired,
-        tokens=make_tokens(turns or [2] * len(rewards)),
+        probe="zoom_in" if n_forced else None,
+        tokens=tokens,
     )

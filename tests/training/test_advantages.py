@@ -1,49 +1,15 @@
 """Advantages against values computed by hand and against a second, naive implementation."""
 
 import math
-import statistics
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.advantages import gae, group_relative
+from training.advantages import gae
 
 NUMBERS = st.floats(-10, 10, width=32)
-
-
-class TestGroupRelative:
-    def test_by_hand(self):
-        # mean .25; deviations squared: .5625, 3 * .0625 -> mean .1875; root .4330127
-        rewards = [1.0, 0.0, 0.0, 0.0]
-        assert group_relative(rewards, normalize_std=False) == pytest.approx([0.75, -0.25, -0.25, -0.25])
-        assert group_relative(rewards, normalize_std=True, eps=0.0) == pytest.approx(
-            [0.75 / 0.4330127, -0.25 / 0.4330127, -0.25 / 0.4330127, -0.25 / 0.4330127]
-        )
-        assert group_relative(rewards, normalize_std=True)[0] == pytest.approx(0.75 / (0.4330127 + 1e-4))
-
-    @given(st.lists(NUMBERS, min_size=1, max_size=12), st.booleans())
-    def test_recomputed(self, rewards, normalize_std):
-        mean = math.fsum(rewards) / len(rewards)
-        scale = statistics.pstdev(rewards) + 1e-4 if normalize_std else 1.0
-        expected = [(reward - mean) / scale for reward in rewards]
-        assert group_relative(rewards, normalize_std=normalize_std) == pytest.approx(expected, abs=1e-8)
-
-    @pytest.mark.parametrize("normalize_std", [True, False])
-    def test_equal_rewards_are_exactly_zero(self, normalize_std):
-        # np.mean([.1] * 3) is not .1
-        assert group_relative([0.1] * 3, normalize_std=normalize_std).tolist() == [0.0] * 3
-        assert group_relative([0.7], normalize_std=normalize_std).tolist() == [0.0]
-        assert group_relative([], normalize_std=normalize_std).tolist() == []
-
-    def test_the_smallest_difference_is_not_blown_up(self):
-        assert np.abs(group_relative([1.0, 1.0 + 1e-12], normalize_std=True)).max() < 1e-7
-
-    @pytest.mark.parametrize("rewards", [[1.0, math.nan], [[1.0], [0.0]], 1.0])
-    def test_mistakes(self, rewards):
-        with pytest.raises(ValueError, match="sequence of finite numbers"):
-            group_relative(rewards, normalize_std=True)
 
 
 def naive_gae(rewards, values, gamma, gae_lambda, bootstrap_value):

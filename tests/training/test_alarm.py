@@ -10,7 +10,7 @@ from training.alarm import AlarmRule, AlarmState, Outcomes, Split, likely_cause,
 RULE = AlarmRule(rate=0.1, iterations=2)
 
 
-def episode(sample="s", *, usage=None, terms=None, failures=None, truncated_by=None, error=None):
+def episode(sample="s", *, usage=None, terms=None, failures=None, truncated_by=None, error=None, probe=None):
     terms = {"correct": 1.0} if terms is None else terms
     return Episode(
         task="t",
@@ -21,6 +21,7 @@ def episode(sample="s", *, usage=None, terms=None, failures=None, truncated_by=N
         correct=terms.get("correct", 0.0) == 1.0,
         truncated_by=truncated_by,
         error=error,
+        probe=probe,
     )
 
 
@@ -52,6 +53,17 @@ def test_one_bad_iteration_is_no_alarm_and_neither_is_the_rate_itself():
     assert run([1, 4, 1, 4, 1, 4])[1] == []
     assert run([2, 2, 2, 2, 2])[1] == []  # 10% is not below 10%
     assert run([0, 0, 0, 0], rule=AlarmRule(rate=0.0, iterations=2))[1] == []
+
+
+def test_probes_are_no_users():
+    probes = [episode(f"s{k}", usage={"zoom_in": 1}, probe="zoom_in") for k in range(5)]
+    state, said = AlarmState(), []
+    for number in (1, 2):
+        state, notices = watch_usage(state, [*iteration(0), *probes], iteration=number, rule=RULE)
+        said += notices
+    assert [notice.kind for notice in said] == ["low"]
+    assert "In none of the last 10 groups did anybody use it" in said[0].text
+    assert usage_rates([*iteration(5), *probes])["usage/zoom_in"] == 0.25
 
 
 def test_the_state_goes_through_json_at_any_point():

@@ -169,32 +169,53 @@ def test_to_moves_everything():
     assert {tensor.device.type for tensor in tensors} == {"meta"}
 
 
-class TestForcedIds:
-    def row(self, advantages, **changes):
-        tokens = make_tokens([2, 2])
-        forced = np.zeros(len(tokens.ids), bool)
-        forced[np.flatnonzero(tokens.action)[:2]] = True
-        numbers = np.array(advantages, np.float32)
-        return TrainingRow(tokens=replace(tokens, forced=forced), advantages=numbers, **changes)
+class TestProbes:
+    """Two probes of six. The log-probabilities of action ids are -3, -4, ... (see `make_tokens`)."""
 
-    def test_they_carry_a_loss_only_where_they_did_better(self):
-        assert self.row([0.5] * 4).mask.tolist() == [True] * 4
-        assert self.row([-0.5] * 4).mask.tolist() == [False, False, True, True]
-        assert self.row([0.0, 1.0, -1.0, 0.0]).mask.tolist() == [False, True, True, True]
+    def group(self, *probed, others=(1.0, 0.0, 0.0, 0.0), n_forced=2):
+        probes = [make_episode([reward], turns=[4], n_forced=n_forced, usage=1) for reward in probed]
+        return Group(sample_id="s", episodes=[*probes, *(make_episode([reward], turns=[4]) for reward in others)])
+
+    def test_they_are_compared_with_the_others(self):
+        rows = group_rows(self.group(1.0, 0.0), normalize_std=False)
+        # The mean of the four others is 1/4.
+        assert [row.advantages[-1] for row in rows] == [0.75, -0.25, 0.75, -0.25, -0.25, -0.25]
+
+    def test_a_dead_opening_is_learned_where_it_paid(self):
+        # exp(-3 - 4) is 9e-4 and exp(-3 - 4 - 5) is 6e-6: alive and dead.
+        alive = group_rows(self.group(1.0, 0.0), normalize_std=False)
+        assert [row.mask.tolist() for row in alive[:2]] == [[True] * 4, [True] * 4]
+        dead = group_rows(self.group(1.0, 0.0, n_forced=3), normalize_std=False)
+        assert [row.mask.tolist() for row in dead[:2]] == [[True] * 4, [False] * 3 + [True]]
+        assert dead[1].advantages.tolist() == [0, 0, 0, -0.25]
+        assert dead[2].mask.all()
 
     def test_masked_ids_are_not_counted(self):
-        row = self.row([-0.5] * 4)
-        assert (row.n_actions, row.n_trained) == (4, 2)
-        bucket = make_bucket([row, row_of([3])])
-        assert bucket.mask.tolist() == [False, False, True, True, True, True, True]
-        assert loss_weights([row, row_of([3])], "token") == ([1.0, 1.0], 5.0)
+        _, lost, *_ = group_rows(self.group(1.0, 0.0, n_forced=3), normalize_std=False)
+        assert (lost.n_actions, lost.n_trained) == (4, 1)
+        assert make_bucket([lost, row_of([2])]).mask.tolist() == [False] * 3 + [True] * 3
+        assert loss_weights([lost, row_of([2])], "token") == ([1.0, 1.0], 3.0)
+        assert replace(lost, idle=True).n_trained == 0
 
-    def test_a_row_of_nothing_else_teaches_nothing(self):
-        tokens = make_tokens([2])
-        row = TrainingRow(tokens=replace(tokens, forced=tokens.action), advantages=np.full(2, -1.0, np.float32))
-        assert not row.teaches
-        assert not replace(row, returns=np.ones(2, np.float32)).teaches
-        assert replace(row, advantages=-row.advantages).teaches
+    def test_a_lost_probe_of_forced_ids_only_teaches_nothing(self):
+        won, lost, *_ = group_rows(self.group(1.0, 0.0, n_forced=4), normalize_std=False)
+        assert won.teaches
+        assert not lost.teaches
+
+    def test_forced_ids_of_an_episode_that_is_no_probe_are_its_own(self):
+        group = self.group(1.0, 0.0, n_forced=3)
+        group.episodes[1].probe = None
+        rows = group_rows(group, normalize_std=False)
+        assert rows[1].mask.all()
+        # Five others, of whom one is right.
+        assert rows[0].advantages[0] == pytest.approx(0.8)
+
+    def test_they_are_settled_apart(self):
+        group = self.group(1.0, 0.0)
+        # One of four others used an operation: the rate is 1/4, not 3/6.
+        group.episodes[2].usage = {"zoom_in": 1}
+        settled = [term_returns(episode)["curiosity"] for episode in settle(group, preset="paper").episodes]
+        assert settled == pytest.approx([0, 0, 0.5 * (0.3 - 0.25), 0, 0, 0])
 
 
 def test_idle_rows_carry_no_loss():

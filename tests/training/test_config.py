@@ -5,7 +5,16 @@ import math
 
 import pytest
 
-from training.config import CuriosityRecipe, EnvRecipe, PPORecipe, RecipeError, SFTRecipe, load_recipe, recipe_keys
+from training.config import (
+    CuriosityRecipe,
+    EnvRecipe,
+    PPORecipe,
+    ProbesRecipe,
+    RecipeError,
+    SFTRecipe,
+    load_recipe,
+    recipe_keys,
+)
 
 ENV = EnvRecipe(id="pxr_env:pxr/SyntheticSearch-v0")
 PPO = PPORecipe(model="m", env=ENV)
@@ -99,6 +108,36 @@ def test_rollouts_ahead_need_processes_of_their_own_and_a_correction():
     with pytest.raises(ValueError, match=r"^importance_cap is None; expected .* rollouts come from older weights"):
         dataclasses.replace(ahead, old_logprobs="learner")
     dataclasses.replace(ahead, old_logprobs="learner", importance_cap=2.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"floor": 0.0}, "^floor is 0.0; expected a number above 0, at most 1"),
+        ({"share": 0.6}, "^share is 0.6; expected a number above 0, at most 0.5"),
+        ({"window": 0}, "^window is 0; expected 1 or more"),
+        ({"patience": 0}, "^patience is 0; expected an int >= 1"),
+    ],
+)
+def test_ranges_of_probes(changes, message):
+    with pytest.raises(ValueError, match=message):
+        ProbesRecipe(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"advantage": "gae"}, "^advantage is 'gae'; expected 'group' where probes are enabled"),
+        ({"group_size": 3}, "^probes.share is 0.25; expected at least one rollout of a group of 3"),
+        # 2 groups with 6 rollouts that are no probes: 64 episodes are counted in 6 iterations.
+        ({"groups_per_iteration": 2}, "^probes.window is 5; expected 6 or more"),
+    ],
+)
+def test_probes_that_could_never_happen_are_refused(changes, message):
+    dataclasses.replace(PPO, probes=ProbesRecipe(enabled=True))
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(PPO, probes=ProbesRecipe(enabled=True), **changes)
+    dataclasses.replace(PPO, **changes)
 
 
 def test_a_budget_of_tokens_needs_no_number_of_minibatches():

@@ -13,10 +13,10 @@ import torch
 
 from pxr_agents.chat import Conversation
 from pxr_agents.engines.vllm import EngineError, StaleWeightsError, StartArguments
-from pxr_agents.types import Request, Sampling
+from pxr_agents.types import Episode, Request, Sampling
 from pxr_agents.vlm import VLM
 from tests.vllm_support import ARGUMENTS, VARIABLES, Talk, needs_vllm, vllm_processes
-from training.config import EngineRecipe
+from training.config import EngineRecipe, ProbesRecipe
 from training.rllib.algorithm import VLMPPOConfig
 from training.rllib.engines import EngineGroup
 from training.rllib.env_runner import VLMEnvRunner
@@ -120,7 +120,7 @@ def test_engines_are_lost_hang_and_come_back_with_the_weights(group, tiny_vlm, n
     os.kill(hung, signal.SIGSTOP)
     waiting = Talk(tiny_vlm, RemoteEngine(replace(group.handles(), timeout=3.0), first=1), Sampling(max_tokens=5))
     waiting.prompt(0, [noise_image()])
-    with pytest.raises(EngineError, match=r"1 turns are under way and none was finished within timeout=3 s"):
+    with pytest.raises(EngineError, match=r"1 turns .* none was finished within engine\.turn_timeout=3 s"):
         waiting.turn([0])
 
     group.check(timeout=3)
@@ -153,21 +153,36 @@ def test_too_little_room_is_said_at_once(vllm_ray, tiny_path):
 
 
 def test_ppo_trains_on_what_vllm_sampled(vllm_ray, make_recipe):
+    """With a probe in most groups, as if thousands of episodes had not used the operation."""
     recipe = make_recipe(
         num_env_runners=2,
-        engine=EngineRecipe(kind="vllm", num_cpus_per_engine=0.25, timeout=200, vllm=VLLM),
+        probes=ProbesRecipe(enabled=True, window=8),
+        engine=EngineRecipe(kind="vllm", num_cpus_per_engine=0.25, timeout=200, turn_timeout=20, vllm=VLLM),
     )
     algorithm: Any = VLMPPOConfig().recipe(recipe).build_algo()
+    idle = Episode(task="pxr/SyntheticSearch-v0", sample_id="s", usage={"zoom_in": 0})
+    algorithm.probes.count([idle] * 6400, 0)
     try:
         for version in (1, 2):
             algorithm.train()
             metrics = algorithm.last_iteration
             assert metrics["n_episodes"] == 16
+            probes = [episode for episode in algorithm.last_episodes if episode.probe == "zoom_in"]
+            assert 0 < len(probes) <= 4
+            assert all(episode.steps[0].turn.startswith('<tool_call>\n{"name": "zoom_in"') for episode in probes)
             # The second iteration was sampled with the weights that the first one made.
             assert metrics["learner/logprob_gap_max"] < 1e-4
             assert metrics["learner/ratio_mean"] == pytest.approx(1, abs=1e-4)
             assert metrics["learner/grad_norm"] > 1e-3
             assert algorithm.engines.weights_version == version
+            if version == 1:
+                # vLLM's process hangs below an actor that answers.
+                hung = vllm_processes()
+                for process in hung:
+                    process.suspend()
+        assert [fault.kind for fault in algorithm.last_faults].count("engine") >= 1
+        assert metrics["faults/engine"] >= 1
+        assert not [process for process in hung if process.is_running() and process.status() != "zombie"]
         sampled = algorithm._sample(["train-7"])
         assert {step.weights_version for e in sampled[0].episodes for step in e.steps} == {2}
         assert not any(r for r in algorithm.env_runner_group.foreach_env_runner(lambda runner: runner.module))

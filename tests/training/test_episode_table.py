@@ -120,6 +120,7 @@ def test_evaluation_reads_the_episodes(played, tmp_path):
     from eval.records import RunDirectory
 
     episodes = [played(ZOOM, "\\boxed{A}"), played("\\boxed{B}", sample_id="train-4")]
+    episodes[0].probe = "zoom_in"
     write_episodes(tmp_path / "1", [PicturedEpisode(episode=each, picture=None) for each in episodes], iteration=1)
     assert RunDirectory(tmp_path / "1").episodes() == episodes
 
@@ -137,7 +138,8 @@ def test_a_row_of_the_table():
 
 
 def test_the_page_says_how_an_episode_ended():
-    one = Episode(task="t", sample_id="s", truncated_by="max_turns", error="died", target="A")
+    one = Episode(task="t", sample_id="s", truncated_by="max_turns", error="died", target="A", probe="zoom_in")
     page = episodes_page([PicturedEpisode(episode=one, picture=None)], iteration=4)
     for text in ("Iteration 4: 1 episodes", "cut off by max_turns", "error died", "executed: nothing", "1. s: wrong"):
         assert text in page
+    assert "made to begin with zoom_in" in page

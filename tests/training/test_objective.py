@@ -27,20 +27,19 @@ EVERYTHING = PPORecipe(
 )
 
 
-def make_rows(seed, lengths=((3, 4), (2,), (9, 1), (7,), (12,)), forced=False):
+def make_rows(seed, lengths=((3, 4), (2,), (9, 1), (7,), (12,)), masked=False):
     rng = np.random.default_rng(seed)
     rows = []
     for k, turns in enumerate(lengths):
         tokens = make_tokens(turns)
-        n = int(tokens.action.sum())
-        mask = np.zeros(len(tokens.ids), bool)
-        mask[np.flatnonzero(tokens.action)[: n // 2]] = True
-        tokens = replace(tokens, logprobs=np.where(tokens.action, -rng.exponential(size=len(mask)), 0).astype("f4"))
+        n, length = int(tokens.action.sum()), len(tokens.ids)
+        tokens = replace(tokens, logprobs=np.where(tokens.action, -rng.exponential(size=length), 0).astype("f4"))
         names = ("advantages", "returns", "old_values", "old_logprobs", "ref_logprobs")
         columns = {name: rng.normal(size=n).astype(np.float32) for name in names}
         columns["old_logprobs"] = tokens.logprobs[tokens.action] + 0.3 * columns["old_logprobs"]
         columns["ref_logprobs"] = tokens.logprobs[tokens.action] + 0.3 * columns["ref_logprobs"]
-        rows.append(TrainingRow(tokens=replace(tokens, forced=mask if forced else None), group=k // 2, **columns))
+        trained = np.arange(n) >= n // 2 if masked else None
+        rows.append(TrainingRow(tokens=tokens, trained=trained, group=k // 2, **columns))
     return rows
 
 
@@ -59,10 +58,10 @@ def numpy_objective(recipe, row, logprobs, entropy, values):
 
 
 @pytest.mark.parametrize("normalization", ["token", "sequence", "group", "constant"])
-@pytest.mark.parametrize("forced", [False, True])
-def test_all_terms_against_numpy(normalization, forced):
+@pytest.mark.parametrize("masked", [False, True])
+def test_all_terms_against_numpy(normalization, masked):
     recipe = replace(EVERYTHING, loss_normalization=normalization)
-    rows = make_rows(0, forced=forced)
+    rows = make_rows(0, masked=masked)
     factors, units = loss_weights(rows, normalization, constant=recipe.max_tokens)
     n = float(sum(row.n_trained for row in rows))
     weighed = [replace(row, weight=factor * n / units) for row, factor in zip(rows, factors, strict=True)]

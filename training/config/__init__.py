@@ -7,6 +7,7 @@ from training.config.engine import EngineRecipe
 from training.config.environment import CuriosityRecipe, EnvRecipe
 from training.config.learner import LearnerRecipe
 from training.config.ppo import PPORecipe
+from training.config.probes import ProbesRecipe
 from training.config.warm_start import ImagesRecipe, SFTRecipe, TracesRecipe
 from training.recipe_reader import RecipeError, load_recipe, recipe_keys, to_dict
 
@@ -17,6 +18,7 @@ __all__ = [
     "ImagesRecipe",
     "LearnerRecipe",
     "PPORecipe",
+    "ProbesRecipe",
     "RecipeError",
     "SFTRecipe",
     "TracesRecipe",

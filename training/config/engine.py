@@ -19,7 +19,8 @@ class EngineRecipe:
         num_cpus_per_engine: what Ray reserves for each; may be a fraction.
         num_gpus_per_engine: what Ray reserves for each: vllm.tensor_parallel_size, or a fraction where an engine shares
             its GPU with a learner; 0 on a CPU.
-        timeout: seconds after which an engine that does not start, answer or take weights counts as lost.
+        timeout: seconds after which an engine that does not start or take weights counts as lost.
+        turn_timeout: seconds without a finished turn after which engines are looked at, and those that hang replaced.
         vllm: start arguments of each engine.
     """
 
@@ -28,10 +29,11 @@ class EngineRecipe:
     num_cpus_per_engine: float = 1.0
     num_gpus_per_engine: float = 0.0
     timeout: float = 600.0
+    turn_timeout: float = 600.0
     vllm: StartArguments = field(default_factory=StartArguments)
 
     def __post_init__(self) -> None:
         require(self.kind in ("transformers", "vllm"), "kind", self.kind, "'transformers' or 'vllm'")
         at_least(self, 1, "num_engines")
         at_least(self, 0, "num_cpus_per_engine", "num_gpus_per_engine")
-        above_zero(self, "timeout")
+        above_zero(self, "timeout", "turn_timeout")

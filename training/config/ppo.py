@@ -9,6 +9,7 @@ from training.config.checks import above_zero, at_least, one_of, require, share
 from training.config.engine import EngineRecipe
 from training.config.environment import CuriosityRecipe, EnvRecipe
 from training.config.learner import LearnerRecipe
+from training.config.probes import ProbesRecipe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,7 +18,7 @@ class PPORecipe:
     code: rollouts, clipping, an advantage that is not divided by the standard deviation, no KL term.
 
     Attributes:
-        model: directory of the checkpoint to start from.
+        model: the checkpoint to start from: its directory, or its hub name.
         env: the environment to train in.
         out: directory of the run.
         seed: of everything random.
@@ -32,6 +33,9 @@ class PPORecipe:
         rollout_timeout: seconds after which an env runner that has not come back counts as lost.
         max_staleness: iterations that rollouts may be older than the weights that they train: 0 for rollouts and
             updates in turn, 1 to sample the next iteration while learners work at this one (see docs/ppo.md).
+        env_timeout: seconds after which a step or reset of an environment that has not come back counts as stuck.
+        learner_timeout: seconds after which learners that have not finished an update count as lost.
+        max_restarts: how often the run starts again from the newest checkpoint, after processes it needs were lost.
         num_epochs: passes over the rollouts of an iteration.
         num_minibatches: optimizer steps per epoch; minibatches are made of whole groups.
         lr: peak learning rate of AdamW.
@@ -66,7 +70,10 @@ class PPORecipe:
         minibatch_tokens: ids in a minibatch of one learner, at most, instead of num_minibatches.
         temperature: of sampling.
         max_tokens: limit of one turn.
+        stop_strings: end a turn where the dialect says that generation may stop, behind a call, say; by default only
+            the model ends it.
         curiosity: the curiosity reward.
+        probes: rollouts that are made to begin with an operation nobody uses any more.
         checkpoint_every: iterations between checkpoints.
         wandb: log to Weights & Biases if it is installed, offline if no key is set.
         episode_table_every: iterations between samples of episodes with pictures, in OUT/episodes and in wandb; 0 for
@@ -94,6 +101,9 @@ class PPORecipe:
     num_cpus_per_learner: float = 1.0
     rollout_timeout: float = 1800.0
     max_staleness: int = 0
+    env_timeout: float = 300.0
+    learner_timeout: float = 3600.0
+    max_restarts: int = 3
 
     num_epochs: int = 1
     num_minibatches: int = 2
@@ -129,7 +139,9 @@ class PPORecipe:
 
     temperature: float = 1.0
     max_tokens: int = 512
+    stop_strings: bool = False
     curiosity: CuriosityRecipe = field(default_factory=CuriosityRecipe)
+    probes: ProbesRecipe = field(default_factory=ProbesRecipe)
     checkpoint_every: int = 10
     wandb: bool = True
 
@@ -150,9 +162,10 @@ class PPORecipe:
         )  # fmt: skip
         at_least(
             self, 0, "seed", "num_env_runners", "num_learners", "num_cpus_per_env_runner", "num_cpus_per_learner",
-            "lr_warmup_iterations", "weight_decay", "ent_coef", "vf_coef",
+            "lr_warmup_iterations", "weight_decay", "ent_coef", "vf_coef", "max_restarts",
         )  # fmt: skip
-        above_zero(self, "lr", "max_grad_norm", "temperature", "clip_coef", "clip_coef_high", "rollout_timeout")
+        above_zero(self, "lr", "max_grad_norm", "temperature", "clip_coef", "clip_coef_high")
+        above_zero(self, "rollout_timeout", "env_timeout", "learner_timeout")
         share(self, "lr_decay_fraction", "gamma", "gae_lambda")
         require(self.clip_coef < 1, "clip_coef", self.clip_coef, "a number below 1")
         require(all(0 <= beta < 1 for beta in self.adam_betas), "adam_betas", self.adam_betas, "two numbers in [0, 1)")
@@ -173,6 +186,8 @@ class PPORecipe:
         )  # fmt: skip
         self._check_loss()
         self._check_staleness()
+        if self.probes.enabled:
+            self._check_probes()
         at_least(self, 0, "num_gpus_per_learner")
         require(
             self.learner.kind == "ddp" or self.num_learners > 0,
@@ -197,6 +212,27 @@ class PPORecipe:
             self.old_logprobs == "engine" or self.importance_cap is not None,
             "importance_cap", self.importance_cap,
             "a number above 0 where max_staleness is 1 and old_logprobs 'learner': rollouts come from older weights",
+        )  # fmt: skip
+
+    def _check_probes(self) -> None:
+        revival = self.probes.revival(["any"], seed=self.seed)
+        probed = revival.n_candidates(self.group_size)
+        require(
+            self.advantage == "group",
+            "advantage", self.advantage,
+            "'group' where probes are enabled: a probe is compared with rollouts of its group that were left alone; a "
+            "critic would learn the value of a policy that is made to begin with operations",
+        )  # fmt: skip
+        require(
+            probed > 0,
+            "probes.share", self.probes.share, f"at least one rollout of a group of {self.group_size}",
+        )  # fmt: skip
+        counted = self.groups_per_iteration * (self.group_size - probed)
+        require(
+            counted * self.probes.window >= revival.min_episodes,
+            "probes.window", self.probes.window,
+            f"{-(-revival.min_episodes // counted)} or more: there are no probes until {revival.min_episodes} episodes "
+            f"are counted, and an iteration has {counted} that are none",
         )  # fmt: skip
 
     def _check_loss(self) -> None:

@@ -39,7 +39,7 @@ class SFTRecipe:
     """Supervised training on traces, the warm start before reinforcement learning (see docs/warm_start.md).
 
     Attributes:
-        model: directory of the checkpoint to start from.
+        model: the checkpoint to start from: its directory, or its hub name.
         traces: the demonstrations to train on: a file, or a directory.
         format: "traces", played in their environments (JSONL, see `training/demonstrations.py`), or "messages",
             recorded conversations in the released format.

@@ -8,7 +8,6 @@ checkpoints and metrics are ours: they lie in the run's directory, which all mac
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 import threading
@@ -23,6 +22,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from training.config import SFTRecipe
+from training.logs import read_lines
 from training.processes import Processes
 from training.run_directory import Interrupted, RunDirectory
 from training.sft_loop import Report, train
@@ -103,10 +103,8 @@ class _Progress:
                 self._told = row["step"]
                 self._report(int(row["step"]), self._steps, row)
 
-    def _rows(self) -> Iterator[dict[str, float]]:
-        for line in self._path.read_text().splitlines():
-            if line.endswith("}"):
-                yield json.loads(line)
+    def _rows(self) -> list[dict[str, float]]:
+        return read_lines(self._path)
 
 
 class _Background(threading.Thread):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import time
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import ray
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -17,19 +14,24 @@ from ray.rllib.utils.metrics import LEARNER_RESULTS, WEIGHTS_SEQ_NO
 
 from pxr_agents.statistics import episode_statistics
 from pxr_agents.types import Episode
-from pxr_env.curiosity import UsageRates
 from training.alarm import AlarmRule, AlarmState, Notice, usage_rates, watch_usage
 from training.config import PPORecipe
 from training.cursor import SampleCursor
+from training.errors import NonFiniteError
+from training.fault_log import Fault, count_faults
+from training.finite import check_rewards
 from training.logs import combine_metrics
+from training.probes import ProbePlanner
 from training.rllib.deepspeed_learner import DeepSpeedLearner
 from training.rllib.engines import EngineGroup
-from training.rllib.env_runner import SampledGroup, VLMEnvRunner, process_id, sampling_costs, weights_bytes
+from training.rllib.env_runner import SampledGroup, VLMEnvRunner, sampling_costs, weights_bytes
 from training.rllib.group_selection import GroupSelection, training_data
 from training.rllib.learner import TokenPPOLearner
 from training.rllib.module import VLMModule
 from training.rllib.pipeline import SamplingPipeline, staleness
-from training.rllib.remote_engine import EngineHandles
+from training.rllib.recovery import LearnerWatch, failed_batch
+from training.rllib.runners import RunnerPool, SamplingCall, attempt_of, sample_on
+from training.rllib.sampling import Attempt, sample_all
 from training.rllib.weight_sync import make_weight_sync
 from training.rllib.weights import learner_state, learner_version, load_shards, save_shards
 
@@ -107,6 +109,8 @@ class VLMPPO(PPO):
         last_iteration: its numbers, unsmoothed.
         last_episodes: its episodes, without tokens.
         last_notices: what the alarm has to say of it (see `training.alarm`).
+        learner_watch: ends waits for learners that die or hang.
+        last_faults: what was lost, hung or was left out in it; of one under way, so far.
     """
 
     @classmethod
@@ -114,6 +118,7 @@ class VLMPPO(PPO):
         return VLMPPOConfig()
 
     engines: EngineGroup | None = None
+    _runners: RunnerPool | None = None
     # A reference to what env runners with an engine of their own got last.
     _pushed: ray.ObjectRef | None = None
 
@@ -126,40 +131,45 @@ class VLMPPO(PPO):
         data: Any = self.env_runner.env.unwrapped.data
         self.cursor = SampleCursor(data.sample_ids(), seed=ppo.seed)
         self.n_bad_rows = len(getattr(data, "skipped", ()))
-        self.usage_rates = UsageRates(max_samples=10_000)
+        self.probes = ProbePlanner(ppo, self.env_runner.env)
         self.selection = GroupSelection(ppo)
         self.pipeline = SamplingPipeline(
-            ppo,
-            self.env_runner_group,
-            take=self.cursor.take,
-            calls=lambda ids, iteration, n: self._calls(ids, (ppo.seed, 3, iteration, 0), n),
-            sample=self._sample,
-            processes=self._answering_processes,
+            ppo, take=self.cursor.take, sample=self._sample, begin=self._begin, finish=self._finish
         )
         self.last_iteration: dict[str, float] = {}
         self.last_episodes: list[Episode] = []
         self.last_notices: list[Notice] = []
+        self.last_faults: list[Fault] = []
+        self._runners = RunnerPool(
+            self.env_runner_group,
+            timeout=ppo.rollout_timeout,
+            restore=lambda: self.restore_env_runners(self.env_runner_group),
+        )
+        self.learner_watch = LearnerWatch(self.learner_group, ppo.learner_timeout)
         self.alarm = AlarmState()
         self._sync()
 
     def training_step(self) -> None:
         ppo, start = self.config.ppo, time.perf_counter()
+        self.last_faults = []
         groups = self.pipeline.groups(self.iteration, self._weights_version)
         self.pipeline.begin(self.iteration)
         sampled = time.perf_counter()
-        learned = self._learn(groups)
+        with self.learner_watch.bounded():
+            learned = self._learn(groups)
         updated = time.perf_counter()
         self.pipeline.finish()
         joined = time.perf_counter()
-        moved = self._sync()
+        with self.learner_watch.bounded():
+            moved = self._sync()
         episodes = [episode for group in groups for episode in group.episodes]
-        for episode in episodes:
-            self.usage_rates.record(episode.task, episode.sample_id, episode.usage)
+        self.probes.count(episodes, self.iteration)
         self.last_episodes = episodes
         rule = AlarmRule(rate=ppo.alarm_rate, iterations=ppo.alarm_iterations)
         self.alarm, self.last_notices = watch_usage(self.alarm, episodes, iteration=self.iteration + 1, rule=rule)
         self.last_iteration = {
             "iteration": float(self.iteration + 1),
+            **self.probes.metrics(),
             **episode_statistics(episodes),
             **usage_rates(episodes),
             **self.alarm.flags(),
@@ -167,6 +177,7 @@ class VLMPPO(PPO):
             **sampling_costs(groups),
             "bytes/weights": float(moved),
             **({"data/bad_rows": float(self.n_bad_rows)} if self.n_bad_rows else {}),
+            **count_faults(self.last_faults),
             "seconds/sample": sampled - start,
             "seconds/learn": updated - sampled,
             "seconds/sync": time.perf_counter() - joined,
@@ -177,110 +188,88 @@ class VLMPPO(PPO):
         self,
         sample_ids: Sequence[str],
         *,
-        iteration: int | None = None,
-        attempts: Sequence[int] = range(3),
-        first: Callable[[], list[Any]] | None = None,
+        iteration: int,
+        first_attempt: int = 0,
+        begun: Attempt | None = None,
     ) -> list[SampledGroup]:
-        """Every sample becomes a group. What a lost runner owed is sampled again by those that are left.
+        """A group of every sample (see `training.rllib.sampling`).
 
-        The arguments are those of `SamplingPipeline`.
+        Args:
+            sample_ids: the samples.
+            iteration: the one whose groups they are.
+            first_attempt: the number that attempts are counted from, so that noise never comes twice.
+            begun: what came of the first attempt, if that was begun earlier.
         """
-        iteration = self.iteration if iteration is None else iteration
-        done: dict[str, SampledGroup] = {}
-        for attempt in attempts:
-            missing = [s for s in sample_ids if s not in done]
-            if missing:
-                if first is not None and attempt == attempts[0]:
-                    groups = self._received(first(), missing)
-                else:
-                    groups = self._sample_once(missing, (self.config.ppo.seed, 3, iteration, attempt))
-                done |= {group.sample_id: group for group in groups}
-                # References die with the runner that made them, even after it has answered.
-                alive = self._answering_processes()
-                done = {sample_id: group for sample_id, group in done.items() if group.process in alive}
-        lost = [s for s in sample_ids if s not in done]
-        if lost:
-            raise RuntimeError(
-                f"{len(lost)} of {len(sample_ids)} groups could not be sampled in {len(attempts)} attempts: env "
-                f"runners died or took longer than rollout_timeout={self.config.sample_timeout_s:g} s. The last "
-                f"checkpoint is whole; start the same command again to resume."
-            )
-        return [done[s] for s in sample_ids]
 
-    def _sample_once(self, sample_ids: Sequence[str], seed: tuple[int, ...]) -> list[SampledGroup]:
-        if not self.config.num_env_runners:
-            if self.engines is not None:
-                self.env_runner.connect(self.engines.handles())
-            return self.env_runner.sample_groups(sample_ids, seed=(*seed, 0))
-        workers = self._healthy_runners()
-        if not workers:
-            return []
-        results = self.env_runner_group.foreach_env_runner(
-            self._calls(sample_ids, seed, len(workers)),
-            local_env_runner=False,
-            remote_worker_ids=workers,
-            timeout_seconds=self.config.sample_timeout_s,
+        def once(asked: Sequence[str], attempt: int, alone: bool) -> Attempt:
+            if begun is not None and attempt == first_attempt:
+                return self._ready_again(begun, len(asked))
+            call = self._call(asked, iteration, attempt)
+            if self._runners is not None and self.config.num_env_runners:
+                result = self._runners.sample(asked, call, alone=alone)
+            else:
+                result = attempt_of([sample_on(self.env_runner, sample_ids=asked, call=call)])
+            return self._ready_again(result, len(asked))
+
+        groups: list[SampledGroup] = sample_all(
+            sample_ids, once, replace=self._another, report=self.last_faults.append, first_attempt=first_attempt
         )
-        return self._received(results, sample_ids)
-
-    def _calls(self, sample_ids: Sequence[str], seed: tuple[int, ...], n: int) -> list[Callable[[Any], Any]]:
-        """What each of n env runners is to run, so that together they sample all groups."""
-        engines = None if self.engines is None else self.engines.handles()
-        parts = np.array_split(np.array(sample_ids, object), n)
-        return [
-            functools.partial(
-                _sample_groups,
-                sample_ids=list(part),
-                seed=(*seed, k),
-                weights_version=self._weights_version,
-                engines=engines,
-            )
-            for k, part in enumerate(parts)
-        ]
-
-    def _received(self, results: list[list[SampledGroup] | str], sample_ids: Sequence[str]) -> list[SampledGroup]:
-        """The groups in the answers to `_calls`; env runners that owe some are made ready to sample them."""
-        groups: list[SampledGroup] = []
-        for result in results:
-            if isinstance(result, str):
-                raise RuntimeError(f"An env runner could not sample:\n{result}")
-            groups += result
-        if len(groups) < len(sample_ids):
-            # A runner that was restarted has the weights it began with, and refused to sample with them.
-            self.restore_env_runners(self.env_runner_group)
-            self._push()
+        check_rewards([episode for group in groups for episode in group.episodes])
         return groups
 
-    def _healthy_runners(self) -> list[int]:
-        """Indices of the env runners that are up, after waiting for a restart if there is none."""
-        deadline = time.monotonic() + self.config.sample_timeout_s
-        while not (healthy := list(self.env_runner_group.healthy_worker_ids())) and time.monotonic() < deadline:
-            time.sleep(0.5)
-            self.restore_env_runners(self.env_runner_group)
-        return healthy
+    def _another(self, taken: Sequence[str]) -> str:
+        """The next sample that is none of these."""
+        while True:
+            [sample_id] = self.cursor.take(1)
+            if sample_id not in taken:
+                return sample_id
 
-    def _answering_processes(self) -> set[str]:
-        """Ids of the env runners' processes that live; the local one's groups may have stayed in it."""
-        if not self.config.num_env_runners:
-            return {"", process_id()}
-        return set(
-            self.env_runner_group.foreach_env_runner(
-                _process, local_env_runner=False, timeout_seconds=self.config.sample_timeout_s
-            )
+    def _call(self, sample_ids: Sequence[str], iteration: int, attempt: int) -> SamplingCall:
+        return SamplingCall(
+            seed=(self.config.ppo.seed, 3, iteration, attempt),
+            weights_version=self._weights_version,
+            engines=None if self.engines is None else self.engines.handles(),
+            probes=self.probes.plan(sample_ids, iteration),
         )
+
+    def _begin(self, sample_ids: Sequence[str], iteration: int) -> None:
+        assert self._runners is not None
+        self._runners.begin(sample_ids, self._call(sample_ids, iteration, 0))
+
+    def _finish(self, sample_ids: Sequence[str], iteration: int) -> tuple[list[SampledGroup], float]:
+        assert self._runners is not None
+        attempt = self._runners.finish()
+        return self._sample(sample_ids, iteration=iteration, begun=attempt), attempt.seconds
+
+    def _ready_again(self, result: Attempt, n: int) -> Attempt:
+        """What came of asking for n groups; whoever owes some is made ready to be asked for them."""
+        if len(result.groups) < n:
+            if self.engines is not None and any(fault.kind == "engine" for fault in result.faults):
+                self.engines.check(timeout=min(60.0, self.config.ppo.engine.turn_timeout))
+            # An env runner that was started again has the weights it began with, and refused to sample with them.
+            self.restore_env_runners(self.env_runner_group)
+            self._push()
+        return result
 
     def _learn(self, groups: Sequence[SampledGroup]) -> dict[str, float]:
         age = max(staleness(group, self._weights_version) for group in groups)
         selected, books = self.selection.select(groups, self.iteration, age=age)
-        results = self.learner_group.update(
-            training_data=training_data(selected, self.config.ppo),
-            iteration=self.iteration,
-            weights_version=self._weights_version,
-            timesteps={},
-        )
+        try:
+            results = self.learner_group.update(
+                training_data=training_data(selected, self.config.ppo),
+                iteration=self.iteration,
+                weights_version=self._weights_version,
+                timesteps={},
+            )
+        except NonFiniteError as error:
+            raise failed_batch(error, self.learner_group) from error
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
         updates = [result.get() for result in self.learner_group.foreach_learner(_last_update)]
-        return {f"learner/{name}": value for name, value in combine_metrics(updates).items()} | books
+        learned = combine_metrics(updates)
+        if skipped := int(learned.get("skipped_steps", 0)):
+            text = f"{skipped} steps were left out, whose gradients have no finite norm"
+            self.last_faults.append(Fault("skipped step", text))
+        return {f"learner/{name}": value for name, value in learned.items()} | books
 
     def _sync(self) -> int:
         """Give every env runner or engine the learners' weights, and wait until all have them.
@@ -310,8 +299,9 @@ class VLMPPO(PPO):
             )
 
     def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
-        saved = str(super().save_to_path(path, **kwargs))
-        save_shards(self.learner_group, Path(saved))
+        with self.learner_watch.bounded():
+            saved = str(super().save_to_path(path, **kwargs))
+            save_shards(self.learner_group, Path(saved))
         self.pipeline.save(Path(saved))
         return saved
 
@@ -325,7 +315,7 @@ class VLMPPO(PPO):
         state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
         state[STATE] = {
             "cursor": self.cursor.state_dict(),
-            "usage_rates": self.usage_rates.to_dict(),
+            "probes": self.probes.state_dict(),
             "alarm": self.alarm.to_dict(),
             "replay": self.selection.state_dict(),
             "ahead": self.pipeline.state_dict(),
@@ -336,46 +326,18 @@ class VLMPPO(PPO):
         super().set_state(state)
         if STATE in state:
             self.cursor.load_state_dict(state[STATE]["cursor"])
-            self.usage_rates = UsageRates.from_dict(state[STATE]["usage_rates"])
+            self.probes.load_state_dict(state[STATE]["probes"])
             self.alarm = AlarmState.from_dict(state[STATE]["alarm"])
             self.selection.load_state_dict(state[STATE]["replay"])
             self.pipeline.load_state_dict(state[STATE]["ahead"])
         self._sync()
 
     def cleanup(self) -> None:
-        if hasattr(self, "pipeline"):
-            self.pipeline.abandon()
+        if self._runners is not None:
+            self._runners.close()
         super().cleanup()
         if self.engines is not None:
             self.engines.close()
-
-
-def _sample_groups(
-    runner: VLMEnvRunner,
-    *,
-    sample_ids: list[str],
-    seed: tuple[int, ...],
-    weights_version: int,
-    engines: EngineHandles | None,
-) -> list[SampledGroup] | str:
-    """Runs on an env runner; returns nothing if its weights are old, and the traceback of an exception.
-
-    RLlib would restart a runner that raises one, again and again, and keep its cause to itself.
-    """
-    if not sample_ids:
-        return []
-    try:
-        if engines is not None:
-            runner.connect(engines)
-        if runner.weights_version != weights_version:
-            return []
-        return runner.sample_groups(sample_ids, seed=seed)
-    except Exception:
-        return traceback.format_exc()
-
-
-def _process(runner: VLMEnvRunner) -> str:
-    return process_id()
 
 
 def _last_update(learner: TokenPPOLearner) -> dict[str, float]:

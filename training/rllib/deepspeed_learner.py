@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pxr_agents.vlm import TokenBatch
 from training.batch import Bucket, TrainingRow
+from training.finite import is_finite
 from training.objective import objective
 from training.rllib.deepspeed_config import deepspeed_config
 from training.rllib.learner import Buckets, Forward, TokenPPOLearner
@@ -80,17 +81,20 @@ class DeepSpeedLearner(TokenPPOLearner):
     def _uncompiled_update(self, batch: dict[str, Buckets], **kwargs: Any) -> tuple[Any, Any, Any]:
         """One optimizer step on a minibatch: a pass for each bucket, whose gradients add up."""
         buckets, parts = batch[DEFAULT_MODULE_ID], []
+        total = 0.0
         for bucket in buckets:
             out = self.engine([bucket])
             loss, _ = objective(self.config.ppo, [bucket], out, normalizer=buckets.normalizer or 1.0)
+            total += float(loss.detach())
             self.engine.backward(loss)
             parts.append({name: tensor.detach() for name, tensor in out.items()})
+        self._stop_if(None if is_finite(total) else f"the loss is {total}", "The loss is not a finite number")
+        # DeepSpeed leaves a step out by itself where the norm is no number.
         self.engine.step()
+        self._takes_step(float(self.engine.get_global_grad_norm()))
         whole = {DEFAULT_MODULE_ID: {name: torch.cat([part[name] for part in parts]) for name in parts[0]}}
         # The loss of the whole minibatch once more, for its metrics.
         losses = self.compute_losses(fwd_out=whole, batch=batch)
-        norm_name = f"gradients_{self._optimizer_name}_global_norm"
-        self.metrics.log_value((DEFAULT_MODULE_ID, norm_name), float(self.engine.get_global_grad_norm()), window=1)
         return whole, losses, {}
 
     def _padded(self, batch: list[Bucket], row: TrainingRow) -> list[Bucket]:

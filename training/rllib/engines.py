@@ -187,7 +187,7 @@ class EngineGroup:
 
     def handles(self) -> EngineHandles:
         """What clients need, with the current version of the weights."""
-        return EngineHandles(self._path, tuple(self.actors), self.weights_version, self._recipe.timeout)
+        return EngineHandles(self._path, tuple(self.actors), self.weights_version, self._recipe.turn_timeout)
 
     def push(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Give every engine new weights (a whole state dict on the CPU) and wait until all have them.

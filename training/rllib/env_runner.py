@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -23,8 +23,11 @@ from pxr_agents.checkpoint import read_checkpoint
 from pxr_agents.engines.transformers import TransformersEngine
 from pxr_agents.rollout import rollout
 from pxr_agents.types import Episode, Job, Sampling
+from pxr_env.env import VisualReasoningEnv
 from training.batch import Group, group_bytes, settle
+from training.probes import ProbePlan, make_env
 from training.rllib.remote_engine import EngineHandles, RemoteEngine
+from training.watchdog import StuckEnvironmentError, Watchdog
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +36,12 @@ class SampledGroup:
 
     Attributes:
         sample_id: the sample it belongs to.
-        group: the `Group`, or a reference to it in the object store, which the env runner keeps alive.
+        group: the `Group`, or a reference to it in the object store that belongs to the driver. None of one that a
+            remote env runner keeps until it is handed over.
         episodes: its episodes.
         worker: index of the env runner.
         moved_bytes: of the arrays that went through the object store; 0 where the group stayed in its process.
         settle_seconds: what its settlement took.
-        process: of the env runner (see `process_id`), which keeps the reference alive; empty where it stayed.
         n_tokens: ids of its episodes, context included.
         n_action_ids: those of them that were generated.
     """
@@ -49,14 +52,8 @@ class SampledGroup:
     worker: int
     moved_bytes: int = 0
     settle_seconds: float = 0.0
-    process: str = ""
     n_tokens: int = 0
     n_action_ids: int = 0
-
-
-def process_id() -> str:
-    """Of this process, for Ray. A process that is started again has another one, and nothing that the old one kept."""
-    return str(ray.get_runtime_context().get_worker_id())
 
 
 def sampling_costs(groups: Sequence[SampledGroup]) -> dict[str, float]:
@@ -90,14 +87,19 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             torch.set_num_threads(config.threads_per_env_runner)
         self.module: Any = None
         self._chat: ChatFormat | None = None
+        self._kept: dict[str, Group] = {}
+        self._watchdog = Watchdog(config.ppo.env_timeout)
         self.envs: list[gymnasium.Env[Any, Any]] = []
         self.make_env()
         self.make_module()
 
     def make_env(self) -> None:
-        ppo = self.config.ppo
-        self.envs = [gymnasium.make(ppo.env.id, **ppo.env.kwargs)]
+        self.envs = [self._new_env()]
         self.env = self.envs[0]
+
+    def _new_env(self) -> gymnasium.Env[Any, Any]:
+        ppo = self.config.ppo
+        return self._watchdog.watch(make_env(ppo.env, probes=ppo.probes.enabled))
 
     def make_module(self) -> None:
         if not self._samples or self.config.ppo.engine.kind == "vllm":
@@ -113,9 +115,11 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         self.weights_version = engines.weights_version
 
     def _use(self, engine: TransformersEngine | RemoteEngine, chat: ChatFormat) -> None:
-        ppo = self.config.ppo
+        ppo, task = self.config.ppo, cast(VisualReasoningEnv, self.env.unwrapped)
+        stop = task.dialect.stop_strings if ppo.stop_strings else ()
         self._engine = engine
-        self._agent = VLMAgent(chat, engine, Sampling(temperature=ppo.temperature, max_tokens=ppo.max_tokens))
+        sampling = Sampling(temperature=ppo.temperature, max_tokens=ppo.max_tokens, stop=stop)
+        self._agent = VLMAgent(chat, engine, sampling)
 
     def get_spaces(self) -> dict[str, tuple[gymnasium.Space[Any], gymnasium.Space[Any]]]:
         spaces = (self.env.observation_space, self.env.action_space)
@@ -124,19 +128,33 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
     def sample(self, **kwargs: Any) -> Any:
         raise NotImplementedError("Groups are sampled by name: call sample_groups(sample_ids, seed=...)")
 
-    def sample_groups(self, sample_ids: Sequence[str], *, seed: Sequence[int]) -> list[SampledGroup]:
+    def sample_groups(
+        self, sample_ids: Sequence[str], *, seed: Sequence[int], probes: ProbePlan | None = None
+    ) -> list[SampledGroup]:
         """Roll out `group_size` episodes of each sample and settle them.
 
         Args:
             sample_ids: the samples; each becomes one group.
             seed: numbers that make the sampling noise of this call unique and repeatable.
+            probes: what rollouts are made to begin with; nothing by default.
+
+        Raises:
+            StuckEnvironmentError: an environment did not come back within `env_timeout`; all are made anew.
         """
         ppo = self.config.ppo
         self._grow_envs(len(sample_ids) * ppo.group_size)
         self._engine.seed(int(np.random.SeedSequence(list(seed)).generate_state(1)[0]))
         self._engine.set_weights_version(self.weights_version)
-        jobs = [Job(sample_id=s, group=k) for k, s in enumerate(sample_ids) for _ in range(ppo.group_size)]
-        episodes = rollout(self.envs, self._agent, jobs)
+        self._kept = {}
+        try:
+            with self._watchdog:
+                episodes = rollout(self.envs, self._agent, self._jobs(sample_ids, probes or {}))
+        except StuckEnvironmentError:
+            # Who knows what state they are in. They are not closed: that could hang as well.
+            self.make_env()
+            if self.module is not None:
+                self._use(TransformersEngine(self.module.vlm), self.module.vlm.chat)
+            raise
         sampled = []
         for k, sample_id in enumerate(sample_ids):
             members = episodes[k * ppo.group_size : (k + 1) * ppo.group_size]
@@ -150,25 +168,44 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             light = [replace(episode, tokens=None) for episode in group.episodes]
             # Only what leaves this process goes through the object store.
             stays = self.worker_index == 0 and self.config.num_learners == 0
+            remote = self.worker_index != 0
+            if remote:
+                self._kept[sample_id] = group
             sampled.append(
                 SampledGroup(
                     sample_id,
-                    group if stays else ray.put(group),
+                    group if stays else None if remote else ray.put(group),
                     light,
                     self.worker_index,
                     moved_bytes=0 if stays else group_bytes(group),
                     settle_seconds=settled,
-                    process="" if stays else process_id(),
                     n_tokens=sum(len(episode.tokens.ids) for episode in members if episode.tokens),
                     n_action_ids=sum(int(episode.tokens.action.sum()) for episode in members if episode.tokens),
                 )
             )
         return sampled
 
-    def _grow_envs(self, n: int) -> None:
+    def _jobs(self, sample_ids: Sequence[str], probes: ProbePlan) -> list[Job]:
         ppo = self.config.ppo
-        n = min(n, ppo.max_envs_per_runner)
-        self.envs += [gymnasium.make(ppo.env.id, **ppo.env.kwargs) for _ in range(n - len(self.envs))]
+        nobody: list[str | None] = [None] * ppo.group_size
+        return [
+            # Said to every rollout: the wrapper would decide by itself where nothing is said.
+            Job(sample_id=sample_id, group=k, options={"probe": operation} if ppo.probes.enabled else {})
+            for k, sample_id in enumerate(sample_ids)
+            for operation in probes.get(sample_id, nobody)
+        ]
+
+    def hand_over(self, sample_ids: Sequence[str]) -> tuple[Any, ...]:
+        """None, and the groups of these samples, which are forgotten here.
+
+        Called with as many `num_returns`: what a process puts into the object store dies with it, what a call returns
+        belongs to the caller. Who has the first value knows that all of them are there.
+        """
+        return (None, *(self._kept.pop(sample_id) for sample_id in sample_ids))
+
+    def _grow_envs(self, n: int) -> None:
+        n = min(n, self.config.ppo.max_envs_per_runner)
+        self.envs += [self._new_env() for _ in range(n - len(self.envs))]
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         state: dict[str, Any] = {WEIGHTS_SEQ_NO: self.weights_version}

@@ -29,6 +29,8 @@ from training.batch import (
     split_by_row,
     token_minibatches,
 )
+from training.errors import NonFiniteError
+from training.finite import SKIPS, describe_row, is_finite, row_problem
 from training.logs import combine_metrics
 from training.lora import adapters_off
 from training.loss import logprob_gap
@@ -79,11 +81,14 @@ class TokenPPOLearner(TorchLearner):
         last_update: metrics of the latest `update` on this learner, means over its minibatches, unsmoothed.
         equal_forwards: whether all learners have to run equally many forward passes, as where each of them gathers
             weights from the others (ZeRO-3).
+        failed_batch: what it was about to learn from when something was no number (see `training.finite`).
     """
 
     last_update: dict[str, float]
     equal_forwards: bool = False
+    failed_batch: dict[str, Any] | None = None
     _reference: Reference | None = None
+    _skipped_in_a_row: int = 0
 
     def get_parameters(self, module: Any) -> list[Tensor]:
         return [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -98,6 +103,9 @@ class TokenPPOLearner(TorchLearner):
         """As RLlib's. One of several learners that fails ends its process a little later: nobody waits for it."""
         try:
             return super().update(*args, **kwargs)
+        except NonFiniteError:
+            # All of them noticed, and stopped at the same place.
+            raise
         except Exception:
             if self.config.num_learners > 1:
                 leave_group()
@@ -119,8 +127,14 @@ class TokenPPOLearner(TorchLearner):
             self._set_optimizer_lr(optimizer, ppo.lr * factor)
         self._lr = ppo.lr * factor
         self._minibatch_metrics: list[dict[str, float]] = []
+        self._grad_norm, self._skipped, self._iteration = 0.0, 0, iteration
+        self._sample_ids = [group.sample_id for group in training_data.episodes]
         groups = self._scored(self._rows(training_data.episodes, weights_version))
+        self._rows_at_hand = [row for group in groups for row in group]
+        problems = [problem for row in self._rows_at_hand if (problem := row_problem(row))]
+        self._stop_if(problems[0] if problems else None, "Not all numbers to learn from are finite")
         for k, part in enumerate(self._minibatches(groups, np.random.default_rng([ppo.seed, 4, iteration]))):
+            self._rows_at_hand = part
             yield Minibatch({DEFAULT_MODULE_ID: self._batch(part, first=k == 0)}, sum(_n_turns(row) for row in part))
 
     def _minibatches(
@@ -243,23 +257,63 @@ class TokenPPOLearner(TorchLearner):
         return loss
 
     def compute_gradients(self, loss_per_module: dict[str, Tensor], **kwargs: Any) -> Any:
-        """Parameters that took no part get zeros, not None."""
-        gradients = super().compute_gradients(loss_per_module, **kwargs)
-        return {
+        """Parameters that took no part get zeros, not None.
+
+        Raises:
+            NonFiniteError: the loss of a learner is no number.
+        """
+        loss = float(loss_per_module[DEFAULT_MODULE_ID].detach())
+        self._stop_if(None if is_finite(loss) else f"the loss is {loss}", "The loss is not a finite number")
+        gradients = {
             ref: torch.zeros_like(self._params[ref]) if gradient is None else gradient
-            for ref, gradient in gradients.items()
+            for ref, gradient in super().compute_gradients(loss_per_module, **kwargs).items()
         }
+        # RLlib's own norm makes 0 of nan, and a large number of infinity.
+        norms = [torch.linalg.vector_norm(gradient) for gradient in gradients.values()]
+        self._norm = float(torch.linalg.vector_norm(torch.stack(norms)))
+        return gradients
+
+    def apply_gradients(self, gradients_dict: dict[str, Tensor]) -> None:
+        """Step, unless the norm of the gradients, which is the same on all learners, is no number."""
+        if self._takes_step(self._norm):
+            super().apply_gradients(gradients_dict)
+
+    def _takes_step(self, grad_norm: float) -> bool:
+        """Note a step with gradients of this norm, or one that is left out; too many of those in a row stop the run."""
+        if is_finite(grad_norm):
+            self._grad_norm, self._skipped_in_a_row = grad_norm, 0
+            return True
+        self._skipped += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= SKIPS:
+            self._stop_if(
+                "the norm of the gradients", f"The norm of the gradients is {grad_norm} {SKIPS} times in a row"
+            )
+        return False
+
+    def _stop_if(self, problem: str | None, headline: str) -> None:
+        """Stop on all learners if one of them has a problem.
+
+        Raises:
+            NonFiniteError: one has; `failed_batch` is what this one had at hand.
+        """
+        if not self._max_over_ranks(int(problem is not None)):
+            return
+        chat = self.module[DEFAULT_MODULE_ID].unwrapped().vlm.chat
+        rows = [
+            describe_row(row, self._sample_ids[row.group], chat.decode(row.tokens.ids[row.tokens.action].tolist()))
+            for row in self._rows_at_hand
+        ]
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        self.failed_batch = {"learner": rank, "problem": problem, "episodes": rows}
+        raise NonFiniteError(f"{headline} in iteration {self._iteration + 1}")
 
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         """Sum the update up. RLlib's schedules over time steps are not used: the rate is set from the iteration."""
-        grad_norm = float(self.metrics.peek((DEFAULT_MODULE_ID, f"gradients_{self._optimizer_name}_global_norm")))
-        self.last_update = combine_metrics(self._minibatch_metrics) | {"lr": self._lr, "grad_norm": grad_norm}
+        self.last_update = combine_metrics(self._minibatch_metrics) | {"lr": self._lr, "grad_norm": self._grad_norm}
+        if self._skipped:
+            self.last_update["skipped_steps"] = float(self._skipped)
         self.metrics.log_dict(self.last_update, key=DEFAULT_MODULE_ID, window=1)
-
-    @property
-    def _optimizer_name(self) -> str:
-        [(name, _)] = self.get_optimizers_for_module(DEFAULT_MODULE_ID)
-        return str(name)
 
     def _mean_over_ranks(self, *numbers: float) -> list[float]:
         if self.config.num_learners < 2:

@@ -24,47 +24,41 @@ import ray
 from ray.exceptions import RayError
 
 from training.config import PPORecipe
-from training.rllib.env_runner import SampledGroup, process_id
+from training.rllib.env_runner import SampledGroup
 
 AHEAD = "ahead"
 """Folder of a checkpoint with the groups that were sampled for the next iteration, one file each."""
 
-# What is ready when it is asked for may still have to travel.
-_SECONDS_TO_FETCH = 10.0
 # Attempts at a group count on where it was sampled ahead: noise never comes twice.
-_LATER_ATTEMPTS = range(3, 6)
-
-Call = Callable[[Any], Any]
+_LATER_ATTEMPTS = 1000
 
 
 class SamplingPipeline:
     """Hands out the groups of every iteration, and has the next ones sampled ahead if the recipe wants that.
 
     Args:
-        recipe: its `max_staleness`, `groups_per_iteration`, `iterations` and `rollout_timeout`.
-        runners: RLlib's group of env runners.
+        recipe: its `max_staleness`, `groups_per_iteration` and `iterations`.
         take: the next so many sample ids.
-        calls: `calls(sample_ids, iteration, n)`: what each of n env runners is to run.
-        sample: `sample(sample_ids, iteration=..., attempts=..., first=...)`: all groups, whatever it takes; `first` is
-            called instead of the first attempt and returns what answers came to calls that were made before.
-        processes: ids of the processes that answer now; groups of others are lost.
+        sample: `sample(sample_ids, iteration=..., first_attempt=...)`: a group of each, whatever it takes.
+        begin: `begin(sample_ids, iteration)` lets env runners start with them.
+        finish: `finish(sample_ids, iteration)`: the groups that were begun, when all are there, and the seconds that
+            the env runner took that was at it longest.
     """
 
     def __init__(
         self,
         recipe: PPORecipe,
-        runners: Any,
         *,
         take: Callable[[int], list[str]],
-        calls: Callable[[Sequence[str], int, int], list[Call]],
         sample: Callable[..., list[SampledGroup]],
-        processes: Callable[[], set[str]],
+        begin: Callable[[Sequence[str], int], None],
+        finish: Callable[[Sequence[str], int], tuple[list[SampledGroup], float]],
     ) -> None:
-        self._recipe, self._runners = recipe, runners
-        self._take, self._calls, self._sample, self._processes = take, calls, sample, processes
+        self._recipe = recipe
+        self._take, self._sample, self._begin, self._finish = take, sample, begin, finish
         self._ids: list[str] = []
         self._ready: list[SampledGroup] = []
-        self._begun: tuple[int, float] | None = None
+        self._begun: int | None = None
         self._books: dict[str, float] = {}
 
     def groups(self, iteration: int, weights_version: int) -> list[SampledGroup]:
@@ -78,11 +72,14 @@ class SamplingPipeline:
         """
         start = time.perf_counter()
         ids = self._ids or self._take(self._recipe.groups_per_iteration)
-        kept = self._usable(weights_version) if self._ready else {}
+        fresh = [group for group in self._ready if staleness(group, weights_version) <= self._recipe.max_staleness]
+        kept = {group.sample_id: group for group in fresh}
         missing = [sample_id for sample_id in ids if sample_id not in kept]
         if missing:
-            attempts = _LATER_ATTEMPTS if self._ids else range(3)
-            kept |= {group.sample_id: group for group in self._sample(missing, iteration=iteration, attempts=attempts)}
+            first_attempt = _LATER_ATTEMPTS if self._ids else 0
+            sampled = self._sample(missing, iteration=iteration, first_attempt=first_attempt)
+            # Not by their own names: a sample that was given up has another in its place.
+            kept |= dict(zip(missing, sampled, strict=True))
         waited = time.perf_counter() - start
         groups = [kept[sample_id] for sample_id in ids]
         ages = [staleness(group, weights_version) for group in groups]
@@ -101,40 +98,19 @@ class SamplingPipeline:
         if not self._recipe.max_staleness or iteration + 1 >= self._recipe.iterations:
             return
         self._ids = self._take(self._recipe.groups_per_iteration)
-        self._begun = iteration + 1, time.perf_counter()
-        workers = list(self._runners.healthy_worker_ids())
-        if workers:
-            calls = self._calls(self._ids, iteration + 1, len(workers))
-            self._runners.foreach_env_runner_async(
-                [_Timed(call) for call in calls], tag=_tag(iteration + 1), remote_worker_ids=workers
-            )
+        self._begun = iteration + 1
+        self._begin(self._ids, iteration + 1)
 
     def finish(self) -> None:
         """Wait for what was begun; what a lost env runner owed is sampled by the others, with the same weights."""
         if self._begun is None:
             return
         start = time.perf_counter()
-        self._ready = self._sample(self._ids, iteration=self._begun[0], first=self._answers)
+        self._ready, seconds = self._finish(self._ids, self._begun)
+        self._ids = [group.sample_id for group in self._ready]
         self._begun = None
+        self._books["seconds/sample"] += seconds
         self._books["seconds/wait"] += time.perf_counter() - start
-
-    def _answers(self) -> list[Any]:
-        assert self._begun is not None
-        iteration, since = self._begun
-        left = self._recipe.rollout_timeout - (time.perf_counter() - since)
-        answers = self._runners.fetch_ready_async_reqs(
-            tags=_tag(iteration), timeout_seconds=max(left, _SECONDS_TO_FETCH)
-        )
-        self._books["seconds/sample"] += max((seconds for _, (_, seconds) in answers), default=0.0)
-        return [answer for _, (answer, _) in answers]
-
-    def _usable(self, weights_version: int) -> dict[str, SampledGroup]:
-        alive = self._processes() | {process_id()}
-        return {
-            group.sample_id: group
-            for group in self._ready
-            if group.process in alive and staleness(group, weights_version) <= self._recipe.max_staleness
-        }
 
     def books(self) -> dict[str, float]:
         """Numbers of the iteration, nothing where nothing is sampled ahead.
@@ -148,12 +124,6 @@ class SamplingPipeline:
             return {}
         sample, wait = self._books["seconds/sample"], self._books["seconds/wait"]
         return self._books | ({"async/overlap": max(0.0, 1.0 - wait / sample)} if sample else {})
-
-    def abandon(self) -> None:
-        """Stop env runners that are still sampling: the run ends before anybody wants it."""
-        if self._begun is not None:
-            self._begun = None
-            self._runners.reset([])
 
     def state_dict(self) -> dict[str, Any]:
         """The samples that the next iteration owes, without their groups (see `save`)."""
@@ -181,27 +151,10 @@ class SamplingPipeline:
         """Read what `save` wrote."""
         files = sorted((path / AHEAD).glob("*.pkl"), key=lambda file: int(file.stem))
         saved: list[SampledGroup] = [pickle.loads(file.read_bytes()) for file in files]
-        self._ready = [replace(each, group=ray.put(each.group), process=process_id()) for each in saved]
-
-
-class _Timed:
-    """A call on an env runner that says how many seconds it took, too."""
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-
-    def __call__(self, runner: Any) -> tuple[Any, float]:
-        start = time.perf_counter()
-        answer = self._call(runner)
-        return answer, time.perf_counter() - start
+        self._ready = [replace(each, group=ray.put(each.group)) for each in saved]
 
 
 def staleness(group: SampledGroup, weights_version: int) -> int:
     """How many versions older than `weights_version` the oldest weights are that sampled in a group."""
     versions = [step.weights_version for episode in group.episodes for step in episode.steps]
     return max((weights_version - version for version in versions if version is not None), default=0)
-
-
-def _tag(iteration: int) -> str:
-    # An answer that comes after its timeout finds nobody who asks for it.
-    return f"{AHEAD}-{iteration}"

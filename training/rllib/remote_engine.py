@@ -137,8 +137,8 @@ class RemoteEngine:
             if time.monotonic() > deadline:
                 raise EngineError(
                     f"{len(self._in_flight) + len(self._waiting)} turns are under way and none was finished within "
-                    f"timeout={self._handles.timeout:g} s. Engines hang, or do not get weights of version "
-                    f"{self.weights_version}. The last checkpoint is whole; start the same command again to resume."
+                    f"engine.turn_timeout={self._handles.timeout:g} s. Engines hang, or do not get weights of version "
+                    f"{self.weights_version}"
                 )
         return []
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from training.config import PPORecipe
-from training.logs import RunLog, open_wandb
+from training.errors import RESUME, LostProcessError, NonFiniteError, TrainingError
+from training.fault_log import Fault, FaultLog
+from training.logs import RunLog, WandbLog, open_wandb
 from training.preflight import check_start
 from training.rllib.algorithm import VLMPPOConfig
 from training.rllib.cluster import check_job, check_nodes
+from training.rllib.recovery import lost_process
 from training.rllib.weights import export
 from training.run_directory import Interrupted, RunDirectory, stop_signal
 
@@ -38,8 +45,16 @@ FREE_KEYS = frozenset(
         "learner.gradient_checkpointing",
         "learner.micro_batch_tokens",
         "rollout_timeout",
+        "engine.timeout",
+        "engine.turn_timeout",
+        "env_timeout",
+        "learner_timeout",
+        "max_restarts",
     }
 )
+
+#: Seconds before a run that lost a process starts again.
+RESTART_AFTER = 3.0
 
 OnIteration = Callable[[dict[str, float]], None]
 
@@ -57,6 +72,8 @@ def run_ppo(recipe: PPORecipe, *, on_iteration: OnIteration | None = None) -> Pa
     Raises:
         FinishedRunError: if the run is finished already.
         Interrupted: after Ctrl-C or SIGTERM, once the iteration under way is over and its checkpoint written.
+        TrainingError: it cannot go on: something is no number, the disk is full, an environment fails, or processes
+            were lost more often than `max_restarts`. The newest checkpoint is whole.
         ValueError: if the directory holds an unfinished run of another recipe, or as `check_start`, `check_job` and
             `check_nodes` do.
         FileNotFoundError: if there is no such model.
@@ -65,44 +82,133 @@ def run_ppo(recipe: PPORecipe, *, on_iteration: OnIteration | None = None) -> Pa
     run = RunDirectory(recipe.out)
     run.claim(recipe, free_keys=FREE_KEYS)
     check_start(recipe)
-    newest = run.newest_checkpoint()
     with ray_session(recipe), stop_signal() as stop_requested:
         check_nodes(recipe)
-        algorithm: Any = VLMPPOConfig().recipe(recipe).build_algo()
+        with open_wandb(recipe) as wandb:
+            attempt = _Attempt(recipe, run, wandb, stop_requested, on_iteration)
+            for restarts in itertools.count():
+                try:
+                    attempt()
+                    return run.model
+                except LostProcessError as error:
+                    attempt.faults.write([_restart(error, run)], iteration=attempt.iteration)
+                    if restarts >= recipe.max_restarts or stop_requested():
+                        raise LostProcessError(
+                            f"{error}; {run.newest_saved()}. After max_restarts={recipe.max_restarts} starts from it "
+                            f"the run ends. {RESUME}"
+                        ) from error
+                    # Actors and places of those that are gone are freed meanwhile.
+                    time.sleep(RESTART_AFTER)
+    raise AssertionError("unreachable")
+
+
+@dataclass
+class _Attempt:
+    """The run from its newest checkpoint to its end, unless a process is lost that it needs.
+
+    Attributes:
+        faults: where they are written down.
+        iteration: the one under way.
+    """
+
+    recipe: PPORecipe
+    run: RunDirectory
+    wandb: WandbLog
+    stop_requested: Callable[[], bool]
+    on_iteration: OnIteration | None
+    iteration: int = 0
+    _told: int = 0
+
+    def __post_init__(self) -> None:
+        self.faults = FaultLog(self.run.faults)
+
+    def __call__(self) -> None:
+        """Train.
+
+        Raises:
+            LostProcessError: such a process was lost.
+            TrainingError: it would come to the same point again.
+            Interrupted: it was asked to stop.
+        """
+        algorithm: Any = None
         try:
+            algorithm = VLMPPOConfig().recipe(self.recipe).build_algo()
+            newest = self.run.newest_checkpoint()
             if newest is not None:
                 algorithm.restore_from_path(str(newest.absolute()))
-            with (
-                open_wandb(recipe) as wandb,
-                closing(RunLog(recipe, run.out, wandb=wandb, keep=algorithm.iteration)) as log,
-            ):
+            with self.run.writing(self.run.metrics):
+                opened = RunLog(self.recipe, self.run.out, wandb=self.wandb, keep=algorithm.iteration)
+            with closing(opened) as log:
                 for past in log.past:
-                    if on_iteration is not None:
-                        on_iteration(past)
-                while algorithm.iteration < recipe.iterations:
-                    algorithm.train()
-                    metrics = log.write(algorithm.last_iteration, algorithm.last_episodes, algorithm.last_notices)
-                    if on_iteration is not None:
-                        on_iteration(metrics)
-                    done = algorithm.iteration >= recipe.iterations
-                    if done or stop_requested() or algorithm.iteration % recipe.checkpoint_every == 0:
-                        with log.watch.part("checkpoint"):
-                            run.save_checkpoint(algorithm.iteration, lambda path: _save(algorithm, recipe, path))
-                    if stop_requested() and not done:
-                        raise Interrupted(
-                            f"Stopped after iteration {algorithm.iteration} of {recipe.iterations}; the checkpoint is "
-                            f"in {run.checkpoints}. Start the same command again to resume."
-                        )
-            run.finish(lambda path: export(algorithm.learner_group, recipe, path))
+                    self._tell(past)
+                self._iterate(algorithm, log)
+            self.run.finish(lambda path: _export(algorithm, self.recipe, path))
+        except NonFiniteError as error:
+            raise self._not_finite(error) from error
+        except Exception as error:
+            lost = lost_process(error)
+            if lost is None:
+                raise
+            raise lost from error
         finally:
-            algorithm.stop()
-    return run.model
+            if algorithm is not None:
+                self.faults.write(algorithm.last_faults, iteration=self.iteration)
+                algorithm.stop()
+
+    def _iterate(self, algorithm: Any, log: RunLog) -> None:
+        recipe, run = self.recipe, self.run
+        while algorithm.iteration < recipe.iterations:
+            self.iteration = algorithm.iteration + 1
+            algorithm.train()
+            with run.writing(run.metrics):
+                self.faults.write(algorithm.last_faults, iteration=self.iteration)
+                algorithm.last_faults = []
+                metrics = log.write(algorithm.last_iteration, algorithm.last_episodes, algorithm.last_notices)
+            self._tell(metrics)
+            done = algorithm.iteration >= recipe.iterations
+            if done or self.stop_requested() or algorithm.iteration % recipe.checkpoint_every == 0:
+                with log.watch.part("checkpoint"):
+                    run.save_checkpoint(algorithm.iteration, lambda path: _save(algorithm, recipe, path))
+            if self.stop_requested() and not done:
+                raise Interrupted(
+                    f"Stopped after iteration {algorithm.iteration} of {recipe.iterations}; the checkpoint is in "
+                    f"{run.checkpoints}. {RESUME}"
+                )
+
+    def _tell(self, metrics: dict[str, float]) -> None:
+        """Iterations that come again after a restart are told once."""
+        if self.on_iteration is not None and metrics["iteration"] > self._told:
+            self._told = int(metrics["iteration"])
+            self.on_iteration(metrics)
+
+    def _not_finite(self, error: NonFiniteError) -> TrainingError:
+        path = self.run.out / "failed_batch.json"
+        path.write_text(
+            json.dumps({"iteration": self.iteration, "problem": str(error), "batches": error.batches}, indent=1)
+        )
+        newest = self.run.newest_checkpoint()
+        model = f"model={newest}/model" if newest else "the same model"
+        return TrainingError(
+            f"{error}. No step was made with it; {path} has the whole batch, and {self.run.newest_saved()}. The same "
+            f"command would come to the same point: start a new run from {model} with a lower lr or max_grad_norm, or "
+            f"without what is wrong with these samples."
+        )
+
+
+def _restart(error: LostProcessError, run: RunDirectory) -> Fault:
+    newest = run.newest_checkpoint()
+    return Fault("restart", f"{error}; the run starts again from {newest or 'its beginning'}")
 
 
 def _save(algorithm: Any, recipe: PPORecipe, path: Path) -> None:
     """Write a checkpoint to resume from, and in its folder `model` one that everything loads."""
     algorithm.save_to_path(str(path))
-    export(algorithm.learner_group, recipe, path / "model")
+    _export(algorithm, recipe, path / "model")
+
+
+def _export(algorithm: Any, recipe: PPORecipe, path: Path) -> None:
+    with algorithm.learner_watch.bounded():
+        export(algorithm.learner_group, recipe, path)
 
 
 @contextmanager

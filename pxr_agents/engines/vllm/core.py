@@ -23,7 +23,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.loggers import StatLoggerBase
 
-from pxr_agents.checkpoint import read_checkpoint
+from pxr_agents.checkpoint import find_checkpoint, read_checkpoint
 from pxr_agents.engines.vllm.arguments import StartArguments
 from pxr_agents.engines.vllm.errors import DeadEngineError, EngineError
 from pxr_agents.engines.vllm.prompts import vllm_prompt
@@ -66,7 +66,7 @@ class AsyncCore:
     """A running vLLM engine.
 
     Args:
-        path: the checkpoint.
+        path: the checkpoint, a directory or a hub name.
         arguments: how to start it.
 
     Attributes:
@@ -76,14 +76,15 @@ class AsyncCore:
     """
 
     def __init__(self, path: str | Path, arguments: StartArguments) -> None:
-        self.checkpoint = read_checkpoint(path)
+        self.checkpoint = read_checkpoint(find_checkpoint(path, weights=True))
         self.weights_version = 0
         self.cache_counter = CacheCounter()
         self._images_per_prompt = arguments.images_per_prompt
         self._ids = itertools.count()
         self._broken: BaseException | None = None
         self._llm = AsyncLLM.from_engine_args(
-            _engine_args(str(path), arguments), stat_loggers=[lambda config, index: self.cache_counter]
+            _engine_args(str(self.checkpoint.folder), arguments),
+            stat_loggers=[lambda config, index: self.cache_counter],
         )
         self.max_model_len = int(self._llm.model_config.max_model_len)
 
@@ -140,14 +141,18 @@ class AsyncCore:
         stop = self.checkpoint.chat.stop_id
         return forced[: forced.index(stop) + 1] if stop in forced else forced
 
-    def _params(self, sampling: Sampling, **changes: Any) -> SamplingParams:
+    def _params(self, sampling: Sampling, *, stop: tuple[str, ...] = (), **changes: Any) -> SamplingParams:
         """What the policy may sample and how; nothing of it comes from the checkpoint's generation configuration."""
         return SamplingParams(
             temperature=sampling.temperature,
             logit_bias=dict.fromkeys(self.checkpoint.banned_ids, float("-inf")),
             stop_token_ids=[self.checkpoint.chat.stop_id],
             ignore_eos=True,
-            detokenize=False,
+            # Text is needed only to find stop strings in it.
+            detokenize=bool(stop),
+            stop=list(stop),
+            include_stop_str_in_output=True,
+            skip_special_tokens=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
             **changes,
         )
@@ -160,7 +165,9 @@ class AsyncCore:
             return [], "stop"
         if len(forced) == sampling.max_tokens:
             return [], "length"
-        params = self._params(sampling, max_tokens=sampling.max_tokens - len(forced), seed=seed, logprobs=0)
+        params = self._params(
+            sampling, stop=sampling.stop, max_tokens=sampling.max_tokens - len(forced), seed=seed, logprobs=0
+        )
         output, version = await self._generate(replace(request, ids=[*request.ids, *forced]), params)
         tokens = [
             Token(token, entry[token].logprob, version)
@@ -182,7 +189,7 @@ class AsyncCore:
 
     async def _generate(self, request: Request, params: SamplingParams) -> tuple[Any, int]:
         """vLLM's output for a request and the version of the weights that sampled it."""
-        prompt = vllm_prompt(request, self.checkpoint.chat)
+        prompt: Any = vllm_prompt(request, self.checkpoint.chat)
         try:
             # With FINAL_ONLY there is one.
             results = [result async for result in self._llm.generate(prompt, params, f"turn-{next(self._ids)}")]
@@ -191,9 +198,10 @@ class AsyncCore:
                 f"vLLM's process died while it completed conversation {request.key}: {error}"
             ) from error
         [result] = results
-        if list(result.prompt_token_ids) != list(request.ids):
+        read = list(result.prompt_token_ids or ())
+        if read != list(request.ids):
             raise EngineError(
-                f"vLLM read {len(result.prompt_token_ids)} ids where the conversation has {len(request.ids)}; expected "
+                f"vLLM read {len(read)} ids where the conversation has {len(request.ids)}; expected "
                 f"the same ids. Did its processor resize an image?"
             )
         [output] = result.outputs
@@ -254,9 +262,11 @@ class AsyncCore:
         self.weights_version = version
 
     async def check_health(self) -> None:
-        """Raises DeadEngineError if vLLM's process is gone."""
+        """Returns if vLLM's process answers, and not before it does; raises DeadEngineError if it is gone."""
         try:
             await self._llm.check_health()
+            # What it knows of its process is no older than its last answer. This asks for one.
+            await self._llm.is_sleeping()
         except EngineDeadError as error:
             raise DeadEngineError(f"vLLM's process died: {error}") from error
 
@@ -269,6 +279,9 @@ class AsyncCore:
 
 def _engine_args(path: str, arguments: StartArguments) -> AsyncEngineArgs:
     transfer = arguments.weight_transfer
+    sizes = ("kv_cache_memory_bytes", "max_model_len", "max_num_batched_tokens", "block_size")
+    # 0 leaves one to vLLM.
+    given: dict[str, Any] = {name: size for name in sizes if (size := getattr(arguments, name))}
     return AsyncEngineArgs(
         model=path,
         dtype=arguments.dtype,
@@ -277,11 +290,7 @@ def _engine_args(path: str, arguments: StartArguments) -> AsyncEngineArgs:
         # An engine lives on one node.
         distributed_executor_backend="mp" if arguments.tensor_parallel_size > 1 else None,
         gpu_memory_utilization=arguments.gpu_memory_utilization,
-        kv_cache_memory_bytes=arguments.kv_cache_memory_bytes or None,
-        max_model_len=arguments.max_model_len or None,
         max_num_seqs=arguments.max_num_seqs,
-        max_num_batched_tokens=arguments.max_num_batched_tokens or None,
-        block_size=arguments.block_size or None,
         enforce_eager=arguments.enforce_eager,
         enable_prefix_caching=True,
         limit_mm_per_prompt={"image": arguments.images_per_prompt, "video": 0},
@@ -292,4 +301,5 @@ def _engine_args(path: str, arguments: StartArguments) -> AsyncEngineArgs:
         generation_config="vllm",
         disable_log_stats=True,
         weight_transfer_config=None if transfer == "none" else WeightTransferConfig(backend=transfer),
+        **given,
     )

@@ -1,0 +1,215 @@
+"""An audit of one run, and of several checkpoints: what was measured, written to `audit.json` and `audit.html`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from eval.audit.agent import Whereabouts
+from eval.audit.counterfactual import analyse
+from eval.audit.med import decompose, drift, pair
+from eval.audit.rerun import Arm, first_samples, operations_of, rerun
+from eval.audit.without import records_without_operations
+from eval.interventions import INTERVENTIONS
+from eval.manifest import commit
+from eval.records import Record, RunDirectory
+from pxr_env.scoring import get_scorer
+
+PROTOCOLS = ("med", "counterfactual")
+#: Everything but the control, which is always made.
+CHANGES = tuple(kind for kind in INTERVENTIONS if kind != "control")
+
+#: Above this share of questions without an answer the reader is warned.
+UNANSWERED = 0.02
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What to measure.
+
+    Args:
+        protocols: some of `PROTOCOLS`.
+        changes: interventions of the counterfactual protocol, some of `CHANGES`.
+        limit: only the first samples of the run.
+        data: where the data lie now, if they were moved.
+        seed: of the bootstraps and of the places of shifted boxes.
+    """
+
+    protocols: Sequence[str] = PROTOCOLS
+    changes: Sequence[str] = CHANGES
+    limit: int | None = None
+    data: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"--limit {self.limit} came; expected at least 1, or no limit for all samples")
+        unknown = [name for name in self.changes if name not in CHANGES]
+        if unknown or not self.changes:
+            raise ValueError(
+                f"interventions {', '.join(unknown) or 'none'} came; expected some of {', '.join(CHANGES)}"
+            )
+
+
+def audit_run(directory: Path, where: Whereabouts, plan: Plan, console: Console | None = None) -> dict[str, Any]:
+    """Audit one finished run; what is measured already is taken from its `audit` directory.
+
+    Args:
+        directory: written by `python -m eval run`.
+        where: how to get its agent, for what is missing.
+        plan: what to measure.
+        console: for progress bars.
+
+    Returns:
+        `run`; `n_samples`, `n_episodes`, `n_errors`; `med` (see `eval.audit.med.decompose`) and `counterfactual`
+        (`operations`: name or "all" -> see `eval.audit.counterfactual.analyse`), None where not asked for; `notes`:
+        sentences the reader has to know; `plan`, `agent`, `model`, `sampling`, `commit`.
+
+    Raises:
+        FileNotFoundError: the run is not finished.
+        ValueError: it cannot be audited; the message says why.
+    """
+    run = RunDirectory(directory)
+    run.metrics()  # Raises for a run that is not finished.
+    manifest, records = run.manifest(), first_samples(run.records(), plan.limit)
+    is_correct = _judge_of(manifest)
+    result: dict[str, Any] = {
+        "run": str(directory),
+        "agent": manifest["agent"],
+        "model": manifest["model"],
+        "sampling": manifest["sampling"],
+        "n_samples": len({record.episode.sample_id for record in records}),
+        "n_episodes": len(records),
+        "n_errors": sum(record.episode.error is not None for record in records),
+        "med": None,
+        "counterfactual": None,
+        "plan": {"limit": plan.limit, "seed": plan.seed, "protocols": list(plan.protocols)},
+        "commit": commit(),
+    }
+    if "med" in plan.protocols:
+        without = records_without_operations(run, where, limit=plan.limit, data=plan.data, console=console)
+        result["med"] = decompose(pair(records, without, is_correct), seed=plan.seed)
+    if "counterfactual" in plan.protocols:
+        result["counterfactual"] = _counterfactual(run, records, where, plan, is_correct, console)
+    return result | {"notes": [*_program_notes(manifest, where), *_notes(manifest, result)]}
+
+
+def audit_checkpoints(results: Sequence[Mapping[str, Any]], steps: Sequence[float]) -> dict[str, Any]:
+    """Several audits in the order of training.
+
+    Returns:
+        `steps`, `runs` (the audits), and `drift` (see `eval.audit.med.drift`; one per run, empty without MED).
+    """
+    has_med = all(result["med"] is not None for result in results)
+    first = results[0]["med"]
+    return {
+        "steps": list(steps),
+        "runs": list(results),
+        "drift": [drift(first, result["med"]) for result in results] if has_med else [],
+    }
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write all numbers."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _counterfactual(
+    run: RunDirectory,
+    records: Sequence[Record],
+    where: Whereabouts,
+    plan: Plan,
+    is_correct: Callable[[Record], bool],
+    console: Console | None,
+) -> dict[str, Any]:
+    names = sorted({name for record in records for name in operations_of(record)})
+    several = names if any(len(operations_of(record)) > 1 for record in records) else []
+    control = Arm(kind="control")
+    arms = [control, *(Arm(kind=kind, operation=name) for name in (None, *several) for kind in plan.changes)]
+    played = rerun(run, where, arms, limit=plan.limit, data=plan.data, seed=plan.seed, console=console)
+    used = [record for record in records if operations_of(record)]
+    operations = {}
+    for name in ("all", *names):
+        chosen = used if name == "all" else [record for record in used if name in operations_of(record)]
+        others = {kind: _of_operation(played, kind, name, chosen) for kind in plan.changes}
+        operations[name] = analyse(chosen, played[control], others, is_correct, seed=plan.seed)
+    return {
+        "changes": list(plan.changes),
+        "n_used": len(used),
+        "n_several_turns": sum(_n_turns_with_views(record) > 1 for record in used),
+        "operations": operations,
+    }
+
+
+def _of_operation(
+    played: Mapping[Arm, Sequence[Record]], kind: str, name: str, chosen: Sequence[Record]
+) -> list[Record]:
+    """What an arm played of one operation: where it was the only one, that is what the arm of all did."""
+    of_all = {record.key: record for record in played[Arm(kind=kind)]}
+    if name == "all":
+        return [of_all[record.key] for record in chosen]
+    apart = {record.key: record for record in played.get(Arm(kind=kind, operation=name), ())}
+    return [apart.get(record.key, of_all[record.key]) for record in chosen]
+
+
+def _n_turns_with_views(record: Record) -> int:
+    return len({view["turn"] for view in record.episode.views if view["turn"] > 0})
+
+
+def _judge_of(manifest: Mapping[str, Any]) -> Callable[[Record], bool]:
+    """What counts as right. An audit asks no LLM judge: there the scorer decides, in the run as well."""
+    if manifest["judge"] is None:
+        return lambda record: record.episode.correct
+    scorer = get_scorer(manifest["scorer"]["name"])
+    return lambda record: (
+        record.score is not None and record.episode.answer is not None and scorer.is_correct(record.score)
+    )
+
+
+def _program_notes(manifest: Mapping[str, Any], where: Whereabouts) -> list[str]:
+    if where.agent in (None, manifest["agent"]):
+        return []
+    return [
+        f"The run was played by {manifest['agent']}, the audit by {where.agent}: what their arithmetic makes different "
+        "counts as an effect in the decomposition, and as noise of the control elsewhere."
+    ]
+
+
+def _notes(manifest: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
+    notes = []
+    sampling = manifest["sampling"]
+    if sampling is not None and sampling["temperature"] > 0:
+        notes.append(
+            f"The run was sampled at temperature {sampling['temperature']:g}. Chance alone makes answers differ "
+            "between two runs: it adds to gains and harms alike, and only their difference is free of it."
+        )
+    if manifest["judge"] is not None:
+        notes.append("The run was judged by a model; here its environment's scorer decides, in all runs.")
+    unanswered = 0.0 if result["med"] is None else result["med"]["values"]["unanswered_without"]
+    if unanswered > UNANSWERED:
+        notes.append(
+            f"Without operations {unanswered:.1%} of the questions got no answer, which counts as wrong: the model "
+            "may only be used to calling. Call gain is too high by up to that."
+        )
+    counterfactual = result["counterfactual"]
+    if counterfactual is not None:
+        if not counterfactual["n_used"]:
+            notes.append("No episode used an operation, so there is nothing to change.")
+        if counterfactual["n_several_turns"]:
+            notes.append(
+                f"{counterfactual['n_several_turns']} episodes used operations in several turns. Recorded turns in "
+                "between may say in words what an earlier view showed, which hides its effect."
+            )
+        reproduced = counterfactual["operations"]["all"].get("reproduced", [1.0])[0]
+        if reproduced < 1:
+            notes.append(
+                f"With the true pixels {1 - reproduced:.1%} of the answers changed, too. Read what is beyond the "
+                "control; the share of causal uses is too high by chance."
+            )
+    return notes

@@ -1,0 +1,79 @@
+"""The search task with samples at which something goes wrong, really: processes die, calls never come back.
+
+`faults` names for each such sample what happens in its first step, and how often; what has happened is counted in files
+of `folder`, so that it is known in all processes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+
+from pxr_env.env import VisualReasoningEnv
+
+ID = "tests.training.faulty:faulty/Search-v0"
+ALWAYS = 10**6
+
+
+class Faulty(gymnasium.Wrapper):
+    def __init__(self, env: gymnasium.Env, folder: str, faults: dict[str, list[Any]]) -> None:
+        super().__init__(env)
+        self._folder, self._faults, self._sample_id = Path(folder), faults, ""
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._sample_id = info["sample_id"]
+        return observation, info
+
+    def step(self, action):
+        what = self._due()
+        if what == "sleep":
+            time.sleep(1000)
+        if what == "native":
+            # Keeps the interpreter, as careless extensions do.
+            ctypes.PyDLL(None).sleep(1000)
+        if what == "stubborn":
+            sleep_whatever_comes(1000)
+        if what == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if what == "nan":
+            reward, info = math.nan, info | {"reward_terms": dict(info["reward_terms"]) | {"outcome": math.nan}}
+        return observation, reward, terminated, truncated, info
+
+    def _due(self) -> str | None:
+        what, times = self._faults.get(self._sample_id, (None, 0))
+        if what is None:
+            return None
+        self._folder.mkdir(exist_ok=True)
+        counter = self._folder / self._sample_id
+        if counter.exists() and counter.stat().st_size >= times:
+            return None
+        with counter.open("a") as file:
+            file.write("x")
+        return what
+
+
+def sleep_whatever_comes(seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            time.sleep(1)
+        except Exception:
+            continue
+
+
+def make(folder: str, faults: dict[str, list[Any]], **arguments) -> gymnasium.Env:
+    inner = gymnasium.make("pxr_env:pxr/SyntheticSearch-v0", **arguments).unwrapped
+    assert isinstance(inner, VisualReasoningEnv)
+    return Faulty(inner, folder, faults)
+
+
+gymnasium.register("faulty/Search-v0", entry_point=make)

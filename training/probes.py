@@ -1,0 +1,100 @@
+"""Which rollouts are probes: decided in one place, from what all processes counted (see docs/curiosity.md)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+
+from pxr_agents.types import Episode
+from pxr_env.curiosity import ProbeOperations, Revival, UsageRates
+from training.config import EnvRecipe, PPORecipe
+
+ProbePlan = Mapping[str, Sequence[str | None]]
+"""Sample -> of each rollout of its group the operation it is made to begin with, or None; {} without probes."""
+
+
+class ProbePlanner:
+    """Counts the episodes of a run, and decides from the counts alone which rollouts come next as probes.
+
+    A group that was lost with its process is sampled again with the same probes, even if episodes were counted since,
+    and a resumed run goes on with those of an uninterrupted one.
+
+    Args:
+        recipe: its `probes`, `group_size` and `seed`.
+        env: the environment, for its operations.
+
+    Attributes:
+        rates: the counts, of the latest `probes.window` iterations.
+    """
+
+    def __init__(self, recipe: PPORecipe, env: gymnasium.Env[Any, Any]) -> None:
+        self._group_size = recipe.group_size
+        # Decisions are made by the rates of the task; those of its samples would only be carried along.
+        self.rates = UsageRates(max_samples=0, window=recipe.probes.window)
+        #: Iteration -> what was decided for it, until its episodes are counted.
+        self._planned: dict[int, dict[str, list[str | None]]] = {}
+        self._revival: Revival | None = None
+        if recipe.probes.enabled:
+            unwrapped: Any = env.unwrapped
+            self._task = env.spec.id if env.spec is not None else type(unwrapped).__name__
+            self._revival = recipe.probes.revival(tuple(unwrapped.operations), seed=recipe.seed)
+
+    def plan(self, sample_ids: Sequence[str], iteration: int) -> ProbePlan:
+        """What every rollout of these groups is made to begin with."""
+        if self._revival is None:
+            return {}
+        planned = self._planned.setdefault(iteration, {})
+        for sample_id in sample_ids:
+            if sample_id not in planned:
+                planned[sample_id] = self._group(self._revival, sample_id, iteration)
+        return {sample_id: planned[sample_id] for sample_id in sample_ids}
+
+    def _group(self, revival: Revival, sample_id: str, iteration: int) -> list[str | None]:
+        return [
+            revival.decide(
+                self.rates, self._task, sample_id, rollout=k, group_size=self._group_size, iteration=iteration
+            )
+            for k in range(self._group_size)
+        ]
+
+    def count(self, episodes: Sequence[Episode], iteration: int) -> None:
+        """Add the episodes of an iteration, which is not earlier than any before."""
+        self.rates.advance(iteration)
+        self._planned = {later: plan for later, plan in self._planned.items() if later > iteration}
+        for episode in episodes:
+            if episode.error is None:
+                self.rates.record(episode.task, episode.sample_id, episode.usage, probe=episode.probe)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counts and open decisions, as values that can be pickled."""
+        return {"rates": self.rates.to_dict(), "planned": copy.deepcopy(self._planned)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.rates = UsageRates.from_dict(state["rates"])
+        self._planned = copy.deepcopy(state["planned"])
+
+    def metrics(self) -> dict[str, float]:
+        """`probes/OPERATION`: the probability with which a candidate is made to begin with it from now on, if it is the
+        only one; `probe_rate`: 0, until there are probes (see `episode_statistics`). Nothing without probes."""
+        if self._revival is None:
+            return {}
+        odds = {
+            f"probes/{name}": self._revival.probe_probability(self.rates, self._task, name)
+            for name in self._revival.operations
+        }
+        return {"probe_rate": 0.0, **odds}
+
+
+def make_env(recipe: EnvRecipe, *, probes: bool) -> gymnasium.Env[Any, Any]:
+    """An environment to sample in; with `probes` the option "probe" of its `reset` says what an episode begins with."""
+    env = gymnasium.make(recipe.id, **recipe.kwargs)
+    if not probes:
+        return env
+    wrapped = ProbeOperations(env)
+    # It counts by itself, too, and is not asked.
+    wrapped.rates = UsageRates(max_samples=0)
+    return wrapped
