@@ -5,6 +5,7 @@ Nothing is simulated: real signals, real processes, real limits.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -287,7 +288,7 @@ class Command:
         for line in self.process.stderr:
             self.errors += line
 
-    def wait_for(self, there, seconds=240):
+    def wait_for(self, there, seconds=600):
         deadline = time.monotonic() + seconds
         while not there():
             assert self.process.poll() is None, self.errors
@@ -299,7 +300,7 @@ class Command:
             lambda: (Path(self.recipe.out) / "metrics.jsonl").exists() and len(lines(self.recipe.out)) >= iteration
         )
 
-    def end(self, seconds=240):
+    def end(self, seconds=600):
         status = self.process.wait(seconds)
         self._reader.join(30)
         return status
@@ -310,6 +311,27 @@ class Command:
         while (left := list(marked(self.mark))) and time.monotonic() < deadline:
             time.sleep(0.5)
         return left
+
+    def kill(self):
+        """End all that is there, also after a failed test."""
+        self.process.kill()
+        for process in marked(self.mark):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+
+@pytest.fixture
+def command(tmp_path):
+    """A function that starts the command of a recipe; what is there after the test is ended."""
+    started = []
+
+    def start(recipe):
+        started.append(Command(recipe, tmp_path))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.kill()
 
 
 def lines(out):
@@ -325,12 +347,12 @@ def marked(mark):
             continue
 
 
-def test_a_full_disk_and_a_killed_driver_cost_nothing(make_recipe, tmp_path, request):
+def test_a_full_disk_and_a_killed_driver_cost_nothing(make_recipe, tmp_path, request, command):
     """One process, resumed twice: bit for bit the run that nothing happened to."""
     recipe = make_recipe(iterations=5, checkpoint_every=1, out=str(tmp_path / "broken"), num_minibatches=2)
     checkpoints = tmp_path / "broken" / "checkpoints"
 
-    full = Command(recipe, tmp_path)
+    full = command(recipe)
     full.wait_for_iteration(1)
     full.wait_for((checkpoints / "1").exists)
     # No file of this process may grow beyond 50 kB any more: what a full disk does, without a disk to fill.
@@ -347,13 +369,13 @@ def test_a_full_disk_and_a_killed_driver_cost_nothing(make_recipe, tmp_path, req
     with (tmp_path / "broken" / "metrics.jsonl").open("a") as file:
         file.write('{"iteration": 7.0, "n_epis')
 
-    killed = Command(recipe, tmp_path)
+    killed = command(recipe)
     killed.wait_for_iteration(done + 1)
     killed.process.kill()
     killed.end()
     assert not full.left_behind()
     assert not killed.left_behind()
-    assert Command(recipe, tmp_path).end() == 0
+    assert command(recipe).end() == 0
 
     request.getfixturevalue("ray_session")
     straight = make_recipe(iterations=5, checkpoint_every=1, out=str(tmp_path / "straight"), num_minibatches=2)
@@ -363,23 +385,23 @@ def test_a_full_disk_and_a_killed_driver_cost_nothing(make_recipe, tmp_path, req
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-def test_ctrl_c_twice_and_a_killed_driver_leave_nothing_behind(make_recipe, batches, tmp_path):
+def test_ctrl_c_twice_and_a_killed_driver_leave_nothing_behind(make_recipe, batches, command):
     """Two env runners and two learners: the same samples as in a run that nothing happened to."""
     recipe = make_recipe(iterations=4, checkpoint_every=1, num_env_runners=2, num_learners=2, **TABLES)
-    hurried = Command(recipe, tmp_path)
+    hurried = command(recipe)
     hurried.wait_for((Path(recipe.out) / "checkpoints" / "1").exists)
     os.killpg(hurried.process.pid, signal.SIGINT)
     time.sleep(0.2)
     os.killpg(hurried.process.pid, signal.SIGINT)
-    assert hurried.end(90) == 130
+    assert hurried.end(240) == 130
     assert not hurried.left_behind()
 
-    killed = Command(recipe, tmp_path)
+    killed = command(recipe)
     killed.wait_for((Path(recipe.out) / "checkpoints" / "2").exists)
     killed.process.kill()
     killed.end()
     assert not killed.left_behind()
-    last = Command(recipe, tmp_path)
+    last = command(recipe)
     assert last.end() == 0, last.errors
     assert [row["iteration"] for row in rows(recipe.out)] == [1, 2, 3, 4]
     assert trained_samples(recipe.out, 4) == [dict.fromkeys(batch, 4) for batch in batches[:4]]

@@ -17,6 +17,7 @@ from training.run_directory import Interrupted
 
 # Answers of living processes, and of dead ones, come at once.
 _PING_TIMEOUT = 10.0
+_LINE = 200
 _LOST = (LostProcessError, EngineError, RayActorError, ObjectLostError, GetTimeoutError)
 
 
@@ -105,7 +106,7 @@ def failed_batch(error: NonFiniteError, learner_group: Any) -> NonFiniteError:
 
 def _first_line(error: BaseException) -> str:
     lines = str(getattr(error, "cause", None) or error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".")
+    return lines[0][:_LINE].rstrip(".")
 
 
 def _itself(learner: Any) -> Any:
