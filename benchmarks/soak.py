@@ -16,6 +16,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ import ray
 
 from training.config import PPORecipe, load_recipe
 from training.rllib.run import ray_session, run_ppo
+from training.run_directory import Interrupted
 
 #: What stands in the title of a process.
 ROLES = {"env runner": "VLMEnvRunner", "learner": "_WrappedExecutable"}
@@ -71,7 +73,8 @@ def slope_interval(values: Sequence[float], *, block: int = 10, draws: int = 200
 def soak(recipe: PPORecipe) -> list[dict[str, float]]:
     """Run it; returns the memory after each iteration."""
     seen: list[dict[str, float]] = []
-    with ray_session(recipe):
+    # Stopped before its end it reports what it has.
+    with ray_session(recipe), suppress(Interrupted):
         run_ppo(recipe, on_iteration=lambda metrics: seen.append(sample_memory()))
     return seen
 

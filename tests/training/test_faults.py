@@ -203,13 +203,14 @@ class TestManyProcesses:
         recipe = make_faulty(
             {batches[0][3]: ["native", 1]},
             num_env_runners=1, num_learners=1, iterations=2, checkpoint_every=1,
-            rollout_timeout=30.0, learner_timeout=20.0, max_restarts=1,
+            rollout_timeout=30.0, learner_timeout=45.0, max_restarts=3,
         )  # fmt: skip
         run_ppo(recipe, on_iteration=stop_a_learner)
         assert [row["n_episodes"] for row in rows(recipe.out)] == [16, 16]
-        lost, restart = rows(recipe.out, "faults.jsonl")
+        # On a machine that is very busy more is given up than was broken.
+        lost, restart, *_ = rows(recipe.out, "faults.jsonl")
         assert lost["text"].startswith("env runner 1 did not come back within rollout_timeout=30 s and was killed")
-        assert "did not finish within learner_timeout=20 s and were killed" in restart["text"]
+        assert "did not finish within learner_timeout=45 s and were killed" in restart["text"]
         assert not stopped[0].is_running() or stopped[0].status() == psutil.STATUS_ZOMBIE
 
     @pytest.mark.parametrize("kind", ["ddp", pytest.param("zero2", marks=pytest.mark.deepspeed)])
@@ -224,7 +225,9 @@ class TestManyProcesses:
         assert "there is no checkpoint yet" in str(caught.value)
         told = json.loads((Path(recipe.out) / "failed_batch.json").read_text())
         assert [batch["learner"] for batch in told["batches"]] == [0, 1]
-        assert all(row["sample_id"] in str(caught.value) for batch in told["batches"] for row in batch["episodes"])
+        guilty = [batch for batch in told["batches"] if batch["problem"]]
+        assert guilty
+        assert all(row["sample_id"] in str(caught.value) for batch in guilty for row in batch["episodes"])
         assert all(row["text"] for batch in told["batches"] for row in batch["episodes"])
 
     @pytest.mark.parametrize(
