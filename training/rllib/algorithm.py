@@ -188,7 +188,7 @@ class VLMPPO(PPO):
         self,
         sample_ids: Sequence[str],
         *,
-        iteration: int,
+        iteration: int | None = None,
         first_attempt: int = 0,
         begun: Attempt | None = None,
     ) -> list[SampledGroup]:
@@ -196,7 +196,7 @@ class VLMPPO(PPO):
 
         Args:
             sample_ids: the samples.
-            iteration: the one whose groups they are.
+            iteration: the one whose groups they are, by default the one under way.
             first_attempt: the number that attempts are counted from, so that noise never comes twice.
             begun: what came of the first attempt, if that was begun earlier.
         """
@@ -204,7 +204,7 @@ class VLMPPO(PPO):
         def once(asked: Sequence[str], attempt: int, alone: bool) -> Attempt:
             if begun is not None and attempt == first_attempt:
                 return self._ready_again(begun, len(asked))
-            call = self._call(asked, iteration, attempt)
+            call = self._call(asked, self.iteration if iteration is None else iteration, attempt)
             if self._runners is not None and self.config.num_env_runners:
                 result = self._runners.sample(asked, call, alone=alone)
             else:
