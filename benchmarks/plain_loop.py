@@ -1,6 +1,6 @@
 """PPO without Ray or RLlib: a loop in one process, out of the same functions that the RLlib layer calls.
 
-What `benchmarks/training.py` compares the layer with, and short enough to see what PPO on groups of episodes is.
+What `benchmarks/ppo.py` compares the layer with, and short enough to see what PPO on groups of episodes is.
 """
 
 from __future__ import annotations

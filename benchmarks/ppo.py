@@ -1,6 +1,6 @@
 """What an iteration of PPO costs, part by part, and what RLlib, vLLM and sampling ahead change about it.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.training --model runs/quickstart/warm
+    OMP_NUM_THREADS=1 python -m benchmarks.ppo --model runs/quickstart/warm
 
 | comparison | | |
 |---|---|---|
