@@ -1,15 +1,9 @@
-"""A headless browser that notices what a page should never do."""
+"""Notices what a page should never do."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import pytest
-
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 #: Texts that would like to be scripts. Each sets `window.hacked` where it is taken for HTML, or runs as an address.
 ATTACKS = (
     "<script>window.hacked = 1</script>",
@@ -28,20 +22,6 @@ _WATCH = """
 window.violations = [];
 document.addEventListener("securitypolicyviolation", (event) => window.violations.push(event.violatedDirective));
 """
-
-
-@contextmanager
-def launched() -> Iterator[Any]:
-    """Chromium, or a skipped test where there is none."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="pages are tested with playwright: install it")
-    path = next((found for name in NAMES if (found := shutil.which(name))), None)
-    if path is None:
-        pytest.skip(f"no browser was found; expected one of {', '.join(NAMES)} on the PATH")
-    with playwright.sync_playwright() as driver:
-        # Containers often run as root and have little shared memory.
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield browser
-        browser.close()
 
 
 class Watcher:

@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from eval.runner import evaluate
-from tests.eval.browser import Watcher, launched
+from tests.browser import launched
+from tests.eval.browser import Watcher
 
 ENV_ID = "pxr_env:pxr/SyntheticSearch-v0"
 #: Views of 84x84 pixels, as the quick start uses them.

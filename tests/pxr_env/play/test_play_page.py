@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from contextlib import contextmanager
 
@@ -11,11 +10,10 @@ import pytest
 from pxr_env.play import make_environment
 from pxr_env.play.sessions import MAX_SESSIONS
 from pxr_env.play.web import PlayServer
+from tests.browser import launched
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright: install it")
 pytestmark = pytest.mark.browser
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 EVERYTHING = ["zoom_in", "rotate", "flip", "enhance", "mark", "compare", "grid"]
 HOSTILE = (
     '<script>window.hacked = 1</script><img src=x onerror="window.hacked = 2"> &amp; </h1></script>'
@@ -25,14 +23,8 @@ HOSTILE = (
 
 @pytest.fixture(scope="module")
 def browser():
-    path = next((found for name in NAMES if (found := shutil.which(name))), None)
-    if path is None:
-        pytest.skip(f"no browser was found; expected one of {', '.join(NAMES)} on the PATH")
-    with playwright.sync_playwright() as driver:
-        # Containers often run as root and have little shared memory.
-        launched = driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield launched
-        launched.close()
+    with launched() as browser:
+        yield browser
 
 
 @pytest.fixture
