@@ -55,8 +55,9 @@ class Task:
         for name in arguments:
             if name not in known:
                 raise TypeError(
-                    f'{self.id} got the argument "{quote(name)}"; expected only {", ".join(sorted(known))}.'
-                    f"{did_you_mean(name, known)}"
+                    # The nearest one first: the list is long, and may be cut off where it is shown.
+                    f'{self.id} got the argument "{quote(name)}".{did_you_mean(name, known)} Expected only '
+                    f"{', '.join(sorted(known))}."
                 )
         if "data" in of_data and "data" not in arguments:
             raise TypeError(f'{self.id} needs data="DIR", the directory of its data; see docs/data.md.')
