@@ -5,8 +5,8 @@
 
 The recipe is `ppo_tiny` with all that keeps something from one iteration to the next switched on: replay, checkpoints,
 tables of episodes, wandb offline. After the warm-up a line is fitted to the memory of the driver, each env runner and
-each learner (unique set size: what would be free without it, so that shared objects count nowhere twice) and to the
-bytes in Ray's object store. Its slope is the median of all slopes between two iterations (Theil-Sen), its interval
+each learner (what is its own: pages of Ray's object store that it has looked at belong to the store) and to the bytes
+in that store. Its slope is the median of all slopes between two iterations (Theil-Sen), its interval
 holds 95% of block bootstraps. The exit status is 1 if a whole interval lies above `--bound`.
 """
 
@@ -36,16 +36,22 @@ KIB = 1024
 def sample_memory() -> dict[str, float]:
     """KiB of the driver, of the processes below it by role and number, and of the object store."""
     driver = psutil.Process()
-    memory = {"driver": driver.memory_full_info().uss / KIB}
+    memory = {"driver": own_memory(driver)}
     for role, title in ROLES.items():
         found = [p for p in driver.children(recursive=True) if title in " ".join(p.cmdline())]
         for number, process in enumerate(sorted(found, key=lambda p: p.create_time())):
-            memory[f"{role} {number}"] = process.memory_full_info().uss / KIB
+            memory[f"{role} {number}"] = own_memory(process)
     total, free = (
         resources().get("object_store_memory", 0.0) for resources in (ray.cluster_resources, ray.available_resources)
     )
     memory["object store"] = (total - free) / KIB
     return memory
+
+
+def own_memory(process: psutil.Process) -> float:
+    """KiB that a process shares with nobody and no file."""
+    info = process.memory_info()
+    return float(info.rss - info.shared) / KIB
 
 
 def theil_sen(values: np.ndarray) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,10 @@ from hypothesis import settings
 # No test is timed. In CI examples are the same at every run; new ones are found by those who work on the code.
 settings.register_profile("pxr", settings.get_profile("ci" if os.environ.get("CI") else "default"), deadline=None)
 settings.load_profile("pxr")
+
+# What starts in the background of a script ignores Ctrl-C, and so would all that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before any test loads torch: threads that spin while they wait starve the Ray processes of other tests.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
