@@ -4,10 +4,12 @@
     OMP_NUM_THREADS=1 python benchmarks/soak.py --model runs/quickstart/warm --runners 1 --learners 1
 
 The recipe is `ppo_tiny` with all that keeps something from one iteration to the next switched on: replay, checkpoints,
-tables of episodes, wandb offline. After the warm-up a line is fitted to the memory of the driver, each env runner and
-each learner (what is its own: pages of Ray's object store that it has looked at belong to the store) and to the bytes
-in that store. Its slope is the median of all slopes between two iterations (Theil-Sen), its interval
-holds 95% of block bootstraps. The exit status is 1 if a whole interval lies above `--bound`.
+tables of episodes, wandb offline. Every process keeps up to 256 MiB of decoded pictures (`pxr_env/media/cache.py`). So
+that this is not taken for growth, there are only as many samples as come by in the warm-up, and the driver, which draws
+few of them for its tables, keeps 8 MiB. After the warm-up a line is fitted to the memory of the driver, each env runner
+and each learner (what is its own: pages of Ray's object store that it has looked at belong to the store) and to the
+bytes in that store. Its slope is the median of all slopes between two iterations (Theil-Sen), its interval holds 95% of
+block bootstraps. The exit status is 1 if a whole interval lies above `--bound`.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import numpy as np
 import psutil
 import ray
 
+from pxr_env.media.cache import decoded_cache
 from training.config import PPORecipe, load_recipe
 from training.rllib.run import ray_session, run_ppo
 from training.run_directory import Interrupted
@@ -31,6 +34,8 @@ from training.run_directory import Interrupted
 #: What stands in the title of a process.
 ROLES = {"env runner": "VLMEnvRunner", "learner": "_WrappedExecutable"}
 KIB = 1024
+GROUPS = 8
+"""Samples in an iteration."""
 
 
 def sample_memory() -> dict[str, float]:
@@ -79,6 +84,7 @@ def slope_interval(values: Sequence[float], *, block: int = 10, draws: int = 200
 def soak(recipe: PPORecipe) -> list[dict[str, float]]:
     """Run it; returns the memory after each iteration."""
     seen: list[dict[str, float]] = []
+    decoded_cache.max_bytes = 8 * 2**20
     # Stopped before its end it reports what it has.
     with ray_session(recipe), suppress(Interrupted):
         run_ppo(recipe, on_iteration=lambda metrics: seen.append(sample_memory()))
@@ -115,10 +121,12 @@ def main() -> int:
         parser.error(f"there is no checkpoint {arguments.model}; run `make quickstart`, or name one with --model")
     with tempfile.TemporaryDirectory() as out:
         recipe = load_recipe("ppo_tiny", PPORecipe, [f"model={arguments.model}", f"out={out}"])
+        kwargs = recipe.env.kwargs | {"num_samples": GROUPS * arguments.warm_up}
         recipe = replace(
             recipe,
+            env=replace(recipe.env, kwargs=kwargs),
             iterations=arguments.iterations,
-            groups_per_iteration=8,
+            groups_per_iteration=GROUPS,
             num_env_runners=arguments.runners,
             num_learners=arguments.learners,
             num_cpus_per_env_runner=0.5,
