@@ -350,7 +350,7 @@ def marked(mark):
             continue
 
 
-def test_a_full_disk_and_a_killed_driver_cost_nothing(make_recipe, tmp_path, request, command):
+def test_a_full_disk_and_a_killed_driver_cost_nothing(make_recipe, tmp_path, command):
     """One process, resumed twice: bit for bit the run that nothing happened to."""
     recipe = make_recipe(iterations=5, checkpoint_every=1, out=str(tmp_path / "broken"), num_minibatches=2)
     checkpoints = tmp_path / "broken" / "checkpoints"
@@ -380,9 +380,9 @@ def test_a_full_disk_and_a_killed_driver_cost_nothing(make_recipe, tmp_path, req
     assert not killed.left_behind()
     assert command(recipe).end() == 0
 
-    request.getfixturevalue("ray_session")
     straight = make_recipe(iterations=5, checkpoint_every=1, out=str(tmp_path / "straight"), num_minibatches=2)
-    run_ppo(straight)
+    # By the same command: with other threads, sums are added up in another order.
+    assert command(straight).end() == 0
     assert comparable(recipe.out) == comparable(straight.out)
     one, other = (load_file(Path(r.out) / "model" / "model.safetensors") for r in (recipe, straight))
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())

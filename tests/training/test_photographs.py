@@ -20,6 +20,7 @@ import pxr_env  # noqa: F401  (registers the tasks)
 from pxr_agents import tiny
 from training.config import EnvRecipe, PPORecipe, SFTRecipe
 from training.demonstrations import Trace, write_traces
+from training.errors import TrainingError
 from training.rllib.algorithm import VLMPPOConfig
 from training.rllib.run import run_ppo
 from training.sft_run import run_sft
@@ -129,7 +130,7 @@ def test_a_lost_file_is_named_across_processes(recipe, env_recipe):
     content = lost.read_bytes()
     lost.unlink()
     try:
-        with pytest.raises(RuntimeError, match=r"(?s)An env runner could not sample.*3\.png"):
+        with pytest.raises(TrainingError, match=r"(?s)An env runner could not sample.*3\.png"):
             algorithm._sample(["q3"])
     finally:
         lost.write_bytes(content)
