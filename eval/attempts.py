@@ -18,6 +18,7 @@ from eval.records import Record
 from pxr_agents.remote import FailedAction, RemoteAction
 from pxr_agents.types import Action, Agent, Episode, Observation, Tokens
 from pxr_env.errors import DataError, MediaError
+from pxr_env.types import NoTurn
 
 #: `info["truncated_by"]` of an episode that has no score. The last reply is the reason.
 UNANSWERED = "unanswered"
@@ -68,7 +69,8 @@ class Attempt(gymnasium.Wrapper):
             except CannotBeAsked as error:
                 self.reason = str(error)
             else:
-                self.shown.append([image_digest(image) for image in observation["images"]])
+                if not isinstance(action, NoTurn):
+                    self.shown.append([image_digest(image) for image in observation["images"]])
                 return observation, float(reward), terminated, truncated, self.info
         self.info = {**self.info, "reward_terms": {}, "truncated_by": UNANSWERED}
         return {"text": self.reason, "images": ()}, 0.0, False, True, self.info

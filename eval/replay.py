@@ -12,8 +12,9 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from eval.interventions import Changed
-from pxr_agents.types import Episode, Observation
+from pxr_agents.types import CONTEXT, Episode, Observation
 from pxr_env.media import ImageSource, VideoSource
+from pxr_env.types import NoTurn
 
 
 class ReplayError(RuntimeError):
@@ -70,10 +71,15 @@ class Replayer:
             MediaError, DataError, OSError: the sample cannot be shown any more.
             gymnasium.error.ResetNeeded: the episode ended earlier than on record.
         """
-        yield self._env.reset(options={"sample_id": episode.sample_id})
-        for step in episode.steps:
-            observation, _, _, _, info = self._env.step(step.turn)
+        turns = [step.turn for step in episode.steps]
+        observation, info = self._env.reset(options={"sample_id": episode.sample_id})
+        for turn in turns:
             yield observation, info
+            observation, _, _, _, info = self._env.step(turn)
+        if episode.truncated_by == CONTEXT:
+            # The agent gave up after it had seen the last observation.
+            *_, info = self._env.step(NoTurn(CONTEXT))
+        yield observation, info
 
     def replay(self, episode: Episode) -> Replay:
         """Run the recorded turns of `episode` again.

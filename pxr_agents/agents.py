@@ -90,8 +90,8 @@ class VLMAgent:
 class TurnFunction(Protocol):
     """An agent that plays one episode: all that a user's own agent needs to be (see `EachEpisode`)."""
 
-    def act(self, observation: Observation) -> str:
-        """The next turn."""
+    def act(self, observation: Observation) -> str | Action:
+        """The next turn: its text, or an `Action` for more than that (`finish_reason`, `ContextFull`)."""
 
 
 class EachEpisode:
@@ -106,7 +106,8 @@ class EachEpisode:
         self._players[key] = self._factory(env)
 
     def submit(self, key: int, observation: Observation, info: dict[str, Any]) -> None:
-        self._ready.append((key, Action(text=self._players[key].act(observation))))
+        turn = self._players[key].act(observation)
+        self._ready.append((key, turn if isinstance(turn, Action) else Action(text=turn)))
 
     def recall(self, key: int, observation: Observation, info: dict[str, Any], turn: str) -> None:
         """See `RecallingAgent`. A player with `recall(observation, turn)` is told the turn.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium
 
-from pxr_agents.types import Agent, Episode, Job, Observation, Step
+from pxr_agents.types import CONTEXT, Action, Agent, ContextFull, Episode, Job, Observation, Step
 from pxr_env.curiosity import followed_probe
+from pxr_env.types import NoTurn
 
 #: Watches: called with an environment, its running episode and what it shows now.
 OnStep = Callable[[gymnasium.Env, Episode, Observation], None]
@@ -44,7 +45,8 @@ def rollout(
             rollout.
 
     Returns:
-        The episodes, in the order of `jobs`.
+        The episodes, in the order of `jobs`. One whose conversation outgrows the model's context (`ContextFull`) ends
+        without an answer.
     """
     if jobs and not envs:
         raise ValueError(f"{len(jobs)} jobs came with no environment to run them in; pass at least one")
@@ -57,23 +59,15 @@ def rollout(
             running[key] = _start(free.pop(), agent, key, job, on_step)
         for key, action in agent.collect():
             run = running[key]
-            observation, reward, terminated, truncated, info = run.env.step(action.text)
-            version = action.completion.weights_version if action.completion else None
-            run.episode.steps.append(
-                Step(
-                    turn=action.text,
-                    reply=observation["text"],
-                    reward=float(reward),
-                    reward_terms=dict(info["reward_terms"]),
-                    weights_version=version,
-                )
-            )
-            _count_operations(run.episode, info)
-            if on_step is not None:
-                on_step(run.env, run.episode, observation)
-            if not (terminated or truncated):
-                agent.submit(key, observation, info)
-                continue
+            if isinstance(action, ContextFull):
+                info = _end_without_answer(run)
+            else:
+                observation, ended, info = _play(run, action)
+                if on_step is not None:
+                    on_step(run.env, run.episode, observation)
+                if not ended:
+                    agent.submit(key, observation, info)
+                    continue
             del running[key]
             free.append(run.env)
             _finish(run.episode, info)
@@ -103,6 +97,35 @@ def _start(env: gymnasium.Env, agent: Agent, key: int, job: Job, on_step: OnStep
         on_step(env, episode, observation)
     agent.submit(key, observation, info)
     return _Running(env, episode)
+
+
+def _play(run: _Running, action: Action) -> tuple[Observation, bool, dict[str, Any]]:
+    """One turn: what the environment shows after it, whether the episode is over, and the info."""
+    observation, reward, terminated, truncated, info = run.env.step(action.text)
+    run.episode.steps.append(
+        Step(
+            turn=action.text,
+            reply=observation["text"],
+            reward=float(reward),
+            reward_terms=dict(info["reward_terms"]),
+            weights_version=action.completion.weights_version if action.completion else None,
+            finish_reason=action.finish_reason,
+        )
+    )
+    _count_operations(run.episode, info)
+    return observation, terminated or truncated, info
+
+
+def _end_without_answer(run: _Running) -> dict[str, Any]:
+    """The conversation no longer fits: what the end pays (costs) is earned by the last turn. Returns the last info."""
+    _, reward, _, _, info = run.env.step(NoTurn(CONTEXT))
+    if run.episode.steps:
+        *_, last = run.episode.steps
+        terms = {name: last.reward_terms.get(name, 0.0) + value for name, value in info["reward_terms"].items()}
+        run.episode.steps[-1] = replace(
+            last, reward=last.reward + float(reward), reward_terms=last.reward_terms | terms
+        )
+    return {**info, "truncated_by": CONTEXT}
 
 
 def _count_operations(episode: Episode, info: dict[str, Any]) -> None:

@@ -69,10 +69,31 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Action:
-    """One turn as it goes to the environment, with the completion it was decoded from (None if scripted)."""
+    """One turn as it goes to the environment.
+
+    Args:
+        text: the turn.
+        completion: what it was decoded from, None if there are no ids.
+        finish_reason: why it ended, in the words of its engine or server ("stop", "length"); None if nobody says.
+    """
 
     text: str
     completion: Completion | None = None
+    finish_reason: str | None = None
+
+
+#: `truncated_by` of an episode whose conversation no longer fits the model's context.
+CONTEXT = "context"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContextFull(Action):
+    """No turn: with another one the conversation would not fit the model's context.
+
+    Every agent may answer with it. The rollout loop ends the episode without an answer (`truncated_by` is "context").
+    """
+
+    text: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,13 +134,17 @@ class Tokens:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """One turn and the environment's answer to it (`reply` is the text of the observation that followed)."""
+    """One turn and the environment's answer to it (`reply` is the text of the observation that followed).
+
+    `finish_reason`: see `Action`; "length" for a turn that the token limit cut.
+    """
 
     turn: str
     reply: str
     reward: float
     reward_terms: dict[str, float]
     weights_version: int | None = None
+    finish_reason: str | None = None
 
 
 @dataclass(kw_only=True, slots=True)

@@ -24,7 +24,7 @@ from pxr_env.rendering import render
 from pxr_env.rules import Rules, frame_budget, image_places
 from pxr_env.scoring import get_scorer
 from pxr_env.spaces import ImagesSpace, TextSpace, TurnSpace
-from pxr_env.types import OperationCall, Sample, SampleSource
+from pxr_env.types import NoTurn, OperationCall, Sample, SampleSource
 from pxr_env.views import View
 
 _OPTIONS = ("sample_id",)
@@ -48,7 +48,8 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
 
     ## End
     `terminated` with the first final answer; `truncated` when `max_turns` messages passed without one, or with
-    `on_limit="truncate"` when an operation would exceed another limit. `info["truncated_by"]` names the limit.
+    `on_limit="truncate"` when an operation would exceed another limit, or with a `pxr_env.types.NoTurn` in place of a
+    message, by which an agent says that it cannot go on. `info["truncated_by"]` names the limit.
 
     ## Info
     Always: `sample_id`, `views` (see `View.as_dict`), `usage` (operation -> executed calls), `failures`
@@ -260,6 +261,8 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
                 f"an action of type {type(action).__name__} came; expected str, the model's message. "
                 "Decode the tokens before step()."
             )
+        if isinstance(action, NoTurn):
+            return self._end(None, limit=action.limit)
         turn = self.dialect.parse(action)
         episode.n_turns += 1
         if len(turn.answers) == 1 and not turn.calls and not turn.mistakes:

@@ -71,6 +71,21 @@ class Sample:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
+class NoTurn(str):
+    """An empty message with which whoever writes the turns gives up: the episode ends without an answer.
+
+    Args:
+        limit: what it could not keep to, such as "context"; `info["truncated_by"]` from then on.
+    """
+
+    limit: str
+
+    def __new__(cls, limit: str) -> NoTurn:
+        message = super().__new__(cls, "")
+        message.limit = limit
+        return message
+
+
 class SampleSource(Protocol):
     """The data of a task. `sample_ids` may be lazy: only its length and the asked elements are used."""
 

@@ -9,7 +9,7 @@ from pxr_agents.agents import EachEpisode, Oracle, Random, VLMAgent
 from pxr_agents.chat import Conversation
 from pxr_agents.engines.transformers import TransformersEngine
 from pxr_agents.rollout import rollout
-from pxr_agents.types import Action, Job, Sampling, Tokens
+from pxr_agents.types import Action, ContextFull, Job, Sampling, Tokens
 from pxr_env.curiosity import ProbeOperations
 
 ENV_ID = "pxr_env:pxr/SyntheticSearch-v0"
@@ -261,3 +261,31 @@ def test_action_without_completion_has_no_weights_version():
     (episode,) = rollout(make(1), EachEpisode(Oracle), jobs(1))
     assert {step.weights_version for step in episode.steps} == {None}
     assert Action(text="x").completion is None
+
+
+@pytest.mark.parametrize("n_turns", [0, 1, 2])
+def test_a_full_context_ends_the_episode_without_an_answer(n_turns):
+    zoom = '<tool_call>{"name": "zoom_in", "arguments": {"bbox_2d": [0, 0, 0.5, 0.5], "target_image": 1}}</tool_call>'
+
+    class Zooming:
+        """Zooms into quarters until the context is full."""
+
+        def __init__(self, env):
+            self._n = 0
+
+        def act(self, observation):
+            self._n += 1
+            if self._n > n_turns:
+                return ContextFull()
+            return Action(text=zoom.replace("0, 0,", f"0, 0.{self._n},"), finish_reason="length")
+
+    envs = make(1, costs={"operation": 0.25}, coordinates="unit")
+    first, second = rollout(envs, EachEpisode(Zooming), jobs(2))
+    for episode in (first, second):
+        assert (episode.truncated_by, episode.answer, episode.correct, episode.error) == ("context", None, False, None)
+        assert episode.target is not None
+        assert [step.finish_reason for step in episode.steps] == ["length"] * n_turns
+        assert episode.n_operations == n_turns
+        # What the end costs is earned by the last turn.
+        assert episode.reward == -0.25 * n_turns
+        assert [bool(step.reward_terms) for step in episode.steps] == [*[False] * (n_turns - 1), True][:n_turns]

@@ -1,6 +1,7 @@
 """The environment as an agent meets it."""
 
 import json
+import pickle
 import re
 
 import gymnasium
@@ -16,6 +17,7 @@ from pxr_env.errors import DataError, MediaError
 from pxr_env.media import ImageSource, VideoSource, uniform_frames
 from pxr_env.operations import register_operation, registry
 from pxr_env.synthetic import cell_box
+from pxr_env.types import NoTurn
 
 TASK = "pxr_env:pxr/SyntheticSearch-v0"
 COUNTS = {"sample_id", "views", "usage", "failures", "duplicates", "vision_tokens", "reward_terms"}
@@ -340,6 +342,18 @@ def test_turns_run_out():
     assert info["target"] == "B"
     assert info["reward_terms"] == {"correct": 0.0}
     assert info["usage"] == {"zoom_in": 1}
+
+
+def test_an_agent_may_give_up():
+    env = make(sample(), max_turns=3, costs={"format": 0.5})
+    env.reset()
+    env.step("hm")
+    observation, reward, terminated, truncated, info = env.step(pickle.loads(pickle.dumps(NoTurn("context"))))
+    assert (observation, terminated, truncated) == ({"images": (), "text": ""}, False, True)
+    assert (info["answer"], info["score"], info["correct"], info["target"]) == (None, 0.0, False, "B")
+    assert (reward, info["truncated_by"], info["failures"]) == (-0.5, "context", {"malformed": 1})
+    with pytest.raises(ResetNeeded):
+        env.step("hm")
 
 
 def test_wrong_answers_end_the_episode_too():
