@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import random
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from pxr_agents.api_key import ApiKey
+from pxr_agents.chat_reply import NoReply, Reply, error_text, is_too_long, read_reply
 from pxr_env.errors import quote, show
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ _TRANSIENT = frozenset({408, 409, 425, 429})
 _REFUSALS = frozenset({401, 402, 403, 404, 405})
 #: A longer answer is none.
 _LONGEST_ANSWER = 32 * 1024 * 1024
+#: Seconds between two lines about repeated requests.
+_QUIET = 10.0
+_LOG = logging.getLogger(__name__)
 
 
 class RemoteError(RuntimeError):
@@ -39,7 +44,20 @@ class RemoteError(RuntimeError):
 
 
 class Unanswered(RemoteError):
-    """One request could not be answered, and asking again did not help. Others may be."""
+    """One request could not be answered, and asking again did not help. Others may be.
+
+    Args:
+        message: what came.
+        is_down: whether the server failed in a way that other requests would meet, too.
+    """
+
+    def __init__(self, message: str, *, is_down: bool = False) -> None:
+        super().__init__(message)
+        self.is_down = is_down
+
+
+class ContextExceeded(Unanswered):
+    """The conversation, with the tokens that may follow, does not fit the model's context."""
 
 
 class ServerRefused(RemoteError):
@@ -56,11 +74,14 @@ class ServerRefused(RemoteError):
 
 
 class _Transient(Exception):
-    """Worth another attempt; `retry_after` are the seconds the server asked for, None if it did not say."""
+    """Worth another attempt; `retry_after` are the seconds the server asked for, None if it did not say.
 
-    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+    `of_question`: should it stay so, that says nothing about other questions.
+    """
+
+    def __init__(self, reason: str, retry_after: float | None = None, *, of_question: bool = False) -> None:
         super().__init__(reason)
-        self.retry_after = retry_after
+        self.retry_after, self.of_question = retry_after, of_question
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,30 +151,6 @@ class Server:
         return urlsplit(self.base_url).netloc
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reply:
-    """One completion.
-
-    Args:
-        text: what the model said.
-        reasoning: its thoughts, where the server reports them apart; else "".
-        finish_reason: "stop", "length", or the server's own word.
-        stop_reason: the stop string that ended it, where the server tells (vLLM does); else None.
-        prompt_tokens, completion_tokens: what the server counted, None if it did not.
-        served: the model and the system fingerprint as the server names them.
-        attempts: how often it was asked.
-    """
-
-    text: str
-    reasoning: str = ""
-    finish_reason: str | None = None
-    stop_reason: str | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    served: str = ""
-    attempts: int = 1
-
-
 class ChatClient:
     """Asks one server, from any number of threads.
 
@@ -175,7 +172,7 @@ class ChatClient:
         self._pool = _connect(server.base_url, connections)
         self._random = random.Random()
         self._closed = threading.Event()
-        self._open_at = 0.0
+        self._open_at = self._quiet_until = 0.0
 
     def complete(self, body: Mapping[str, Any]) -> Reply:
         """One completion for a request body (the model's name is added).
@@ -188,8 +185,8 @@ class ChatClient:
         content = json.dumps({"model": self.server.model, **body}).encode("utf-8")
         return self._ask("POST", "/chat/completions", content, self._reply)
 
-    def served_model(self) -> dict[str, str] | None:
-        """What the server's list says of the model: `id`, `root`, `owned_by`; None if it has no such list.
+    def served_model(self) -> dict[str, Any] | None:
+        """What the server's list says of the model: `id`, `root`, `owned_by`, `max_model_len`; None without a list.
 
         Raises:
             ServerRefused: the key is wrong.
@@ -206,7 +203,8 @@ class ChatClient:
         for entry in entries if isinstance(entries, list) else []:
             if isinstance(entry, dict) and entry.get("id") == self.server.model:
                 known = {name: entry[name] for name in ("id", "root", "owned_by") if isinstance(entry.get(name), str)}
-                return {name: self._key.redact(value) for name, value in known.items()}
+                length = {name: entry[name] for name in ("max_model_len",) if isinstance(entry.get(name), int)}
+                return {name: self._key.redact(value) for name, value in known.items()} | length
         return None
 
     def close(self) -> None:
@@ -230,12 +228,22 @@ class ChatClient:
                 elapsed = time.monotonic() - started
                 if attempt >= retries.attempts or elapsed + wait > retries.total:
                     raise Unanswered(
-                        f"{self.server.host}: {self._key.redact(str(error))}. Gave up after {attempt} attempts"
+                        f"{self.server.host}: {self._key.redact(str(error))}. Gave up after {attempt} attempts",
+                        is_down=not error.of_question,
                     ) from None
+                self._tell(error, attempt, wait)
                 if error.retry_after is not None:
                     self._open_at = max(self._open_at, time.monotonic() + error.retry_after)
                 self._wait(wait)
         raise AssertionError("unreachable")
+
+    def _tell(self, error: _Transient, attempt: int, wait: float) -> None:
+        """Log that a request is repeated: not more than one line in a while, whatever the number of threads."""
+        if time.monotonic() >= self._quiet_until:
+            self._quiet_until = time.monotonic() + _QUIET
+            asked = "" if (error.retry_after or 0.0) < 1 else f"the server asks to wait {error.retry_after:.0f} s: "
+            again = f"attempt {attempt + 1} of {self.server.retries.attempts} in {wait:.1f} s"
+            _LOG.warning("%s: %s%s; %s", self.server.host, asked, self._key.redact(str(error)), again)
 
     def _wait(self, seconds: float) -> None:
         if self._closed.wait(seconds) if seconds > 0 else self._closed.is_set():
@@ -289,15 +297,28 @@ class ChatClient:
             except ValueError:
                 kind = quote(headers.get("Content-Type", "none"), 40)
                 raise _Transient(f"{len(text)} bytes came that are no JSON (content type {kind})") from None
-        said = self._key.redact(_error_text(text))
-        reason = f"status {status}{': ' + said if said else ''}"
-        if status in _TRANSIENT or status >= 500:
-            if "insufficient_quota" in said:
-                raise ServerRefused(f"{self.server.host}: {reason}. Nothing is left to pay with.", status)
-            raise _Transient(reason, _seconds(headers.get("Retry-After")))
+        try:
+            said = error_text(json.loads(text))
+        except ValueError:
+            said = None
+        said = said or quote(text[:300].decode("utf-8", "replace"), 300)
+        raise self._fault(status, f"status {status}{': ' + said if said else ''}", headers.get("Retry-After"))
+
+    def _fault(
+        self, status: int | None, reason: str, retry_after: str | None = None, *, of_question: bool = False
+    ) -> Exception:
+        """What an error means: for this question, for another attempt, or for the whole run."""
+        reason = self._key.redact(reason)
+        named = f"{self.server.host}: {reason}"
+        if status != 429 and is_too_long(reason):
+            return ContextExceeded(named)
+        if status is None or status in _TRANSIENT or status >= 500:
+            if "insufficient_quota" in reason:
+                return ServerRefused(f"{named}. Nothing is left to pay with.", status)
+            return _Transient(reason, _seconds(retry_after), of_question=of_question)
         if status in _REFUSALS or status < 400:
-            raise ServerRefused(f"{self.server.host}: {reason}. {self._advice(status)}", status)
-        raise Unanswered(f"{self.server.host}: {reason}")
+            return ServerRefused(f"{named}. {self._advice(status)}", status)
+        return Unanswered(named)
 
     def _advice(self, status: int) -> str:
         if status in (401, 403):
@@ -308,30 +329,18 @@ class ChatClient:
         return f"Check the base URL and the model's name, {show(self.server.model)}."
 
     def _reply(self, payload: Any, attempts: int) -> Reply:
-        """What a completion says; `_Transient` if it is none."""
+        """What a completion says."""
         try:
-            choice = payload["choices"][0]
-            message = choice["message"]
-            content = message.get("content")
-            reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
-            usage = payload.get("usage") or {}
-            if not isinstance(content, str | None) or not isinstance(reasoning, str):
-                raise TypeError
-            names = [payload.get("model"), payload.get("system_fingerprint")]
-        except (KeyError, IndexError, TypeError, AttributeError):
-            raise _Transient(f"JSON came that is no completion: {show(payload, 120)}") from None
-        finish = choice.get("finish_reason")
-        if finish == "content_filter" and not content:
-            raise Unanswered(f"{self.server.host}: its content filter kept the answer back")
-        stop_reason = choice.get("stop_reason")
-        return Reply(
-            text=self._key.redact(content or ""),
-            reasoning=self._key.redact(reasoning),
-            finish_reason=finish if isinstance(finish, str) else None,
-            stop_reason=stop_reason if isinstance(stop_reason, str) else None,
-            prompt_tokens=_count(usage, "prompt_tokens"),
-            completion_tokens=_count(usage, "completion_tokens"),
-            served=self._key.redact(" ".join(quote(name) for name in names if isinstance(name, str))),
+            reply = read_reply(payload)
+        except NoReply as error:
+            raise self._fault(error.status, str(error), of_question=error.of_question) from None
+        redact = self._key.redact
+        return replace(
+            reply,
+            text=redact(reply.text),
+            reasoning=redact(reply.reasoning),
+            calls=tuple(replace(call, arguments=redact(call.arguments)) for call in reply.calls),
+            served=redact(reply.served),
             attempts=attempts,
         )
 
@@ -349,16 +358,6 @@ def _connect(base_url: str, connections: int) -> urllib3.PoolManager:
     return urllib3.PoolManager(maxsize=connections)
 
 
-def _error_text(text: bytes) -> str:
-    """What the server says is wrong, on one line."""
-    try:
-        error = json.loads(text)["error"]
-        said = f"{error['message']} ({error['code']})" if error.get("code") else error["message"]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        said = text[:300].decode("utf-8", "replace")
-    return quote(str(said), 300)
-
-
 def _seconds(retry_after: str | None) -> float | None:
     """A Retry-After header, seconds or a date (RFC 9110, 10.2.3), as seconds from now; None if it is neither."""
     if retry_after is None:
@@ -370,9 +369,6 @@ def _seconds(retry_after: str | None) -> float | None:
             seconds = (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds()
         except (ValueError, TypeError):
             return None
+    # Some mean a point in time by it, in seconds since 1970.
+    seconds -= time.time() if 1e9 < seconds < float("inf") else 0.0
     return max(0.0, seconds) if seconds < float("inf") else None
-
-
-def _count(usage: Any, name: str) -> int | None:
-    value = usage.get(name) if isinstance(usage, dict) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import queue
 import re
 import threading
@@ -15,8 +16,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from pxr_agents.chat_client import ChatClient, RemoteError, Reply, Unanswered
-from pxr_agents.types import Action, Observation, Sampling, Tokens, split_observation
+from pxr_agents.chat_client import ChatClient, ContextExceeded, RemoteError, Unanswered
+from pxr_agents.chat_reply import Reply, ServerCall
+from pxr_agents.types import Action, ContextFull, Observation, Sampling, Tokens, split_observation
+from pxr_env.dialects import Dialect
+from pxr_env.errors import show
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,17 +35,22 @@ class RemoteAction(Action):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FailedAction(Action):
-    """No turn: the agent could not write one, for the `reason` it gives. The episode has no score."""
+    """No turn: the agent could not write one, for the `reason` it gives. The episode has no score.
+
+    `is_down` tells whether other requests would have met the same.
+    """
 
     text: str = ""
     reason: str
+    is_down: bool = False
 
 
 @dataclass(kw_only=True, slots=True)
 class _Talk:
-    """One conversation: its messages so far, and what its random numbers depend on."""
+    """One conversation: its messages so far, how its turns are written, and what its random numbers depend on."""
 
     identity: str
+    dialect: Dialect | None = None
     messages: list[dict[str, Any]] = field(default_factory=list)
     n_turns: int = 0
 
@@ -60,7 +69,8 @@ class OpenAIAgent:
         concurrency: most requests at once.
         seed: of the sampling noise.
         extra: further fields of the request body, such as {"top_p": 0.9}.
-        most_failures: this many turns in a row that could not be had mean that the server is down.
+        most_failures: this many turns in a row for which the server failed mean that it is down. A request that it
+            calls wrong (too many images, a filter) is the question's own trouble, and does not count.
     """
 
     def __init__(
@@ -88,7 +98,7 @@ class OpenAIAgent:
     def start(self, key: int, env: gymnasium.Env) -> None:
         base: Any = env.unwrapped
         repeat = env.get_wrapper_attr("repeat") if env.has_wrapper_attr("repeat") else 0
-        self._talks[key] = _Talk(identity=f"{base.sample.sample_id}:{repeat}")
+        self._talks[key] = _Talk(identity=f"{base.sample.sample_id}:{repeat}", dialect=getattr(base, "dialect", None))
 
     def submit(self, key: int, observation: Observation, info: dict[str, Any]) -> None:
         self._waiting.put((key, observation, info))
@@ -101,7 +111,8 @@ class OpenAIAgent:
         talk.n_turns += 1
 
     def collect(self) -> list[tuple[int, Action]]:
-        """The turns that are finished, after waiting for one at least; `FailedAction` for those that failed.
+        """The turns that are finished, after waiting for one at least; `FailedAction` for those that failed, and
+        `ContextFull` where the conversation does not fit the model's context.
 
         Raises:
             ServerRefused: no request would be answered.
@@ -117,13 +128,15 @@ class OpenAIAgent:
             if isinstance(result, Exception):
                 self._error = result
                 continue
-            failed = isinstance(result, FailedAction)
-            self._n_failures_in_a_row = self._n_failures_in_a_row + 1 if failed else 0
-            if self._n_failures_in_a_row >= self._most_failures and isinstance(result, FailedAction):
-                self._error = RemoteError(
-                    f"{self._n_failures_in_a_row} turns in a row could not be had, the last one because of: "
-                    f"{result.reason}. The same command continues when the server is back."
-                )
+            if not isinstance(result, FailedAction):
+                self._n_failures_in_a_row = 0
+            elif result.is_down:
+                self._n_failures_in_a_row += 1
+                if self._n_failures_in_a_row >= self._most_failures:
+                    self._error = RemoteError(
+                        f"{self._n_failures_in_a_row} turns in a row could not be had, the last one because of: "
+                        f"{result.reason}. The same command continues when the server is back."
+                    )
             actions.append((key, result))
         # What arrived beside an error has been paid for: it goes first.
         if not actions and self._error is not None:
@@ -145,8 +158,10 @@ class OpenAIAgent:
             key, observation, info = waiting
             try:
                 result: Action | Exception = self._turn(self._talks[key], observation, info)
+            except ContextExceeded:
+                result = ContextFull()
             except Unanswered as error:
-                result = FailedAction(reason=str(error))
+                result = FailedAction(reason=str(error), is_down=error.is_down)
             except Exception as error:
                 result = error
             self._done.put((key, result))
@@ -154,13 +169,14 @@ class OpenAIAgent:
     def _turn(self, talk: _Talk, observation: Observation, info: dict[str, Any]) -> Action:
         self._hear(talk, observation, info)
         reply = self.client.complete(self._body(talk))
-        content = with_stop_string(reply, self.sampling.stop)
+        content = with_calls(reply, talk.dialect) if reply.calls else with_stop_string(reply, self.sampling.stop)
         talk.messages.append({"role": "assistant", "content": content})
         talk.n_turns += 1
         # Thoughts that a server keeps apart are on record, and not sent back: templates drop them, too.
         thought = f"<think>\n{reply.reasoning}\n</think>\n\n" if reply.reasoning else ""
         return RemoteAction(
             text=thought + content,
+            finish_reason=reply.finish_reason,
             prompt_tokens=reply.prompt_tokens,
             completion_tokens=reply.completion_tokens,
             attempts=reply.attempts,
@@ -173,19 +189,25 @@ class OpenAIAgent:
         talk.messages.append(user_message(observation, info.get("image_places")))
 
     def _body(self, talk: _Talk) -> dict[str, Any]:
-        body: dict[str, Any] = {
-            "messages": talk.messages,
-            "temperature": self.sampling.temperature,
-            "max_tokens": self.sampling.max_tokens,
-        }
-        if self.sampling.stop:
-            body["stop"] = list(self.sampling.stop)
-        if self.sampling.temperature > 0:
-            digest = hashlib.sha256(f"{self.seed}:{talk.identity}:{talk.n_turns}".encode("utf-8", "surrogatepass"))
-            body["seed"] = int.from_bytes(digest.digest()[:4], "big") >> 1
-        body |= self._extra
-        # A field that is given as null is left out: newer models of OpenAI refuse some.
-        return {name: value for name, value in body.items() if value is not None}
+        digest = hashlib.sha256(f"{self.seed}:{talk.identity}:{talk.n_turns}".encode("utf-8", "surrogatepass"))
+        seed = int.from_bytes(digest.digest()[:4], "big") >> 1
+        return request_body(talk.messages, self.sampling, self._extra, seed)
+
+
+def request_body(
+    messages: Sequence[Mapping[str, Any]], sampling: Sampling, extra: Mapping[str, Any], seed: int = 0
+) -> dict[str, Any]:
+    """The body of a request, with `extra` fields. The seed goes along where there is noise."""
+    body: dict[str, Any] = {
+        "messages": messages,
+        "temperature": sampling.temperature,
+        "max_tokens": sampling.max_tokens,
+        **({"stop": list(sampling.stop)} if sampling.stop else {}),
+        **({"seed": seed} if sampling.temperature > 0 else {}),
+        **extra,
+    }
+    # A field that is given as null is left out: newer models of OpenAI refuse some.
+    return {name: value for name, value in body.items() if value is not None}
 
 
 def user_message(observation: Observation, image_places: Sequence[int] | None = None) -> dict[str, Any]:
@@ -200,11 +222,11 @@ def user_message(observation: Observation, image_places: Sequence[int] | None = 
 
 
 def data_uri(image: np.ndarray) -> str:
-    """An image (HxWx3 uint8) as a PNG data URI: the same pixels."""
+    """An image (HxWx3 uint8) as a PNG data URI: the same pixels, packed quickly rather than tightly."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG")
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG", compress_level=1)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
@@ -222,3 +244,35 @@ def with_stop_string(reply: Reply, stop: Sequence[str]) -> str:
         if tag and reply.text.count(f"<{tag[1]}>") > reply.text.count(closing):
             return reply.text + closing
     return reply.text
+
+
+def with_calls(reply: Reply, dialect: Dialect | None) -> str:
+    """The text of a reply whose calls the server took out of it, with the calls where they stood.
+
+    Servers that parse calls do so whether tools were asked for or not. What they take for one is a <tool_call> of JSON;
+    so it is put back, if that is how calls are written in this dialect.
+
+    Raises:
+        Unanswered: it is not.
+    """
+    text = reply.text
+    # Some leave the calls in the text as well.
+    if dialect is not None and len(dialect.parse(text).calls) >= len(reply.calls):
+        return text
+    for call in reply.calls:
+        block = _block(call)
+        if dialect is None or len(dialect.parse(block).calls) != 1:
+            raise Unanswered(
+                f"the server took a call out of the text ({show(call.name)} with {show(call.arguments)}), and it "
+                "cannot be put back in this dialect. Start the server without a parser of tool calls (vLLM: no "
+                "--enable-auto-tool-choice; SGLang: no --tool-call-parser), or use dialect=hermes."
+            )
+        text = f"{text.rstrip()}\n{block}" if text.strip() else block
+    return text
+
+
+def _block(call: ServerCall) -> str:
+    # The arguments stay as the server gave them: what is no JSON is the model's mistake, and read as one.
+    arguments = call.arguments.replace("</", "<\\/")
+    name = json.dumps(call.name, ensure_ascii=False)
+    return f'<tool_call>\n{{"name": {name}, "arguments": {arguments}}}\n</tool_call>'

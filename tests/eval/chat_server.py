@@ -67,10 +67,17 @@ class ChatServer:
         player: writes the turns.
         faults: the fault of each request in order, None for none; when they are used up there are no more.
         key: the key that it wants, None for none.
+        message: makes the message of a completion out of the player's text.
     """
 
-    def __init__(self, player: Player, faults: Iterable[Fault | None] = (), key: str | None = None) -> None:
-        self.player, self.faults, self.key = player, iter(faults), key
+    def __init__(
+        self,
+        player: Player,
+        faults: Iterable[Fault | None] = (),
+        key: str | None = None,
+        message: Callable[[str], dict[str, Any]] = lambda text: {"content": text},
+    ) -> None:
+        self.player, self.faults, self.key, self.message = player, iter(faults), key, message
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.n_answered = 0
@@ -103,7 +110,7 @@ class ChatServer:
         completion = {
             "model": "m-2026",
             "system_fingerprint": "fp_1",
-            "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+            "choices": [{"message": {"role": "assistant", **self.message(text)}, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 10 * len(body["messages"]), "completion_tokens": 7},
         }
         status(200, json.dumps(completion).encode())(handler)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -21,9 +22,12 @@ import pytest
 from eval.__main__ import main
 from eval.agents import AgentChoice
 from eval.records import RunDirectory
-from pxr_agents.chat_client import ChatClient, RemoteError, Reply, Retries, Server, ServerRefused, Unanswered
-from pxr_agents.remote import with_stop_string
+from pxr_agents.chat_client import ChatClient, RemoteError, Retries, Server, ServerRefused, Unanswered
+from pxr_agents.chat_reply import Reply, ServerCall
+from pxr_agents.remote import with_calls, with_stop_string
 from pxr_agents.types import Sampling
+from pxr_env.coordinates import get_frame
+from pxr_env.dialects import get_dialect
 from tests.eval.chat_server import (
     ChatServer,
     Fault,
@@ -133,6 +137,12 @@ FAULTS: list[Fault] = [
     status(200, b"null"),
     status(408),
     status(502, b""),
+    status(200, b'{"choices": null, "error": {"message": "Provider returned error", "code": 429}}'),
+    status(200, b'{"choices": [{"message": {"content": null}, "finish_reason": "stop"}]}'),
+    status(200, b'{"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}'),
+    status(200, b'{"choices": [{"message": {"content": "\\\\boxed{Z}"}, "finish_reason": "abort"}]}'),
+    status(200, b'{"choices": [{"message": {"content": "\\\\boxed{Z}"}, "finish_reason": "content_filter"}]}'),
+    status(200, b'{"choices": [{"message": {"content": "\\\\boxed{Z}"}, "finish_reason": "error"}]}'),
 ]
 
 
@@ -140,7 +150,7 @@ def test_a_server_that_fails_in_every_way_loses_nothing(tmp_path: Path) -> None:
     clean = ChatServer(zoom_then_answer)
     with serve(clean) as url:
         run_evaluation(tmp_path / "clean", agent=choice(url))
-    # Every second request fails, in all ways in turn.
+    # Every second request fails, in all ways in turn; the last is a turn that the server broke off.
     server = ChatServer(zoom_then_answer, itertools.chain.from_iterable((fault, None) for fault in 2 * FAULTS))
     with serve(server) as url:
         metrics = run_evaluation(tmp_path / "faulty", agent=choice(url, concurrency=1))
@@ -149,7 +159,7 @@ def test_a_server_that_fails_in_every_way_loses_nothing(tmp_path: Path) -> None:
     # 12 episodes of 2 turns: each turn was answered once, however often it had to be asked for.
     assert server.n_answered == 24
     assert len(server.bodies) == 48
-    assert sum(record.n_retries for record in RunDirectory(tmp_path / "faulty").records()) == 24
+    assert sum(record.n_retries for record in RunDirectory(tmp_path / "faulty").records()) == 24 >= len(FAULTS)
 
 
 def test_a_json_answer_of_another_content_type_is_taken() -> None:
@@ -163,13 +173,13 @@ def test_a_question_that_cannot_be_answered_is_counted_apart(tmp_path: Path) -> 
     def player(body: dict[str, Any]) -> str:
         return r"\boxed{A}"
 
-    too_long = status(400, b'{"error": {"message": "too long", "code": "context_length_exceeded"}}')
-    server = ChatServer(player, iter([None, too_long, None]))
+    too_many = status(400, b'{"error": {"message": "At most 1 image(s) may be provided.", "type": "BadRequestError"}}')
+    server = ChatServer(player, iter([None, too_many, None]))
     with serve(server) as url:
         metrics = run_evaluation(tmp_path / "run", agent=choice(url, concurrency=1), limit=3, n_envs=1)
     assert (metrics["statistics"]["n_episodes"], metrics["statistics"]["n_errors"]) == (2, 1)
     [(reason, count)] = metrics["errors"].items()
-    assert "status 400: too long (context_length_exceeded)" in reason
+    assert "status 400: At most 1 image(s) may be provided. (BadRequestError)" in reason
     assert count == 1
     lost = RunDirectory(tmp_path / "run").episodes()[1]
     assert (lost.error, lost.steps, lost.correct, lost.answer, lost.truncated_by) == (reason, [], False, None, None)
@@ -185,6 +195,33 @@ def test_a_question_that_cannot_be_answered_is_counted_apart(tmp_path: Path) -> 
     again = RunDirectory(tmp_path / "run").episodes()
     assert (again[0], again[2]) == (kept[0], kept[2])
     assert again[1].answer == "A"
+
+
+def test_a_turn_that_is_always_filtered_has_no_score_and_stops_nothing(tmp_path: Path) -> None:
+    filtered = status(
+        200, b'{"choices": [{"message": {"content": "\\\\boxed{Z}"}, "finish_reason": "content_filter"}]}'
+    )
+    server = ChatServer(zoom_then_answer, itertools.repeat(filtered))
+    with serve(server) as url:
+        agent = choice(url, retries=Retries(attempts=2, first_wait=0.0))
+        metrics = run_evaluation(tmp_path / "run", agent=agent, limit=25, n_envs=4)
+    assert (metrics["statistics"]["n_episodes"], metrics["statistics"]["n_errors"]) == (0, 25)
+    assert len(server.bodies) == 50
+    assert "its content filter kept the answer back" in next(iter(metrics["errors"]))
+
+
+def test_a_conversation_that_outgrows_the_context_is_a_wrong_answer(tmp_path: Path) -> None:
+    full = status(400, b'{"error": {"message": "This model\'s maximum context length is 512 tokens.", "code": 400}}')
+    # Of three episodes the second is full after its first turn, which was a zoom.
+    server = ChatServer(zoom_then_answer, iter([None, None, None, full]))
+    with serve(server) as url:
+        metrics = run_evaluation(tmp_path / "run", agent=choice(url, concurrency=1), limit=3, n_envs=1)
+    assert len(server.bodies) == 6
+    assert (metrics["statistics"]["n_episodes"], metrics["statistics"]["n_errors"]) == (3, 0)
+    cut = RunDirectory(tmp_path / "run").records()[1]
+    assert (cut.episode.truncated_by, cut.episode.answer, cut.episode.correct) == ("context", None, False)
+    assert (cut.score, cut.episode.error, cut.episode.usage) == (0.0, None, {"zoom_in": 1})
+    assert metrics["statistics"]["truncated_rate"] == pytest.approx(1 / 3)
 
 
 def test_a_server_that_stays_away_is_given_up_after_as_many_attempts() -> None:
@@ -284,6 +321,17 @@ def test_a_run_of_failures_stops_the_run(tmp_path: Path) -> None:
         with pytest.raises(RemoteError, match=r"2\d turns in a row could not be had.*status 500"):
             run_evaluation(tmp_path / "run", agent=agent, limit=40, n_envs=4)
     assert len(server.bodies) <= 24
+
+
+def test_wrong_requests_in_a_row_are_the_trouble_of_their_questions(tmp_path: Path) -> None:
+    too_many = status(400, b'{"error": {"message": "At most 1 image(s) may be provided in one request."}}')
+    server = ChatServer(zoom_then_answer, itertools.chain(itertools.repeat(too_many, 30), itertools.repeat(None)))
+    with serve(server) as url:
+        metrics = run_evaluation(tmp_path / "run", agent=choice(url, concurrency=1), limit=32, n_envs=1)
+    assert (metrics["statistics"]["n_episodes"], metrics["statistics"]["n_errors"]) == (2, 30)
+    assert list(metrics["errors"].values()) == [30]
+    # Not one of them was asked twice.
+    assert len(server.bodies) == 30 + 2 * 2
 
 
 def test_a_wrong_address_is_known_at_once(tmp_path: Path) -> None:
@@ -432,6 +480,65 @@ def test_a_stop_string_that_was_cut_off_is_put_back(
 ) -> None:
     reply = Reply(text=text, finish_reason=finish, stop_reason=stop_reason)
     assert with_stop_string(reply, ("</tool_call>", "</answer>")) == expected
+
+
+CALL = '<tool_call>\n{"name": "zoom_in", "arguments": {"bbox_2d": [0, 0, 0.5, 0.5], "target_image": 1}}\n</tool_call>'
+
+
+@pytest.mark.parametrize("arguments", ["object", "text"])
+def test_a_server_that_parses_calls_makes_no_difference(tmp_path: Path, arguments: str) -> None:
+    clean = ChatServer(zoom_then_answer)
+    with serve(clean) as url:
+        run_evaluation(tmp_path / "clean", agent=choice(url))
+
+    def parse(text: str) -> dict[str, Any]:
+        """As a server does that looks for calls whether tools were asked for or not."""
+        if "<tool_call>" not in text:
+            return {"content": text}
+        before, _, block = text.partition("<tool_call>")
+        call = json.loads(block.removesuffix("</tool_call>"))
+        given = call["arguments"] if arguments == "object" else json.dumps(call["arguments"])
+        return {"content": before, "tool_calls": [{"function": {"name": call["name"], "arguments": given}}]}
+
+    server = ChatServer(zoom_then_answer, message=parse)
+    with serve(server) as url:
+        run_evaluation(tmp_path / "parsed", agent=choice(url))
+    assert [e.answer for e in RunDirectory(tmp_path / "parsed").episodes()] == [
+        e.answer for e in RunDirectory(tmp_path / "clean").episodes()
+    ]
+    assert RunDirectory(tmp_path / "parsed").episodes()[0].usage == {"zoom_in": 1}
+    # The next request holds the call as the model wrote it.
+    assert server.bodies[-1]["messages"][2] == clean.bodies[-1]["messages"][2] == {"role": "assistant", "content": CALL}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "frame", "calls", "expected"),
+    [
+        ("hermes", "unit", [("zoom_in", '{"target_image": 1}')], ["zoom_in"]),
+        ("hermes", "unit", [("zoom_in", '{"target_image": 1}'), ("rotate", "{}")], ["zoom_in", "rotate"]),
+        ("qwen3-vl", "permille", [("zoom_in", '{"label": "</tool_call>"}')], ["zoom_in"]),
+        ("pixel-reasoner", "unit", [("crop_image_normalized", "{}")], ["zoom_in"]),
+        ("deepeyes", "pixel", [("image_zoom_in_tool", '{"bbox_2d": [1, 2, 3, 4], "label": "x"}')], ["zoom_in"]),
+        # What the model got wrong is its own mistake, as it would be in text.
+        ("hermes", "unit", [("zoom_in", '{"target_image": ')], [None]),
+        ("mini-o3", "unit", [("grounding", "{}")], None),
+        ("tags", "unit", [("zoom_in", "{}")], None),
+    ],
+)
+def test_a_call_is_put_back_where_it_can_be(
+    dialect: str, frame: str, calls: list[tuple[str, str]], expected: list[str | None] | None
+) -> None:
+    known = get_dialect(dialect, get_frame(frame))
+    reply = Reply(text="I look. ", calls=tuple(ServerCall(name=name, arguments=given) for name, given in calls))
+    if expected is None:
+        with pytest.raises(Unanswered, match=r"took a call out of the text .*without a parser of tool calls"):
+            with_calls(reply, known)
+        return
+    text = with_calls(reply, known)
+    assert text.startswith("I look.\n<tool_call>")
+    assert [getattr(call, "name", None) for call in known.parse(text).calls] == expected
+    # Some servers leave the calls in the text as well.
+    assert with_calls(replace(reply, text=text), known) == text
 
 
 def test_thoughts_reported_apart_are_recorded_and_not_sent_back(tmp_path: Path) -> None:
