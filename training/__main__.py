@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.command(arguments))
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
+        print("\nInterrupted.", file=sys.stderr)
         return 130
     except Interrupted as stop:
         print(f"\n{stop}", file=sys.stderr)

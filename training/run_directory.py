@@ -19,11 +19,11 @@ from types import FrameType
 from typing import Any
 
 from training.config import PPORecipe, SFTRecipe, to_dict
-from training.errors import TrainingError
+from training.errors import RESUME, TrainingError
 
 
 class Interrupted(Exception):
-    """The run was asked to stop; its checkpoint is written and the same command resumes it."""
+    """The run was asked to stop; its message says what is written. The same command resumes it."""
 
 
 class FinishedRunError(Exception):
@@ -98,6 +98,21 @@ class RunDirectory:
             TrainingError: it could not be written.
         """
         self._write_whole(self.model, save)
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Turns a Ctrl-C inside into an `Interrupted` that says what is left; after the run is finished it does nothing.
+
+        Once the model is written only processes are left to be shut down, and they end with this one.
+
+        Raises:
+            Interrupted: the run is not finished.
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            if not self.model.exists():
+                raise Interrupted(f"Interrupted; {self.newest_saved()}. {RESUME}") from None
 
     def newest_saved(self) -> str:
         """Half a sentence that says where the newest checkpoint is."""

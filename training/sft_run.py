@@ -36,7 +36,8 @@ def run_sft(recipe: SFTRecipe, report: Report | None = None) -> Path:
 
     Raises:
         FinishedRunError: if the run is finished already.
-        Interrupted: after Ctrl-C or SIGTERM, once the step under way is over and its checkpoint written.
+        Interrupted: after Ctrl-C or SIGTERM, once the step under way is over and its checkpoint written, or at once
+            after a second one.
         DataError: if the traces cannot be read, or the environment does not take them.
         TrainingError: if the loss is no number, or the disk is full; the newest checkpoint is whole.
         ValueError: if the directory holds an unfinished run of another recipe.
@@ -44,7 +45,7 @@ def run_sft(recipe: SFTRecipe, report: Report | None = None) -> Path:
     run = RunDirectory(recipe.out)
     run.claim(recipe, free_keys=FREE_KEYS)
     check_model(recipe.model)
-    with stop_signal() as stop_requested:
+    with run.interruptible(), stop_signal() as stop_requested:
         if recipe.num_learners:
             from training.ray_train import train_on_ray
 

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 from safetensors.torch import load_file
 
@@ -158,3 +159,30 @@ def test_two_learners_resume_with_their_optimizers(make_recipe, tmp_path):
     assert lines(tmp_path / "a")[2]["learner/value_loss"] == pytest.approx(
         lines(tmp_path / "b")[2]["learner/value_loss"], rel=1e-4
     )
+
+
+@pytest.mark.slow
+def test_a_ctrl_c_while_a_finished_run_shuts_down_leaves_it_finished(make_recipe, tmp_path, monkeypatch):
+    shut_down = ray.shutdown
+
+    def interrupted_shutdown():
+        shut_down()
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+
+    monkeypatch.setattr(ray, "shutdown", interrupted_shutdown)
+    recipe = make_recipe(iterations=1, out=str(tmp_path / "run"))
+    assert run_ppo(recipe) == tmp_path / "run" / "model"
+    assert (tmp_path / "run" / "model" / "config.json").is_file()
+
+
+def test_a_ctrl_c_says_what_is_left(tmp_path):
+    run = RunDirectory(tmp_path)
+    with pytest.raises(Interrupted, match=r"there is no checkpoint yet\. Start the same command"), run.interruptible():
+        raise KeyboardInterrupt
+    run.save_checkpoint(7, lambda path: (path / "weights").write_text("w"))
+    with pytest.raises(Interrupted, match="newest whole checkpoint is .*checkpoints/7"), run.interruptible():
+        raise KeyboardInterrupt
+    run.finish(lambda path: (path / "weights").write_text("w"))
+    with run.interruptible():
+        raise KeyboardInterrupt

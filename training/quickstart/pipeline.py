@@ -27,11 +27,13 @@ import pxr_env  # noqa: F401  (registers the tasks)
 from pxr_agents import tiny
 from pxr_agents.vlm import VLM
 from training.config import CuriosityRecipe, PPORecipe, to_dict
+from training.errors import RESUME
 from training.progress import StageProgress
 from training.quickstart.pretrain import pretrain
 from training.quickstart.recipe import ARMS, QuickstartRecipe
 from training.quickstart.texts import ATOM, fixed_texts, task_texts
 from training.quickstart.warm_start import WarmStart
+from training.run_directory import Interrupted
 
 SUMMARY_KEYS = ("accuracy", "accuracy_needs_operation", "accuracy_easy", "usage_rate", "hit_rate")
 
@@ -50,14 +52,21 @@ class Quickstart:
         )
 
     def run(self) -> Path:
-        """Do what is missing; returns the path of the summary."""
-        with StageProgress(self.console) as progress:
-            self._base(progress)
-            self._warm(progress)
-            self._arms(progress)
-            self._evaluate(progress)
-        summary = self._summarize()
-        self._report()
+        """Do what is missing; returns the path of the summary.
+
+        Raises:
+            Interrupted: after Ctrl-C.
+        """
+        try:
+            with StageProgress(self.console) as progress:
+                self._base(progress)
+                self._warm(progress)
+                self._arms(progress)
+                self._evaluate(progress)
+            summary = self._summarize()
+            self._report()
+        except KeyboardInterrupt:
+            raise Interrupted(f"Interrupted; the stages that are finished are in {self.out}. {RESUME}") from None
         self._show(summary)
         return self.out / "summary.json"
 

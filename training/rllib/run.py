@@ -71,7 +71,8 @@ def run_ppo(recipe: PPORecipe, *, on_iteration: OnIteration | None = None) -> Pa
 
     Raises:
         FinishedRunError: if the run is finished already.
-        Interrupted: after Ctrl-C or SIGTERM, once the iteration under way is over and its checkpoint written.
+        Interrupted: after Ctrl-C or SIGTERM, once the iteration under way is over and its checkpoint written, or at
+            once after a second one.
         TrainingError: it cannot go on: something is no number, the disk is full, an environment fails, or processes
             were lost more often than `max_restarts`. The newest checkpoint is whole.
         ValueError: if the directory holds an unfinished run of another recipe, or as `check_start`, `check_job` and
@@ -82,23 +83,27 @@ def run_ppo(recipe: PPORecipe, *, on_iteration: OnIteration | None = None) -> Pa
     run = RunDirectory(recipe.out)
     run.claim(recipe, free_keys=FREE_KEYS)
     check_start(recipe)
-    with ray_session(recipe), stop_signal() as stop_requested:
+    with run.interruptible(), ray_session(recipe), stop_signal() as stop_requested:
         check_nodes(recipe)
         with open_wandb(recipe) as wandb:
-            attempt = _Attempt(recipe, run, wandb, stop_requested, on_iteration)
-            for restarts in itertools.count():
-                try:
-                    attempt()
-                    return run.model
-                except LostProcessError as error:
-                    attempt.faults.write([_restart(error, run)], iteration=attempt.iteration)
-                    if restarts >= recipe.max_restarts or stop_requested():
-                        raise LostProcessError(
-                            f"{error}; {run.newest_saved()}. After max_restarts={recipe.max_restarts} starts from it "
-                            f"the run ends. {RESUME}"
-                        ) from error
-                    # Actors and places of those that are gone are freed meanwhile.
-                    time.sleep(RESTART_AFTER)
+            _with_restarts(_Attempt(recipe, run, wandb, stop_requested, on_iteration))
+    return run.model
+
+
+def _with_restarts(attempt: _Attempt) -> None:
+    recipe, run = attempt.recipe, attempt.run
+    for restarts in itertools.count():
+        try:
+            return attempt()
+        except LostProcessError as error:
+            attempt.faults.write([_restart(error, run)], iteration=attempt.iteration)
+            if restarts >= recipe.max_restarts or attempt.stop_requested():
+                raise LostProcessError(
+                    f"{error}; {run.newest_saved()}. After max_restarts={recipe.max_restarts} starts from it the run "
+                    f"ends. {RESUME}"
+                ) from error
+            # Actors and places of those that are gone are freed meanwhile.
+            time.sleep(RESTART_AFTER)
     raise AssertionError("unreachable")
 
 
