@@ -7,12 +7,15 @@ process is started or gigabytes are loaded.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pxr_agents.chat import ChatFormat
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: The architectures (`model_type` of config.json) whose forward pass, positions and pixels are tested here.
 ARCHITECTURES = {
@@ -92,6 +95,11 @@ class Checkpoint:
         return ARCHITECTURES[self.config.model_type]
 
     @property
+    def has_experts(self) -> bool:
+        """Whether it is a mixture of experts."""
+        return bool(getattr(self.config.text_config, "num_experts", 0))
+
+    @property
     def banned_ids(self) -> tuple[int, ...]:
         """What a policy may never sample: `chat.banned_ids`, and the rows of the vocabulary that decode to nothing."""
         return (*self.chat.banned_ids, *range(len(self.chat.tokenizer), self.config.text_config.vocab_size))
@@ -160,6 +168,28 @@ def _folder(model: str | Path, files: list[str]) -> Path:
         f"model={str(model)!r} came; expected the directory of a Qwen2.5-VL or Qwen3-VL checkpoint, or its hub name. "
         f"{reason}"
     )
+
+
+def published_weights(model_type: str, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Weights of a model in memory as checkpoints of its family hold them, which is what engines read.
+
+    transformers turns the matrices of the experts of a Qwen3-VL when it reads them. When it writes them (5.19) it does
+    not, and vLLM cannot load that. All other families are the same in memory and on disk.
+
+    Args:
+        model_type: of config.json.
+        weights: names and tensors as transformers has them; one with an expert axis is (experts, out, in).
+    """
+    for name, tensor in weights:
+        turned = model_type == "qwen3_vl_moe" and name.endswith((".experts.gate_up_proj", ".experts.down_proj"))
+        yield name, tensor.transpose(1, 2).contiguous() if turned else tensor
+
+
+def save_weights(model: Any, path: str | Path) -> None:
+    """Write the weights and config.json of a transformers model as checkpoints of its family have them."""
+    state = dict(published_weights(model.config.model_type, model.state_dict().items()))
+    # What transformers calls the original format is the one in memory wherever the shapes fit that.
+    model.save_pretrained(path, state_dict=state, save_original_format=model.config.model_type != "qwen3_vl_moe")
 
 
 def hub_revision(folder: Path) -> str | None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from pxr_agents.checkpoint import save_weights
 from pxr_agents.tiny import learn_bpe
 from pxr_agents.vlm import VLM
 
@@ -140,7 +141,7 @@ def build_random(
     torch.manual_seed(seed)
     model: Any = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(path))
     _randomize(model)
-    model.save_pretrained(path)
+    save_weights(model, path)
     # Saving rewrote it in the layout of the installed transformers.
     _write_json(path / "config.json", config)
     _write_json(
@@ -217,7 +218,7 @@ def qwen3_vl_config(ids: dict[str, int], vocab_size: int, *, experts: bool) -> d
     mixture = {
         "num_experts": 8,
         "num_experts_per_tok": 2,
-        "moe_intermediate_size": 32,
+        "moe_intermediate_size": 128,
         "norm_topk_prob": True,
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pxr_agents.chat import ChatFormat
-from pxr_agents.checkpoint import ImageNormalization, find_checkpoint, read_checkpoint, read_processor
+from pxr_agents.checkpoint import ImageNormalization, find_checkpoint, read_checkpoint, read_processor, save_weights
 from pxr_agents.types import Tokens
 
 
@@ -176,7 +176,7 @@ class VLM:
     def save(self, path: str | Path) -> None:
         """Write a checkpoint directory that everything loads: weights, tokenizer, processor configuration."""
         path = Path(path)
-        self.model.save_pretrained(path)
+        save_weights(self.model, path)
         self.chat.tokenizer.save_pretrained(path)
         for name, content in self._processor_files.items():
             (path / name).write_bytes(content)

@@ -8,7 +8,8 @@ from typing import Any, cast
 import gymnasium
 
 import pxr_env  # noqa: F401  (registers the tasks)
-from pxr_agents.checkpoint import check_weights, has_all_it_gets, read_checkpoint
+from pxr_agents.checkpoint import Checkpoint, check_weights, has_all_it_gets, read_checkpoint
+from pxr_agents.engines.vllm.errors import NO_NEW_EXPERTS
 from training.config import PPORecipe
 
 
@@ -17,10 +18,14 @@ def check_start(recipe: PPORecipe) -> None:
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
-        ValueError: the environment's images do not fit the model, or it has too few samples.
+        ValueError: the environment's images do not fit the model, it has too few samples, or the engine cannot be given
+            new weights of this model.
         Exception: whatever the environment raises when it is made (each says what came and what was expected).
     """
-    unit = check_model(recipe.model)
+    checkpoint = check_model(recipe.model)
+    if checkpoint.has_experts and recipe.engine.kind == "vllm" and not recipe.engine.num_gpus_per_engine:
+        raise ValueError(f"{recipe.model} is a mixture of experts. {NO_NEW_EXPERTS}")
+    unit = checkpoint.norm.image_unit
     env = gymnasium.make(recipe.env.id, **recipe.env.kwargs)
     try:
         data = cast(Any, env.unwrapped).data
@@ -56,8 +61,8 @@ def warn_of_bad_rows(data: Any) -> None:
         )
 
 
-def check_model(model: str) -> int:
-    """Side of a vision token of the checkpoint in pixels.
+def check_model(model: str) -> Checkpoint:
+    """The checkpoint, after checking that all of it is there.
 
     Raises:
         FileNotFoundError, ValueError: as `check_start`.
@@ -65,4 +70,4 @@ def check_model(model: str) -> int:
     checkpoint = read_checkpoint(model)
     if has_all_it_gets(model):
         check_weights(checkpoint.folder)
-    return checkpoint.norm.image_unit
+    return checkpoint

@@ -101,7 +101,7 @@ class RunDirectory:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Turns a Ctrl-C inside into an `Interrupted` that says what is left; after the run is finished it does nothing.
+        """Turns a Ctrl-C inside into an `Interrupted` that says what is left. In a finished run it changes nothing.
 
         Once the model is written only processes are left to be shut down, and they end with this one.
 

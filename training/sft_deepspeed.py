@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.distributed
 from torch import Tensor
 
 from pxr_agents.vlm import VLM, TokenBatch
 from training.config import SFTRecipe
-from training.lora import plain_weights
+from training.deepspeed_engine import TAG, start_engine
 from training.processes import Processes
-from training.rllib.deepspeed_config import deepspeed_config
 from training.sft import ADAM_BETAS, summed_loss
 from training.sft_learner import open_model
-
-TAG = "deepspeed"
 
 
 class _SummedLoss(torch.nn.Module):
@@ -43,34 +36,14 @@ class DeepSpeedLearner:
     equal_parts = True
 
     def __init__(self, recipe: SFTRecipe, processes: Processes) -> None:
-        on_gpu = recipe.num_gpus_per_learner > 0
-        if not on_gpu:
-            os.environ["DS_ACCELERATOR"] = "cpu"
-        deepspeed = _deepspeed()
-        if not on_gpu:
-            # Sums in shared memory, which would be compiled first, for minutes; gloo does them as well.
-            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self._processes, self._lr = processes, recipe.lr
         self.vlm = open_model(recipe)
         trained = [parameter for parameter in self.vlm.model.parameters() if parameter.requires_grad]
-        options: dict[str, Any] = {"fused": True} if recipe.learner.offload_optimizer else {}
-        optimizer = torch.optim.AdamW(
-            trained, lr=recipe.lr, weight_decay=recipe.weight_decay, betas=ADAM_BETAS, **options
-        )
-        # It reads the keys that both kinds of recipes have.
-        learner_recipe: Any = recipe
-        config = deepspeed_config(learner_recipe, sum(parameter.numel() for parameter in trained))
+        optimizer = torch.optim.AdamW(trained, lr=recipe.lr, weight_decay=recipe.weight_decay, betas=ADAM_BETAS)
         module = _SummedLoss(self.vlm)
         if recipe.learner.gradient_checkpointing:
             module.train()
-        if recipe.learner.kind == "zero3":
-            dtype = torch.bfloat16 if recipe.learner.dtype == "bfloat16" else torch.float32
-            # One parameter after the other: the whole model may not fit on a GPU.
-            deepspeed.zero.Init(module=module, config_dict_or_path=config, dtype=dtype)
-        deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), dist_init_required=False)
-        self._engine, *_ = deepspeed.initialize(
-            model=module, optimizer=optimizer, config=config, dist_init_required=False
-        )
+        self._engine = start_engine(module, optimizer, recipe)
 
     def accumulate(self, batches: Sequence[TokenBatch], normalizer: float) -> float:
         loss = self._engine(batches)
@@ -103,24 +76,3 @@ class DeepSpeedLearner:
                 f"Resume with num_learners={n_parts}."
             )
         self._engine.load_checkpoint(str(path), tag=TAG)
-
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        return plain_weights(self.vlm.model, _gather)
-
-
-def _gather(tensors: Sequence[Tensor]) -> AbstractContextManager[None]:
-    sharded = [tensor for tensor in tensors if hasattr(tensor, "ds_id")]
-    if not sharded:
-        return nullcontext()
-    gathered: AbstractContextManager[None] = _deepspeed().zero.GatheredParameters(sharded)
-    return gathered
-
-
-def _deepspeed() -> Any:
-    try:
-        import deepspeed
-    except ImportError as error:
-        raise ImportError(
-            "learner.kind is 'zero2' or 'zero3' and DeepSpeed is not installed: pip install pxr-gym[deepspeed]"
-        ) from error
-    return deepspeed

@@ -6,17 +6,16 @@ numbers up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from pxr_agents.vlm import VLM, TokenBatch
 from training.config import SFTRecipe
-from training.lora import add_adapters, plain_weights
+from training.lora import add_adapters
 from training.processes import Processes
 from training.sft import Optimizers, summed_loss
 
@@ -47,9 +46,6 @@ class Learner(Protocol):
 
     def load(self, path: Path) -> None:
         """Read what `save` wrote."""
-
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The state dict under the names transformers gives it, adapters merged; one tensor at a time is whole."""
 
 
 def open_model(recipe: SFTRecipe, device: torch.device | str = "cpu") -> VLM:
@@ -109,9 +105,6 @@ class PlainLearner:
         state: dict[str, Any] = torch.load(path / "learner.pt", map_location=self.vlm.device)
         self.vlm.model.load_state_dict(state["model"])
         self._optimizers.load_state_dict(state["optimizers"])
-
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        return plain_weights(self.vlm.model)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.vlm.device.type, torch.bfloat16, enabled=self._rounds)

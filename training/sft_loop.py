@@ -13,9 +13,10 @@ import torch
 from pxr_agents.vlm import VLM
 from training.config import SFTRecipe
 from training.cursor import SampleCursor
+from training.deepspeed_engine import gathered
 from training.errors import TrainingError
 from training.logs import MetricsLog, WandbLog, open_wandb
-from training.lora import adapter_weights, save_adapters
+from training.lora import adapter_weights, plain_weights, save_adapters
 from training.packing import batches, blank_row, parts
 from training.prefetch import Prefetcher
 from training.processes import Processes
@@ -195,8 +196,9 @@ class _Training:
 
     def export(self) -> None:
         """Write the trained model as a plain checkpoint, adapters merged into it and once more in `adapter`."""
-        weights = _collect(self._learner.weights(), self._processes)
-        adapters = _collect(adapter_weights(self._learner.vlm.model), self._processes)
+        model = self._learner.vlm.model
+        weights = _collect(plain_weights(model, gathered), self._processes)
+        adapters = _collect(adapter_weights(model, gathered), self._processes)
         if self._processes.first:
             self.run.finish(lambda path: _write_model(self._recipe, weights, adapters, path))
         self._processes.agree()

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pxr_agents.chat import Conversation
 from pxr_agents.checkpoint import ARCHITECTURES, check_weights, read_checkpoint
@@ -272,5 +273,25 @@ def test_an_unknown_family_is_refused(tmp_path):
 def test_the_command_line_builds_one(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["random_checkpoint", "qwen3-vl-moe", str(tmp_path / "model"), "--seed", "3"])
     main()
-    assert "qwen3-vl-moe, 1,0" in capsys.readouterr().out
+    assert "qwen3-vl-moe, 1,6" in capsys.readouterr().out
     assert read_checkpoint(tmp_path / "model").family == "Qwen3-VL, mixture of experts"
+
+
+def test_experts_are_saved_as_published(tmp_path):
+    """Published: experts.gate_up_proj (experts, hidden, 2 x width) and down_proj (experts, width, hidden)."""
+    vlm = build_random(tmp_path / "built", "qwen3-vl-moe")
+    vlm.save(tmp_path / "saved")
+    for folder in ("built", "saved"):
+        files, memory = load_file(tmp_path / folder / "model.safetensors"), vlm.model.state_dict()
+        assert files.keys() == memory.keys()
+        for name, tensor in files.items():
+            expected = memory[name]
+            if name.endswith("gate_up_proj"):
+                assert tensor.shape == (8, 64, 256)
+                expected = torch.stack([expert.T for expert in expected])
+            elif name.endswith("experts.down_proj"):
+                assert tensor.shape == (8, 128, 64)
+                expected = torch.stack([expert.T for expert in expected])
+            assert torch.equal(tensor, expected), name
+    read = VLM.from_pretrained(tmp_path / "saved").model.state_dict()
+    assert all(torch.equal(tensor, read[name]) for name, tensor in vlm.model.state_dict().items())

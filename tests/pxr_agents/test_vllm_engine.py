@@ -311,3 +311,21 @@ def test_qwen2_5_vl(running, qwen2_5_vl, noise_image):
             talk.reply(0, [noise_image(28 * 2, 28 * 5)])
             assert talk.turn([0])[0].weights_version == version
             assert talk.gap(0) < 1e-5
+
+
+def test_a_mixture_of_experts(running, family_path, noise_image, tmp_path):
+    """It reads what is saved here, and refuses what vLLM would load wrongly."""
+    VLM.from_pretrained(family_path("qwen3-vl-moe")).save(tmp_path)
+    vlm = VLM.from_pretrained(tmp_path)
+    running.close()
+    with VLLMEngine.from_pretrained(tmp_path, timeout=120, **ARGUMENTS) as engine:
+        talk = Talk(vlm, engine, Sampling(max_tokens=9))
+        talk.prompt(0, [noise_image(32 * 3, 32 * 2)])
+        talk.turn([0])
+        assert talk.gap(0) < 1e-5
+        with pytest.raises(EngineError, match="mixture of experts wrongly on CPUs"):
+            engine.load_weights(vlm.model.state_dict(), 1)
+        # The old weights are still there.
+        talk.reply(0, [noise_image(32, 32)])
+        assert talk.turn([0])[0].weights_version == 0
+        assert talk.gap(0) < 1e-5

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from training.config import EnvRecipe
+from pxr_agents.random_checkpoint import build_random
+from training.config import EngineRecipe, EnvRecipe
 from training.preflight import check_start
 
 ENV_ID = "pxr_env:pxr/SyntheticSearch-v0"
@@ -28,6 +29,13 @@ def test_images_that_the_model_cannot_take_are_named(make_recipe):
     env = EnvRecipe(id=ENV_ID, kwargs={"size_multiple": 32})
     with pytest.raises(ValueError, match=r"96x96 pixels.*multiples of 28. Set env.kwargs.size_multiple=28"):
         check_start(make_recipe(env=env))
+
+
+def test_experts_that_the_engine_cannot_get_are_named(make_recipe, tmp_path):
+    build_random(tmp_path / "model", "qwen3-vl-moe")
+    recipe = make_recipe(model=str(tmp_path / "model"), engine=EngineRecipe(kind="vllm"))
+    with pytest.raises(ValueError, match=r'mixture of experts.*engine\.kind="transformers"'):
+        check_start(recipe)
 
 
 def test_too_few_samples_are_named(make_recipe):

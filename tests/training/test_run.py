@@ -181,7 +181,7 @@ def test_a_ctrl_c_says_what_is_left(tmp_path):
     with pytest.raises(Interrupted, match=r"there is no checkpoint yet\. Start the same command"), run.interruptible():
         raise KeyboardInterrupt
     run.save_checkpoint(7, lambda path: (path / "weights").write_text("w"))
-    with pytest.raises(Interrupted, match="newest whole checkpoint is .*checkpoints/7"), run.interruptible():
+    with pytest.raises(Interrupted, match=r"newest whole checkpoint is .*checkpoints/7"), run.interruptible():
         raise KeyboardInterrupt
     run.finish(lambda path: (path / "weights").write_text("w"))
     with run.interruptible():

@@ -150,3 +150,22 @@ def test_without_restarts_the_same_command_resumes(make_deadly, alone):
     assert [path.name for path in (Path(recipe.out) / "checkpoints").iterdir()] == ["1"]
     run_sft(recipe)
     assert_same_run(recipe, alone())
+
+
+@pytest.mark.deepspeed
+def test_bfloat16_means_the_same_to_both_ways_of_spreading(make_recipe, alone):
+    """ZeRO-3 with adapters and in bfloat16, and what it writes."""
+    first, models = {}, {}
+    for kind in ("zero2", "zero3"):
+        learner = LearnerRecipe(kind=kind, dtype="bfloat16", lora_rank=2)
+        recipe = make_recipe(f"{kind}-bfloat16", num_learners=2, steps=2, lr=1e-2, learner=learner)
+        out = run_sft(recipe).parent
+        first[kind] = lines(out)[0]["loss"]
+        models[kind] = weights(out)
+        adapters = load_file(out / "model" / "adapter" / "adapter_model.safetensors")
+        assert all(tensor.ndim == 2 and tensor.any() for tensor in adapters.values())
+    # Rounded alike, and rounded at all.
+    assert first["zero3"] == pytest.approx(first["zero2"], abs=1e-6)
+    assert abs(first["zero3"] - lines(alone())[0]["loss"]) > 1e-5
+    assert {str(tensor.dtype) for tensor in models["zero3"].values()} == {"torch.bfloat16"}
+    assert largest_gap(models["zero3"], models["zero2"]) < 1e-2

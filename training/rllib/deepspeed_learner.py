@@ -23,12 +23,10 @@ from torch import Tensor
 
 from pxr_agents.vlm import TokenBatch
 from training.batch import Bucket, TrainingRow
+from training.deepspeed_engine import TAG, start_engine
 from training.finite import is_finite
 from training.objective import objective
-from training.rllib.deepspeed_config import deepspeed_config
 from training.rllib.learner import Buckets, Forward, TokenPPOLearner
-
-TAG = "deepspeed"
 
 
 class DeepSpeedLearner(TokenPPOLearner):
@@ -46,37 +44,17 @@ class DeepSpeedLearner(TokenPPOLearner):
         # DeepSpeed asks for what `torchrun` would have set. A learner sees its own GPU only, which is number 0.
         rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": "0", "LOCAL_SIZE": str(world)}
-        if not self.config.num_gpus_per_learner:
-            os.environ["DS_ACCELERATOR"] = "cpu"
         super().build()
 
     def _map_module_to_device(self, module: Any) -> None:
         """The model stays in the memory of the CPU; DeepSpeed moves what belongs on this learner's GPU."""
 
     def _make_modules_ddp_if_necessary(self) -> None:
-        deepspeed = _deepspeed()
-        if not self.config.num_gpus_per_learner:
-            # Sums in shared memory, which would be compiled first, for minutes; gloo does them as well.
-            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), dist_init_required=False)
         module = self._module[DEFAULT_MODULE_ID]
-        config = deepspeed_config(self.config.ppo, sum(parameter.numel() for parameter in module.parameters()))
         if module.value_head is not None:
             module.value_head.register_forward_pre_hook(_cast_to_weight)
         [(_, optimizer)] = self.get_optimizers_for_module(DEFAULT_MODULE_ID)
-        if self.config.ppo.learner.offload_optimizer:
-            # One pass over memory instead of a dozen; compiled into torch.
-            for group in optimizer.param_groups:
-                group["fused"] = True
-        if self.config.ppo.learner.kind == "zero3":
-            # One parameter after the other: the whole model may not fit on a GPU. DeepSpeed leaves their type as it is.
-            if self.config.ppo.learner.dtype == "bfloat16":
-                for parameter in module.parameters():
-                    parameter.data = parameter.data.bfloat16()
-            deepspeed.zero.Init(module=module, config_dict_or_path=config)
-        self.engine, *_ = deepspeed.initialize(
-            model=module, optimizer=optimizer, config=config, dist_init_required=False
-        )
+        self.engine = start_engine(module, optimizer, self.config.ppo)
 
     def _uncompiled_update(self, batch: dict[str, Buckets], **kwargs: Any) -> tuple[Any, Any, Any]:
         """One optimizer step on a minibatch: a pass for each bucket, whose gradients add up."""
@@ -159,13 +137,3 @@ def _names(components: Any) -> list[str]:
 
 def _cast_to_weight(module: torch.nn.Linear, inputs: tuple[Tensor]) -> tuple[Tensor]:
     return (inputs[0].to(module.weight.dtype),)
-
-
-def _deepspeed() -> Any:
-    try:
-        import deepspeed
-    except ImportError as error:
-        raise ImportError(
-            "learner.kind is 'zero2' or 'zero3' and DeepSpeed is not installed: pip install pxr-gym[deepspeed]"
-        ) from error
-    return deepspeed

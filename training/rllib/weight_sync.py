@@ -13,8 +13,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol
 
 import ray
+from ray.rllib.core import DEFAULT_MODULE_ID
 from torch import Tensor
 
+from pxr_agents.checkpoint import published_weights
 from training.rllib.engines import EngineGroup
 from training.rllib.weights import learner_weights, named_weights, on_learners
 
@@ -123,9 +125,10 @@ def _open(
 
 
 def _counted(learner: Any) -> Iterator[tuple[str, Tensor]]:
-    """The weights of a learner, which counts their bytes in `sent_bytes`."""
+    """The weights of a learner as checkpoints have them; it counts their bytes in `sent_bytes`."""
     learner.sent_bytes = 0
-    for name, tensor in named_weights(learner):
+    model_type = learner.module[DEFAULT_MODULE_ID].unwrapped().model.config.model_type
+    for name, tensor in published_weights(model_type, named_weights(learner)):
         learner.sent_bytes += tensor.nbytes
         yield name, tensor
 

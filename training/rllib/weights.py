@@ -5,8 +5,7 @@ What is sharded is gathered by all learners together; whatever asks one learner 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from pxr_agents.vlm import VLM
 from training.config import PPORecipe
+from training.deepspeed_engine import gathered
 from training.lora import adapter_weights, plain_weights, save_adapters
 
 SHARDS = "shards"
@@ -38,7 +38,7 @@ def named_weights(learner: Any) -> Iterator[tuple[str, Tensor]]:
 
     Adapters are merged. All learners have to iterate together; a tensor is whole until the next one is asked for.
     """
-    return plain_weights(learner.module[DEFAULT_MODULE_ID].unwrapped().model, _gather)
+    return plain_weights(learner.module[DEFAULT_MODULE_ID].unwrapped().model, gathered)
 
 
 def learner_weights(learner_group: Any) -> dict[str, Tensor]:
@@ -116,7 +116,7 @@ def load_shards(learner_group: Any, path: Path) -> None:
 
 
 def _named_adapters(learner: Any) -> Iterator[tuple[str, Tensor]]:
-    return adapter_weights(learner.module[DEFAULT_MODULE_ID].unwrapped().model, _gather)
+    return adapter_weights(learner.module[DEFAULT_MODULE_ID].unwrapped().model, gathered)
 
 
 def _from_first(learner_group: Any, named: Callable[[Any], Iterator[tuple[str, Tensor]]]) -> dict[str, Any]:
@@ -137,13 +137,3 @@ def _portable(tensor: Tensor) -> np.ndarray | Tensor:
     """A copy that travels well: Ray shares arrays between processes without copies. numpy has no bfloat16."""
     copy = tensor.detach().to("cpu", copy=True)
     return copy if copy.dtype == torch.bfloat16 else np.asarray(copy.numpy())
-
-
-def _gather(tensors: Sequence[Tensor]) -> AbstractContextManager[None]:
-    sharded = [tensor for tensor in tensors if hasattr(tensor, "ds_id")]
-    if not sharded:
-        return nullcontext()
-    import deepspeed
-
-    gathered: AbstractContextManager[None] = deepspeed.zero.GatheredParameters(sharded)
-    return gathered

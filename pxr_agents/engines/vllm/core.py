@@ -18,14 +18,15 @@ from torch import Tensor
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.config import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
+from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.loggers import StatLoggerBase
 
-from pxr_agents.checkpoint import find_checkpoint, read_checkpoint
+from pxr_agents.checkpoint import find_checkpoint, published_weights, read_checkpoint
 from pxr_agents.engines.vllm.arguments import StartArguments
-from pxr_agents.engines.vllm.errors import DeadEngineError, EngineError
+from pxr_agents.engines.vllm.errors import NO_NEW_EXPERTS, DeadEngineError, EngineError
 from pxr_agents.engines.vllm.prompts import vllm_prompt
 from pxr_agents.engines.vllm.weights import weights_directory
 from pxr_agents.types import Completion, Request, Sampling
@@ -217,8 +218,14 @@ class AsyncCore:
 
         Turns under way are finished with the old weights before, and turns that are asked for meanwhile wait for the
         new ones. Everything computed with the old weights is dropped.
+
+        Raises:
+            EngineError: the model is a mixture of experts on a CPU.
         """
-        with weights_directory(weights) as directory, self._broken_if_this_fails():
+        if self.checkpoint.has_experts and current_platform.is_cpu():
+            raise EngineError(NO_NEW_EXPERTS)
+        published = dict(published_weights(self.checkpoint.config.model_type, weights.items()))
+        with weights_directory(published) as directory, self._broken_if_this_fails():
             await self._llm.pause_generation(mode="wait", clear_cache=True)
             await self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(directory)})
             await self._resume(version)
