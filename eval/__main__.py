@@ -23,6 +23,9 @@ COMMANDS = (
     ("demo", "talk to a model about images of your own", "eval.demo"),
 )
 
+#: Those that go on, when they are given again, where they were interrupted.
+_CONTINUED = ("run", "audit")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status (2 for a wrong argument, 130 after Ctrl-C)."""
@@ -31,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.run_command(arguments))
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command continues where it stopped.", file=sys.stderr)
+        goes_on = " The same command continues where it stopped." if arguments.command in _CONTINUED else ""
+        print(f"\nInterrupted.{goes_on}", file=sys.stderr)
         return 130
     except _mistakes() as error:
         if arguments.traceback:

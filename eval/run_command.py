@@ -237,8 +237,9 @@ def _report(out: Path, console: Console) -> None:
 
     try:
         write_report(out, out / "report.html")
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"The report could not be written: {error}", file=sys.stderr)
+    except (ValueError, RuntimeError, OSError, KeyboardInterrupt) as error:
+        reason = str(error) or "interrupted"
+        print(f"The report was not written: {reason}. To write it: python -m eval report {out}", file=sys.stderr)
         console.print(f"Written to {out}.", soft_wrap=True)
         return
     console.print(f"Written to {out}. Pictures of the episodes: {out / 'report.html'}", soft_wrap=True)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -263,3 +266,16 @@ def test_commands_are_listed_without_being_imported(capsys: pytest.CaptureFixtur
     assert exited.value.code == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("run", "report", "compare"))
+
+
+def test_a_ctrl_c_after_the_scores_are_written_costs_the_page_only(tmp_path, monkeypatch, capsys) -> None:
+    def interrupted(run: Path, page: Path) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+
+    monkeypatch.setattr("eval.report.write_report", interrupted)
+    assert main(["run", ENV_ID, "--agent", "oracle", "--limit", "2", "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr()
+    assert f"The report was not written: interrupted. To write it: python -m eval report {tmp_path}/run" in said.err
+    assert RunDirectory(tmp_path / "run").metrics()["statistics"]["accuracy"] == 1.0
+    assert "Interrupted" not in said.err
