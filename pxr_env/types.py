@@ -55,6 +55,8 @@ class Sample:
         evidence_time: when source 1, a video, shows it: from the first up to the second, in seconds (None if unknown).
         evidence_call: the call that shows it where box and time do not say so, for scripted agents (None if they do).
         category: the kind of question, for metrics.
+        cluster: what the question belongs to, such as its photograph: samples of one cluster are not independent, and
+            intervals and tests take them together (None: it stands alone).
         metadata: anything else the data knows, such as the description of a synthetic scene.
     """
 
@@ -68,6 +70,7 @@ class Sample:
     evidence_time: tuple[float, float] | None = None
     evidence_call: OperationCall | None = None
     category: str | None = None
+    cluster: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -6,6 +6,7 @@ import base64
 import binascii
 import io
 import warnings
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,6 +32,7 @@ class Base64Image:
         offset: byte at which the base64 text begins.
         length: its length in bytes.
         stamp: time stamp (ns) and size of the file when it was read, so that caches notice a changed file.
+        digest: of the text: copies of one image at several places have the same.
     """
 
     kind: ClassVar[str] = "image"
@@ -38,6 +40,12 @@ class Base64Image:
     offset: int
     length: int
     stamp: tuple[int, int]
+    digest: bytes = b""
+
+    @property
+    def origin(self) -> Hashable:
+        """What questions about the same image have in common."""
+        return self.digest or (self.path, self.offset)
 
     @property
     def name(self) -> str:

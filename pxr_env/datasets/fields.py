@@ -52,6 +52,14 @@ class Fields:
 
     def identifier(self, name: str, prefix: str = "") -> str:
         """The row's id: text, or an integer as text. It is remembered for messages."""
+        self.sample_id = prefix + self._name(name)
+        return self.sample_id
+
+    def label(self, name: str) -> str | None:
+        """A name like an id: text, or an integer as text; None if the field is missing or null."""
+        return self._name(name) if name in self else None
+
+    def _name(self, name: str) -> str:
         value = self.values.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < 1000:
             value = str(value)
@@ -59,8 +67,7 @@ class Fields:
             raise RowError(f"{name} is {show(value)}; expected text")
         if len(value) > LONGEST_ID or _UNPRINTABLE.search(value):
             raise RowError(f"{name} is {show(value)}; expected at most {LONGEST_ID} characters without control ones")
-        self.sample_id = prefix + value
-        return self.sample_id
+        return value
 
     def text(self, name: str) -> str:
         """A text for the model that is not blank, neutralized."""

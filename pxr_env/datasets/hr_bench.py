@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
@@ -31,7 +32,8 @@ class HRBench(Dataset):
 
     Columns: `index`, `question`, `A` to `D` (options), `answer` (letter), `category` ("single" or "cross"),
     `cycle_category` (which order of the options it is, kept in the metadata), `image` (base64; or the `index` of an
-    earlier row with the same image, as evaluation kits write it). The options are written below the question.
+    earlier row with the same image, as evaluation kits write it). The options are written below the question. Rows with
+    the same image are one cluster, and so are the four orders of a question.
 
     Opening the file remembers where each image begins. It is read and decoded when a sample is shown; neither the data
     nor an episode holds the base64 text.
@@ -97,14 +99,14 @@ class HRBench(Dataset):
         )
 
     def _image(self, fields: Fields) -> Base64Image:
-        offset, length, text = fields.values["image"]
+        offset, length, text, digest = fields.values["image"]
         if length == 0:
             raise RowError("image is empty; expected base64")
         if length < _SHORTEST_IMAGE:
             if text not in self._images:
                 raise RowError(f'image is "{quote(text)}"; expected base64, or the index of an earlier row')
             return self._images[text]
-        image = Base64Image(path=self._file, offset=offset, length=length, stamp=self._stamp)
+        image = Base64Image(path=self._file, offset=offset, length=length, stamp=self._stamp, digest=digest)
         if self._check:
             try:
                 image.probe()
@@ -117,7 +119,8 @@ def read_tsv(path: Path, required: Sequence[str], *, placed: str) -> Iterator[ob
     """Yields the rows of a table with tabs as mappings of text; the value of column `placed` stays in the file.
 
     Fields that begin with a quotation mark may hold tabs, newlines and doubled quotation marks, as spreadsheets and
-    pandas write them. Of column `placed` a row has a tuple: offset and length in bytes, and the text if it is short.
+    pandas write them. Of column `placed` a row has a tuple: offset and length in bytes, the text if it is short, and a
+    digest of the text.
 
     Raises:
         DataError: the file cannot be read, or lacks a required column.
@@ -150,7 +153,7 @@ def _row(columns: Sequence[str], values: list[tuple[bytes, int, int]], offset: i
     for name, (value, start, length) in zip(columns, values, strict=True):
         if name == placed:
             short = value.decode("utf-8", "replace") if length < _SHORTEST_IMAGE else ""
-            row[name] = (offset + start, length, short)
+            row[name] = (offset + start, length, short, hashlib.blake2b(value, digest_size=16).digest())
             continue
         try:
             row[name] = value.decode("utf-8")

@@ -20,7 +20,7 @@ from pxr_env.errors import DataError, MediaError, did_you_mean, quote, show
 from pxr_env.media.images import ImageSource
 
 #: What a column can be, and which of them a data set must have.
-FIELDS = ("id", "question", "images", "answers", "options", "category")
+FIELDS = ("id", "question", "images", "answers", "options", "category", "cluster")
 REQUIRED_FIELDS = ("question", "images", "answers")
 _BATCH = 64
 
@@ -43,6 +43,11 @@ class TableImage:
     column: str = field(compare=False)
     position: int = field(compare=False)
     digest: bytes
+
+    @property
+    def origin(self) -> bytes:
+        """What questions about the same image have in common."""
+        return self.digest
 
     def open(self) -> ImageSource:
         """Returns the image as a source; nothing is read yet."""
@@ -138,8 +143,8 @@ class HuggingFaceData(Dataset):
     `columns` says which column is what: `question` (text), `images` (one image or a list: the library's Image feature
     with bytes or a path, or plain paths relative to the directory), `answers` (a text, a list of texts or a whole
     number), and if there are any `id` (text or whole number; the number of the row without it), `options` (list of
-    texts) and `category`. With options an answer is a letter, the text of an option, or its number from 0; the
-    options are written below the question.
+    texts), `category` and `cluster` (what belongs together; by default the questions about one image). With options an
+    answer is a letter, the text of an option, or its number from 0; the options are written below the question.
 
     Args:
         directory: what `save_to_disk` wrote.
@@ -200,6 +205,7 @@ class HuggingFaceData(Dataset):
             answers=answers,
             options=options,
             category=fields.optional_text("category"),
+            cluster=fields.label("cluster"),
             metadata={"row": fields.row},
         )
 

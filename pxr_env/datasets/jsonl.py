@@ -23,6 +23,7 @@ KEYS = (
     "answers",
     "options",
     "category",
+    "cluster",
     "start",
     "end",
     "fps",
@@ -41,6 +42,7 @@ class JSONL(Dataset):
     - `images`: a path or a list of paths; or `video`: a video file, a folder of frames, or a list of frame files.
     - `answers`: a text or a list of accepted texts. With `options`: letters, or the options' texts.
     - `options`: the texts of a multiple-choice question. They are written below the question as "(A) ...".
+    - `cluster`: text or whole number; questions with the same one belong together (by default those about one image).
     - `category`: text, for metrics. `needs_operation`: true or false.
     - `start`, `end`: the clip of the video that is asked about, in seconds. `fps`: of a video given as frames (1).
     - `evidence_box`: x1, y1, x2, y2 in pixels of the first image (or the video): what decides the answer.
@@ -102,6 +104,7 @@ class JSONL(Dataset):
             evidence_box=self._evidence_box(fields, media[0]),
             evidence_time=_evidence_time(fields),
             category=fields.optional_text("category"),
+            cluster=fields.label("cluster"),
             metadata={"row": fields.row},
         )
 

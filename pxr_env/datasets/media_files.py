@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -43,6 +43,10 @@ class Medium(Protocol):
 
     kind: ClassVar[str]
 
+    @property
+    def origin(self) -> Hashable:
+        """Equal for what is cut from the same image or video."""
+
     def open(self) -> ImageSource | VideoSource:
         """Returns it as a source; nothing is decoded yet."""
 
@@ -53,6 +57,11 @@ class ImageFile:
 
     kind: ClassVar[str] = "image"
     path: str
+
+    @property
+    def origin(self) -> Hashable:
+        """What questions about the same image have in common."""
+        return self.path
 
     def open(self) -> ImageSource:
         """Returns it as a source; nothing is decoded yet."""
@@ -67,6 +76,11 @@ class VideoFile:
     path: str
     start: float | None = None
     end: float | None = None
+
+    @property
+    def origin(self) -> Hashable:
+        """What questions about the same video have in common."""
+        return self.path
 
     def open(self) -> VideoSource:
         """Returns it as a source; nothing is decoded yet."""
@@ -83,6 +97,11 @@ class FrameFolder:
     start: float | None = None
     end: float | None = None
 
+    @property
+    def origin(self) -> Hashable:
+        """What questions about the same video have in common."""
+        return self.path
+
     def open(self) -> VideoSource:
         """Returns the frames as a video; nothing is decoded yet."""
         return VideoSource(frames=frame_paths(Path(self.path)), fps=self.fps, start=self.start, end=self.end)
@@ -97,6 +116,11 @@ class FrameFiles:
     fps: float
     start: float | None = None
     end: float | None = None
+
+    @property
+    def origin(self) -> Hashable:
+        """What questions about the same video have in common."""
+        return self.paths
 
     def open(self) -> VideoSource:
         """Returns the frames as a video; nothing is decoded yet."""

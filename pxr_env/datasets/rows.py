@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -57,7 +57,10 @@ class RowWarning:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """A checked row: the values of a `Sample`, with the places of its media instead of sources."""
+    """A checked row: the values of a `Sample`, with the places of its media instead of sources.
+
+    A `cluster` that the row does not name is made by `Dataset`: the id of the first row with the same first medium.
+    """
 
     sample_id: str
     question: str
@@ -68,6 +71,7 @@ class Record:
     evidence_box: Box | None = None
     evidence_time: tuple[float, float] | None = None
     category: str | None = None
+    cluster: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -87,6 +91,7 @@ class Record:
             evidence_box=self.evidence_box,
             evidence_time=self.evidence_time,
             category=self.category,
+            cluster=self.cluster,
             metadata=self.metadata,
         )
 
@@ -192,6 +197,17 @@ def _describe(path: Path, bad_rows: Sequence[BadRow], n_good: int) -> str:
     return "\n".join(lines)
 
 
+def _clustered(records: Mapping[str, Record]) -> Mapping[str, Record]:
+    """Questions about one image or video belong together, unless the rows say otherwise."""
+    first: dict[Hashable, str] = {}
+    return {
+        name: replace(record, cluster=first.setdefault(record.media[0].origin, name))
+        if record.cluster is None
+        else record
+        for name, record in records.items()
+    }
+
+
 class Dataset:
     """Checked rows as a `SampleSource`. Formats derive from it and say how a row becomes a `Record`.
 
@@ -222,7 +238,7 @@ class Dataset:
         self.warnings = checked.warnings
         #: Number of rows read, those that were left out included.
         self.n_rows = checked.n_rows
-        self._records = checked.good
+        self._records = _clustered(checked.good)
         self._ids = tuple(checked.good)
 
     def __len__(self) -> int:

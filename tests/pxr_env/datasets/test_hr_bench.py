@@ -167,7 +167,7 @@ def test_tables_are_read_as_the_standard_library_reads_them(tmp_path_factory, ro
     found = [{**row, "image": row["image"][2]} for row in read_tsv(path, ["index"], placed="image")]
     assert found == expected == written
     data = path.read_bytes()
-    assert all(data[offset:][:length] == b"i" for offset, length, _ in _places(path))
+    assert all(data[offset:][:length] == b"i" for offset, length, *_ in _places(path))
 
 
 def _places(path):
