@@ -36,6 +36,7 @@ class Attempt(gymnasium.Wrapper):
         reason: why the running episode has no score; None as long as nothing failed.
         info: the last info of the episode.
         digest: of the sample, see `eval.data_hash`.
+        cluster: what the sample belongs to, None if it stands alone.
         shown: digests of the images of every observation of the episode so far.
     """
 
@@ -45,13 +46,15 @@ class Attempt(gymnasium.Wrapper):
         self.reason: str | None = None
         self.info: dict[str, Any] = {}
         self.digest: str | None = None
+        self.cluster: str | None = None
         self.shown: list[list[str]] = []
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        self.reason, self.digest, self.shown = None, None, []
+        self.reason, self.digest, self.cluster, self.shown = None, None, None, []
         try:
             observation, self.info = self.env.reset(seed=seed, options=options)
             self.digest = sample_digest(self.env.unwrapped)
+            self.cluster = self.env.unwrapped.sample.cluster  # type: ignore[attr-defined]
         except (MediaError, DataError, OSError) as error:
             self.reason = f"data: {error}"
             nothing: dict[str, Any] = {"views": [], "usage": {}, "failures": {}, "reward_terms": {}, "vision_tokens": 0}
@@ -126,6 +129,7 @@ class Watch:
             "vision_tokens": attempt.info["vision_tokens"],
             "duplicates": attempt.info.get("duplicates", 0),
             "sample_sha256": attempt.digest,
+            "cluster": attempt.cluster,
             "image_sha256": attempt.shown,
             "reason": attempt.reason,
         }

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="field of the manifest that is meant to differ besides the model, such as prompt or pixels.image; may be "
         "repeated",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstraps (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of random changes of sign (default: 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there, too")
 
 
@@ -51,13 +51,18 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     counts = ", ".join(f"{name} {n}" for name, n in zip(comparison.names, comparison.n_samples, strict=True))
     left_out = f"{comparison.n_unscored} that a run could not score, {comparison.n_changed} with other content"
     console.print(f"{comparison.n_common} samples are compared (of {counts}; left out: {left_out}).", markup=False)
+    if comparison.n_clusters < comparison.n_common:
+        together = (
+            f"They belong to {comparison.n_clusters} images, videos or questions; intervals and tests go by these."
+        )
+        console.print(together, markup=False, highlight=False)
     console.print(_numbers(comparison))
     for pair in comparison.pairs:
         for metric, test in pair.tests.items():
             console.print(
                 f"{pair.second} - {pair.first}: {metric} {test.difference:+.3f} ({test.low:+.3f} to {test.high:+.3f}), "
                 f"better on {test.n_second} samples, worse on {test.n_first}; p = {test.p_value:.3g} "
-                f"({'exact McNemar' if test.name == 'mcnemar' else 'paired bootstrap'})"
+                f"({'exact McNemar' if test.name == 'mcnemar' else 'sign-flip test'})"
                 + (f", {pair.adjusted[metric]:.3g} after Holm" if len(comparison.pairs) > 1 else ""),
                 markup=False,
                 highlight=False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Comparison:
         n_common: samples that all runs have, the same ones by their digests, and with a score.
         n_changed: samples with the same id whose questions or files differ; they are left out.
         n_unscored: common samples that some run could not score; they are left out.
+        n_clusters: groups of the compared samples that belong together.
         metrics: of each run over the common samples, see `eval.metrics.evaluation_metrics`.
         pairs: every two runs.
     """
@@ -50,6 +51,7 @@ class Comparison:
     n_common: int
     n_changed: int
     n_unscored: int
+    n_clusters: int
     metrics: tuple[dict[str, Any], ...]
     pairs: tuple[Pair, ...]
 
@@ -69,7 +71,7 @@ def compare_runs(directories: Sequence[Path], *, compared: Collection[str] = MOD
     Args:
         directories: two or more, written by `python -m eval run`.
         compared: fields of the manifest that are meant to differ.
-        seed: of the bootstraps.
+        seed: of random changes of sign, see `eval.significance.sign_flip_p`.
 
     Raises:
         ValueError: fewer than two runs, or no common sample.
@@ -93,7 +95,11 @@ def compare_runs(directories: Sequence[Path], *, compared: Collection[str] = MOD
             "benchmark"
         )
     graded = _score_name(manifests)
-    records = [[record for sample_id in common for record in group[sample_id]] for group in groups]
+    clusters = _clusters(groups, common)
+    records = [
+        [replace(record, cluster=cluster) for name, cluster in clusters.items() for record in group[name]]
+        for group in groups
+    ]
     return Comparison(
         names=names,
         differences=tuple(find_differences(manifests, compared)),
@@ -101,8 +107,9 @@ def compare_runs(directories: Sequence[Path], *, compared: Collection[str] = MOD
         n_common=len(common),
         n_changed=len(scored) - len(common),
         n_unscored=len(shared) - len(scored),
-        metrics=tuple(evaluation_metrics(of_run, score_name=graded, seed=seed) for of_run in records),
-        pairs=_pairs(names, [_scores(group, common, graded) for group in groups], seed),
+        n_clusters=len(set(clusters.values())),
+        metrics=tuple(evaluation_metrics(of_run, score_name=graded) for of_run in records),
+        pairs=_pairs(names, [_scores(group, common, graded) for group in groups], list(clusters.values()), seed),
     )
 
 
@@ -117,10 +124,20 @@ def verdict(comparison: Comparison, pair: Pair, metric: str) -> str:
     return f"{better} is better than {worse} in {metric} by {abs(test.difference):.3f} (p = {p_value:.2g})."
 
 
-def _pairs(names: Sequence[str], scores: Sequence[Mapping[str, list[float]]], seed: int) -> tuple[Pair, ...]:
+def _clusters(groups: Sequence[Mapping[str, list[Record]]], common: Sequence[str]) -> dict[str, str]:
+    """What each sample belongs to. Runs of earlier versions did not record it; another one may know."""
+    return {
+        name: next((record.cluster for group in groups for record in group[name] if record.cluster is not None), name)
+        for name in common
+    }
+
+
+def _pairs(
+    names: Sequence[str], scores: Sequence[Mapping[str, list[float]]], clusters: Sequence[str], seed: int
+) -> tuple[Pair, ...]:
     couples = list(itertools.combinations(range(len(names)), 2))
     tests = [
-        {metric: paired_test(scores[i][metric], scores[j][metric], seed=seed) for metric in scores[i]}
+        {metric: paired_test(scores[i][metric], scores[j][metric], clusters, seed=seed) for metric in scores[i]}
         for i, j in couples
     ]
     adjusted = {metric: holm([of_pair[metric].p_value for of_pair in tests]) for metric in tests[0]}

@@ -1,103 +1,128 @@
-"""Confidence intervals of what a run measured."""
+"""Confidence intervals (95%) of what a run measured, in closed form.
+
+Questions that belong together (one photograph, one video, four orders of the same options) and repeats of one question
+tell less than as many independent ones. They form a *cluster*; every interval here is given one sum per cluster.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
 #: Standard normal quantile of a two-sided 95% interval.
 Z_95 = 1.959963984540054
-#: Resamples of a bootstrap: the bounds of a 95% interval then vary by about 0.01 standard deviations between seeds.
-RESAMPLES = 10_000
-#: Numbers of one block of resamples that are held at a time.
-_BLOCK = 4_000_000
+#: Clusters that are all right, and as many that are all wrong, which are added to measure how alike clusters are.
+_ADDED = 2
 
 
-def wilson_interval(count: int, total: int, z: float = Z_95) -> tuple[float, float]:
-    """Confidence interval of a proportion (E. B. Wilson 1927; score interval without continuity correction).
+def wilson_interval(count: float, total: float) -> tuple[float, float]:
+    """95% confidence interval of a proportion (E. B. Wilson 1927; score interval without continuity correction).
 
-    Unlike the normal approximation it stays inside [0, 1] and has a width even at 0 of n and n of n.
+    Unlike the normal approximation it stays inside [0, 1] and has a width even at 0 of n and n of n. It is written out
+    because effective numbers of trials are no whole numbers; for whole ones it is SciPy's
+    `binomtest(count, total).proportion_ci(method="wilson")`.
 
     Args:
         count: successes.
-        total: trials, at least 1.
-        z: standard normal quantile; 1.96 gives a 95% interval.
+        total: trials, more than 0.
 
     Raises:
         ValueError: `count` is not within 0..total, or there were no trials.
     """
-    if total < 1 or not 0 <= count <= total:
-        raise ValueError(f"{count} successes of {total} trials came; expected 0 <= successes <= trials and trials >= 1")
-    share = count / total
-    spread = 1 + z * z / total
-    centre = (share + z * z / (2 * total)) / spread
-    half = z / spread * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    if not (total > 0 and 0 <= count <= total):
+        raise ValueError(f"{count} successes of {total} trials came; expected 0 <= successes <= trials and trials > 0")
+    share, square = count / total, Z_95**2
+    centre = (share + square / (2 * total)) / (1 + square / total)
+    half = Z_95 / (1 + square / total) * math.sqrt(share * (1 - share) / total + square / (4 * total * total))
     # At the ends the formula is exact, its floating-point evaluation is not.
-    low = 0.0 if count == 0 else centre - half
-    high = 1.0 if count == total else centre + half
-    return low, high
+    return (0.0 if count == 0 else centre - half), (1.0 if count == total else centre + half)
 
 
-def equal_difference_interval(difference: int, total: int) -> tuple[float, float]:
-    """Confidence interval of the mean of `total` paired differences that are all equal: -1, 0 or 1.
+def share_interval(sums: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
+    """95% interval of a mean of values from 0 to 1: Wilson's, with the effective number of values.
 
-    A bootstrap has no width there. Of `total` pairs none was otherwise; Wilson's bound for that many failures says how
-    often pairs may be otherwise, and how far this moves the mean at most.
-    """
-    other = wilson_interval(0, total)[1]
-    return max(-1.0, difference - other), min(1.0, difference + other)
-
-
-def bootstrap_intervals(
-    measured: Mapping[str, tuple[np.ndarray, np.ndarray]], *, seed: int = 0, resamples: int = RESAMPLES
-) -> dict[str, tuple[float, float]]:
-    """95% percentile bootstrap intervals of ratios of sums (B. Efron and R. Tibshirani 1993, chapter 13).
-
-    Samples are drawn with replacement, each with all of its repeats, because repeats of a sample are not independent.
-    The interval is from the 2.5% to the 97.5% quantile of the resampled ratios; resamples in which the denominator is 0
-    are left out.
+    The effective number is the number over the design effect (L. Kish 1965): the variance of the mean over clusters
+    (linearized, W. G. Cochran 1977, section 6.3) over that of as many independent values of 0 and 1. It is measured
+    with two clusters of ones and two of zeros added, as A. Agresti and B. Coull (1998) add two successes and two
+    failures: with few clusters, or where all are equal, they count as alike, and one success more never lowers a bound.
+    Where every cluster is one value of 0 or 1 the design effect is 1, and this is Wilson's interval itself.
 
     Args:
-        measured: name -> (numerators, denominators), one number per sample each (n,); the measured value is the sum of
-            the numerators over that of the denominators. For a mean the denominators are 1.
-        seed: of the resampling; all names are resampled together.
-        resamples: how many.
+        sums: of the values of each cluster, (n,).
+        sizes: how many values each has, (n,); weights that are no whole numbers will do, and 0 leaves a cluster out.
 
-    Returns:
-        name -> (low, high); a name whose denominators are all 0 is absent.
+    Raises:
+        ValueError: there are no values.
     """
-    names = [name for name, (_, below) in measured.items() if below.sum() > 0]
-    if not names:
-        return {}
-    above = np.stack([measured[name][0] for name in names], axis=1).astype(np.float64)
-    below = np.stack([measured[name][1] for name in names], axis=1).astype(np.float64)
-    draws = resampled_sums(np.concatenate([above, below], axis=1), seed=seed, resamples=resamples)
-    intervals = {}
-    for index, name in enumerate(names):
-        defined = draws[:, len(names) + index] > 0
-        ratios = draws[defined, index] / draws[defined, len(names) + index]
-        # Quantiles that are resampled values themselves, as the percentile method has them.
-        low, high = np.quantile(ratios, [0.025, 0.975], method="inverted_cdf")
-        intervals[name] = (float(low), float(high))
-    return intervals
+    total = float(sizes.sum())
+    if total <= 0:
+        raise ValueError("no values came; expected at least one")
+    added = _ADDED * total / int(np.count_nonzero(sizes))
+    share = (float(sums.sum()) + added) / (total + 2 * added)
+    apart = sums - share * sizes
+    spread = float(apart @ apart) + added**2 / _ADDED * ((1 - share) ** 2 + share**2)
+    effect = spread / ((total + 2 * added) * share * (1 - share))
+    # Sums of many values may pass their bounds by rounding.
+    held = min(1.0, max(0.0, float(sums.sum()) / total))
+    return wilson_interval(held * (total / effect), total / effect)
 
 
-def resampled_sums(values: np.ndarray, *, seed: int, resamples: int) -> np.ndarray:
-    """Sums over bootstrap samples of the rows of `values` (n, m): (resamples, m)."""
-    n, generator = len(values), np.random.default_rng(seed)
-    block = max(1, _BLOCK // n)
-    sums = []
-    for start in range(0, resamples, block):
-        rows = min(block, resamples - start)
-        drawn = generator.integers(0, n, size=(rows, n)) + np.arange(rows)[:, None] * n
-        weights = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
-        sums.append(weights.astype(np.float64) @ values)
-    return np.concatenate(sums)
+def mean_interval(sums: np.ndarray, sizes: np.ndarray) -> tuple[float, float] | None:
+    """95% interval of a mean of values that are never negative, such as tokens per episode.
+
+    Student's, with one degree of freedom less than there are clusters and the variance over clusters (linearized,
+    W. G. Cochran 1977, section 6.3). None with fewer than two clusters; without a width where all values are equal.
+
+    Args:
+        sums, sizes: as for `share_interval`.
+    """
+    n = int(np.count_nonzero(sizes))
+    if n < 2:
+        return None
+    from scipy import stats
+
+    mean = float(sums.sum() / sizes.sum())
+    apart = sums - mean * sizes
+    error = math.sqrt(float(apart @ apart) * n / (n - 1)) / float(sizes.sum())
+    half = float(stats.t.ppf(0.975, n - 1)) * error
+    return max(0.0, mean - half), mean + half
 
 
-def quantile_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """The 2.5% and the 97.5% quantile."""
-    low, high = np.quantile(values, [0.025, 0.975], method="inverted_cdf")
-    return float(low), float(high)
+def difference_interval(sums: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
+    """95% interval of a mean of paired differences from -1 to 1.
+
+    A. Agresti and Y. Min, Statistics in Medicine 24:729 (2005): the normal interval after half a pair was added to each
+    of both right, both wrong, only the first right and only the second right; here of pairs of clusters. It has a width
+    where all differences are equal, too.
+
+    Args:
+        sums: of the differences of each cluster, (n,).
+        sizes: how many differences each has, (n,).
+
+    Raises:
+        ValueError: there are no differences.
+    """
+    total = float(sizes.sum())
+    if total <= 0:
+        raise ValueError("no differences came; expected at least one")
+    added = total / int(np.count_nonzero(sizes))
+    centre = float(sums.sum()) / (total + 2 * added)
+    apart = sums - centre * sizes
+    half = Z_95 * math.sqrt(float(apart @ apart) + added**2 * (1 + 2 * centre**2)) / (total + 2 * added)
+    return max(-1.0, centre - half), min(1.0, centre + half)
+
+
+def cluster_sums(values: Sequence[float] | np.ndarray, clusters: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
+    """The sum of the values of each cluster, and how many there are, in the order in which clusters first come.
+
+    Raises:
+        ValueError: there are not as many clusters as values.
+    """
+    if len(values) != len(clusters):
+        raise ValueError(f"{len(values)} values and {len(clusters)} clusters came; expected one cluster for each value")
+    place: dict[Hashable, int] = {}
+    where = [place.setdefault(cluster, len(place)) for cluster in clusters]
+    sums = np.bincount(where, weights=np.asarray(values, float), minlength=len(place))
+    return sums, np.bincount(where, minlength=len(place)).astype(float)

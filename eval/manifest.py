@@ -58,7 +58,7 @@ def build_manifest(
         served: what the server says of its model, None without a server.
         judge: who judges besides the scorer.
         repeats: episodes per sample.
-        seed: seed of sampling noise, scripted randomness and the bootstrap.
+        seed: seed of sampling noise and scripted randomness.
         recipe: where arguments came from, if from one.
     """
     if env.spec is None:

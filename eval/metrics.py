@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.intervals import bootstrap_intervals, wilson_interval
+from eval.intervals import cluster_sums, mean_interval, share_interval
 from eval.records import Record
 from eval.repeats import repeat_scores
 from pxr_agents.statistics import (
@@ -22,8 +22,8 @@ from pxr_agents.types import Episode
 
 #: What `metrics.json` says about its intervals.
 INTERVAL_METHOD = (
-    "95% percentile bootstrap over samples (10,000 resamples, seeded); Wilson's score interval where all outcomes are "
-    "equal and a bootstrap has no width"
+    "95%: Wilson's score interval of shares and of scores from 0 to 1, with the effective number of episodes where "
+    "samples share an image or a video, or have repeats; Student's, over such clusters, of other means"
 )
 
 #: A condition on episodes, and what is counted among those that meet it.
@@ -44,28 +44,28 @@ _RATES: dict[str, _Rate] = {
 }
 
 
-def evaluation_metrics(records: Sequence[Record], *, score_name: str = "score", seed: int = 0) -> dict[str, Any]:
+def evaluation_metrics(records: Sequence[Record], *, score_name: str = "score") -> dict[str, Any]:
     """What `metrics.json` holds.
 
     Args:
         records: the episodes of the run; those with an `error` have no score, count in `n_errors` and `errors` only.
         score_name: what the mean of the scores is called, such as "anls".
-        seed: of the bootstrap.
 
     Returns:
         `statistics`: those of `pxr_agents.statistics.episode_statistics`, and means per episode: `score_name`,
         `operations/NAME` (executed), `failures/NAME` (refused), `duplicates`, `evidence_iou` (see there; over
         episodes that used an operation and know an evidence box), `vision_tokens`, `prompt_tokens`,
         `completion_tokens`, `seconds`; with several repeats of a sample also `pass@k` and `majority_accuracy`;
-        `intervals`: [low, high] of every rate and mean, and `interval_method`, how they are made;
+        `intervals`: [low, high] of every rate and mean (of means none with fewer than two clusters), and
+        `interval_method`, how they are made; `n_clusters`: groups of samples that belong together;
         `counts`: for every rate [how many, out of how many];
-        `by_category`: the same three for every category that the samples name (empty if they name none);
+        `by_category`: the same four for every category that the samples name (empty if they name none);
         `errors`: why episodes have no score -> how many; `served`: what servers called their model -> how many.
     """
-    metrics = _measure(records, score_name, seed)
+    metrics = _measure(records, score_name)
     categories = sorted({record.episode.category for record in records if record.episode.category is not None})
     metrics["by_category"] = {
-        category: _measure([record for record in records if record.episode.category == category], score_name, seed)
+        category: _measure([record for record in records if record.episode.category == category], score_name)
         for category in categories
     }
     metrics["interval_method"] = INTERVAL_METHOD
@@ -115,23 +115,26 @@ def _in_time(view: dict[str, Any], episode: Episode) -> bool:
     return start <= view.get("time", float("nan")) < end
 
 
-def _measure(records: Sequence[Record], score_name: str, seed: int) -> dict[str, Any]:
+def _measure(records: Sequence[Record], score_name: str) -> dict[str, Any]:
     episodes = [record.episode for record in records]
     groups = [group for group in by_sample(records).values() if group]
-    measured = _rates(groups) | _means(groups, score_name)
+    clusters = [group[0].belongs_to for group in groups]
+    shares = _rates(groups) | _scores(groups, score_name)
+    means = _means(groups)
     statistics = episode_statistics(episodes)
-    for name, (above, below) in measured.items():
+    intervals = {}
+    for name, (above, below) in (shares | means).items():
         if below.sum() > 0:
             statistics.setdefault(name, float(above.sum() / below.sum()))
-    counts = episode_counts(episodes)
-    intervals = bootstrap_intervals(measured, seed=seed)
-    for name, (count, total) in counts.items():
-        if count in (0, total):
-            intervals[name] = wilson_interval(count, total)
+            sums, sizes = cluster_sums(above, clusters)[0], cluster_sums(below, clusters)[0]
+            interval = share_interval(sums, sizes) if name in shares else mean_interval(sums, sizes)
+            if interval is not None:
+                intervals[name] = list(interval)
     return {
         "statistics": statistics,
-        "intervals": {name: list(interval) for name, interval in intervals.items()},
-        "counts": {name: [count, total] for name, (count, total) in counts.items()},
+        "intervals": intervals,
+        "n_clusters": len(set(clusters)),
+        "counts": {name: [count, total] for name, (count, total) in episode_counts(episodes).items()},
     }
 
 
@@ -148,22 +151,12 @@ def _rates(groups: Sequence[Sequence[Record]]) -> _Measured:
     return measured
 
 
-def _means(groups: Sequence[Sequence[Record]], score_name: str) -> _Measured:
-    """For every mean and sample: the sum over its episodes, and their number."""
-    operations = sorted({name for group in groups for record in group for name in record.episode.usage})
-    failures = sorted({name for group in groups for record in group for name in record.episode.failures})
+def _scores(groups: Sequence[Sequence[Record]], score_name: str) -> _Measured:
+    """For every mean of values from 0 to 1 and sample: the sum over its episodes, and their number."""
     values: dict[str, Callable[[Record], float | None]] = {
-        "operations_per_episode": lambda record: record.episode.n_operations,
-        **{f"operations/{name}": _count_of("usage", name) for name in operations},
-        **{f"failures/{name}": _count_of("failures", name) for name in failures},
-        "duplicates": lambda record: record.duplicates,
         "evidence_iou": lambda record: (
             evidence_iou(record.episode) if used(record.episode) and record.episode.evidence_box else None
         ),
-        "vision_tokens": lambda record: record.vision_tokens,
-        "prompt_tokens": lambda record: record.prompt_tokens,
-        "completion_tokens": lambda record: record.completion_tokens,
-        "seconds": lambda record: record.seconds,
     }
     # Where scores are 0 and 1 only, their mean is the accuracy.
     if score_name != "score" or any(record.score not in (None, 0, 1) for group in groups for record in group):
@@ -172,6 +165,23 @@ def _means(groups: Sequence[Sequence[Record]], score_name: str) -> _Measured:
     if any(len(group) > 1 for group in groups):
         measured |= {name: _sums([[score] for score in scores]) for name, scores in repeat_scores(groups).items()}
     return measured
+
+
+def _means(groups: Sequence[Sequence[Record]]) -> _Measured:
+    """For every other mean and sample: the sum over its episodes, and their number."""
+    operations = sorted({name for group in groups for record in group for name in record.episode.usage})
+    failures = sorted({name for group in groups for record in group for name in record.episode.failures})
+    values: dict[str, Callable[[Record], float | None]] = {
+        "operations_per_episode": lambda record: record.episode.n_operations,
+        **{f"operations/{name}": _count_of("usage", name) for name in operations},
+        **{f"failures/{name}": _count_of("failures", name) for name in failures},
+        "duplicates": lambda record: record.duplicates,
+        "vision_tokens": lambda record: record.vision_tokens,
+        "prompt_tokens": lambda record: record.prompt_tokens,
+        "completion_tokens": lambda record: record.completion_tokens,
+        "seconds": lambda record: record.seconds,
+    }
+    return {name: _sums([[value(r) for r in group] for group in groups]) for name, value in values.items()}
 
 
 def _sums(values: Sequence[Sequence[float | None]]) -> tuple[np.ndarray, np.ndarray]:

@@ -41,6 +41,7 @@ class Record:
         duplicates: calls that had been executed before.
         served: model and system fingerprint as a server named them, "" without a server.
         sample_sha256: digest of the sample, see `eval.data_hash`; None if its data cannot be shown.
+        cluster: what the sample belongs to (`Sample.cluster`); None in runs of versions that did not record it.
         judgment: what an LLM judge said, see `eval.judge`; None without one.
         image_sha256: for every observation, the first one included, the digests of its images (`eval.data_hash`), for
             `python -m eval replay` to check their pixels; None in runs of versions that did not record them.
@@ -58,6 +59,7 @@ class Record:
     duplicates: int = 0
     served: str = ""
     sample_sha256: str | None = None
+    cluster: str | None = None
     judgment: dict[str, Any] | None = None
     image_sha256: list[list[str]] | None = None
 
@@ -65,6 +67,11 @@ class Record:
     def key(self) -> tuple[str, int]:
         """Sample and repeat: what identifies it within a run."""
         return self.episode.sample_id, self.repeat
+
+    @property
+    def belongs_to(self) -> str:
+        """The cluster of the sample; one that stands alone belongs to itself."""
+        return self.episode.sample_id if self.cluster is None else self.cluster
 
 
 _RUN_FIELDS = tuple(field.name for field in fields(Record) if field.name != "episode")

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit", type=int, help="number of samples (default: all)")
     parser.add_argument("--out", type=Path, help="directory for the results (default: runs/eval/SUITE-AGENT)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of sampling noise and the bootstrap (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of sampling noise (default: 0)")
     parser.add_argument("--retry-errors", action="store_true", help="ask again what a finished run could not score")
     parser.add_argument("--no-report", action="store_true", help="write no report.html")
     _add_agent(parser)

@@ -58,7 +58,7 @@ def evaluate(
         model: checkpoint directory, for a name of an agent that has a model.
         env_args: arguments of the environment's constructor; they override those of the suite.
         limit: number of samples, None for all.
-        seed: seed of sampling noise, random turns and the bootstrap.
+        seed: seed of sampling noise and random turns.
         sampling: how a model's tokens are drawn; greedy by default.
         repeats: episodes per sample.
         n_envs: how many episodes run at once.
@@ -117,16 +117,16 @@ def evaluate(
         get_sample = first.unwrapped.data.get  # type: ignore[attr-defined]
         Judge(judge, judge.cache or out / "judgments.jsonl").judge(ordered, get_sample)
     first.close()
-    metrics = _finish(directory, ordered, seed)
+    metrics = _finish(directory, ordered)
     return metrics | {"seconds": time.perf_counter() - started}
 
 
-def _finish(directory: RunDirectory, records: Sequence[Record], seed: int) -> dict[str, Any]:
+def _finish(directory: RunDirectory, records: Sequence[Record]) -> dict[str, Any]:
     """Complete the manifest with the hash of the data that were run, and write what came out."""
     manifest = directory.manifest()
     digests = [record.sample_sha256 or "none" for record in records if record.repeat == 0]
     directory.write_manifest(manifest | {"data": manifest["data"] | {"samples_sha256": data_digest(digests)}})
-    metrics = evaluation_metrics(records, score_name=score_name(manifest), seed=seed)
+    metrics = evaluation_metrics(records, score_name=score_name(manifest))
     directory.finish(records, metrics)
     return metrics
 

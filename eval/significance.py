@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from eval.intervals import RESAMPLES, quantile_interval, resampled_sums
+from eval.intervals import cluster_sums, difference_interval
+
+#: For up to so many differences all changes of sign are tried.
+ALL_SIGNS = 13
+#: Random changes of sign for more of them.
+SIGN_CHANGES = 9_999
+#: Signs that are held at a time.
+_BLOCK = 4_000_000
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,13 +23,14 @@ class PairedTest:
     """Second minus first, on the samples that both have.
 
     Args:
-        name: "mcnemar" or "bootstrap".
+        name: "mcnemar" or "sign-flip".
         difference: of the means.
-        low, high: 95% percentile bootstrap interval of the difference.
+        low, high: 95% interval of the difference, see `eval.intervals.difference_interval`.
         p_value: two-sided.
         n_first, n_second: samples that only the first, or only the second, has right (McNemar's test), or on which it
-            scores higher (bootstrap).
+            scores higher.
         n: samples.
+        n_clusters: groups of samples that belong together.
     """
 
     name: str
@@ -33,35 +41,69 @@ class PairedTest:
     n_first: int
     n_second: int
     n: int
+    n_clusters: int
 
 
 def mcnemar_p(n_first: int, n_second: int) -> float:
     """Two-sided p-value of McNemar's exact test.
 
-    Where only one of two systems is right, under the null hypothesis it is either with probability 1/2: twice the
-    smaller tail of a binomial distribution, at most 1 (Q. McNemar 1947; in its exact form e.g. M. Fagerland, S.
-    Lydersen and P. Laake, BMC Medical Research Methodology 13:91, 2013).
+    Where only one of two systems is right, under the null hypothesis it is either with probability 1/2: a binomial test
+    (Q. McNemar 1947; in its exact form e.g. M. Fagerland, S. Lydersen and P. Laake, BMC Medical Research Methodology
+    13:91, 2013).
 
     Args:
         n_first: samples only the first has right.
         n_second: samples only the second has right.
     """
-    total = n_first + n_second
-    tail = sum(math.comb(total, count) for count in range(min(n_first, n_second) + 1))
-    # Integers as long as possible: 2.0**-total is 0 for a total above 1074.
-    return min(1.0, 2 * tail / 2**total)
+    if n_first + n_second == 0:
+        return 1.0
+    from scipy import stats
+
+    return float(stats.binomtest(n_first, n_first + n_second).pvalue)
 
 
-def paired_test(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> PairedTest:
-    """Compare the scores of two systems, sample by sample.
+def sign_flip_p(differences: Sequence[float] | np.ndarray, *, seed: int = 0) -> float:
+    """Two-sided p-value of the sum of independent differences, whose signs are a coin's throws if there is none.
 
-    Where all scores are 0 or 1 this is McNemar's exact test. Otherwise the samples are drawn with replacement, and the
-    p-value is twice the share of resamples whose difference has the other sign or is 0, each counted with one more
-    resample (B. Efron and R. Tibshirani 1993, sections 15.4 and 16.4; A. Davison and D. Hinkley 1997, eq. 4.11).
+    R. A. Fisher's randomization test: all changes of sign are tried for up to `ALL_SIGNS` differences, otherwise
+    `SIGN_CHANGES` random ones, which count with the one that came (B. Phipson and G. Smyth 2010). For differences of
+    -1, 0 and 1 it is McNemar's exact test.
 
     Args:
-        first, second: their scores, one per sample, in the same order.
-        seed: of the resampling.
+        differences: one per cluster; those of 0 say nothing.
+        seed: of random changes of sign.
+    """
+    counted = np.asarray(differences, float)
+    # Sums of equal numbers in another order differ by rounding.
+    counted = counted[np.abs(counted) > _ROUNDING]
+    n, least = len(counted), abs(counted.sum()) - _ROUNDING
+    if n <= ALL_SIGNS:
+        signs = (np.arange(2**n)[:, None] >> np.arange(n) & 1) * 2.0 - 1.0
+        return float((np.abs(signs @ counted) >= least).mean())
+    generator, block, n_as_large = np.random.default_rng(seed), max(1, _BLOCK // n), 0
+    for start in range(0, SIGN_CHANGES, block):
+        rows = min(block, SIGN_CHANGES - start)
+        signs = generator.integers(0, 2, size=(rows, n), dtype=np.int8) * 2.0 - 1.0
+        n_as_large += int((np.abs(signs @ counted) >= least).sum())
+    return (n_as_large + 1) / (SIGN_CHANGES + 1)
+
+
+def paired_test(
+    first: Sequence[float],
+    second: Sequence[float],
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    seed: int = 0,
+) -> PairedTest:
+    """Compare the scores of two systems, sample by sample.
+
+    Where all scores are 0 or 1 and every sample stands alone this is McNemar's exact test. Otherwise the differences of
+    the samples of a cluster are added, and their signs are changed together, see `sign_flip_p`.
+
+    Args:
+        first, second: their scores from 0 to 1, one per sample, in the same order.
+        clusters: what each sample belongs to; by default each stands alone.
+        seed: of random changes of sign.
 
     Raises:
         ValueError: they are not equally many, or none.
@@ -69,26 +111,20 @@ def paired_test(first: Sequence[float], second: Sequence[float], *, seed: int = 
     if len(first) != len(second) or not len(first):
         raise ValueError(f"{len(first)} and {len(second)} scores came; expected as many of both, and at least one")
     differences = np.asarray(second, float) - np.asarray(first, float)
-    n = len(differences)
-    draws = resampled_sums(differences[:, None], seed=seed, resamples=RESAMPLES)[:, 0] / n
-    low, high = quantile_interval(draws)
+    sums, sizes = cluster_sums(differences, range(len(differences)) if clusters is None else clusters)
+    low, high = difference_interval(sums, sizes)
     n_first, n_second = int((differences < 0).sum()), int((differences > 0).sum())
-    binary = set(first) | set(second) <= {0.0, 1.0}
-    if binary:
-        p_value = mcnemar_p(n_first, n_second)
-    else:
-        # Sums of equal numbers in another order differ by rounding.
-        least = min(int((draws <= 1e-12).sum()), int((draws >= -1e-12).sum()))
-        p_value = min(1.0, 2 * (least + 1) / (RESAMPLES + 1))
+    exact = len(sums) == len(differences) and set(first) | set(second) <= {0.0, 1.0}
     return PairedTest(
-        name="mcnemar" if binary else "bootstrap",
+        name="mcnemar" if exact else "sign-flip",
         difference=float(differences.mean()),
         low=low,
         high=high,
-        p_value=p_value,
+        p_value=mcnemar_p(n_first, n_second) if exact else sign_flip_p(sums, seed=seed),
         n_first=n_first,
         n_second=n_second,
-        n=n,
+        n=len(differences),
+        n_clusters=len(sums),
     )
 
 

@@ -37,7 +37,7 @@ class Plan:
         changes: interventions of the counterfactual protocol, some of `CHANGES`.
         limit: only the first samples of the run.
         data: where the data lie now, if they were moved.
-        seed: of the bootstraps and of the places of shifted boxes.
+        seed: of random changes of sign and of the places of shifted boxes.
     """
 
     protocols: Sequence[str] = PROTOCOLS

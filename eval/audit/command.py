@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="intervention of the counterfactual protocol; may be repeated (default: all)",
     )
     parser.add_argument("--data", metavar="DIR", help="where the data lie now, if they were moved")
-    parser.add_argument("--seed", type=int, default=0, help="of bootstraps and shifted boxes (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of paired tests and shifted boxes (default: 0)")
     parser.add_argument(
         "--steps", help="training steps of the runs, such as 0,100,200 (default: numbers in their names)"
     )

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from eval.audit.faithfulness import coverage, is_faithful
-from eval.intervals import bootstrap_intervals, equal_difference_interval, wilson_interval
+from eval.intervals import cluster_sums, share_interval
 from eval.records import Record
-from eval.significance import mcnemar_p, paired_test
+from eval.significance import PairedTest, paired_test
 from pxr_agents.types import Episode
 from pxr_env.scoring.text import normalize
 
@@ -43,7 +43,7 @@ def analyse(
         control: the same, played again with the true pixels.
         arms: intervention -> the same, played again with other pixels.
         is_correct: whether an answer counts as right.
-        seed: of the bootstraps.
+        seed: of random changes of sign.
 
     Returns:
         `n` (episodes whose control has a score), `n_lost` (those whose control has none),
@@ -57,29 +57,30 @@ def analyse(
     result: dict[str, Any] = {"n": len(pairs), "n_lost": len(recorded) - len(pairs)}
     if not pairs:
         return result
-    groups = [record.episode.sample_id for record, _ in pairs]
+    clusters = [record.belongs_to for record, _ in pairs]
     reproduced = [same_answer(before.episode, now.episode) for before, now in pairs]
     scored = {
         name: {record.key: record for record in records if record.episode.error is None}
         for name, records in arms.items()
     }
     uses = _uses(pairs, scored)
+    belongs_to = {record.key: record.belongs_to for record, _ in pairs}
     result |= {
-        "reproduced": share(reproduced, groups, seed),
-        "accuracy_recorded": share([is_correct(before) for before, _ in pairs], groups, seed),
-        "accuracy_control": share([is_correct(now) for _, now in pairs], groups, seed),
+        "reproduced": share(reproduced, clusters),
+        "accuracy_recorded": share([is_correct(before) for before, _ in pairs], clusters),
+        "accuracy_control": share([is_correct(now) for _, now in pairs], clusters),
         "arms": {name: _arm(pairs, records, is_correct, seed) for name, records in scored.items()},
         "uses": {
             use: {
                 "n": sum(of == use for of in uses.values()),
-                "share": share([of == use for of in uses.values()], [key[0] for key in uses], seed),
+                "share": share([of == use for of in uses.values()], [belongs_to[key] for key in uses]),
             }
             for use in USES
         }
         if uses
         else {},
         "need": _need([before for before, _ in pairs], uses),
-        "faithfulness": _faithfulness([before for before, _ in pairs], uses, is_correct, seed),
+        "faithfulness": _faithfulness([before for before, _ in pairs], uses, is_correct),
     }
     return result | {"verdict": verdict(result)}
 
@@ -91,18 +92,15 @@ def same_answer(first: Episode, second: Episode) -> bool:
     return normalize(first.answer) == normalize(second.answer)
 
 
-def share(holds: Sequence[bool], samples: Sequence[str], seed: int) -> list[float]:
-    """[share, low, high]: bootstrapped over samples, Wilson's where all outcomes are equal."""
-    count, total = sum(holds), len(holds)
-    if count in (0, total):
-        return [count / total, *wilson_interval(count, total)]
-    return [count / total, *_interval(np.asarray(holds, float), samples, seed)]
+def share(holds: Sequence[bool], clusters: Sequence[str]) -> list[float]:
+    """[share, low, high], see `eval.intervals.share_interval`; each episode with what its sample belongs to."""
+    return [sum(holds) / len(holds), *share_interval(*cluster_sums(holds, clusters))]
 
 
 def verdict(result: Mapping[str, Any]) -> str:
     """What the numbers of one operation say, in a few words.
 
-    "causal": in some arm more answers changed than without any change, by McNemar's exact test after Bonferroni. With
+    "causal": in some arm more answers changed than without any change, by a paired test after Bonferroni. With
     it "helps" or "harms" where the accuracy lost, or gained, is significant in the same way. "decorative": none did.
     """
     arms = [arm for arm in result["arms"].values() if arm["n"]]
@@ -135,26 +133,25 @@ def _arm(
     result: dict[str, Any] = {"n": len(triples), "n_impossible": len(pairs) - len(triples)}
     if not triples:
         return result
-    samples = [before.episode.sample_id for before, _, _ in triples]
+    clusters = [before.belongs_to for before, _, _ in triples]
     noise = [not same_answer(before.episode, now.episode) for before, now, _ in triples]
     changed = [not same_answer(now.episode, then.episode) for _, now, then in triples]
     control = [is_correct(now) for _, now, _ in triples]
     then = [is_correct(record) for _, _, record in triples]
     again = [record.episode.n_operations > now.episode.n_operations for _, now, record in triples]
-    accuracy = paired_test([float(right) for right in then], [float(right) for right in control], seed=seed)
-    excess = np.asarray(changed, float) - np.asarray(noise, float)
-    lost = np.asarray(control, float) - np.asarray(then, float)
+    lost = paired_test([float(right) for right in then], [float(right) for right in control], clusters, seed=seed)
+    excess = paired_test([float(other) for other in noise], [float(other) for other in changed], clusters, seed=seed)
     return result | {
-        "changed": share(changed, samples, seed),
-        "noise": share(noise, samples, seed),
-        "excess": _difference(excess, samples, seed),
-        "excess_p": mcnemar_p(int((excess < 0).sum()), int((excess > 0).sum())),
-        "accuracy": share(then, samples, seed),
-        "accuracy_lost": _difference(lost, samples, seed),
-        "accuracy_p": accuracy.p_value,
-        "n_lost": int((lost > 0).sum()),
-        "n_gained": int((lost < 0).sum()),
-        "asked_again": share(again, samples, seed),
+        "changed": share(changed, clusters),
+        "noise": share(noise, clusters),
+        "excess": _difference(excess),
+        "excess_p": excess.p_value,
+        "accuracy": share(then, clusters),
+        "accuracy_lost": _difference(lost),
+        "accuracy_p": lost.p_value,
+        "n_lost": lost.n_second,
+        "n_gained": lost.n_first,
+        "asked_again": share(again, clusters),
     }
 
 
@@ -188,9 +185,7 @@ def _need(recorded: Sequence[Record], uses: Mapping[_Key, str]) -> dict[str, dic
     }
 
 
-def _faithfulness(
-    recorded: Sequence[Record], uses: Mapping[_Key, str], is_correct: IsCorrect, seed: int
-) -> dict[str, Any] | None:
+def _faithfulness(recorded: Sequence[Record], uses: Mapping[_Key, str], is_correct: IsCorrect) -> dict[str, Any] | None:
     """How often operations showed the evidence, and how that goes with the kind of use; None if no evidence is known.
 
     Returns:
@@ -201,8 +196,8 @@ def _faithfulness(
     known = [(record, faithful) for record in recorded if (faithful := is_faithful(record.episode)) is not None]
     if not known:
         return None
-    samples = [record.episode.sample_id for record, _ in known]
-    right = [(record.episode.sample_id, faithful) for record, faithful in known if is_correct(record)]
+    clusters = [record.belongs_to for record, _ in known]
+    right = [(record.belongs_to, faithful) for record, faithful in known if is_correct(record)]
     shares = [part for record, _ in known if (part := coverage(record.episode)) is not None]
     table = {
         name: dict(Counter(uses[record.key] for record, faithful in known if faithful is wanted and record.key in uses))
@@ -210,26 +205,13 @@ def _faithfulness(
     }
     return {
         "n": len(known),
-        "faithful": share([faithful for _, faithful in known], samples, seed),
-        "faithful_correct": share([f for _, f in right], [sample for sample, _ in right], seed) if right else None,
+        "faithful": share([faithful for _, faithful in known], clusters),
+        "faithful_correct": share([f for _, f in right], [cluster for cluster, _ in right]) if right else None,
         "coverage": float(np.mean(shares)) if shares else None,
         "table": table,
     }
 
 
-def _difference(values: np.ndarray, samples: Sequence[str], seed: int) -> list[float]:
-    """[mean, low, high] of paired differences of -1, 0 or 1."""
-    if (values == values[0]).all():
-        return [float(values[0]), *equal_difference_interval(int(values[0]), len(values))]
-    return [float(values.mean()), *_interval(values, samples, seed)]
-
-
-def _interval(values: np.ndarray, samples: Sequence[str], seed: int) -> tuple[float, float]:
-    """Of a mean over episodes; those of one sample are drawn together."""
-    names = list(dict.fromkeys(samples))
-    place = {name: index for index, name in enumerate(names)}
-    where = [place[sample] for sample in samples]
-    above, below = np.zeros(len(names)), np.zeros(len(names))
-    np.add.at(above, where, values)
-    np.add.at(below, where, 1.0)
-    return bootstrap_intervals({"value": (above, below)}, seed=seed)["value"]
+def _difference(test: PairedTest) -> list[float]:
+    """[difference, low, high]."""
+    return [test.difference, test.low, test.high]

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from eval.intervals import bootstrap_intervals, equal_difference_interval, wilson_interval
+from eval.intervals import cluster_sums, share_interval
 from eval.metrics import by_sample
 from eval.records import Record
-from eval.significance import PairedTest, paired_test
+from eval.significance import paired_test
 from pxr_env.episode import MALFORMED
 
 TERMS = ("call_gain", "schema_gain", "call_harm", "schema_harm")
@@ -35,6 +35,7 @@ class Paired:
 
     Args:
         sample_ids: n.
+        clusters: what each of them belongs to.
         without: right without operations.
         called_right, called_wrong, offered_right, offered_wrong: with operations, by whether one was called or only
             offered; the four sum to 1.
@@ -45,6 +46,7 @@ class Paired:
     """
 
     sample_ids: tuple[str, ...]
+    clusters: tuple[str, ...]
     without: np.ndarray
     called_right: np.ndarray
     called_wrong: np.ndarray
@@ -83,6 +85,7 @@ def pair(with_operations: Sequence[Record], without: Sequence[Record], is_correc
 
     return Paired(
         sample_ids=tuple(scored),
+        clusters=tuple(first[name][0].belongs_to for name in scored),
         without=share(second, is_correct),
         called_right=share(first, lambda record: called(record) and is_correct(record)),
         called_wrong=share(first, lambda record: called(record) and not is_correct(record)),
@@ -110,26 +113,20 @@ def decompose(paired: Paired, *, seed: int = 0) -> dict[str, Any]:
         `malformed_without`, `unanswered_without`, the four `TERMS`, `gain` and `harm` (their sums), and the factors:
         for `DOMAIN` in "fail" and "succ" (wrong or right without operations) `mass/DOMAIN`, for every term
         `policy/TERM` and `quality/TERM`;
-        `intervals` by name: 95%, bootstrapped over questions, Wilson's where a share is 0 or 1 throughout;
+        `intervals` by name: 95%, see `eval.intervals`;
         `gap_test`: with - without, see `eval.significance.paired_test`.
         A factor over no question is absent.
     """
     measured = _measured(paired)
     values = {name: float(above.sum() / below.sum()) for name, (above, below) in measured.items() if below.sum() > 0}
-    intervals = bootstrap_intervals(measured, seed=seed)
-    n = len(paired.sample_ids)
-    if values["gap"] in (-1.0, 0.0, 1.0) and paired.n_repeats == 1 and len(set(measured["gap"][0])) == 1:
-        intervals["gap"] = equal_difference_interval(round(values["gap"]), n)
-    for name, value in values.items():
-        # A bootstrap of equal outcomes has no width.
-        if name != "gap" and value in (0.0, 1.0) and paired.n_repeats == 1:
-            total = int(measured[name][1].sum())
-            intervals[name] = wilson_interval(round(value) * total, total)
-    test: PairedTest = paired_test(
-        paired.without.tolist(), (paired.called_right + paired.offered_right).tolist(), seed=seed
-    )
+    with_operations = (paired.called_right + paired.offered_right).tolist()
+    test = paired_test(paired.without.tolist(), with_operations, paired.clusters, seed=seed)
+    intervals = {"gap": (test.low, test.high)}
+    for name in values.keys() - {"gap"}:
+        above, below = (cluster_sums(numbers, paired.clusters)[0] for numbers in measured[name])
+        intervals[name] = share_interval(above, below)
     return {
-        "n": n,
+        "n": len(paired.sample_ids),
         "n_unscored": paired.n_unscored,
         "n_repeats": paired.n_repeats,
         "values": values,

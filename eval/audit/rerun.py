@@ -239,4 +239,4 @@ def _finished(directory: RunDirectory, manifest: Mapping[str, Any]) -> dict[tupl
 
 
 def _finish(directory: RunDirectory, records: Sequence[Record], manifest: Mapping[str, Any]) -> None:
-    directory.finish(records, evaluation_metrics(records, score_name=score_name(manifest), seed=manifest["seed"]))
+    directory.finish(records, evaluation_metrics(records, score_name=score_name(manifest)))

@@ -131,12 +131,29 @@ def test_graded_scores_are_compared_beside_accuracy(tmp_path: Path) -> None:
     b = write_run(tmp_path / "b", {str(k): 0.5 + k % 3 * 0.1 for k in range(30)}, manifest)
     comparison = compare_runs([a, b])
     test = comparison.pairs[0].tests["anls"]
-    assert test.name == "bootstrap"
+    assert test.name == "sign-flip"
     assert test.difference == pytest.approx(0.1)
     assert sentences(comparison) == [
         "a and b do not differ significantly in accuracy (p = 1).",
-        "b is better than a in anls by 0.100 (p = 0.0002).",
+        "b is better than a in anls by 0.100 (p = 0.0001).",
     ]
+
+
+def test_questions_that_belong_together_count_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = write_run(tmp_path / "a", right("-" * 12 + "+" * 8)), write_run(tmp_path / "b", right("+" * 20))
+    assert sentences(compare_runs([a, b]))[0].startswith("b is better than a")
+    # The newer run knows that four each are one question.
+    directory = RunDirectory(b)
+    records = directory.records()
+    for number, record in enumerate(records):
+        record.cluster = f"question {number // 4}"
+    directory.finish(records, {})
+    comparison = compare_runs([a, b])
+    assert (comparison.n_common, comparison.n_clusters) == (20, 5)
+    assert comparison.pairs[0].tests["accuracy"].p_value == 0.25
+    assert sentences(comparison) == ["a and b do not differ significantly in accuracy (p = 0.25)."]
+    assert main(["compare", str(a), str(b)]) == 0
+    assert "They belong to 5 images, videos or questions" in capsys.readouterr().out
 
 
 def test_three_runs_have_their_p_values_adjusted(tmp_path: Path) -> None:

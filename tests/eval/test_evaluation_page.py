@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from eval import run_command
-from eval.intervals import RESAMPLES
 from eval.records import RunDirectory
+from eval.significance import SIGN_CHANGES
 from eval.suites import SUITES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
@@ -30,7 +30,7 @@ def test_its_defaults_are_the_defaults() -> None:
     assert f"`--attempts` ({known['--attempts'].default})" in PAGE
     assert f"`--retry-seconds` ({known['--retry-seconds'].default:.0f})" in PAGE
     assert f"`--timeout` ({known['--timeout'].default:.0f} s)" in PAGE
-    assert f"{RESAMPLES:,} resamples" in PAGE
+    assert f"{SIGN_CHANGES:,} random ones" in PAGE
 
 
 def test_it_names_every_suite() -> None:

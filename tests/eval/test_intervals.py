@@ -1,4 +1,4 @@
-"""Intervals against exact distributions and published values."""
+"""Intervals against SciPy, published values, values by hand, and their coverage."""
 
 from __future__ import annotations
 
@@ -8,17 +8,33 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from eval.intervals import Z_95, bootstrap_intervals, resampled_sums, wilson_interval
+from benchmarks.intervals import coverage
+from eval.intervals import (
+    Z_95,
+    cluster_sums,
+    difference_interval,
+    mean_interval,
+    share_interval,
+    wilson_interval,
+)
 
-ONES = np.ones
+
+def ones(n: int) -> np.ndarray:
+    return np.ones(n)
+
+
+def right(count: int, total: int) -> np.ndarray:
+    return np.array([1.0] * count + [0.0] * (total - count))
 
 
 def test_wilson_by_hand() -> None:
-    # z = 2, 8 of 12: centre (2/3 + 4/24) / (1 + 4/12) = 0.625; half 2 / (4/3) * sqrt(2/108 + 4/576) = 0.2395...
-    low, high = wilson_interval(8, 12, z=2.0)
-    assert low == pytest.approx(0.625 - 1.5 * math.sqrt(2 / 108 + 1 / 144))
-    assert high == pytest.approx(0.625 + 1.5 * math.sqrt(2 / 108 + 1 / 144))
+    # 8 of 12: centre (8 + z^2 / 2) / (12 + z^2), half z sqrt(8 4 / 12 + z^2 / 4) / (12 + z^2).
+    square = 1.959963984540054**2
+    half = math.sqrt(square) * math.sqrt(8 * 4 / 12 + square / 4) / (12 + square)
+    centre = (8 + square / 2) / (12 + square)
+    assert wilson_interval(8, 12) == pytest.approx((centre - half, centre + half))
 
 
 def test_wilson_published_values() -> None:
@@ -29,60 +45,123 @@ def test_wilson_published_values() -> None:
     assert wilson_interval(29, 29) == pytest.approx((0.8830, 1.0), abs=5e-5)
 
 
-@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_solves_the_score_equation(count_total: tuple[int, int]) -> None:
-    count, total = count_total
-    low, high = wilson_interval(count, total)
-    assert 0 <= low <= count / total <= high <= 1
+@pytest.mark.parametrize("total", [1, 2, 7, 60, 191])
+def test_single_answers_have_the_interval_of_scipy(total: int) -> None:
+    for count in range(total + 1):
+        expected = stats.binomtest(count, total).proportion_ci(method="wilson")
+        assert share_interval(right(count, total), ones(total)) == pytest.approx((expected.low, expected.high))
+
+
+@given(st.floats(0.5, 500), st.floats(0, 1))
+def test_wilson_solves_the_score_equation(total: float, share: float) -> None:
+    low, high = wilson_interval(share * total, total)
+    assert -1e-9 <= low <= share + 1e-9
+    assert share - 1e-9 <= high <= 1 + 1e-9
     # The bounds are the p at which the score test just rejects: |share - p| = z sqrt(p (1 - p) / n).
-    for p in (low, high):
-        assert abs(count / total - p) == pytest.approx(Z_95 * math.sqrt(p * (1 - p) / total), abs=1e-7)
+    for p in (max(0.0, low), min(1.0, high)):
+        assert abs(share - p) == pytest.approx(Z_95 * math.sqrt(p * (1 - p) / total), abs=1e-6)
 
 
-@pytest.mark.parametrize(("count", "total"), [(1, 0), (-1, 5), (6, 5)])
-def test_wilson_refuses_impossible_counts(count: int, total: int) -> None:
+@pytest.mark.parametrize(("count", "total"), [(1, 0), (-1, 5), (6, 5), (math.nan, 5), (0, math.nan)])
+def test_wilson_refuses_impossible_counts(count: float, total: float) -> None:
     with pytest.raises(ValueError, match="expected 0 <= successes <= trials"):
         wilson_interval(count, total)
 
 
-def binomial_quantiles(n: int, p: float) -> tuple[float, float]:
-    """2.5% and 97.5% quantile of the share of successes: the percentile interval with infinitely many resamples."""
-    cumulative = np.cumsum([math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)])
-    low, high = (int(np.searchsorted(cumulative, q)) for q in (0.025, 0.975))
-    return low / n, high / n
+@pytest.mark.parametrize("interval", [share_interval, difference_interval])
+def test_nothing_has_no_interval(interval: object) -> None:
+    assert callable(interval)
+    with pytest.raises(ValueError, match="expected at least one"):
+        interval(np.zeros(2), np.zeros(2))
 
 
-@pytest.mark.parametrize(("n", "count"), [(20, 10), (20, 5), (50, 42), (7, 3)])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_the_bootstrap_of_a_share_is_a_binomial_distribution(n: int, count: int, seed: int) -> None:
-    correct = np.array([1.0] * count + [0.0] * (n - count))
-    interval = bootstrap_intervals({"accuracy": (correct, ONES(n))}, seed=seed)["accuracy"]
-    assert interval == pytest.approx(binomial_quantiles(n, count / n))
+@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("n", [2, 15, 50])
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_one_more_right_answer_never_lowers_a_bound(size: int, n: int, one_by_one: bool) -> None:
+    # Answers turn right cluster after cluster, or in every cluster in turn.
+    order = range(n * size) if one_by_one else [c * size + k for k in range(size) for c in range(n)]
+    answers, bounds = np.zeros(n * size), []
+    for place in [None, *order]:
+        if place is not None:
+            answers[place] = 1.0
+        bounds.append(share_interval(answers.reshape(n, size).sum(axis=1), size * ones(n)))
+    lows, highs = zip(*bounds, strict=True)
+    assert list(lows) == sorted(lows)
+    assert list(highs) == sorted(highs)
+    assert (lows[0], highs[-1]) == (0.0, 1.0)
 
 
-def test_twenty_samples_by_hand() -> None:
-    # Of 20 with p = 1/2: P(X <= 5) = 0.0207 and P(X <= 6) = 0.0577, so the 2.5% quantile is 6, and by symmetry 14.
-    assert binomial_quantiles(20, 0.5) == (0.3, 0.7)
+def test_sixty_of_sixty_is_surer_than_fifty_nine() -> None:
+    # Wilson by hand for n of n: n / (n + z^2).
+    assert share_interval(right(60, 60), ones(60))[0] == pytest.approx(60 / (60 + Z_95**2))
+    assert share_interval(right(59, 60), ones(60))[0] == pytest.approx(0.91145, abs=5e-6)
 
 
-def test_repeats_of_a_sample_stay_together() -> None:
-    # Four repeats of each of 20 samples that always agree tell no more than one.
-    correct = np.array([4.0] * 10 + [0.0] * 10)
-    interval = bootstrap_intervals({"accuracy": (correct, 4 * ONES(20))})["accuracy"]
-    assert interval == (0.3, 0.7)
+def test_copies_of_a_question_tell_as_much_as_one() -> None:
+    # Four orders that are always answered alike, of 40 questions: the interval of 40 answers.
+    once = share_interval(right(30, 40), ones(40))
+    four = share_interval(4 * right(30, 40), 4 * ones(40))
+    assert four == pytest.approx(once)
 
 
-def test_a_rate_over_a_part_of_the_samples() -> None:
-    # Two samples count, one of them holds. Of 3 drawn from 3, the ratio is 0 or 1 at the ends.
-    above, below = np.array([1.0, 0.0, 0.0]), np.array([1.0, 1.0, 0.0])
-    intervals = bootstrap_intervals({"hit_rate": (above, below), "never": (np.zeros(3), np.zeros(3))})
-    assert intervals == {"hit_rate": (0.0, 1.0)}
+def test_an_effective_number_by_hand() -> None:
+    # Two clusters of two, one right of each; added are 2 right and 2 wrong clusters: share 6 / 12. The two lie at 0
+    # from it, the four at 1 each: 4 against 12 / 4 = 3 of independent answers. 4 answers count as 4 / (4 / 3) = 3.
+    assert share_interval(ones(2), 2 * ones(2)) == pytest.approx(wilson_interval(1.5, 3))
 
 
-def test_a_seed_gives_the_same_resamples_in_any_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = np.arange(30.0)[:, None]
-    once = resampled_sums(values, seed=5, resamples=100)
-    assert np.array_equal(once, resampled_sums(values, seed=5, resamples=100))
-    assert not np.array_equal(once, resampled_sums(values, seed=6, resamples=100))
-    monkeypatch.setattr("eval.intervals._BLOCK", 70)
-    assert np.array_equal(once, resampled_sums(values, seed=5, resamples=100))
+def test_a_cluster_that_counts_nothing_changes_nothing() -> None:
+    with_it = share_interval(np.array([1.0, 0.0, 1.0]), np.array([1.0, 0.0, 1.0]))
+    assert with_it == share_interval(ones(2), ones(2))
+
+
+def test_graded_scores_that_are_all_equal_have_a_width() -> None:
+    low, high = share_interval(0.5 * ones(60), ones(60))
+    assert low < 0.49 < 0.51 < high
+    assert share_interval(ones(60), ones(60)) == wilson_interval(60, 60)
+
+
+def test_students_interval_by_hand() -> None:
+    # 9 and 27: mean 18, standard error 9, t of one degree of freedom 12.706.
+    assert mean_interval(np.array([9.0, 27.0]), ones(2)) == pytest.approx((0.0, 18 + 12.7062 * 9), abs=1e-3)
+    values = np.array([1.0, 2.0, 4.0, 9.0])
+    expected = stats.ttest_1samp(values, 0).confidence_interval()
+    assert mean_interval(values, ones(4)) == pytest.approx((max(0.0, expected.low), expected.high))
+    # Two alike each: half as many independent values.
+    assert mean_interval(2 * values, 2 * ones(4)) == pytest.approx((max(0.0, expected.low), expected.high))
+    assert mean_interval(np.array([3.0]), ones(1)) is None
+    assert mean_interval(3 * ones(5), ones(5)) == (3.0, 3.0)
+
+
+def test_differences_as_agresti_and_min_have_them() -> None:
+    # 12 pairs, 5 only the second and 1 only the first right: (b + c + 1) / n - d^2 of d = 4 / 14, n = 14.
+    d = 4 / 14
+    half = Z_95 * math.sqrt((7 / 14 - d * d) / 14)
+    differences = np.array([1.0] * 5 + [-1.0] + [0.0] * 6)
+    assert difference_interval(differences, ones(12)) == pytest.approx((d - half, d + half))
+
+
+def test_equal_differences_have_a_width() -> None:
+    for value in (-1.0, 0.0, 1.0):
+        low, high = difference_interval(value * ones(12), ones(12))
+        assert -1 <= low <= value <= high <= 1
+        assert high - low > 0.2
+        # Twelve copies of one question tell what one does.
+        assert difference_interval(np.array([12 * value]), np.array([12.0])) == pytest.approx(
+            difference_interval(np.array([value]), ones(1))
+        )
+
+
+def test_clusters_are_summed_in_order() -> None:
+    sums, sizes = cluster_sums([1, 2, 3, 4], ["b", "a", "b", "c"])
+    assert (sums.tolist(), sizes.tolist()) == ([4.0, 2.0, 4.0], [2.0, 1.0, 1.0])
+    with pytest.raises(ValueError, match="2 values and 1 clusters"):
+        cluster_sums([1, 2], ["a"])
+
+
+def test_intervals_hold_what_they_promise_for_questions_in_four_orders() -> None:
+    """Answers to the four orders of a question correlate by 1/2; 1,000 sets of 50 questions."""
+    as_if_alone, by_cluster = coverage(n_clusters=50, size=4, share=0.7, correlation=0.5, n_sets=1000)
+    assert 0.75 <= as_if_alone <= 0.83
+    assert 0.935 <= by_cluster <= 0.985

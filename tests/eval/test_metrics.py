@@ -33,9 +33,9 @@ def test_metrics_overall_and_by_category() -> None:
     assert metrics["statistics"]["accuracy"] == 3 / 4
     assert metrics["statistics"]["n_errors"] == 1
     assert metrics["counts"]["accuracy"] == [3, 4]
-    # Four samples, three of them right: of 4^4 resamples 1 has none right and 12 have one, 5%; so 2.5% is one.
-    assert metrics["intervals"]["accuracy"] == [0.25, 1.0]
-    assert metrics["by_category"]["shape"]["intervals"]["accuracy"] == list(wilson_interval(1, 1))
+    assert metrics["n_clusters"] == 4
+    assert metrics["intervals"]["accuracy"] == pytest.approx(wilson_interval(3, 4))
+    assert metrics["by_category"]["shape"]["intervals"]["accuracy"] == pytest.approx(wilson_interval(1, 1))
     assert metrics["errors"] == {"engine died": 1}
     assert metrics["by_category"].keys() == {"colour", "shape"}
     assert metrics["by_category"]["colour"]["counts"] == {
@@ -87,10 +87,40 @@ def test_means_per_episode_by_hand() -> None:
         "seconds": 3.0,
     }
     assert {name: metrics["statistics"][name] for name in expected} == expected
-    # Two samples: each resample is a and a, a and b, or b and b.
-    assert metrics["intervals"]["vision_tokens"] == [9.0, 27.0]
-    assert metrics["intervals"]["operations/rotate"] == [0.0, 3.0]
+    # Two samples, 9 to either side of the mean: Student's t of one degree of freedom is 12.706; nothing is below 0.
+    assert metrics["intervals"]["vision_tokens"] == pytest.approx([0.0, 18 + 12.7062 * 9], abs=1e-3)
+    # One sample counted.
+    assert "completion_tokens" not in metrics["intervals"]
     assert "evidence_iou" not in metrics["statistics"]
+
+
+def test_samples_of_one_image_are_taken_together() -> None:
+    # Ten images with two questions each, of which both are right, or none.
+    records = [
+        record(f"{image}-{k}", correct=image < 7, run={"cluster": f"image {image}", "seconds": float(image)})
+        for image in range(10)
+        for k in range(2)
+    ]
+    metrics = evaluation_metrics(records)
+    assert (metrics["statistics"]["accuracy"], metrics["n_clusters"], metrics["counts"]["accuracy"]) == (
+        0.7,
+        10,
+        [14, 20],
+    )
+    assert metrics["intervals"]["accuracy"] == pytest.approx(wilson_interval(7, 10))
+    singles = evaluation_metrics([r for r in records if r.episode.sample_id.endswith("0")])
+    assert metrics["intervals"]["seconds"] == pytest.approx(singles["intervals"]["seconds"])
+    # Records of earlier versions know no clusters: each sample stands alone.
+    for r in records:
+        r.cluster = None
+    assert evaluation_metrics(records)["intervals"]["accuracy"] == pytest.approx(wilson_interval(14, 20))
+
+
+def test_repeats_of_a_sample_are_taken_together() -> None:
+    records = [record(str(s), answer="x", correct=s < 6, run={"repeat": k}) for s in range(10) for k in range(4)]
+    metrics = evaluation_metrics(records)
+    for name in ("accuracy", "pass@1", "pass@4", "majority_accuracy"):
+        assert metrics["intervals"][name] == pytest.approx(wilson_interval(6, 10))
 
 
 def test_scores_of_right_and_wrong_are_the_accuracy_and_no_further_statistic() -> None:
