@@ -81,7 +81,7 @@ def test_all_keys_and_arguments_are_documented():
     table = SECTIONS["jsonl"].partition("| key | value |")[2]
     cells = [line.split("|")[1] for line in table.splitlines()[2:] if line.startswith("|")]
     assert re.findall(r"`(\w+)`", "".join(cells)) == [
-        *("id", "question", "images", "video", "answers", "options", "category", "start", "end", "fps"),
+        *("id", "question", "images", "video", "answers", "options", "category", "cluster", "start", "end", "fps"),
         *("evidence_box", "evidence_time", "needs_operation"),
     ]
     assert set(re.findall(r"`(\w+)`", "".join(cells))) == set(KEYS)
