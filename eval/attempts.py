@@ -58,7 +58,8 @@ class Attempt(gymnasium.Wrapper):
         except (MediaError, DataError, OSError) as error:
             self.reason = f"data: {error}"
             nothing: dict[str, Any] = {"views": [], "usage": {}, "failures": {}, "reward_terms": {}, "vision_tokens": 0}
-            self.info = nothing | {"sample_id": (options or {}).get("sample_id")}
+            sample_id = (options or {}).get("sample_id")
+            self.info = nothing | {"sample_id": sample_id} | self._facts(sample_id)
             return {"text": "", "images": ()}, self.info
         self.shown.append([image_digest(image) for image in observation["images"]])
         return observation, self.info
@@ -75,8 +76,19 @@ class Attempt(gymnasium.Wrapper):
                 if not isinstance(action, NoTurn):
                     self.shown.append([image_digest(image) for image in observation["images"]])
                 return observation, float(reward), terminated, truncated, self.info
-        self.info = {**self.info, "reward_terms": {}, "truncated_by": UNANSWERED}
+        facts = self._facts(self.info["sample_id"])
+        self.info = {**self.info, **facts, "reward_terms": {}, "truncated_by": UNANSWERED}
         return {"text": self.reason, "images": ()}, 0.0, False, True, self.info
+
+    def _facts(self, sample_id: Any) -> dict[str, Any]:
+        """What the record keeps of a sample that has no score."""
+        data = getattr(self.env.unwrapped, "data", None)
+        try:
+            sample = None if data is None else data.get(sample_id)
+        except (MediaError, DataError, OSError):
+            # The row itself is broken.
+            sample = None
+        return {} if sample is None else {"target": sample.answers[0], "category": sample.category}
 
 
 class Watch:

@@ -42,7 +42,7 @@ def build_manifest(
     suite: Suite,
     sample_ids: Sequence[str],
     agent: AgentChoice,
-    served: Mapping[str, str] | None,
+    served: Mapping[str, Any] | None,
     judge: JudgeChoice | None,
     repeats: int,
     seed: int,

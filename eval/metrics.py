@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from eval.intervals import cluster_sums, mean_interval, share_interval
+from eval.reasons import count_reasons
 from eval.records import Record
 from eval.repeats import repeat_scores
 from pxr_agents.statistics import (
@@ -60,7 +61,8 @@ def evaluation_metrics(records: Sequence[Record], *, score_name: str = "score") 
         `interval_method`, how they are made; `n_clusters`: groups of samples that belong together;
         `counts`: for every rate [how many, out of how many];
         `by_category`: the same four for every category that the samples name (empty if they name none);
-        `errors`: why episodes have no score -> how many; `served`: what servers called their model -> how many.
+        `errors`: why episodes have no score -> how many, see `eval.reasons`;
+        `served`: what servers called their model -> how many.
     """
     metrics = _measure(records, score_name)
     categories = sorted({record.episode.category for record in records if record.episode.category is not None})
@@ -69,7 +71,7 @@ def evaluation_metrics(records: Sequence[Record], *, score_name: str = "score") 
         for category in categories
     }
     metrics["interval_method"] = INTERVAL_METHOD
-    metrics["errors"] = dict(Counter(record.episode.error for record in records if record.episode.error is not None))
+    metrics["errors"] = count_reasons(record.episode.error for record in records if record.episode.error is not None)
     metrics["served"] = dict(Counter(record.served for record in records if record.served))
     return metrics
 

@@ -129,7 +129,7 @@ def key_file(text: str) -> tuple[str, str]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Evaluate, print the table, write the report."""
+    """Evaluate, print the table, write the report; 1 if nothing could be scored."""
     from eval.runner import evaluate
 
     suite = _suite(arguments)
@@ -157,7 +157,15 @@ def run(arguments: argparse.Namespace) -> int:
         console.print(f"Written to {out}. Pictures of the episodes: python -m eval report {out}", soft_wrap=True)
     else:
         _report(out, console)
-    return 0
+    if metrics["statistics"]["n_episodes"]:
+        return 0
+    n_errors = metrics["statistics"]["n_errors"]
+    print(
+        f"error: nothing was scored: {n_errors:.0f} of {n_errors:.0f} episodes have no score, for the reasons above. "
+        "Mend their cause; the same command with --retry-errors asks again.",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _suite(arguments: argparse.Namespace) -> Suite:

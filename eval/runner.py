@@ -13,7 +13,6 @@ from typing import Any
 
 import gymnasium
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from eval.agents import AgentChoice, open_agent
 from eval.attempts import Attempt, Watch
@@ -22,6 +21,7 @@ from eval.differences import changes_that_matter
 from eval.judge import Judge, JudgeChoice
 from eval.manifest import build_manifest, score_name
 from eval.metrics import evaluation_metrics
+from eval.progress import RunProgress
 from eval.recipe import Recipe
 from eval.records import Record, RunDirectory
 from eval.suites import Suite, get_suite
@@ -65,7 +65,7 @@ def evaluate(
         judge: the model that judges answers; by default the scorer of the environment does.
         retry_errors: continue a finished run, too, with the episodes that could not be scored.
         recipe: where the arguments came from, for the manifest.
-        console: where the progress bar goes; standard error by default.
+        console: where progress is shown; standard error by default.
 
     Returns:
         What `metrics.json` holds, see `eval.metrics.evaluation_metrics`, and `seconds`, how long this call took.
@@ -159,7 +159,7 @@ def open_client(agent: AgentChoice) -> Iterator[ChatClient | None]:
         client.close()
 
 
-def _served(agent: AgentChoice) -> dict[str, str] | None:
+def _served(agent: AgentChoice) -> dict[str, Any] | None:
     """What the server says of its model. Asked a few times only: a wrong address should be known at once."""
     assert agent.server is not None
     hurried: Server = replace(agent.server, timeout=min(20.0, agent.server.timeout), retries=Retries(attempts=3))
@@ -199,7 +199,7 @@ def play(
     title: str = "evaluating",
     console: Console | None = None,
 ) -> list[Record]:
-    """Play samples behind a progress bar; every episode goes to disk at once.
+    """Play samples and show how far it is; every episode goes to disk at once.
 
     Args:
         environments: all alike; as many episodes run at once.
@@ -207,24 +207,15 @@ def play(
         keys: sample id and repeat of every episode; its place is its key for the agent.
         directory: where the episodes go; its run has begun.
         seed: of the environments.
-        n_done: episodes of the run that were played before, for the bar.
-        title: of the bar.
-        console: where the bar goes; standard error by default.
+        n_done: episodes of the run that were played before.
+        title: what is done.
+        console: where progress is shown; standard error by default.
     """
     jobs = [Job(sample_id=sample_id, seed=seed + number, group=sample_id) for number, (sample_id, _) in enumerate(keys)]
     watch = Watch(agent, [repeat for _, repeat in keys])
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("remaining"),
-        TimeRemainingColumn(),
-    )
     records: list[Record] = []
     n_scored = n_correct = 0
-    with Progress(*columns, console=console or Console(stderr=True)) as progress:
-        bar = progress.add_task(title, total=n_done + len(jobs), completed=n_done)
+    with RunProgress(title, n_done + len(jobs), n_done, console) as progress:
 
         def on_episode(episode: Episode) -> None:
             nonlocal n_scored, n_correct
@@ -233,10 +224,10 @@ def play(
             records.append(record)
             n_scored += episode.error is None
             n_correct += episode.correct
-            text = f"{title}, {n_correct / max(1, n_scored):.1%} correct"
+            text = f"{n_correct / max(1, n_scored):.1%} correct"
             if n_scored < len(records):
                 text += f", {len(records) - n_scored} not answered"
-            progress.update(bar, advance=1, description=text)
+            progress.advance(text)
 
         rollout([Attempt(environment) for environment in environments], watch, jobs, on_episode)
     return records

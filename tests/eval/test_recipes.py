@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,7 +16,8 @@ from PIL import Image
 from eval.__main__ import main
 from eval.recipe import read_recipe, recipe_names
 from eval.records import RunDirectory
-from eval.suites import SUITES, get_suite
+from eval.suites import SUITES
+from pxr_env.types import OperationCall
 from tests.eval.chat_server import ChatServer, pixels, serve
 
 QUESTION = "What is the colour of the door?\n(A) red\n(B) blue"
@@ -149,13 +153,82 @@ def test_the_command_line_goes_before_the_recipe_and_prompts_come_from_files(vst
     assert question["content"][1]["text"] == QUESTION + INSTRUCTION + "\n\nThink."
     assert manifest["prompt"]["system_prompt"] == "You see. Zoom by <grounding>."
     assert manifest["prompt"]["limits"]["max_turns"] == 3
-    assert manifest["prompt"]["limits"]["max_images"] == 12
+    # The recipe's own, which the command line did not change.
+    assert manifest["prompt"]["limits"]["max_operations"] == 11
+
+
+def save(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (64, 48), "red").save(path)
+
+
+def write_data(suite: str, folder: Path) -> bool:
+    """One question of a suite in its published layout; False if the suite draws its own."""
+    options = "(A) red\n(B) blue"
+    if suite == "vstar":
+        save(folder / "direct_attributes" / "0.png")
+        row = {"image": "direct_attributes/0.png", "text": f"Which?\n{options}", "category": "direct_attributes"}
+        (folder / "test_questions.jsonl").write_text(json.dumps({**row, "label": "A", "question_id": 0}) + "\n")
+    elif suite == "tallyqa-complex":
+        save(folder / "VG_100K_2" / "0.png")
+        row = {"image": "VG_100K_2/0.png", "question": "How many?", "answer": 1, "issimple": False, "question_id": 0}
+        (folder / "test.json").write_text(json.dumps([{**row, "data_source": "imported_genome", "image_id": 0}]))
+    elif suite == "infographicvqa":
+        save(folder / "images" / "0.jpeg")
+        row = {"questionId": 0, "question": "What?", "image_local_name": "0.jpeg", "answers": ["x"]}
+        row |= {"answer_type": ["single span"], "data_split": "val"}
+        (folder / "infographicsVQA_val_v1.0_withQT.json").write_text(json.dumps({"data": [row]}))
+    elif suite == "mvbench":
+        for frame in range(1, 21):
+            save(folder / "video" / "tvqa" / "frames_fps3_hq" / "one" / f"{frame:05}.jpg")
+        row = {"question": "What?", "candidates": ["red", "blue"], "answer": "red", "video": "one"}
+        (folder / "json").mkdir(parents=True)
+        (folder / "json" / "episodic_reasoning.json").write_text(json.dumps([{**row, "start": 0.0, "end": 6.0}]))
+    elif suite == "hrbench":
+        buffer = io.BytesIO()
+        Image.new("RGB", (64, 48), "red").save(buffer, format="PNG")
+        row = ["0", base64.b64encode(buffer.getvalue()).decode(), "Which?", "red", "blue", "a", "b", "A", "single", "0"]
+        lines = ["index\timage\tquestion\tA\tB\tC\tD\tanswer\tcategory\tcycle_category", "\t".join(row)]
+        folder.mkdir(parents=True)
+        (folder / "hr_bench_4k.tsv").write_text("\n".join(lines) + "\n")
+    else:
+        return False
+    return True
+
+
+class Zooming:
+    """Zooms into the first image until the last operation is used up, then answers."""
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        self._base: Any = env.unwrapped
+        self._left = self._base.limits.max_operations
+        self._box: list[float] = []
+
+    def act(self, observation: Any) -> str:
+        if not self._left:
+            return str(self._base.dialect.render_answer("A"))
+        if not self._box:
+            height, width, _ = observation["images"][0].shape
+            extent = self._base.frame.extent((width, height))
+            self._box = [0, 0, extent[0] / 2, extent[1] / 2]
+        self._left -= 1
+        call = OperationCall(name="zoom_in", arguments={"bbox_2d": self._box, "target_image": 1})
+        return str(self._base.dialect.render_call(call))
 
 
 @pytest.mark.parametrize("recipe", recipe_names())
 @pytest.mark.parametrize("suite", SUITES)
-def test_every_recipe_fits_every_suite(recipe: str, suite: str) -> None:
-    assert read_recipe(recipe).environment(get_suite(suite))["dialect"] == recipe
+def test_every_recipe_fits_every_suite(recipe: str, suite: str, tmp_path: Path) -> None:
+    """Its limits leave room for the question and for every operation that it allows."""
+    command = ["run", "--suite", suite, "--recipe", recipe, "--agent", f"{__name__}:Zooming", "--limit", "1"]
+    if write_data(suite, tmp_path / "data"):
+        command += ["--data", str(tmp_path / "data")]
+    command += ["--set", "min_pixels=784", "--set", "max_pixels=200704", "--out", str(tmp_path / "run"), "--no-report"]
+    assert main(command) == 0
+    [record] = RunDirectory(tmp_path / "run").records()
+    limits = RunDirectory(tmp_path / "run").manifest()["prompt"]["limits"]
+    assert (record.episode.error, record.episode.truncated_by) == (None, None)
+    assert record.episode.usage["zoom_in"] == limits["max_operations"]
 
 
 def test_an_agent_without_a_model_ignores_the_sampling_of_a_recipe(tmp_path: Path) -> None:

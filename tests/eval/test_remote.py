@@ -569,6 +569,28 @@ def command(url: str, out: Path, *more: str) -> list[str]:
     return ["run", ENV_ID, *agent, *env_args, "--out", str(out), *more]
 
 
+def test_a_run_that_scored_nothing_says_why_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    too_many = status(400, b'{"error": {"message": "At most 1 image(s) may be provided in one request."}}')
+    with serve(ChatServer(zoom_then_answer, itertools.repeat(too_many))) as url:
+        assert main(command(url, tmp_path / "run", "--limit", "3", "--no-report")) == 1
+    printed = capsys.readouterr()
+    assert "3 not scored: model: " in printed.out
+    assert "At most 1 image(s) may be provided in one request." in printed.out
+    assert "nothing was scored: 3 of 3 episodes have no score" in printed.err
+    assert RunDirectory(tmp_path / "run").metrics()["statistics"]["n_errors"] == 3
+    # What the answers would have been stays on record.
+    assert all(episode.target is not None for episode in RunDirectory(tmp_path / "run").episodes())
+
+
+def test_waits_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    server = ChatServer(lambda body: "x", iter([status(429, Retry_After="1"), status(500)]))
+    with serve(server) as url:
+        client(url).complete(BODY)
+    # Not every repeated request has a line of its own.
+    [told] = [record.getMessage() for record in caplog.records if record.name == "pxr_agents.chat_client"]
+    assert "the server asks to wait 1 s: status 429: no; attempt 2 of 6 in 1.0 s" in told
+
+
 def test_a_killed_run_pays_for_no_finished_episode_again(tmp_path: Path) -> None:
     go_on = threading.Event()
 

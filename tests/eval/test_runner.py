@@ -161,7 +161,7 @@ def test_environment_arguments(text: str, expected: dict[str, Any], monkeypatch:
 
     def remember(suite: Any, *, env_args: dict[str, Any], **rest: Any) -> dict[str, Any]:
         seen.update(env_args)
-        return {"statistics": {}, "intervals": {}, "errors": {}}
+        return {"statistics": {"n_episodes": 1.0, "n_errors": 0.0}, "intervals": {}, "errors": {}}
 
     monkeypatch.setattr("eval.runner.evaluate", remember)
     for option in ("--env-arg", "--set"):

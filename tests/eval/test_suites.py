@@ -164,6 +164,8 @@ def test_data_that_cannot_be_shown_are_counted_apart(
     statistics = run.metrics()["statistics"]
     assert (statistics["accuracy"], statistics["n_episodes"], statistics["n_errors"]) == (1.0, 1, 1)
     assert "1 not scored: data: image file" in capsys.readouterr().out
+    lost = run.episodes()[0]
+    assert (lost.target, lost.correct, lost.answer) == ("K", False, None)
 
 
 def test_the_data_hash_knows_what_is_inside_and_not_where_it_lies(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
