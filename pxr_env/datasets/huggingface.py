@@ -10,14 +10,13 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
-from pxr_env.datasets.embedded import decode, probe
 from pxr_env.datasets.fields import Fields, RowError
 from pxr_env.datasets.media_files import MediaFiles, Medium
 from pxr_env.datasets.options import check_letter, check_options, letter_of, with_options
 from pxr_env.datasets.paths import DataDirectory
 from pxr_env.datasets.rows import Dataset, Progress, Record
 from pxr_env.errors import DataError, MediaError, did_you_mean, quote, show
-from pxr_env.media.images import ImageSource
+from pxr_env.media.images import ImageSource, decode, probe
 
 #: What a column can be, and which of them a data set must have.
 FIELDS = ("id", "question", "images", "answers", "options", "category", "cluster")

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from PIL import Image
 
-from pxr_env.errors import MediaError
 from pxr_env.geometry import Size
-from pxr_env.media.images import check_area, to_rgb
+from pxr_env.media.colours import to_rgb
+from pxr_env.media.images import check_area
+from pxr_env.media.orientation import orientation, turn, upright_size
 
 #: Bytes by which animations are recognized: (offset, bytes).
 _MAGIC = ((0, b"GIF8"), (8, b"WEBP"))
-#: Milliseconds of a frame that says 0 or nothing, as browsers show it.
-_UNSAID_DURATION = 100
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+#: A frame of so many milliseconds or fewer is shown for as long as the second number says: so do Chromium, Firefox and
+#: WebKit, for GIF and WebP alike.
+_TOO_SHORT, _SHOWN_INSTEAD = 10, 100
 
 
 def is_animation(head: bytes) -> bool:
@@ -27,29 +25,35 @@ def read_animation(path: str) -> tuple[Size, list[int]]:
     """Returns the size of an animation and how long each of its frames is shown, in milliseconds.
 
     Raises:
-        MediaError: the file is no complete GIF or WebP, or too large.
+        MediaError: it is too large. Whatever Pillow raises: the file is no complete GIF or WebP.
     """
     durations = []
-    with _as_media_error(path), _checked(path) as image:
+    with _checked(path) as image:
+        size = upright_size(image)
         for index in range(getattr(image, "n_frames", 1)):
             image.seek(index)
             image.load()
-            durations.append(round(image.info.get("duration") or _UNSAID_DURATION))
-        return image.size, durations
+            duration = round(image.info.get("duration", 0))
+            durations.append(duration if duration > _TOO_SHORT else _SHOWN_INSTEAD)
+        return size, durations
 
 
 class AnimationDecoder:
-    """The frames of an animation; transparent parts are white."""
+    """The frames of an animation; transparent parts are white.
+
+    It and `read` raise whatever Pillow raises.
+    """
 
     def __init__(self, path: str) -> None:
-        self._path = path
         self._image = _checked(path)
+        self._size = self._image.size
 
     def read(self, index: int) -> Image.Image:
         """Returns frame `index` as a new RGB image. Going back decodes from the beginning."""
-        with _as_media_error(self._path):
-            self._image.seek(index)
-            return to_rgb(self._image)
+        self._image.seek(index)
+        # A frame may reach beyond the first one, which is the canvas.
+        shown = to_rgb(self._image).crop((0, 0, *self._size))
+        return turn(shown, orientation(self._image))
 
     def close(self) -> None:
         """Closes the file."""
@@ -57,19 +61,6 @@ class AnimationDecoder:
 
 
 def _checked(path: str) -> Image.Image:
-    with _as_media_error(path):
-        image = Image.open(path, formats=("GIF", "WEBP"))
-        check_area(image.size, f'video file "{path}"')
-        return image
-
-
-@contextmanager
-def _as_media_error(path: str) -> Iterator[None]:
-    try:
-        yield
-    except MediaError:
-        raise
-    except _UNREADABLE as error:
-        raise MediaError(
-            f'video file "{path}" cannot be decoded ({error}). Expected a complete GIF or WebP; replace the file.'
-        ) from error
+    image = Image.open(path, formats=("GIF", "WEBP"))
+    check_area(image.size, f'video file "{path}"')
+    return image

@@ -10,7 +10,8 @@ from collections import OrderedDict
 from PIL import Image
 
 from pxr_env.media.decoders import Decoder, open_decoder
-from pxr_env.media.video_index import FileKey, video_index
+from pxr_env.media.decoding import decoding
+from pxr_env.media.video_index import BROKEN_VIDEO, FileKey, video_index
 
 #: Video files open at a time. Each holds a file handle or two, and as many pictures as its codec refers to.
 MAX_OPEN_VIDEOS = 16
@@ -25,7 +26,8 @@ class _OpenVideo:
         self.decoder: Decoder | None = None
 
     def read(self, index: int) -> Image.Image:
-        with self._lock:
+        name = f'frame {index} of video file "{self._file[0]}"'
+        with self._lock, decoding(name, BROKEN_VIDEO):
             if self.decoder is None:
                 self.decoder = open_decoder(self._file[0], video_index(self._file))
             return self.decoder.read(index)

@@ -55,7 +55,7 @@ def open_decoder(path: str, index: VideoIndex) -> Decoder:
     if index.decoder == "decord":
         try:
             return DecordDecoder(path, index)
-        except (ImportError, OSError, _DecordMismatchError):
+        except Exception:  # of any kind, and PyAV decides
             pass  # not installed, or it does not understand this file
     return PyAVDecoder(path, index)
 
@@ -157,23 +157,19 @@ class DecordDecoder:
     """Decodes with decord. Where it fails on a frame, PyAV goes on.
 
     Raises:
-        ImportError, OSError: decord is not installed, or its library does not load.
-        _DecordMismatchError: decord does not open the file, or counts or times its frames otherwise than the index.
+        _DecordMismatchError: decord counts or times the frames otherwise than the index. Whatever decord raises: it is
+            not installed, or does not open the file.
     """
 
     def __init__(self, path: str, index: VideoIndex) -> None:
         import decord
 
         decord.logging.set_level(decord.logging.QUIET)
-        self._failures = (decord.DECORDError, RuntimeError, StopIteration, AssertionError, UnicodeError)
         self._path, self._index = path, index
         self._fallback: PyAVDecoder | None = None
-        try:
-            # fault_tol: an error for a frame that cannot be decoded, not the nearest frame.
-            self._reader: Any = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1, fault_tol=1)
-            times = self._reader.get_frame_timestamp(range(len(self._reader)))[:, 0].astype(np.float64)
-        except self._failures as error:
-            raise _DecordMismatchError from error
+        # fault_tol: an error for a frame that cannot be decoded, not the nearest frame.
+        self._reader: Any = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1, fault_tol=1)
+        times = self._reader.get_frame_timestamp(range(len(self._reader)))[:, 0].astype(np.float64)
         if len(times) != index.n_frames or not np.allclose(
             times - times[0], index.times, rtol=_RELATIVE_TOLERANCE, atol=_TIME_TOLERANCE
         ):
@@ -191,7 +187,7 @@ class DecordDecoder:
                 # A program may have set decord's bridge to the tensors of a framework.
                 pixels = frame.asnumpy() if hasattr(frame, "asnumpy") else np.asarray(frame)
                 return _image(pixels, self._path, self._index, index)
-            except self._failures:
+            except Exception:  # of any kind, and PyAV decides
                 self._fallback = PyAVDecoder(self._path, self._index)
         return self._fallback.read(index)
 

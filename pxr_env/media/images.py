@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from pxr_env.errors import MediaError
+from pxr_env.errors import MediaError, quote
 from pxr_env.geometry import Size
 from pxr_env.media.cache import decoded_cache
+from pxr_env.media.colours import is_plain, to_rgb
+from pxr_env.media.decoding import decoding
+from pxr_env.media.orientation import orientation, turn, upright_size
+from pxr_env.media.png_metadata import without_metadata
 from pxr_env.media.sizes import MAX_ASPECT_RATIO
 
 #: What is opened. Pillow reads more, some of it through other programs (EPS) or with surprising sizes (icons, fonts).
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
-_ORIENTATION_TAG = 0x0112
-#: EXIF orientations from this one on exchange width and height.
-_FIRST_SIDEWAYS = 5
-_UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+_ADVICE = f"Expected a complete image ({', '.join(FORMATS)}); convert or replace it."
+_IN_MEMORY = "a picture in memory"
+_Found = TypeVar("_Found")
 
 
 class ImageSource:
     """An image at its full resolution: a file or a function, called when its pixels are first needed and then cached,
     or a picture in memory.
 
-    EXIF orientation is applied: sizes and boxes refer to the upright picture.
+    EXIF orientation is applied, wherever the picture comes from: sizes and boxes refer to the upright picture.
 
     Args:
         path: an image file.
@@ -37,7 +42,7 @@ class ImageSource:
 
     Raises:
         TypeError: not exactly one of path, image, and load with key.
-        MediaError: `image` is an array of another kind.
+        MediaError: `image` is an array of another kind, cannot be decoded, or is too narrow to be shown.
     """
 
     __slots__ = ("_image", "_key", "_load", "_size", "path")
@@ -70,7 +75,7 @@ class ImageSource:
             return open_image(self.path)
         load = self._load
         assert load is not None
-        return decoded_cache.get(self._key, lambda: to_image(load()))
+        return decoded_cache.get(self._key, lambda: _load(load, self._key, self._size))
 
     @property
     def size(self) -> Size:
@@ -107,29 +112,39 @@ def open_image(path: Path) -> Image.Image:
     Raises:
         MediaError: the file is missing, too large or cannot be decoded.
     """
-    return decoded_cache.get(file_key(path), lambda: _decode(path))
+    return decoded_cache.get(file_key(path), lambda: decode(path))
 
 
-def probe(path: Path) -> Size:
+def decode(file: Path | bytes, name: str | None = None) -> Image.Image:
+    """Returns the upright RGB picture of an image file.
+
+    Args:
+        file: its path, or its bytes.
+        name: what messages call it; by default 'image file "PATH"'.
+
+    Raises:
+        MediaError: it is no readable image, too large, or too narrow to be shown.
+    """
+    image = _read(file, name, upright)
+    _check_ratio(image.size, name or _name(file))
+    return image
+
+
+def probe(file: Path | bytes, name: str | None = None) -> Size:
     """Reads the header of an image file: returns width and height of the upright picture, and decodes nothing.
+
+    Args:
+        file: its path, or its bytes, of which the beginning is enough.
+        name: what messages call it; by default 'image file "PATH"'.
 
     Raises:
         MediaError: the file is missing, no image, too large, or too narrow to be shown.
     """
-    file_key(path)
-    try:
-        with _open(path) as image:
-            width, height = image.size
-            if image.getexif().get(_ORIENTATION_TAG, 1) >= _FIRST_SIDEWAYS:
-                width, height = height, width
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from error
-    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        raise MediaError(
-            f'image file "{path}" is {width}x{height}; expected sides with a ratio of at most {MAX_ASPECT_RATIO}. '
-            "Cut it into parts."
-        )
-    return width, height
+    if isinstance(file, Path):
+        file_key(file)
+    size = _read(file, name, upright_size)
+    _check_ratio(size, name or _name(file))
+    return size
 
 
 def check_area(size: Size, name: str) -> None:
@@ -143,10 +158,11 @@ def check_area(size: Size, name: str) -> None:
 
 
 def to_image(picture: Image.Image | np.ndarray) -> Image.Image:
-    """Returns an RGB image of a PIL image or a uint8 array HxWx3; an RGB image is returned itself.
+    """Returns the upright RGB image of a PIL image or a uint8 array HxWx3; one that is that already is returned itself.
 
     Raises:
-        MediaError: an array of another kind.
+        TypeError: neither came.
+        MediaError: an array of another kind, a picture that cannot be decoded or is too narrow to be shown.
     """
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
@@ -154,45 +170,70 @@ def to_image(picture: Image.Image | np.ndarray) -> Image.Image:
                 f"an image array of dtype {picture.dtype} and shape {picture.shape} came; expected uint8 and HxWx3 "
                 "with H, W >= 1. Convert it first."
             )
-        return Image.fromarray(picture)
-    return picture if picture.mode == "RGB" else to_rgb(picture)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Returns `image` as new 8-bit RGB: transparency over white, 16-bit grey by its upper 8 bits."""
-    if image.mode == "RGB":
-        return image.copy()
-    if image.mode.startswith("I;16") or image.mode == "I":
-        grey = np.asarray(image).astype(np.int64)
-        return Image.fromarray(np.clip(grey >> 8, 0, 255).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        over = image.convert("RGBA")
-        white = Image.new("RGBA", over.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, over).convert("RGB")
-    return image.convert("RGB")
-
-
-def _open(path: Path) -> Image.Image:
-    Image.init()
-    image = Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
-    check_area(image.size, f'image file "{path}"')
+        image = Image.fromarray(picture)
+    elif isinstance(picture, Image.Image):
+        with decoding(_IN_MEMORY, _ADVICE):
+            image = picture if _is_shown_as_it_is(picture) else upright(picture)
+    else:
+        raise TypeError(f"{type(picture).__name__} came; expected a PIL image or a uint8 array HxWx3. Pass one.")
+    _check_ratio(image.size, _IN_MEMORY)
     return image
 
 
-def _decode(path: Path) -> Image.Image:
-    try:
-        with _open(path) as image:
-            return to_rgb(ImageOps.exif_transpose(image))
-    except MediaError:
-        raise
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from error
+def upright(image: Image.Image) -> Image.Image:
+    """Returns a picture as it is shown: new, RGB, upright, without metadata; of an animation the frame it stands at."""
+    rgb = to_rgb(image)
+    # Only now: Pillow turns TIFFs while it loads them, and then calls them upright.
+    return turn(rgb, orientation(image))
 
 
-def _unreadable(path: Path, error: Exception) -> MediaError:
-    if isinstance(error, MediaError):
-        return error
-    return MediaError(
-        f'image file "{path}" cannot be decoded ({error}). Expected a complete image ({", ".join(FORMATS)}); '
-        "convert or replace the file."
-    )
+def _load(load: Callable[[], Image.Image | np.ndarray], key: Hashable, size: Size | None) -> Image.Image:
+    name = f"the image with key {quote(repr(key))}"
+    with decoding(name, "Expected load= to return a picture; correct it, or its data."):
+        image = to_image(load())
+    if size is not None and image.size != tuple(size):
+        raise MediaError(
+            f"{name} was made as {image.width}x{image.height}; expected {size[0]}x{size[1]}, as it was declared. "
+            "Correct load= or size=."
+        )
+    return image
+
+
+def _is_shown_as_it_is(picture: Image.Image) -> bool:
+    if not is_plain(picture):
+        return False
+    picture.load()
+    return orientation(picture) == 1
+
+
+def _read(file: Path | bytes, name: str | None, look: Callable[[Image.Image], _Found]) -> _Found:
+    """What `look` finds in an image file."""
+    name = name or _name(file)
+    with decoding(name, _ADVICE):
+        try:
+            return _look(file, name, look)
+        except Exception as error:
+            data = None if isinstance(error, MediaError) else without_metadata(file)
+            if data is None:
+                raise
+            return _look(data, name, look)
+
+
+def _look(file: Path | bytes, name: str, look: Callable[[Image.Image], _Found]) -> _Found:
+    Image.init()
+    formats = [known for known in FORMATS if known in Image.OPEN]
+    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=formats) as image:
+        check_area(image.size, name)
+        return look(image)
+
+
+def _name(file: Path | bytes) -> str:
+    return f'image file "{file}"' if isinstance(file, Path) else f"an image of {len(file)} bytes"
+
+
+def _check_ratio(size: Size, name: str) -> None:
+    if not 0 < max(size) <= MAX_ASPECT_RATIO * min(size):
+        raise MediaError(
+            f"{name} is {size[0]}x{size[1]}; expected sides with a ratio of at most {MAX_ASPECT_RATIO}. Cut it into "
+            "parts."
+        )

@@ -14,6 +14,7 @@ from pxr_env.errors import MediaError
 from pxr_env.geometry import Size
 from pxr_env.media.cache import decoded_cache
 from pxr_env.media.decoder_pool import decoder_pool
+from pxr_env.media.decoding import decoding
 from pxr_env.media.frame_files import frame_paths
 from pxr_env.media.images import file_key, open_image, probe, to_image
 from pxr_env.media.video_index import video_index
@@ -150,7 +151,8 @@ class RenderedTrack:
         return f"key={self._key!r}"
 
     def _draw(self, index: int) -> Image.Image:
-        image = to_image(self._load_frame(index))
+        with decoding(f"frame {index} of the video {self._key!r}", "Expected a picture; correct load_frame=."):
+            image = to_image(self._load_frame(index))
         if image.size != self._size:
             raise MediaError(
                 f"frame {index} of the video {self._key!r} was drawn as {image.width}x{image.height}; expected "

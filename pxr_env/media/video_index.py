@@ -18,7 +18,8 @@ import numpy as np
 from pxr_env.errors import MediaError
 from pxr_env.geometry import Size
 from pxr_env.media.animations import is_animation, read_animation
-from pxr_env.media.containers import UPRIGHT, Orientation, import_av, open_container, orientation
+from pxr_env.media.containers import UPRIGHT, Orientation, open_container, orientation
+from pxr_env.media.decoding import decoding
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 #: A file as caches know it: path, time stamp and size.
 FileKey = tuple[str, int, int]
+#: What to do about a file that cannot be decoded.
+BROKEN_VIDEO = "Expected a complete video (mp4, mov, webm, mkv, avi, GIF, WebP); download or convert it again."
 #: Indices kept in this process: 8 bytes a frame, 0.9 MB for an hour.
 MAX_INDICES = 64
 #: Containers (names of PyAV) that keep a presentation time with each packet ...
@@ -89,20 +92,12 @@ def video_index(file: FileKey) -> VideoIndex:
         ImportError: PyAV is not installed.
     """
     path = file[0]
-    try:
+    with decoding(f'video file "{path}"', BROKEN_VIDEO):
         with open(path, "rb") as opened:
             head = opened.read(16)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    if not head:
-        raise MediaError(f'video file "{path}" is empty. Expected a video; copy or download it again.')
-    if is_animation(head):
-        return _index_animation(path)
-    av = import_av(path)
-    try:
-        return _index_packets(path)
-    except (av.FFmpegError, UnicodeError) as error:
-        raise _unreadable(path, error) from error
+        if not head:
+            raise MediaError(f'video file "{path}" is empty. Expected a video; copy or download it again.')
+        return _index_animation(path) if is_animation(head) else _index_packets(path)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,17 +114,22 @@ class _Packet:
 def _index_packets(path: str) -> VideoIndex:
     packets = _read_packets(path)
     shown = sorted((packet for packet in packets if not packet.is_discard), key=lambda packet: packet.pts or 0)
-    pts = [packet.pts for packet in shown if packet.pts is not None]
     with open_container(path) as (container, stream):
-        first = next(container.decode(stream), None)
+        first = next((frame for frame in container.decode(stream) if not frame.is_corrupt), None)
         if first is None:
             raise MediaError(f'video file "{path}" has no frame that can be decoded. Expected a video; convert it.')
+        if shown and not shown[0].is_key and first.pts is not None:
+            # Cut between keyframes: it begins where decoding can, as in players.
+            shown = [packet for packet in shown if packet.pts is None or packet.pts >= first.pts]
+        pts = [packet.pts for packet in shown if packet.pts is not None]
         turned = orientation(first, path)
         size = turned.size(first.width, first.height)
         rate, time_base = stream.average_rate, stream.time_base
         if not pts or len(set(pts)) < len(shown) or time_base is None:
             return _index_by_count(path, size, turned)
         is_safe = turned == UPRIGHT and len(container.streams.video) == 1
+        # decord makes room for as many frames as the header says, and ends the process where it finds none.
+        is_safe = is_safe and stream.frames in (0, len(packets))
         is_safe = is_safe and _is_plain(first) and _is_countable(packets, shown)
     return VideoIndex(
         size=size,
@@ -252,11 +252,3 @@ def _mean_step(
             "convert it to mp4."
         )
     return 1 / rate
-
-
-def _unreadable(path: str, error: Exception) -> MediaError:
-    reason = getattr(error, "strerror", None) or error
-    return MediaError(
-        f'video file "{path}" cannot be read ({reason}). Expected a complete video (mp4, mov, webm, mkv, avi); '
-        "download or convert it again."
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -15,14 +16,16 @@ from typing import Any
 import gymnasium
 import pytest
 from gymnasium.envs.registration import EnvSpec
+from rich.console import Console
 
 from eval.__main__ import main
 from eval.manifest import chat_template_digest, commit
 from eval.records import RunDirectory
-from eval.runner import first_sample_ids
+from eval.runner import evaluate, first_sample_ids
 from pxr_agents.types import Sampling
 from tests.eval import scripted
 from tests.eval.conftest import ENV_ARGS, ENV_ID, run_evaluation
+from tests.pxr_env.media.broken import BROKEN, saved
 
 
 def without_seconds(metrics: Any) -> Any:
@@ -198,6 +201,21 @@ def test_several_episodes_per_sample(tmp_path: Path) -> None:
     assert RunDirectory(tmp_path / "single").episodes() == [record.episode for record in records if record.repeat == 0]
     assert {"pass@1", "pass@2", "pass@3", "majority_accuracy"} <= metrics["statistics"].keys()
     assert metrics["statistics"]["n_episodes"] == 12
+
+
+def test_a_broken_picture_is_one_question_without_a_score(tmp_path: Path) -> None:
+    names = ["good.png", "cut.jpg", "cut.png", "bad_pixels.png", "also_good.png"]
+    for name in names:
+        (tmp_path / name).write_bytes(BROKEN.get(name) or saved("PNG"))
+    rows = [{"id": name, "question": "What is it?", "images": name, "answers": "noise"} for name in names]
+    (tmp_path / "data.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    console = Console(file=io.StringIO())
+    evaluate(
+        "pxr_env:pxr/JSONL-v0", out=tmp_path / "run", env_args={"data": str(tmp_path)}, agent="random", console=console
+    )
+    errors = {record.episode.sample_id: record.episode.error for record in RunDirectory(tmp_path / "run").records()}
+    assert [name for name in names if errors[name] is None] == ["good.png", "also_good.png"]
+    assert all(name in str(errors[name]) for name in names if name in BROKEN)
 
 
 def test_what_an_episode_took_is_recorded(oracle_run: Path) -> None:

@@ -68,7 +68,9 @@ def test_an_empty_file(tmp_path):
 def test_text_is_no_video_and_names_no_other_files(tmp_path, films, content):
     path = films[0].parent / "text.mp4"
     path.write_bytes(content)
-    with pytest.raises(MediaError, match=r'video file ".*text.mp4" cannot be read \(.*\). Expected a complete video'):
+    with pytest.raises(
+        MediaError, match=r'video file ".*text.mp4" cannot be decoded \(.*\). Expected a complete video'
+    ):
         read_as_far_as_possible(path)
 
 
@@ -77,7 +79,7 @@ def test_a_film_that_is_cut_off(tmp_path):
     path = clips.write(tmp_path / "film.mp4", 40, options={**clips.X264, "g": "10"})
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])  # the table of contents is at the end
-    with pytest.raises(MediaError, match=r'video file ".*film.mp4" cannot be read'):
+    with pytest.raises(MediaError, match=r'video file ".*film.mp4" cannot be decoded'):
         read_as_far_as_possible(path)
     path = clips.write(tmp_path / "table_first.mp4", 40, muxer_options={"movflags": "faststart"})
     whole = path.read_bytes()
@@ -234,7 +236,7 @@ def test_animations(tmp_path, suffix):
 def test_a_broken_animation(tmp_path):
     path = tmp_path / "film.gif"
     path.write_bytes(b"GIF89a" + bytes(20))
-    with pytest.raises(MediaError, match=r'video file ".*film.gif" cannot be decoded \(.*Expected a complete GIF'):
+    with pytest.raises(MediaError, match=r'video file ".*film.gif" cannot be decoded \(.*Expected a complete video'):
         read_as_far_as_possible(path)
 
 
@@ -246,3 +248,23 @@ def test_transparent_parts_of_an_animation_are_white(tmp_path):
     video = VideoSource(path=path)
     assert np.asarray(video.frame(0)).min() == 255
     assert video.frame(1).getpixel((3, 3)) == (200, 0, 0)
+
+
+def test_a_film_that_begins_between_keyframes_begins_where_it_can_be_decoded(tmp_path):
+    av = pytest.importorskip("av")
+    options = {**clips.X264, "g": "20", "bf": "0", "sc_threshold": "0"}
+    whole = clips.write(tmp_path / "whole.mp4", 60, options=options, ticks=1)
+    for suffix in ("mp4", "mkv"):
+        cut = tmp_path / f"cut.{suffix}"
+        with av.open(str(whole)) as source, av.open(str(cut), "w") as target:
+            stream = target.add_stream_from_template(source.streams.video[0])
+            packets = [packet for packet in source.demux(video=0) if packet.pts is not None][12:]
+            start = packets[0].dts
+            for packet in packets:
+                packet.pts, packet.dts, packet.stream = packet.pts - start, packet.dts - start, stream
+                target.mux(packet)
+        video = VideoSource(path=cut)
+        # 12 to 19 refer to the keyframe 0, which is gone.
+        assert [clips.number(video.frame(index)) for index in (0, 39, 5, 25)] == [20, 59, 25, 45]
+        assert video.n_frames == 40
+        assert video.times[:2] == pytest.approx((0, 0.04), abs=1e-3)
