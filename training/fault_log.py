@@ -18,8 +18,9 @@ class Fault:
     """One of them.
 
     Attributes:
-        kind: "env runner" and "engine" for processes that were lost, "stuck" for an environment, "given up" for a
-            sample that is left out, "skipped step" of the optimizer, "restart" of the whole run from a checkpoint.
+        kind: "env runner" and "engine" for processes that were lost, "stuck" for an environment that did not come back
+            or cannot show its sample, "given up" for a sample that is left out, "skipped step" of the optimizer,
+            "restart" of the whole run from a checkpoint.
         text: what happened, and what was done.
         sample_id: the sample it is about, if it is about one.
     """

@@ -1,5 +1,7 @@
 """Notices that an environment does not come back from `reset` or `step` (where its scorer runs), and ends the wait.
 
+A sample that cannot be shown, because its picture cannot be decoded, is named in the same way.
+
     watchdog = Watchdog(timeout=300)
     envs = [watchdog.watch(gymnasium.make(...))]
     with watchdog:
@@ -27,6 +29,7 @@ from typing import Any, Self
 
 import gymnasium
 
+from pxr_env.errors import DataError, MediaError
 from training.errors import RESUME
 
 # Nothing else here uses it.
@@ -36,11 +39,11 @@ STUCK_STATUS = 70
 
 
 class StuckEnvironmentError(RuntimeError):
-    """An environment did not come back.
+    """An environment did not come back, or cannot show its sample.
 
     Args:
         sample_id: what it was showing.
-        message: which call of which environment, for how long, and where it is.
+        message: which call of which environment, and for how long and where it is, or why it cannot go on.
     """
 
     def __init__(self, sample_id: str, message: str) -> None:
@@ -104,6 +107,9 @@ class Watchdog:
         self._call = _Call(env, name, sample_id, time.monotonic(), threading.get_ident())
         try:
             yield
+        except (MediaError, DataError) as error:
+            message = f"{name} of {env} cannot show sample {sample_id}: {error}"
+            raise StuckEnvironmentError(sample_id, message) from error
         finally:
             self._call = self._stuck = None
 

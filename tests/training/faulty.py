@@ -17,6 +17,7 @@ from typing import Any
 import gymnasium
 
 from pxr_env.env import VisualReasoningEnv
+from pxr_env.media import ImageSource
 
 ID = "tests.training.faulty:faulty/Search-v0"
 ALWAYS = 10**6
@@ -41,6 +42,8 @@ class Faulty(gymnasium.Wrapper):
             ctypes.PyDLL(None).sleep(1000)
         if what == "stubborn":
             sleep_whatever_comes(1000)
+        if what == "unreadable":
+            _ = ImageSource(path=Path(__file__)).image
         if what == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         observation, reward, terminated, truncated, info = self.env.step(action)

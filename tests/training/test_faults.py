@@ -133,6 +133,15 @@ class TestOneProcess:
         [given_up] = [fault for fault in faults if fault["kind"] == "given up"]
         assert given_up["text"].startswith(f"{always} is left out, and {new} takes its place. step of faulty/Search-v0")
 
+    def test_a_sample_that_cannot_be_read_is_replaced(self, make_faulty, batches):
+        broken = batches[0][2]
+        recipe = make_faulty({broken: ["unreadable", faulty.ALWAYS]}, iterations=1, **TABLES)
+        run_ppo(recipe)
+        assert trained_samples(recipe.out, 1) == [dict.fromkeys([*batches[0][:2], batches[1][0], batches[0][3]], 4)]
+        told = [(fault["kind"], fault["sample_id"]) for fault in rows(recipe.out, "faults.jsonl")]
+        assert told == [("stuck", broken), ("stuck", broken), ("given up", broken)]
+        assert all("faulty.py" in fault["text"] for fault in rows(recipe.out, "faults.jsonl"))
+
     def test_a_reward_that_is_no_number_stops_the_run_before_it_is_learned_from(self, make_faulty, batches):
         bad = batches[1][2]
         recipe = make_faulty({bad: ["nan", 1]}, iterations=3, checkpoint_every=1)

@@ -41,6 +41,19 @@ def test_a_call_that_waits_is_interrupted_and_named(tmp_path):
     assert not [thread for thread in threading.enumerate() if thread.name == "watchdog" and not thread.daemon]
 
 
+def test_a_sample_that_cannot_be_shown_is_named(tmp_path):
+    watchdog = Watchdog(5.0)
+    env = started(tmp_path / "faults", "unreadable", watchdog, times=1)
+    with (
+        watchdog,
+        pytest.raises(StuckEnvironmentError, match=r"step of faulty/Search-v0 .*faulty\.py.*decoded") as caught,
+    ):
+        env.step("\\boxed{A}")
+    assert caught.value.sample_id == "train-3"
+    with watchdog:
+        env.step("\\boxed{A}")
+
+
 HANGS = """
 import sys
 from tests.training.test_watchdog import started

@@ -139,7 +139,8 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             probes: what rollouts are made to begin with; nothing by default.
 
         Raises:
-            StuckEnvironmentError: an environment did not come back within `env_timeout`; all are made anew.
+            StuckEnvironmentError: an environment did not come back within `env_timeout`, or cannot show its sample; all
+                are made anew.
         """
         ppo = self.config.ppo
         self._grow_envs(len(sample_ids) * ppo.group_size)

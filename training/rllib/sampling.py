@@ -2,7 +2,7 @@
 
 What env runners owe is asked for again, of those that are left, as long as anything comes of it. A sample is blamed
 
-- by name, where its environment did not come back and could be interrupted;
+- by name, where its environment did not come back and could be interrupted, or could not show it;
 - by elimination, where processes died: what was with two that died is then sampled alone.
 
 One that is blamed `BLAMES` times is given up: another takes its place.
@@ -37,7 +37,7 @@ class Attempt:
 
     Attributes:
         groups: those that are there, and stay whatever dies from now on.
-        stuck: samples whose environment did not come back, with what is known of it.
+        stuck: samples whose environment did not come back, or could not show them, with what is known of it.
         lost: of each env runner that did not come back, what it was sampling, with how it was lost.
         faults: what else went wrong.
         seconds: what the env runner took that was at it longest.
@@ -143,8 +143,8 @@ class _Books:
         if len(self._given_up) > max(1, len(self.places) // 10):
             raise TrainingError(
                 f"{len(self._given_up)} of {len(self.places)} samples of this iteration could not be sampled: "
-                f"{', '.join(self._given_up)}. {' '.join(self._given_up.values())} Repair the environment, or raise "
-                f"env_timeout. The newest checkpoint is whole. {RESUME}"
+                f"{', '.join(self._given_up)}. {' '.join(self._given_up.values())} Repair the environment or "
+                f"its data, or raise env_timeout. The newest checkpoint is whole. {RESUME}"
             )
         new = self._replace([*self.places, *self._given_up])
         self.places[self.places.index(sample_id)] = new
