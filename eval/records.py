@@ -7,7 +7,6 @@ under way when a run was interrupted are repeated from their beginning; finished
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -229,13 +228,9 @@ class RunDirectory:
             os.fsync(file.fileno())
 
     def finish(self, records: Sequence[Record], metrics: dict[str, Any]) -> None:
-        """Write the episodes in their final order, then the metrics, which mark the run as finished.
-
-        The metrics get `episodes_sha256`, the digest of the file of episodes.
-        """
+        """Write the episodes in their final order, then the metrics, which mark the run as finished."""
         self._rewrite(records)
-        digest = hashlib.sha256(self.episodes_file.read_bytes()).hexdigest()
-        _write_json(self.metrics_file, metrics | {"episodes_sha256": digest})
+        _write_json(self.metrics_file, metrics)
 
     def manifest(self) -> dict[str, Any]:
         """What made the episodes."""
