@@ -18,7 +18,11 @@ COMMANDS = (
         "eval.compare",
     ),
     ("audit", "take a score apart: what operations gave and what they cost", "eval.audit.command"),
-    ("replay", "rebuild every observation of a run, and check that it is byte-identical", "eval.replay_command"),
+    (
+        "replay",
+        "play every episode of a run again from its turns, and check all that is on record",
+        "eval.replay_command",
+    ),
     ("view", "look at many runs in a browser", "eval.view.command"),
     ("demo", "talk to a model about images of your own", "eval.demo"),
 )

@@ -81,12 +81,12 @@ def mean_interval(sums: np.ndarray, sizes: np.ndarray) -> tuple[float, float] | 
     n = int(np.count_nonzero(sizes))
     if n < 2:
         return None
-    from scipy import stats
+    from scipy import special
 
     mean = float(sums.sum() / sizes.sum())
     apart = sums - mean * sizes
     error = math.sqrt(float(apart @ apart) * n / (n - 1)) / float(sizes.sum())
-    half = float(stats.t.ppf(0.975, n - 1)) * error
+    half = float(special.stdtrit(n - 1, 0.975)) * error
     return max(0.0, mean - half), mean + half
 
 

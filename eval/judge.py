@@ -11,7 +11,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 from eval.records import JUDGE_FAILED, Record
 from pxr_agents.chat_client import ChatClient, Server, Unanswered
+from pxr_env.errors import quote
 from pxr_env.types import Sample
 
 #: The whole instruction. Its hash is in the manifest: another prompt is another judge.
@@ -79,7 +80,7 @@ class Judge:
     def __init__(self, choice: JudgeChoice, cache: Path) -> None:
         self._client = ChatClient(choice.server, connections=choice.concurrency)
         self._choice, self._cache, self._lock = choice, cache, threading.Lock()
-        self._known = _read_cache(cache)
+        self._known = read_judgments(cache)
 
     def judge(self, records: Sequence[Record], get_sample: Callable[[str], Sample]) -> None:
         """Let the judge decide over every answer: `episode.correct` becomes its verdict, `judgment` what it said.
@@ -112,22 +113,18 @@ class Judge:
         record.episode.correct = verdict
 
     def _ask(self, sample: Sample, answer: str) -> tuple[str, bool]:
-        accepted = "\n".join(_accepted(sample))
-        # Not `format`: answers may hold braces.
-        texts = {"question": sample.question, "accepted": accepted, "answer": answer}
-        prompt = re.sub(r"\{(question|accepted|answer)\}", lambda found: texts[found[1]], PROMPT)
-        key = hashlib.sha256(f"{self._choice.server.model}\n{prompt}".encode("utf-8", "surrogatepass")).hexdigest()
+        prompt = _prompt(sample, answer)
+        key = _key(self._choice.server.model, prompt)
         with self._lock:
             said = self._known.get(key)
         if said is None:
             body = {"messages": [{"role": "user", "content": prompt}], "temperature": 0.0, "max_tokens": _MAX_TOKENS}
             said = self._client.complete(body).text
             self._keep(key, said)
-        verdicts = _VERDICT.findall(said)
-        if not verdicts:
+        verdict = _read_verdict(said)
+        if verdict is None:
             raise Unanswered(f"{self._choice.server.model} said neither CORRECT nor INCORRECT: {said[:80]!r}")
-        # Models that think aloud say it last.
-        return said, verdicts[-1] == ""
+        return said, verdict
 
     def _keep(self, key: str, said: str) -> None:
         with self._lock:
@@ -138,13 +135,57 @@ class Judge:
                 os.fsync(file.fileno())
 
 
+def dispute(
+    judgment: Mapping[str, Any], sample: Sample, answer: str, judge: Mapping[str, Any], known: Mapping[str, str]
+) -> tuple[str | None, bool]:
+    """What is wrong with a judgment on record, in words (None: nothing), and whether `known` has what the judge said.
+
+    Args:
+        judgment: `Record.judgment`.
+        sample: what was asked.
+        answer: what was judged.
+        judge: the manifest's.
+        known: what the judge said, see `read_judgments`.
+    """
+    said, model = str(judgment.get("said")), judge["model"]
+    kept = known.get(_key(model, _prompt(sample, answer)))
+    if judgment.get("model") != model:
+        return f"{judgment.get('model')!r} is on record as the judge; the manifest has {model!r}", kept is not None
+    if kept is not None and kept != said:
+        return f"{quote(said)} is on record; the judge said {quote(kept)} of this answer", True
+    if _read_verdict(said) is not judgment.get("correct"):
+        return f"{judgment.get('correct')} is on record; the judge said {quote(said)}", kept is not None
+    return None, kept is not None
+
+
+def _prompt(sample: Sample, answer: str) -> str:
+    # Not `format`: answers may hold braces.
+    texts = {"question": sample.question, "accepted": "\n".join(_accepted(sample)), "answer": answer}
+    return re.sub(r"\{(question|accepted|answer)\}", lambda found: texts[found[1]], PROMPT)
+
+
+def _key(model: str, prompt: str) -> str:
+    return hashlib.sha256(f"{model}\n{prompt}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _read_verdict(said: str) -> bool | None:
+    """None if it is none. Models that think aloud say it last."""
+    verdicts = _VERDICT.findall(said)
+    return verdicts[-1] == "" if verdicts else None
+
+
 def _accepted(sample: Sample) -> list[str]:
     """The accepted answers; a letter with the text of its option."""
     letters = {chr(ord("A") + index): text for index, text in enumerate(sample.options)}
     return [f"{answer} ({letters[answer]})" if answer in letters else answer for answer in sample.answers]
 
 
-def _read_cache(path: Path) -> dict[str, str]:
+def read_judgments(path: Path) -> dict[str, str]:
+    """What a judge said by the digest of what it was asked; nothing if there is no such file.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
     if not path.exists():
         return {}
     known = {}

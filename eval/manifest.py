@@ -70,8 +70,8 @@ def build_manifest(
         "suite": {"name": suite.name, "protocol": suite.protocol, "source": suite.source},
         "env": json.loads(env.spec.to_json()),
         "n_samples": len(sample_ids),
-        "samples_sha256": hashlib.sha256("\n".join(sample_ids).encode("utf-8", "surrogatepass")).hexdigest(),
-        "data": {"file_sha256": data_file_digest(env.unwrapped.data)},  # type: ignore[attr-defined]
+        "samples_sha256": sample_ids_digest(sample_ids),
+        **facts_of_environment(env),
         "agent": agent.name,
         "engine": dict(agent.engine),
         "model": agent.model,
@@ -80,17 +80,29 @@ def build_manifest(
         "weights_sha256": _weights_digest(files),
         "server": server,
         "chat_template_sha256": None if local is None else chat_template_digest(local),
-        "prompt": _prompt(env),
-        "pixels": _pixels(env.unwrapped),
         "sampling": _sampling(agent),
         "repeats": repeats,
-        "scorer": _scorer(env),
         "judge": None if judge is None else judge.as_manifest(),
         "seed": seed,
         "recipe": None if recipe is None else recipe.as_manifest(),
         "versions": library_versions(agent.name),
         "commit": commit(),
     }
+
+
+def facts_of_environment(env: gymnasium.Env) -> dict[str, Any]:
+    """The fields that the environment says: its data file, what the model is told and shown, and who scores."""
+    return {
+        "data": {"file_sha256": data_file_digest(env.unwrapped.data)},  # type: ignore[attr-defined]
+        "prompt": _prompt(env),
+        "pixels": _pixels(env.unwrapped),
+        "scorer": _scorer(env),
+    }
+
+
+def sample_ids_digest(sample_ids: Sequence[str]) -> str:
+    """SHA-256 of the ids of samples, in the order they are run."""
+    return _sha256("\n".join(sample_ids))
 
 
 def score_name(manifest: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ under way when a run was interrupted are repeated from their beginning; finished
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -228,9 +229,13 @@ class RunDirectory:
             os.fsync(file.fileno())
 
     def finish(self, records: Sequence[Record], metrics: dict[str, Any]) -> None:
-        """Write the episodes in their final order, then the metrics, which mark the run as finished."""
+        """Write the episodes in their final order, then the metrics, which mark the run as finished.
+
+        The metrics get `episodes_sha256`, the digest of the file of episodes.
+        """
         self._rewrite(records)
-        _write_json(self.metrics_file, metrics)
+        digest = hashlib.sha256(self.episodes_file.read_bytes()).hexdigest()
+        _write_json(self.metrics_file, metrics | {"episodes_sha256": digest})
 
     def manifest(self) -> dict[str, Any]:
         """What made the episodes."""

@@ -95,17 +95,6 @@ class Replayer:
         sample = self._env.unwrapped.sample  # type: ignore[attr-defined]
         return Replay(question=sample.question, views=tuple(views), sources=tuple(sample.sources))
 
-    @property
-    def system_prompt(self) -> str:
-        """What the model is told first, as the environment words it now."""
-        base: Any = self._env.unwrapped
-        limits = base.limits
-        return str(
-            base.dialect.system_prompt(
-                list(base.operations.values()), max_turns=limits.max_turns, max_operations=limits.max_operations
-            )
-        )
-
     def close(self) -> None:
         """Free the environment."""
         self._env.close()

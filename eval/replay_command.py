@@ -19,12 +19,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which runs, and where their data are."""
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="directories of runs")
     parser.add_argument("--data", metavar="DIR", help="where the data lie now, if they were moved")
+    parser.add_argument(
+        "--judgments", type=Path, metavar="FILE", help="what the judge said, if not RUN/judgments.jsonl"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all mismatches there, too")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Check the runs; returns 1 if anything differs."""
-    checks = [check_replay(directory, arguments.data) for directory in arguments.runs]
+    checks = [check_replay(directory, arguments.data, arguments.judgments) for directory in arguments.runs]
     console = Console(soft_wrap=True)
     for check in checks:
         _print(check, console)
@@ -39,22 +42,36 @@ def _print(check: ReplayCheck, console: Console) -> None:
     def line(text: str) -> None:
         console.print(text.encode("utf-8", "replace").decode("utf-8"), markup=False, highlight=False)
 
-    verdict = "byte-identical" if check.identical else f"{len(check.mismatches)} episodes differ"
     line(
-        f"{check.run}: {verdict}. {check.n_episodes} episodes, {check.n_observations} observations and "
+        f"{check.run}: {_verdict(check)}. {check.n_episodes} episodes, {check.n_observations} observations and "
         f"{check.n_images} images were rebuilt."
     )
-    if check.n_images_unchecked:
-        line(
-            f"  Pixels of {check.n_images_unchecked} images could not be checked: the run recorded no digests. Their "
-            "texts, boxes and sizes were compared."
-        )
+    for what, count in check.unrecorded.items():
+        line(f"  Not checked, because the run did not record it: {what} ({count}).")
     if check.n_skipped:
         line(f"  {check.n_skipped} episodes never began, because their data could not be shown.")
-    if check.same_system_prompt is False:
-        line("  The system prompt is worded differently now; the SHA-256 of the old one is in the manifest.")
+    if check.n_unscored:
+        line(f"  {check.n_unscored} episodes have no score; that a model or a server failed cannot be seen again.")
+    if check.n_judgments:
+        line(f"  {check.n_judgments} judgments were read again; what a judge would say now is not asked.")
+    for unlike in check.files[:_SHOWN]:
+        line(f"  {unlike.file}: {unlike.field}: {unlike.difference}")
+    if len(check.files) > _SHOWN:
+        line(f"  and {len(check.files) - _SHOWN} more fields; --json FILE writes all.")
     for mismatch in check.mismatches[:_SHOWN]:
         repeat = f", repeat {mismatch.repeat}" if mismatch.repeat else ""
         line(f"  {mismatch.sample_id}{repeat}, turn {mismatch.turn}: {mismatch.what}: {mismatch.difference}")
     if len(check.mismatches) > _SHOWN:
         line(f"  and {len(check.mismatches) - _SHOWN} more; --json FILE writes all.")
+
+
+def _verdict(check: ReplayCheck) -> str:
+    parts = []
+    if check.mismatches:
+        parts.append(f"{len(check.mismatches)} episodes differ")
+    if check.files:
+        parts.append(f"{len(check.files)} fields of its files do not fit its episodes")
+    verdict = " and ".join(parts) or "byte-identical"
+    if check.n_unseen_judgments:
+        verdict += f", but {check.n_unseen_judgments} judgments stand in no file of judgments and cannot be checked"
+    return verdict

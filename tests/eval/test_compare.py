@@ -165,8 +165,8 @@ def test_three_runs_have_their_p_values_adjusted(tmp_path: Path) -> None:
     comparison = compare_runs(runs)
     assert [(pair.first, pair.second) for pair in comparison.pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
     # 0 and 6; 1 and 6: 2 (1 + 7) / 128; 1 and 0.
-    assert [pair.tests["accuracy"].p_value for pair in comparison.pairs] == [2 / 64, 16 / 128, 1.0]
-    assert [pair.adjusted["accuracy"] for pair in comparison.pairs] == [6 / 64, 2 / 8, 1.0]
+    assert [pair.tests["accuracy"].p_value for pair in comparison.pairs] == pytest.approx([2 / 64, 16 / 128, 1])
+    assert [pair.adjusted["accuracy"] for pair in comparison.pairs] == pytest.approx([6 / 64, 2 / 8, 1])
 
 
 def test_wrong_calls_are_named(tmp_path: Path) -> None:

@@ -7,8 +7,11 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +19,17 @@ from PIL import Image
 
 from eval.__main__ import main
 from eval.data_hash import image_digest
+from eval.judge import JudgeChoice
+from eval.metrics import evaluation_metrics
 from eval.records import Record, RunDirectory, record_to_json
-from eval.replay_check import check_replay
-from tests.eval import striped
+from eval.replay import rebuild_environment
+from eval.replay_check import ONLY_ON_RECORD, check_replay
+from eval.replay_files import check_files
+from pxr_agents.chat_client import Server
+from pxr_agents.types import Episode, Step
+from tests.eval import scripted, striped
+from tests.eval.chat_server import ChatServer, serve
+from tests.eval.conftest import run_evaluation
 from tests.eval.test_audit_med import evaluate_striped
 
 
@@ -37,7 +48,8 @@ def rewrite(run: Path, change: Callable[[Record], None], which: int = 1) -> None
     directory = RunDirectory(run)
     records = directory.records()
     change(records[which])
-    directory.finish(records, directory.metrics())
+    # As somebody would who wants it to fit.
+    directory.finish(records, evaluation_metrics(records))
 
 
 def test_a_digest_is_of_size_and_pixels() -> None:
@@ -53,7 +65,7 @@ def test_a_run_is_rebuilt_byte_for_byte(run: Path, capsys: pytest.CaptureFixture
     assert "byte-identical. 3 episodes, 9 observations and 6 images" in capsys.readouterr().out
     content = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert content[0]["identical"] is True
-    assert (content[0]["n_images_unchecked"], content[0]["same_system_prompt"]) == (0, True)
+    assert (content[0]["unrecorded"], content[0]["files"]) == ({}, [])
 
 
 def set_image(record: Record) -> None:
@@ -78,6 +90,10 @@ def set_score(record: Record) -> None:
     record.score = 0.25
 
 
+def set_correct(record: Record) -> None:
+    record.episode.correct = False
+
+
 def drop_image(record: Record) -> None:
     assert record.image_sha256 is not None
     record.image_sha256[0].append("0" * 64)
@@ -97,7 +113,8 @@ def drop_turn(record: Record) -> None:
         (set_image, 1, "pixels", "image 1 of 1 had SHA-256 0000000000000000..."),
         (set_reply, 1, "text", "from character 0 on 'X"),
         (set_views, 2, "views", "view 2 was "),
-        (set_answer, 2, "answer", "'diagonal' is on record; 'horizontal' came"),
+        (set_answer, 2, "answer", '"diagonal" is on record; "horizontal" came'),
+        (set_correct, 2, "correct", "false is on record; true came"),
         (set_score, 2, "score", "0.25 is on record; 1.0 came"),
         (drop_image, 0, "images", "2 images are on record; 1 came"),
         (add_turn, 2, "end", "3 turns are on record; the episode ended after 2"),
@@ -119,7 +136,7 @@ def test_a_mismatch_is_the_exit_status(run: Path, capsys: pytest.CaptureFixture[
     assert main(["replay", str(run)]) == 1
     out = capsys.readouterr().out
     assert "1 episodes differ" in out
-    assert "1, turn 2: answer: 'diagonal' is on record; 'horizontal' came" in out
+    assert '1, turn 2: answer: "diagonal" is on record; "horizontal" came' in out
 
 
 def test_moved_data_are_found_and_changed_ones_noticed(run: Path, finished: Path, tmp_path: Path) -> None:
@@ -137,33 +154,229 @@ def test_moved_data_are_found_and_changed_ones_noticed(run: Path, finished: Path
         check_replay(run, str(data))
 
 
+#: Every field of a line of `episodes.jsonl`; below "run" as `run.NAME`, of the second turn as `steps.NAME`.
+FIELDS = (
+    *(f"{field.name}" for field in fields(Episode) if field.name not in ("tokens", "steps")),
+    *(f"steps.{field.name}" for field in fields(Step)),
+    *(f"run.{field.name}" for field in fields(Record) if field.name != "episode"),
+)
+
+
+def forged(value: Any) -> Any:
+    """Another value of the same kind."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if isinstance(value, str):
+        return value + "x"
+    if isinstance(value, list):
+        return [forged(value[0]), *value[1:]] if value and isinstance(value[0], float) else value[:-1]
+    return {"forged": 1} if isinstance(value, dict) else "forged"
+
+
+def forge(run: Path, name: str, *, hide: bool) -> None:
+    """Change one field of the second episode; with `hide` also the digest of the file, so that it fits."""
+    file, metrics_file = run / "episodes.jsonl", run / "metrics.json"
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    place, _, key = name.rpartition(".")
+    target = {"": lines[1], "run": lines[1]["run"], "steps": lines[1]["steps"][1]}[place]
+    others = {"judgment": {"said": "CORRECT"}, "evidence_time": [0.0, 1.0], "token_spans": [["read", 1]]}
+    target[key] = others[key] if key in others else forged(target[key])
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    if hide:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
+        metrics_file.write_text(json.dumps(metrics | {"episodes_sha256": digest}), encoding="utf-8")
+
+
+#: What a forgery of a field is called, where not by its own name.
+NAMED = {
+    "sample_id": "data",
+    "prompt": "text",
+    "steps.reply": "text",
+    # Only the model's side can tell, so that the numbers made of it no longer fit.
+    "run.repeat": "episodes.jsonl run.repeat",
+    "run.seconds": "metrics.json statistics.seconds",
+    "run.prompt_tokens": "metrics.json statistics.prompt_tokens",
+    "run.completion_tokens": "metrics.json statistics.completion_tokens",
+    "run.served": "metrics.json served.x",
+}
+#: Nothing but the digest of the file tells; of a turn, if the environment answers to another one as to the first.
+UNSEEN = (
+    *("token_spans", "steps.turn", "steps.weights_version", "steps.finish_reason"),
+    *("run.model_seconds", "run.n_retries"),
+)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_forged_field_is_named(run: Path, name: str) -> None:
+    is_number = name in ("run.prompt_tokens", "run.completion_tokens")
+    if is_number:
+        rewrite(run, lambda record: setattr(record, name.removeprefix("run."), 7))
+    forge(run, name, hide=name not in UNSEEN)
+    check = check_replay(run)
+    named = {m.what for m in check.mismatches} | {f"{m.file} {m.field}" for m in check.files}
+    expected = "episodes.jsonl SHA-256" if name in UNSEEN else NAMED.get(name, name.rpartition(".")[2])
+    assert expected in named, named
+    assert not check.identical
+    if name in ONLY_ON_RECORD - {"run.judgment"}:
+        assert not check.mismatches
+
+
+def test_all_answers_made_correct_are_all_found(random_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(random_run, tmp_path / "run")
+    directory = RunDirectory(tmp_path / "run")
+    records = directory.records()
+    wrong = [record.episode.sample_id for record in records if not record.episode.correct]
+    assert wrong
+    for record in records:
+        record.episode.correct = True
+    directory.finish(records, evaluation_metrics(records))
+    check = check_replay(directory.path)
+    assert [(m.sample_id, m.what) for m in check.mismatches] == [(name, "correct") for name in wrong]
+    assert not check.files
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from leaves(inner, (*path, name))
+    else:
+        yield path
+
+
+def with_forged(content: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    changed = json.loads(json.dumps(content))
+    target = changed
+    for name in path[:-1]:
+        target = target[name]
+    target[path[-1]] = forged(target[path[-1]])
+    return changed
+
+
+def test_every_forged_number_of_the_metrics_is_named(run: Path) -> None:
+    directory = RunDirectory(run)
+    manifest, metrics, records = directory.manifest(), directory.metrics(), directory.records()
+    env = rebuild_environment(manifest)
+    assert check_files(directory, manifest, records, env, Counter()) == []
+    paths = [path for path in leaves(metrics) if path not in (("interval_method",), ("episodes_sha256",))]
+    assert len(paths) > 30
+    for path in paths:
+        directory.metrics_file.write_text(json.dumps(with_forged(metrics, path)), encoding="utf-8")
+        found = check_files(directory, manifest, records, env, Counter())
+        assert [(one.file, one.field) for one in found] == [("metrics.json", ".".join(path))]
+    env.close()
+
+
+def test_every_forged_fact_of_the_manifest_is_named(run: Path) -> None:
+    directory = RunDirectory(run)
+    manifest, records = directory.manifest(), directory.records()
+    env = rebuild_environment(manifest)
+    names = ("data", "prompt", "pixels", "scorer", "n_samples", "samples_sha256", "repeats")
+    paths = [path for path in leaves({name: manifest[name] for name in names}) if path != ("scorer", "source")]
+    assert len(paths) > 15
+    for path in paths:
+        found = check_files(directory, with_forged(manifest, path), records, env, Counter())
+        field = "run.repeat" if path == ("repeats",) else ".".join(path)
+        assert field in [one.field for one in found]
+    env.close()
+
+
+def test_a_lost_or_doubled_episode_is_noticed(run: Path) -> None:
+    directory = RunDirectory(run)
+    records = directory.records()
+    for others in (records[:-1], [*records, records[0]]):
+        directory.finish(others, evaluation_metrics(others))
+        assert {one.field for one in check_replay(run).files} & {"n_samples", "run.repeat"}
+
+
+def test_an_unfinished_run_is_checked_as_far_as_it_got(run: Path) -> None:
+    directory = RunDirectory(run)
+    directory.metrics_file.unlink()
+    lines = directory.episodes_file.read_text(encoding="utf-8").splitlines(keepends=True)
+    directory.episodes_file.write_text("".join(lines[:2]), encoding="utf-8")
+    check = check_replay(run)
+    assert (check.identical, check.n_episodes) == (True, 2)
+
+
+@pytest.fixture
+def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A judge found the first of two answers right, which the scorer does not."""
+    monkeypatch.setattr(scripted, "answers", {"test-0": "I think so", "test-1": "no"})
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    server = ChatServer(lambda body: "CORRECT" if "I think" in body["messages"][0]["content"] else "INCORRECT")
+    with serve(server) as url:
+        judge = JudgeChoice(server=Server(base_url=url, model="m"), concurrency=1)
+        run_evaluation(tmp_path / "run", agent="tests.eval.scripted:answering", limit=2, judge=judge)
+    return tmp_path / "run"
+
+
+def test_judgments_are_read_again(judged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert [record.episode.correct for record in RunDirectory(judged).records()] == [True, False]
+    assert main(["replay", str(judged)]) == 0
+    out = capsys.readouterr().out
+    assert "byte-identical. 2 episodes" in out
+    assert "2 judgments were read again" in out
+
+
+def test_judgments_that_nothing_proves_are_not_passed_in_silence(
+    judged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "kept.jsonl"
+    (judged / "judgments.jsonl").rename(kept)
+    assert main(["replay", str(judged)]) == 0
+    assert "2 judgments stand in no file of judgments and cannot be checked" in capsys.readouterr().out
+    assert main(["replay", str(judged), "--judgments", str(kept)]) == 0
+    assert "cannot be checked" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("judgment", "correct", "what"),
+    [
+        ({"said": "CORRECT", "correct": True, "model": "m"}, True, "judgment"),
+        ({"said": "INCORRECT", "correct": True, "model": "m"}, True, "judgment"),
+        ({"said": "INCORRECT", "correct": False, "model": "another"}, False, "judgment"),
+        ({"said": "INCORRECT", "correct": False, "model": "m"}, True, "correct"),
+        (None, False, "judgment"),
+        (None, True, "judgment"),
+    ],
+)
+def test_forged_judgments_are_named(judged: Path, judgment: dict[str, Any] | None, correct: bool, what: str) -> None:
+    def change(record: Record) -> None:
+        record.judgment, record.episode.correct = judgment, correct
+
+    rewrite(judged, change)
+    assert [(m.sample_id, m.what) for m in check_replay(judged).mismatches] == [("test-1", what)]
+
+
 def test_runs_without_digests_say_what_was_not_checked(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = RunDirectory(run)
     lines = []
     for record in directory.records():
         line = record_to_json(record)
-        del line["run"]["image_sha256"]
+        del line["run"]["image_sha256"], line["run"]["cluster"]
         lines.append(json.dumps(line) + "\n")
     directory.episodes_file.write_text("".join(lines), encoding="utf-8")
+    metrics = directory.metrics()
+    del metrics["episodes_sha256"], metrics["n_clusters"]
+    older = metrics | {"interval_method": "bootstrap", "intervals": {"accuracy": [0.1, 0.9]}}
+    directory.metrics_file.write_text(json.dumps(older), encoding="utf-8")
     assert main(["replay", str(run)]) == 0
-    assert "Pixels of 6 images could not be checked" in capsys.readouterr().out
-
-
-def test_another_system_prompt_is_a_difference(run: Path) -> None:
-    directory = RunDirectory(run)
-    manifest = directory.manifest()
-    directory.write_manifest(manifest | {"prompt": manifest["prompt"] | {"system_prompt_sha256": "0" * 64}})
-    check = check_replay(run)
-    assert check.same_system_prompt is False
-    assert not check.identical
-    assert not check.mismatches
+    out = capsys.readouterr().out
+    for what in ("pixels of images (6)", "clusters of episodes (3)", "digest of episodes.jsonl", "the present method"):
+        assert f"{what}" in out.replace("\n", " ")
+    # The numbers are compared all the same.
+    older["statistics"]["accuracy"] = 0.5
+    directory.metrics_file.write_text(json.dumps(older), encoding="utf-8")
+    assert [one.field for one in check_replay(run).files] == ["statistics.accuracy"]
 
 
 def test_the_same_for_drawn_samples_and_hostile_turns(random_run: Path, oracle_run: Path) -> None:
     for directory in (random_run, oracle_run):
         check = check_replay(directory)
         assert check.identical
-        assert (check.n_episodes, check.n_images_unchecked) == (12, 0)
+        assert (check.n_episodes, check.unrecorded) == (12, {})
     with pytest.raises(ValueError, match="was given no data"):
         check_replay(oracle_run, "somewhere")
 

@@ -16,9 +16,9 @@ from eval.significance import ALL_SIGNS, holm, mcnemar_p, paired_test, sign_flip
 
 def test_mcnemar_by_hand() -> None:
     # 1 and 5 of 6: (1 + 6) / 64, twice.
-    assert mcnemar_p(1, 5) == 14 / 64
-    assert mcnemar_p(5, 1) == 14 / 64
-    assert mcnemar_p(0, 6) == 2 / 64
+    assert mcnemar_p(1, 5) == pytest.approx(14 / 64)
+    assert mcnemar_p(5, 1) == pytest.approx(14 / 64)
+    assert mcnemar_p(0, 6) == pytest.approx(2 / 64)
     assert mcnemar_p(0, 0) == 1.0
     assert mcnemar_p(4, 4) == 1.0
 
@@ -36,8 +36,10 @@ def test_mcnemar_is_the_share_of_coin_throws_at_least_as_uneven(n_first: int, n_
     assert mcnemar_p(n_first, n_second) == pytest.approx(float(Fraction(as_uneven, len(throws))))
 
 
-def test_mcnemar_of_many_samples() -> None:
-    assert 0 < mcnemar_p(900, 1100) < 1e-4
+@pytest.mark.parametrize(("n_first", "n_second"), [(900, 1100), (0, 1100), (3, 40)])
+def test_mcnemar_of_many_samples(n_first: int, n_second: int) -> None:
+    expected = stats.binomtest(n_first, n_first + n_second).pvalue
+    assert mcnemar_p(n_first, n_second) == pytest.approx(expected, rel=1e-9)
 
 
 def test_right_and_wrong_answers_are_compared_exactly() -> None:
@@ -46,7 +48,7 @@ def test_right_and_wrong_answers_are_compared_exactly() -> None:
     test = paired_test(first, second)
     assert (test.name, test.n_first, test.n_second, test.n) == ("mcnemar", 1, 5, 10)
     assert test.difference == pytest.approx(0.4)
-    assert test.p_value == 14 / 64
+    assert test.p_value == pytest.approx(14 / 64)
 
 
 @given(st.lists(st.sampled_from([-1.0, 0.0, 1.0]), max_size=16))
@@ -69,7 +71,7 @@ def test_all_signs_are_tried_as_scipy_does(n: int) -> None:
 def test_four_orders_of_a_question_are_one() -> None:
     # Three questions gained, in all of their four orders: 12 of 12 as if alone, and 3 of 3 throws of a coin.
     first, second = [0.0] * 12 + [1.0] * 8, [1.0] * 20
-    assert paired_test(first, second).p_value == 2 / 2**12
+    assert paired_test(first, second).p_value == pytest.approx(2 / 2**12)
     test = paired_test(first, second, [f"question {number // 4}" for number in range(20)])
     assert (test.name, test.p_value, test.n, test.n_clusters, test.n_second) == ("sign-flip", 2 / 2**3, 20, 5, 12)
     assert test.low < 0 < test.high
