@@ -46,6 +46,7 @@ FIELDS: Mapping[str, tuple[Weight, str]] = {
     "weights_sha256": ("yes", "other weights"),
     "server": ("maybe", "another host, or another name of the model there"),
     "server.model": ("yes", "another model"),
+    "server.preflight": ("no", "what a server was found to do; what it then did is compared"),
     "chat_template_sha256": ("yes", "the model reads the same messages as other text"),
     "prompt": ("yes", "the model is told something else"),
     "pixels": ("yes", "the model sees other pixels"),

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from eval.agents import NAMES_WITH_MODEL, AgentChoice
 from eval.judge import JudgeChoice
+from eval.preflight import PreflightChoice
 from eval.recipe import Recipe, read_recipe
 from eval.suites import SUITES, Suite, get_suite
 from pxr_agents.chat_client import Retries, Server
@@ -96,6 +97,8 @@ def _add_server(group: Any) -> None:
     group.add_argument("--timeout", type=float, default=300.0, help="seconds for one attempt (default: 300)")
     group.add_argument("--attempts", type=int, default=8, help="most attempts of one request (default: 8)")
     group.add_argument("--retry-seconds", type=float, default=900.0, help="no retries after this (default: 900)")
+    group.add_argument("--no-preflight", action="store_true", help="do not ask first what the server can do")
+    group.add_argument("--allow-blind", action="store_true", help="run though the model is not shown the images")
     group.add_argument(
         "--body",
         action="append",
@@ -148,6 +151,7 @@ def run(arguments: argparse.Namespace) -> int:
         judge=_judge(arguments),
         retry_errors=arguments.retry_errors,
         recipe=recipe,
+        preflight=_preflight(arguments),
     )
     console = Console()
     console.print(_table(metrics, suite))
@@ -181,6 +185,12 @@ def _environment_arguments(arguments: argparse.Namespace, suite: Suite) -> dict[
             raise ValueError(f"--data {arguments.data} came with {suite.name}, which reads no data; leave it out")
         given["data"] = arguments.data
     return given
+
+
+def _preflight(arguments: argparse.Namespace) -> PreflightChoice:
+    if arguments.no_preflight:
+        return "none"
+    return "blind" if arguments.allow_blind else "refuse"
 
 
 def _concurrency(arguments: argparse.Namespace) -> int:

@@ -21,11 +21,12 @@ from eval.differences import changes_that_matter
 from eval.judge import Judge, JudgeChoice
 from eval.manifest import build_manifest, score_name
 from eval.metrics import evaluation_metrics
+from eval.preflight import Preflight, PreflightChoice, find_out
 from eval.progress import RunProgress
 from eval.recipe import Recipe
 from eval.records import Record, RunDirectory
 from eval.suites import Suite, get_suite
-from pxr_agents.chat_client import ChatClient, Retries, Server
+from pxr_agents.chat_client import ChatClient, RemoteError, Retries
 from pxr_agents.rollout import rollout
 from pxr_agents.types import Agent, Episode, Job, Sampling
 from pxr_env.env import VisualReasoningEnv
@@ -46,6 +47,7 @@ def evaluate(
     judge: JudgeChoice | None = None,
     retry_errors: bool = False,
     recipe: Recipe | None = None,
+    preflight: PreflightChoice = "none",
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Evaluate an agent on the first `limit` samples of an environment, in the order of its data.
@@ -65,6 +67,8 @@ def evaluate(
         judge: the model that judges answers; by default the scorer of the environment does.
         retry_errors: continue a finished run, too, with the episodes that could not be scored.
         recipe: where the arguments came from, for the manifest.
+        preflight: whether a server is asked first what it can do, see `eval.preflight`: not at all, before which a
+            problem stops the run ("refuse"), or the same for a model that is not meant to see ("blind").
         console: where progress is shown; standard error by default.
 
     Returns:
@@ -73,7 +77,8 @@ def evaluate(
     Raises:
         ValueError: an argument is out of range, or the agent or the suite is unknown.
         FileExistsError: `out` holds a finished run, or an interrupted one with other settings.
-        RemoteError: a server takes no request, or failed too often; the same call continues.
+        RemoteError: a server takes no request, or failed too often; the same call continues. Or it was found to lack
+            what the task needs.
     """
     if n_envs < 1 or repeats < 1:
         raise ValueError(f"n_envs={n_envs} and repeats={repeats} came; expected at least 1 of each")
@@ -101,6 +106,9 @@ def evaluate(
         )
         # Before a model is loaded for nothing.
         directory.check(manifest, changes_that_matter, reopen=retry_errors)
+        if client is not None and preflight != "none":
+            found = _preflight(agent, first, console, may_be_blind=preflight == "blind")
+            manifest["server"]["preflight"] = found.as_manifest()
         with open_agent(agent, client) as player:
             done = directory.start(manifest, changes_that_matter, reopen=retry_errors)
             records = {record.key: record for record in done}
@@ -159,15 +167,38 @@ def open_client(agent: AgentChoice) -> Iterator[ChatClient | None]:
         client.close()
 
 
-def _served(agent: AgentChoice) -> dict[str, Any] | None:
-    """What the server says of its model. Asked a few times only: a wrong address should be known at once."""
+@contextmanager
+def _hurried(agent: AgentChoice, timeout: float) -> Iterator[ChatClient]:
+    """A client that asks a few times only: what is wrong should be known at once."""
     assert agent.server is not None
-    hurried: Server = replace(agent.server, timeout=min(20.0, agent.server.timeout), retries=Retries(attempts=3))
-    client = ChatClient(hurried, connections=1)
+    server = replace(agent.server, timeout=min(timeout, agent.server.timeout), retries=Retries(attempts=3))
+    client = ChatClient(server, connections=1)
     try:
-        return client.served_model()
+        yield client
     finally:
         client.close()
+
+
+def _served(agent: AgentChoice) -> dict[str, Any] | None:
+    """What the server says of its model."""
+    with _hurried(agent, 20.0) as client:
+        return client.served_model()
+
+
+def _preflight(agent: AgentChoice, env: gymnasium.Env, console: Console | None, *, may_be_blind: bool) -> Preflight:
+    """What the server was found to do.
+
+    Raises:
+        RemoteError: it lacks what the task needs.
+    """
+    with _hurried(agent, 300.0) as client:
+        found = find_out(client, env, agent.sampling, agent.body, may_be_blind=may_be_blind)
+    shown = console or Console(stderr=True)
+    for line in (found.summary(), *(f"preflight: {note}" for note in found.notes)):
+        shown.print(line, soft_wrap=True, markup=False, highlight=False)
+    if found.problems:
+        raise RemoteError(f"before the run: {' '.join(found.problems)} (--no-preflight leaves these questions out)")
+    return found
 
 
 def siblings(first: gymnasium.Env, count: int) -> list[gymnasium.Env]:

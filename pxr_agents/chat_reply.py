@@ -87,6 +87,7 @@ class Reply:
         prompt_tokens, completion_tokens: what the server counted, None if it did not.
         served: the model and the system fingerprint as the server names them.
         attempts: how often it was asked.
+        has_logprobs: whether log-probabilities came with it.
     """
 
     text: str
@@ -98,6 +99,7 @@ class Reply:
     completion_tokens: int | None = None
     served: str = ""
     attempts: int = 1
+    has_logprobs: bool = False
 
 
 class NoReply(Exception):
@@ -152,6 +154,7 @@ def read_reply(payload: Any) -> Reply:
         prompt_tokens=_count(usage, "prompt_tokens"),
         completion_tokens=written,
         served=" ".join(quote(name) for name in names if isinstance(name, str)),
+        has_logprobs=bool(choice.get("logprobs")),
     )
 
 

@@ -68,6 +68,7 @@ class ChatServer:
         faults: the fault of each request in order, None for none; when they are used up there are no more.
         key: the key that it wants, None for none.
         message: makes the message of a completion out of the player's text.
+        image_tokens: what an image counts as, None if nothing is counted.
     """
 
     def __init__(
@@ -76,7 +77,9 @@ class ChatServer:
         faults: Iterable[Fault | None] = (),
         key: str | None = None,
         message: Callable[[str], dict[str, Any]] = lambda text: {"content": text},
+        image_tokens: int | None = 9,
     ) -> None:
+        self.image_tokens = image_tokens
         self.player, self.faults, self.key, self.message = player, iter(faults), key, message
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -111,9 +114,21 @@ class ChatServer:
             "model": "m-2026",
             "system_fingerprint": "fp_1",
             "choices": [{"message": {"role": "assistant", **self.message(text)}, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 10 * len(body["messages"]), "completion_tokens": 7},
+            "usage": self._usage(body),
         }
         status(200, json.dumps(completion).encode())(handler)
+
+    def _usage(self, body: dict[str, Any]) -> dict[str, int] | None:
+        if self.image_tokens is None:
+            return None
+        prompt = 10 * len(body["messages"]) + self.image_tokens * n_images(body)
+        return {"prompt_tokens": prompt, "completion_tokens": 7}
+
+
+def n_images(body: dict[str, Any]) -> int:
+    """How many images a request holds."""
+    parts = [part for message in body["messages"] for part in message["content"] if isinstance(part, dict)]
+    return sum(part["type"] == "image_url" for part in parts)
 
 
 @contextmanager

@@ -48,6 +48,7 @@ def play(recipe: str, vstar: Path, turns: list[str], *more: str) -> tuple[Any, d
     out = vstar.parent / "run"
     with serve(server) as url:
         command = ["run", "--suite", "vstar", "--data", str(vstar), "--agent", "openai", "--base-url", url]
+        command += ["--no-preflight"]
         assert main([*command, "--recipe", recipe, "--out", str(out), "--no-report", *more]) == 0
     directory = RunDirectory(out)
     [episode] = directory.episodes()

@@ -95,10 +95,10 @@ def test_tokens_and_the_servers_own_name_are_recorded(tmp_path: Path) -> None:
     with serve(server) as url:
         metrics = run_evaluation(tmp_path / "run", agent=choice(url), limit=3)
     for record in RunDirectory(tmp_path / "run").records():
-        # Two turns, of two and of four messages.
-        assert (record.prompt_tokens, record.completion_tokens, record.n_retries) == (60, 14, 0)
+        # Two turns, of two messages with an image and of four with two.
+        assert (record.prompt_tokens, record.completion_tokens, record.n_retries) == (87, 14, 0)
         assert record.vision_tokens == 18
-    assert metrics["statistics"]["prompt_tokens"] == 60
+    assert metrics["statistics"]["prompt_tokens"] == 87
     assert metrics["served"] == {"m-2026 fp_1": 3}
     manifest = RunDirectory(tmp_path / "run").manifest()
     host = url.removeprefix("http://").removesuffix("/v1")
@@ -381,6 +381,7 @@ def test_the_key_is_sent_and_never_written(
         "4",
         "--concurrency",
         "1",
+        "--no-preflight",
     ]
     env_args = [item for key, value in ENV_ARGS.items() for item in ("--set", f"{key}={value}")]
     with serve(server) as url:
@@ -422,7 +423,8 @@ def test_the_key_of_a_judge_is_in_no_file_either(
     with serve(server) as url:
         more = ["--api-key-env", "PXR_TEST_KEY", "--limit", "3", "--concurrency", "1", "--judge-model", "j"]
         more += ["--judge-base-url", url, "--judge-api-key-env", "PXR_TEST_KEY"]
-        assert main(command(url, tmp_path / "run", *more)) == 0
+        # The judge decided over no answer.
+        assert main(command(url, tmp_path / "run", *more)) == 1
         assert "j" in {body["model"] for body in server.bodies}
         # The server takes another key by now: the run stops.
         server.key = f"{CANARY}-new"
@@ -565,7 +567,7 @@ def test_fields_of_the_request_can_be_added_and_left_out(tmp_path: Path) -> None
 
 def command(url: str, out: Path, *more: str) -> list[str]:
     env_args = [item for key, value in ENV_ARGS.items() for item in ("--set", f"{key}={value}")]
-    agent = ["--agent", "openai", "--model", "m", "--base-url", url]
+    agent = ["--agent", "openai", "--model", "m", "--base-url", url, "--no-preflight"]
     return ["run", ENV_ID, *agent, *env_args, "--out", str(out), *more]
 
 
