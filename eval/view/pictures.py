@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-from PIL import Image
 
 from eval.cards import EpisodeCard, SourcePicture, text_card
 from eval.records import Record
 from eval.replay import Replayer
 from eval.run_page import card_or_text
+from pxr_env.errors import MediaError
+from pxr_env.media.images import probe
 
 #: Environments and cards that are kept. A card holds its pictures.
 MAX_ENVIRONMENTS, MAX_CARDS = 6, 48
@@ -126,7 +127,9 @@ def drawn_card(card: EpisodeCard, picture: Path) -> EpisodeCard:
     if card.no_pictures is None or not picture.is_file() or picture.stat().st_size > MAX_DRAWN:
         return card
     href = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode("ascii")
-    with Image.open(picture) as image:
-        width, height = image.size
+    try:
+        width, height = probe(picture)
+    except MediaError:
+        return card
     source = SourcePicture(href=href, number=1, frame=None, width=width, height=height, marks=())
     return replace(card, sources=(source,))

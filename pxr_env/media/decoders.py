@@ -19,6 +19,7 @@ from PIL import Image
 
 from pxr_env.errors import MediaError
 from pxr_env.media.animations import AnimationDecoder
+from pxr_env.media.colours import to_rgb
 from pxr_env.media.containers import import_av, open_stream
 from pxr_env.media.video_index import VideoIndex
 
@@ -145,7 +146,7 @@ class PyAVDecoder:
         return position if position < len(pts) and pts[position] == frame.pts else None
 
     def _upright(self, frame: VideoFrame, index: int) -> Image.Image:
-        pixels = self._index.orientation.apply(frame.to_ndarray(format="rgb24"))
+        pixels = self._index.orientation.apply(_rgb(frame))
         return _image(pixels, self._path, self._index, index)
 
 
@@ -196,6 +197,13 @@ class DecordDecoder:
         self._reader = None
         if self._fallback is not None:
             self._fallback.close()
+
+
+def _rgb(frame: VideoFrame) -> np.ndarray:
+    """The pixels of a decoded frame, uint8 HxWx3; what is transparent is shown over white, as in pictures."""
+    if any(component.is_alpha for component in frame.format.components):
+        return np.asarray(to_rgb(Image.fromarray(frame.to_ndarray(format="rgba"))))
+    return frame.to_ndarray(format="rgb24")
 
 
 def _image(pixels: np.ndarray, path: str, video: VideoIndex, index: int) -> Image.Image:

@@ -268,3 +268,19 @@ def test_a_film_that_begins_between_keyframes_begins_where_it_can_be_decoded(tmp
         assert [clips.number(video.frame(index)) for index in (0, 39, 5, 25)] == [20, 59, 25, 45]
         assert video.n_frames == 40
         assert video.times[:2] == pytest.approx((0, 0.04), abs=1e-3)
+
+
+@pytest.mark.parametrize(("codec", "pix_fmt"), [("png", "rgba"), ("qtrle", "argb"), ("ffv1", "bgra")])
+def test_transparent_parts_of_a_film_are_white(tmp_path, codec, pix_fmt):
+    av = pytest.importorskip("av")
+    path = tmp_path / ("film.mkv" if codec == "ffv1" else "film.mov")
+    pixels = np.zeros((48, 64, 4), np.uint8)
+    pixels[:, 32:] = 200, 0, 0, 255
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
+        for _ in range(2):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgba").reformat(format=pix_fmt)))
+        container.mux(stream.encode(None))
+    frame = VideoSource(path=path).frame(1)
+    assert (frame.getpixel((5, 5)), frame.getpixel((50, 5))) == ((255, 255, 255), (200, 0, 0))
