@@ -16,8 +16,8 @@ from pxr_env.geometry import Size
 from pxr_env.media.cache import decoded_cache
 from pxr_env.media.colours import is_plain, to_rgb
 from pxr_env.media.decoding import decoding
+from pxr_env.media.metadata import without_metadata
 from pxr_env.media.orientation import orientation, turn, upright_size
-from pxr_env.media.png_metadata import without_metadata
 from pxr_env.media.sizes import MAX_ASPECT_RATIO
 
 #: What is opened. Pillow reads more, some of it through other programs (EPS) or with surprising sizes (icons, fonts).

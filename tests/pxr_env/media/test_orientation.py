@@ -165,6 +165,35 @@ def test_a_block_without_a_table_is_ignored(block):
     assert probe(data) == (48, 32)
 
 
+def multi_picture(*entries):
+    """A segment that says which pictures follow in the file, as phones write it."""
+    return b"\xff\xe2", b"MPF\0" + exif_block(*entries)[6:] + bytes(60)
+
+
+#: Segments of a JPEG besides Exif: marker and content.
+SEGMENTS = {
+    "pictures that do not follow": multi_picture((0xB001, 4, 1, struct.pack("<I", 3)), (0xB002, 7, 32, bytes(4))),
+    "a short table of pictures": multi_picture((0xB001, 4, 1, struct.pack("<I", 2)), (0xB002, 7, 16, bytes(4))),
+    "half of a colour profile": (b"\xff\xe2", b"ICC_PROFILE\0"),
+    "half of Adobe's": (b"\xff\xee", b"Adobe"),
+    "half of JFIF": (b"\xff\xe0", b"JFIF"),
+    "half of Photoshop's": (b"\xff\xed", b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\xff\xff"),
+    "an empty comment": (b"\xff\xfe", b""),
+}
+
+
+@pytest.mark.parametrize("segment", SEGMENTS.values(), ids=SEGMENTS)
+def test_other_segments_do_not_matter(tmp_path, segment):
+    marker, content = segment
+    whole = jpeg(exif_block((TAG, *SIX["short"])))
+    data = whole[:2] + b"\xff" + marker + struct.pack(">H", len(content) + 2) + content + whole[2:]
+    path = tmp_path / "a.jpg"
+    path.write_bytes(data)
+    for file in (data, path):
+        assert_shown(decode(file), UPRIGHT[6](scene()), 6)
+        assert probe(file) == (32, 48)
+
+
 def test_a_table_that_is_cut_off_counts_as_far_as_it_goes():
     block = exif_block((TAG, *SIX["short"]), (0x011A, 5, 1, bytes(4)))
     assert_shown(decode(jpeg(block[:-10])), UPRIGHT[6](scene()), 6)
