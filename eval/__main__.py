@@ -11,6 +11,8 @@ from collections.abc import Sequence
 #: Command, what it does, and the module with its `add_arguments(parser)` and `run(arguments)`.
 COMMANDS = (
     ("run", "run an agent over a benchmark, or over the samples of an environment", "eval.run_command"),
+    ("rerun", "run again exactly what a manifest says", "eval.rerun_command"),
+    ("suites", "list the benchmarks, what they need, and how large they are", "eval.suites_command"),
     ("report", "write one self-contained HTML file about a run", "eval.report_command"),
     (
         "compare",

@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from eval.comparison import Comparison, compare_runs, describe, verdict
-from eval.differences import MODEL_FIELDS
+from eval.comparison import Comparison, compare_runs, verdict
+from eval.differences import MODEL_FIELDS, describe
 
 _MATTERS = {"yes": "matters", "maybe": "may matter", "compared": "is compared", "no": "does not matter"}
 

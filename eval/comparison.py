@@ -13,7 +13,7 @@ from eval.manifest import score_name
 from eval.metrics import by_sample, evaluation_metrics
 from eval.records import Record, RunDirectory
 from eval.significance import PairedTest, holm, paired_test
-from pxr_env.errors import quote, show
+from pxr_env.errors import quote
 
 #: Below this a difference is called significant.
 ALPHA = 0.05
@@ -185,8 +185,3 @@ def _names(directories: Sequence[Path]) -> tuple[str, ...]:
     raise ValueError(
         f"the same run came twice: {quote(', '.join(map(str, directories)), 200)}; expected different ones"
     )
-
-
-def describe(difference: Difference) -> str:
-    """The values of a difference on one line."""
-    return " | ".join("-" if value is None else show(value, 60) for value in difference.values)

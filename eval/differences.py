@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pxr_env.errors import quote
+from pxr_env.errors import quote, show
 
 Weight = Literal["yes", "maybe", "no"]
 
@@ -37,6 +37,7 @@ FIELDS: Mapping[str, tuple[Weight, str]] = {
     "env": ("no", "how it was registered"),
     "n_samples": ("no", "only common samples are compared"),
     "samples_sha256": ("no", "only common samples are compared"),
+    "samples": ("no", "only common samples are compared"),
     "data": ("maybe", "other data, or more of them; every common sample is compared by its own hash"),
     "agent": ("maybe", "another program between model and environment"),
     "engine": ("maybe", "other arithmetic (precision, kernels)"),
@@ -54,11 +55,15 @@ FIELDS: Mapping[str, tuple[Weight, str]] = {
     "recipe": ("no", "a name; what it stands for is compared field by field"),
     "repeats": ("no", "more episodes of the same kind"),
     "scorer": ("yes", "answers are scored by another rule"),
+    "judge.base_url": ("no", "compared as its host"),
     "judge": ("yes", "answers are judged by somebody else"),
     "seed": ("maybe", "other noise"),
     "versions": ("maybe", "another version may compute something else"),
     "commit": ("maybe", "other code"),
 }
+
+#: What to do about a field that keeps a run from going on.
+_HINTS = {"samples_sha256": " (other samples; what --limit N of an earlier version began goes on with --first N)"}
 
 #: What differs between two models: in a comparison of models these are what is compared.
 MODEL_FIELDS = (
@@ -105,6 +110,11 @@ def find_differences(manifests: Sequence[Mapping[str, Any]], compared: Collectio
     return sorted(differences, key=lambda difference: order.index(difference.matters))
 
 
+def describe(difference: Difference) -> str:
+    """The values of a difference on one line."""
+    return " | ".join("-" if value is None else show(value, 60) for value in difference.values)
+
+
 def changes_that_matter(started: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """In words, why an interrupted run cannot be continued with other settings; empty if it can.
 
@@ -114,6 +124,7 @@ def changes_that_matter(started: Mapping[str, Any], now: Mapping[str, Any]) -> l
     strict = ("n_samples", "samples_sha256", "data.file_sha256", "agent", "engine", "seed", "repeats", "model_sha256")
     return [
         f"{difference.field} was {_short(difference.values[0])} and is {_short(difference.values[1])}"
+        + _HINTS.get(difference.field, "")
         for difference in find_differences([started, now])
         if difference.matters == "yes"
         or any(difference.field == name or difference.field.startswith(f"{name}.") for name in strict)

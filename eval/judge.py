@@ -63,7 +63,13 @@ class JudgeChoice:
     def as_manifest(self) -> dict[str, Any]:
         """What a manifest says of it."""
         digest = hashlib.sha256(PROMPT.encode("utf-8")).hexdigest()
-        return {"model": self.server.model, "host": self.server.host, "prompt": PROMPT, "prompt_sha256": digest}
+        return {
+            "model": self.server.model,
+            "host": self.server.host,
+            "base_url": self.server.base_url,
+            "prompt": PROMPT,
+            "prompt_sha256": digest,
+        }
 
 
 class Judge:

@@ -16,10 +16,12 @@ import gymnasium
 
 import eval as this_package
 from eval.agents import AgentChoice
+from eval.choice import Choice
 from eval.data_hash import data_file_digest
 from eval.judge import JudgeChoice
 from eval.recipe import Recipe
 from eval.suites import Suite
+from pxr_agents.chat_client import Server
 from pxr_agents.checkpoint import hub_revision
 from pxr_env.scoring import get_scorer
 from pxr_env.tasks import TASKS
@@ -41,6 +43,7 @@ def build_manifest(
     env: gymnasium.Env,
     suite: Suite,
     sample_ids: Sequence[str],
+    choice: Choice,
     agent: AgentChoice,
     served: Mapping[str, Any] | None,
     judge: JudgeChoice | None,
@@ -54,6 +57,7 @@ def build_manifest(
         env: one of the environments of the run; its spec rebuilds it anywhere.
         suite: what it belongs to.
         sample_ids: the samples in the order they are run; recorded as their number and a hash.
+        choice: how they were chosen; ids that no number stands for are recorded with it.
         agent: who plays.
         served: what the server says of its model, None without a server.
         judge: who judges besides the scorer.
@@ -65,12 +69,12 @@ def build_manifest(
         raise ValueError("the environment has no spec, so it could not be rebuilt. Make it with gymnasium.make().")
     local = agent.checkpoint
     files = {} if local is None else hash_model(local)
-    server = None if agent.server is None else {"host": agent.server.host, "model": agent.server.model, "says": served}
     return {
         "suite": {"name": suite.name, "protocol": suite.protocol, "source": suite.source},
         "env": json.loads(env.spec.to_json()),
         "n_samples": len(sample_ids),
         "samples_sha256": sample_ids_digest(sample_ids),
+        "samples": choice.as_manifest(sample_ids),
         **facts_of_environment(env),
         "agent": agent.name,
         "engine": dict(agent.engine),
@@ -78,7 +82,7 @@ def build_manifest(
         "model_revision": None if local is None else hub_revision(local),
         "model_sha256": files,
         "weights_sha256": _weights_digest(files),
-        "server": server,
+        "server": None if agent.server is None else _server(agent.server, served),
         "chat_template_sha256": None if local is None else chat_template_digest(local),
         "sampling": _sampling(agent),
         "repeats": repeats,
@@ -88,6 +92,11 @@ def build_manifest(
         "versions": library_versions(agent.name),
         "commit": commit(),
     }
+
+
+def _server(server: Server, served: Mapping[str, str] | None) -> dict[str, Any]:
+    """No secret: the base URL of a `Server` has no name, password or query."""
+    return {"host": server.host, "base_url": server.base_url, "model": server.model, "says": served}
 
 
 def facts_of_environment(env: gymnasium.Env) -> dict[str, Any]:

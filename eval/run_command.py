@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.agents import NAMES_WITH_MODEL, AgentChoice
+from eval.choice import Choice, read_sample_ids
 from eval.judge import JudgeChoice
 from eval.preflight import PreflightChoice
 from eval.recipe import Recipe, read_recipe
@@ -48,7 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=FILE",
         help="the same with the text of a file, such as system_prompt=prompt.txt",
     )
-    parser.add_argument("--limit", type=int, help="number of samples (default: all)")
+    parser.add_argument("--limit", type=int, metavar="N", help="N samples, alike from all categories (default: all)")
+    parser.add_argument("--first", type=int, metavar="N", help="the first N samples of the data")
+    parser.add_argument(
+        "--sample-ids",
+        type=read_sample_ids,
+        metavar="FILE|ID,ID",
+        help="these samples: a file with one id a line, or ids with commas between",
+    )
     parser.add_argument("--out", type=Path, help="directory for the results (default: runs/eval/SUITE-AGENT)")
     parser.add_argument("--seed", type=int, default=0, help="seed of sampling noise (default: 0)")
     parser.add_argument("--retry-errors", action="store_true", help="ask again what a finished run could not score")
@@ -144,7 +152,7 @@ def run(arguments: argparse.Namespace) -> int:
         out=out,
         agent=agent,
         env_args=(recipe.environment(suite) if recipe else {}) | _environment_arguments(arguments, suite),
-        limit=arguments.limit,
+        choice=Choice(limit=arguments.limit, first=arguments.first, sample_ids=arguments.sample_ids),
         seed=arguments.seed,
         repeats=arguments.k,
         n_envs=_concurrency(arguments),
@@ -154,9 +162,7 @@ def run(arguments: argparse.Namespace) -> int:
         preflight=_preflight(arguments),
     )
     console = Console()
-    console.print(_table(metrics, suite))
-    for reason, count in metrics["errors"].items():
-        console.print(f"{count} not scored: {reason}", soft_wrap=True, markup=False, highlight=False)
+    print_metrics(metrics, suite, console)
     if arguments.no_report:
         console.print(f"Written to {out}. Pictures of the episodes: python -m eval report {out}", soft_wrap=True)
     else:
@@ -170,6 +176,13 @@ def run(arguments: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     return 1
+
+
+def print_metrics(metrics: dict[str, Any], suite: Suite, console: Console) -> None:
+    """The table of what came out, and why episodes have no score."""
+    console.print(_table(metrics, suite))
+    for reason, count in metrics["errors"].items():
+        console.print(f"{count} not scored: {reason}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _suite(arguments: argparse.Namespace) -> Suite:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from rich.console import Console
 
 from eval.agents import AgentChoice, open_agent
 from eval.attempts import Attempt, Watch
+from eval.choice import Choice
 from eval.data_hash import data_digest
 from eval.differences import changes_that_matter
 from eval.judge import Judge, JudgeChoice
@@ -40,6 +40,7 @@ def evaluate(
     model: str | None = None,
     env_args: Mapping[str, Any] | None = None,
     limit: int | None = None,
+    choice: Choice | None = None,
     seed: int = 0,
     sampling: Sampling | None = None,
     repeats: int = 1,
@@ -50,7 +51,7 @@ def evaluate(
     preflight: PreflightChoice = "none",
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Evaluate an agent on the first `limit` samples of an environment, in the order of its data.
+    """Evaluate an agent on samples of an environment.
 
     Args:
         suite: a suite, its name, or a Gymnasium id such as "pxr_env:pxr/SyntheticSearch-v0".
@@ -59,7 +60,8 @@ def evaluate(
         agent: who plays, or its name.
         model: checkpoint directory, for a name of an agent that has a model.
         env_args: arguments of the environment's constructor; they override those of the suite.
-        limit: number of samples, None for all.
+        limit: number of samples, drawn alike from all categories; None for all. It stands for `Choice(limit=limit)`.
+        choice: which samples, instead of a limit.
         seed: seed of sampling noise and random turns.
         sampling: how a model's tokens are drawn; greedy by default.
         repeats: episodes per sample.
@@ -80,6 +82,8 @@ def evaluate(
         RemoteError: a server takes no request, or failed too often; the same call continues. Or it was found to lack
             what the task needs.
     """
+    if choice is not None and limit is not None:
+        raise ValueError(f"limit={limit} and choice={choice} came; expected one of them")
     if n_envs < 1 or repeats < 1:
         raise ValueError(f"n_envs={n_envs} and repeats={repeats} came; expected at least 1 of each")
     started = time.perf_counter()
@@ -90,13 +94,15 @@ def evaluate(
     if repeats > 1 and agent.has_model and agent.sampling.temperature == 0:
         raise ValueError(f"{repeats} repeats came with temperature 0, at which all are alike; expected a temperature")
     first = gymnasium.make(suite.env_id, **{**suite.arguments, **(env_args or {})})
-    sample_ids = first_sample_ids(first, limit)
+    choice = choice or Choice(limit=limit)
+    sample_ids = choice.choose(first)
     directory = RunDirectory(out)
     with open_client(agent) as client:
         manifest = build_manifest(
             env=first,
             suite=suite,
             sample_ids=sample_ids,
+            choice=choice,
             agent=agent,
             served=None if client is None else _served(agent),
             judge=judge,
@@ -137,21 +143,6 @@ def _finish(directory: RunDirectory, records: Sequence[Record]) -> dict[str, Any
     metrics = evaluation_metrics(records, score_name=score_name(manifest))
     directory.finish(records, metrics)
     return metrics
-
-
-def first_sample_ids(env: gymnasium.Env, limit: int | None) -> list[str]:
-    """The first `limit` sample ids of the environment's data, all of them if `limit` is None.
-
-    Raises:
-        ValueError: the limit is below 1, or the data are empty.
-    """
-    if limit is not None and limit < 1:
-        raise ValueError(f"--limit {limit} came; expected at least 1, or no limit for all samples")
-    data = env.unwrapped.data  # type: ignore[attr-defined]
-    sample_ids = list(islice(data.sample_ids(), limit))
-    if not sample_ids:
-        raise ValueError("the environment has no samples to evaluate on; check the data it was given")
-    return sample_ids
 
 
 @contextmanager

@@ -115,3 +115,20 @@ def get_suite(name: str) -> Suite:
         f'the suite "{quote(name)}" came; expected one of {", ".join(SUITES)}, or the id of an environment such as '
         f"pxr_env:pxr/JSONL-v0.{did_you_mean(name, SUITES)}"
     )
+
+
+def suite_of(manifest: Mapping[str, Any]) -> Suite:
+    """The suite of a run, with the environment's arguments as they were."""
+    spec, suite = manifest["env"], manifest["suite"]
+    try:
+        # With the module that registers it, which a spec does not name.
+        env_id = get_suite(suite["name"]).env_id
+    except ValueError:
+        env_id = spec["id"]
+    return Suite(
+        name=suite["name"],
+        env_id=env_id,
+        arguments=spec["kwargs"],
+        protocol=suite["protocol"],
+        source=suite["source"],
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from eval.agents import AgentChoice
 from eval.manifest import hash_model
+from eval.run_command import key_value
 from pxr_agents.chat_client import Retries, Server
 from pxr_agents.types import Sampling
 
@@ -20,7 +22,7 @@ class Whereabouts:
     Args:
         agent: another program for the same model, such as "transformers" for "vllm"; that of the run if None.
         model: where the checkpoint is now, or what the server calls the model now; that of the run if None.
-        base_url: of the server. A manifest names only its host.
+        base_url: of the server. It is never taken from a manifest: the key would go wherever a file says.
         api_key_env: environment variable that holds the key.
         timeout: seconds for one attempt.
         retries: of a request.
@@ -42,6 +44,32 @@ class Whereabouts:
         return self.concurrency if self.concurrency is not None else 8 if agent == "openai" else 64
 
 
+def add_whereabouts(group: Any) -> None:
+    """The arguments of a command line that plays an agent of an earlier run."""
+    group.add_argument("--agent", help="another program for the same model, such as transformers for vllm")
+    group.add_argument("--model", help="where the checkpoint is now, or what the server calls it now")
+    group.add_argument("--base-url", metavar="URL", help="of the server (--agent openai)")
+    group.add_argument("--api-key-env", default="OPENAI_API_KEY", metavar="NAME")
+    group.add_argument("--timeout", type=float, default=300.0, help="seconds for one attempt (default: 300)")
+    group.add_argument("--attempts", type=int, default=8, help="most attempts of one request (default: 8)")
+    group.add_argument("--concurrency", type=int, help="episodes at once (default: 8 for openai, 64 for others)")
+    group.add_argument("--engine", action="append", default=[], type=key_value, metavar="KEY=VALUE")
+
+
+def whereabouts(arguments: argparse.Namespace) -> Whereabouts:
+    """What `add_whereabouts` was given."""
+    return Whereabouts(
+        agent=arguments.agent,
+        model=arguments.model,
+        base_url=arguments.base_url,
+        api_key_env=arguments.api_key_env,
+        timeout=arguments.timeout,
+        retries=Retries(attempts=arguments.attempts),
+        concurrency=arguments.concurrency,
+        engine=dict(arguments.engine),
+    )
+
+
 def agent_of(manifest: Mapping[str, Any], where: Whereabouts) -> AgentChoice:
     """The agent that made a run.
 
@@ -55,8 +83,9 @@ def agent_of(manifest: Mapping[str, Any], where: Whereabouts) -> AgentChoice:
     server = None
     if name == "openai":
         if where.base_url is None:
-            host = (manifest.get("server") or {}).get("host", "a server")
-            raise ValueError(f"the run asked a model at {host}; expected --base-url URL, where it is now")
+            server_then = manifest.get("server") or {}
+            place = server_then.get("base_url") or server_then.get("host", "a server")
+            raise ValueError(f"the run asked a model at {place}; expected --base-url URL, where it is now")
         server = Server(
             base_url=where.base_url,
             model=model or "",
@@ -72,7 +101,7 @@ def agent_of(manifest: Mapping[str, Any], where: Whereabouts) -> AgentChoice:
             temperature=sampling["temperature"], max_tokens=sampling["max_tokens"], stop=tuple(sampling.get("stop", ()))
         ),
         seed=manifest["seed"],
-        concurrency=where.n_envs(name),
+        concurrency=where.concurrency or manifest.get("concurrency") or where.n_envs(name),
         engine={**(manifest["engine"] if name == manifest["agent"] else {}), **where.engine},
         body=sampling.get("body", {}) if name == "openai" else {},
     )

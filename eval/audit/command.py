@@ -11,12 +11,10 @@ from typing import Any
 
 from rich.console import Console
 
-from eval.audit.agent import Whereabouts
+from eval.audit.agent import add_whereabouts, whereabouts
 from eval.audit.audit import CHANGES, PROTOCOLS, Plan, audit_checkpoints, audit_run, write_json
 from eval.audit.page import write_page
 from eval.audit.tables import print_audit, print_checkpoints
-from eval.run_command import key_value
-from pxr_agents.chat_client import Retries
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,31 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--steps", help="training steps of the runs, such as 0,100,200 (default: numbers in their names)"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="for several runs (default: audit beside them)")
-    agent = parser.add_argument_group("the agent of the run, where its manifest does not say enough")
-    agent.add_argument("--agent", help="another program for the same model, such as transformers for vllm")
-    agent.add_argument("--model", help="where the checkpoint is now, or what the server calls it now")
-    agent.add_argument("--base-url", metavar="URL", help="of the server (--agent openai)")
-    agent.add_argument("--api-key-env", default="OPENAI_API_KEY", metavar="NAME")
-    agent.add_argument("--timeout", type=float, default=300.0, help="seconds for one attempt (default: 300)")
-    agent.add_argument("--attempts", type=int, default=8, help="most attempts of one request (default: 8)")
-    agent.add_argument("--concurrency", type=int, help="episodes at once (default: 8 for openai, 64 for others)")
-    agent.add_argument("--engine", action="append", default=[], type=key_value, metavar="KEY=VALUE")
+    add_whereabouts(parser.add_argument_group("the agent of the run, where its manifest does not say enough"))
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Audit every run, print tables, write `audit.json` and `audit.html`."""
     if len(arguments.runs) > 1 and (arguments.model or arguments.agent):
         raise ValueError("--model or --agent came with several runs; expected one run, or runs that know their own")
-    where = Whereabouts(
-        agent=arguments.agent,
-        model=arguments.model,
-        base_url=arguments.base_url,
-        api_key_env=arguments.api_key_env,
-        timeout=arguments.timeout,
-        retries=Retries(attempts=arguments.attempts),
-        concurrency=arguments.concurrency,
-        engine=dict(arguments.engine),
-    )
+    where = whereabouts(arguments)
     plan = Plan(
         protocols=PROTOCOLS if arguments.protocol == "both" else (arguments.protocol,),
         changes=tuple(arguments.change or CHANGES),

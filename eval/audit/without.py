@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 
 from eval.audit.agent import Whereabouts, agent_of
+from eval.choice import Choice
 from eval.differences import find_differences
+from eval.manifest import sample_ids_digest
 from eval.records import Record, RunDirectory
 from eval.runner import evaluate
-from eval.suites import Suite, get_suite
+from eval.suites import suite_of
 
 #: What differs between the two runs because operations do.
 _OPERATIONS = (
@@ -49,16 +50,17 @@ def records_without_operations(
     manifest = run.manifest()
     if not manifest["prompt"]["operations"]:
         raise ValueError(f"{run.path} had no operations; expected a run whose agent could call some")
-    sample_ids = list(dict.fromkeys(record.episode.sample_id for record in run.records()))[:limit]
+    of_run = list(dict.fromkeys(record.episode.sample_id for record in run.records()))
+    sample_ids = of_run[:limit]
     directory = RunDirectory(run.path / "audit" / "without")
     if not _is_complete(directory, sample_ids, manifest["repeats"]):
-        count = _continue_with(directory, sample_ids)
+        played = of_run[: _continue_with(directory, sample_ids)]
         evaluate(
-            _suite(manifest),
+            suite_of(manifest),
             out=directory.path,
             agent=(agent := agent_of(manifest, where)),
             env_args={"operations": [], **({} if data is None else {"data": data})},
-            limit=count,
+            choice=Choice(sample_ids=tuple(played)),
             seed=manifest["seed"],
             repeats=manifest["repeats"],
             n_envs=where.n_envs(agent.name),
@@ -68,23 +70,6 @@ def records_without_operations(
     _check(manifest, directory.manifest())
     wanted = set(sample_ids)
     return [record for record in directory.records() if record.episode.sample_id in wanted]
-
-
-def _suite(manifest: Mapping[str, Any]) -> Suite:
-    """The suite of a run, with the environment's arguments as they were."""
-    spec, suite = manifest["env"], manifest["suite"]
-    try:
-        # With the module that registers it, which a spec does not name.
-        env_id = get_suite(suite["name"]).env_id
-    except ValueError:
-        env_id = spec["id"]
-    return Suite(
-        name=suite["name"],
-        env_id=env_id,
-        arguments=spec["kwargs"],
-        protocol=suite["protocol"],
-        source=suite["source"],
-    )
 
 
 def _is_complete(directory: RunDirectory, sample_ids: list[str], repeats: int) -> bool:
@@ -104,8 +89,12 @@ def _continue_with(directory: RunDirectory, sample_ids: list[str]) -> int:
         return len(sample_ids)
     manifest = directory.manifest()
     if manifest["n_samples"] < len(sample_ids):
-        digest = hashlib.sha256("\n".join(sample_ids).encode("utf-8", "surrogatepass")).hexdigest()
-        directory.write_manifest(manifest | {"n_samples": len(sample_ids), "samples_sha256": digest})
+        more = {
+            "n_samples": len(sample_ids),
+            "samples_sha256": sample_ids_digest(sample_ids),
+            "samples": Choice(sample_ids=tuple(sample_ids)).as_manifest(sample_ids),
+        }
+        directory.write_manifest(manifest | more)
     return max(len(sample_ids), int(manifest["n_samples"]))
 
 

@@ -103,7 +103,7 @@ def test_tokens_and_the_servers_own_name_are_recorded(tmp_path: Path) -> None:
     manifest = RunDirectory(tmp_path / "run").manifest()
     host = url.removeprefix("http://").removesuffix("/v1")
     says = {"id": "m", "root": "/weights", "owned_by": "us"}
-    assert manifest["server"] == {"host": host, "model": "m", "says": says}
+    assert manifest["server"] == {"host": host, "base_url": url, "model": "m", "says": says}
     assert manifest["chat_template_sha256"] is None
 
 
