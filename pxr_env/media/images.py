@@ -23,7 +23,6 @@ from pxr_env.media.sizes import MAX_ASPECT_RATIO
 #: What is opened. Pillow reads more, some of it through other programs (EPS) or with surprising sizes (icons, fonts).
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 _ADVICE = f"Expected a complete image ({', '.join(FORMATS)}); convert or replace it."
-_IN_MEMORY = "a picture in memory"
 _Found = TypeVar("_Found")
 
 
@@ -42,7 +41,7 @@ class ImageSource:
 
     Raises:
         TypeError: not exactly one of path, image, and load with key.
-        MediaError: `image` is an array of another kind, cannot be decoded, or is too narrow to be shown.
+        MediaError: `image` is an array of another kind, or cannot be decoded.
     """
 
     __slots__ = ("_image", "_key", "_load", "_size", "path")
@@ -123,11 +122,9 @@ def decode(file: Path | bytes, name: str | None = None) -> Image.Image:
         name: what messages call it; by default 'image file "PATH"'.
 
     Raises:
-        MediaError: it is no readable image, too large, or too narrow to be shown.
+        MediaError: it is no readable image, or too large.
     """
-    image = _read(file, name, upright)
-    _check_ratio(image.size, name or _name(file))
-    return image
+    return _read(file, name, upright)
 
 
 def probe(file: Path | bytes, name: str | None = None) -> Size:
@@ -142,9 +139,13 @@ def probe(file: Path | bytes, name: str | None = None) -> Size:
     """
     if isinstance(file, Path):
         file_key(file)
-    size = _read(file, name, upright_size)
-    _check_ratio(size, name or _name(file))
-    return size
+    width, height = _read(file, name, upright_size)
+    if not 0 < max(width, height) <= MAX_ASPECT_RATIO * min(width, height):
+        raise MediaError(
+            f"{name or _name(file)} is {width}x{height}; expected sides with a ratio of at most {MAX_ASPECT_RATIO}. "
+            "Cut it into parts."
+        )
+    return width, height
 
 
 def check_area(size: Size, name: str) -> None:
@@ -157,27 +158,28 @@ def check_area(size: Size, name: str) -> None:
         )
 
 
-def to_image(picture: Image.Image | np.ndarray) -> Image.Image:
+def to_image(picture: Image.Image | np.ndarray, name: str = "a picture in memory") -> Image.Image:
     """Returns the upright RGB image of a PIL image or a uint8 array HxWx3; one that is that already is returned itself.
+
+    Args:
+        picture: what was made or opened elsewhere.
+        name: what messages call it.
 
     Raises:
         TypeError: neither came.
-        MediaError: an array of another kind, a picture that cannot be decoded or is too narrow to be shown.
+        MediaError: an array of another kind, or a picture that cannot be decoded.
     """
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
             raise MediaError(
-                f"an image array of dtype {picture.dtype} and shape {picture.shape} came; expected uint8 and HxWx3 "
-                "with H, W >= 1. Convert it first."
+                f"{name} is an array of dtype {picture.dtype} and shape {picture.shape}; expected uint8 and HxWx3 with "
+                "H, W >= 1. Convert it first."
             )
-        image = Image.fromarray(picture)
-    elif isinstance(picture, Image.Image):
-        with decoding(_IN_MEMORY, _ADVICE):
-            image = picture if _is_shown_as_it_is(picture) else upright(picture)
-    else:
+        return Image.fromarray(picture)
+    if not isinstance(picture, Image.Image):
         raise TypeError(f"{type(picture).__name__} came; expected a PIL image or a uint8 array HxWx3. Pass one.")
-    _check_ratio(image.size, _IN_MEMORY)
-    return image
+    with decoding(name, _ADVICE):
+        return picture if _is_shown_as_it_is(picture) else upright(picture)
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -190,7 +192,7 @@ def upright(image: Image.Image) -> Image.Image:
 def _load(load: Callable[[], Image.Image | np.ndarray], key: Hashable, size: Size | None) -> Image.Image:
     name = f"the image with key {quote(repr(key))}"
     with decoding(name, "Expected load= to return a picture; correct it, or its data."):
-        image = to_image(load())
+        image = to_image(load(), name)
     if size is not None and image.size != tuple(size):
         raise MediaError(
             f"{name} was made as {image.width}x{image.height}; expected {size[0]}x{size[1]}, as it was declared. "
@@ -229,11 +231,3 @@ def _look(file: Path | bytes, name: str, look: Callable[[Image.Image], _Found]) 
 
 def _name(file: Path | bytes) -> str:
     return f'image file "{file}"' if isinstance(file, Path) else f"an image of {len(file)} bytes"
-
-
-def _check_ratio(size: Size, name: str) -> None:
-    if not 0 < max(size) <= MAX_ASPECT_RATIO * min(size):
-        raise MediaError(
-            f"{name} is {size[0]}x{size[1]}; expected sides with a ratio of at most {MAX_ASPECT_RATIO}. Cut it into "
-            "parts."
-        )

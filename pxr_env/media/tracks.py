@@ -151,11 +151,12 @@ class RenderedTrack:
         return f"key={self._key!r}"
 
     def _draw(self, index: int) -> Image.Image:
-        with decoding(f"frame {index} of the video {self._key!r}", "Expected a picture; correct load_frame=."):
-            image = to_image(self._load_frame(index))
+        name = f"frame {index} of the video {self._key!r}"
+        with decoding(name, "Expected a picture; correct load_frame=."):
+            image = to_image(self._load_frame(index), name)
         if image.size != self._size:
             raise MediaError(
-                f"frame {index} of the video {self._key!r} was drawn as {image.width}x{image.height}; expected "
+                f"{name} was drawn as {image.width}x{image.height}; expected "
                 f"{self._size[0]}x{self._size[1]}, as it was declared. Correct load_frame= or size=."
             )
         return image

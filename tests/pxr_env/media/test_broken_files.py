@@ -34,7 +34,7 @@ def test_every_way_to_a_broken_image_names_it(tmp_path, name):
     for named, look in ways.items():
         with pytest.raises(MediaError, match="cannot be decoded") as caught:
             look()
-        assert named in str(caught.value) or "a picture in memory" in str(caught.value)
+        assert named in str(caught.value)
         assert " at 0x" not in str(caught.value)  # what differs from run to run cannot be counted
     with contextlib.suppress(MediaError):
         probe(path)
@@ -88,7 +88,6 @@ def test_what_is_no_fault_of_the_file_passes(error):
         (lambda: {}["missing"], "KeyError: 'missing'"),
         (lambda: None, "NoneType came; expected a PIL image"),
         (lambda: Image.new("RGB", (3, 3)), "was made as 3x3; expected 4x4"),
-        (lambda: Image.new("RGB", (1, 201)), "is 1x201; expected sides with a ratio"),
     ],
 )
 def test_a_function_that_makes_no_picture(load, text):
