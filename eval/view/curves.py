@@ -19,6 +19,8 @@ MAX_HISTORIES = 12
 #: Most lines in one chart; the ones with the largest last values are drawn.
 MAX_LINES = 6
 
+#: What was set, not measured: drawn in steps, without a mean.
+_SETTINGS = ("learner/lr", "lr")
 #: Charts of a training run: title, caption, metrics (one that ends with "/" stands for all that begin so), y limits.
 _CHARTS: tuple[tuple[str, str, tuple[str, ...], tuple[float, float] | None], ...] = (
     (
@@ -47,7 +49,7 @@ _CHARTS: tuple[tuple[str, str, tuple[str, ...], tuple[float, float] | None], ...
     ),
     ("Clipped", "share of tokens at the limit of the ratio", ("learner/clip_frac",), None),
     ("Seconds", "of an iteration, where they went", ("seconds/",), None),
-    ("Learning rate", "", ("learner/lr", "lr"), None),
+    ("Learning rate", "as it was, not a mean", _SETTINGS, None),
 )
 #: Not drawn: the total is the frame of the others, settling is part of sampling.
 _HIDDEN = frozenset({"seconds/total", "seconds/settle"})
@@ -120,6 +122,8 @@ class History:
                 caption=caption,
                 x_label=self.counter,
                 y_limits=limits,
+                window=1 if metrics is _SETTINGS else 5,
+                steps=metrics is _SETTINGS,
                 spans=spans if title == "Usage" else (),
             )
             if chart is not None:
