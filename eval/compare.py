@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from eval.comparison import Comparison, compare_runs, verdict
 from eval.differences import MODEL_FIELDS, describe
@@ -57,6 +60,8 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
         )
         console.print(together, markup=False, highlight=False)
     console.print(_numbers(comparison))
+    if comparison.categories:
+        console.print(_categories(comparison))
     for pair in comparison.pairs:
         for metric, test in pair.tests.items():
             console.print(
@@ -87,15 +92,24 @@ def _print_differences(comparison: Comparison, console: Console) -> None:
         console.print(line, markup=False, highlight=False)
 
 
+def _categories(comparison: Comparison) -> Table:
+    table = Table(f"{comparison.metric} by category", *comparison.names, box=None)
+    for category in comparison.categories:
+        found = [of_run["by_category"].get(category, {"statistics": {}}) for of_run in comparison.metrics]
+        table.add_row(Text(category), *(_cell(of_run, comparison.metric) for of_run in found))
+    return table
+
+
+def _cell(metrics: Mapping[str, Any], name: str) -> str:
+    value = metrics["statistics"].get(name)
+    low, high = metrics.get("intervals", {}).get(name, (None, None))
+    interval = "" if low is None else f" ({low:.3f} to {high:.3f})"
+    return "" if value is None else f"{value:.3f}{interval}"
+
+
 def _numbers(comparison: Comparison) -> Table:
     table = Table("metric", *comparison.names, box=None)
     names = dict.fromkeys(name for metrics in comparison.metrics for name in metrics["statistics"])
     for name in names:
-        cells = []
-        for metrics in comparison.metrics:
-            value = metrics["statistics"].get(name)
-            low, high = metrics["intervals"].get(name, (None, None))
-            interval = "" if low is None else f" ({low:.3f} to {high:.3f})"
-            cells.append("" if value is None else f"{value:.3f}{interval}")
-        table.add_row(name, *cells)
+        table.add_row(name, *(_cell(metrics, name) for metrics in comparison.metrics))
     return table

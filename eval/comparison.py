@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from eval.differences import MODEL_FIELDS, Difference, find_differences
 from eval.manifest import score_name
@@ -56,6 +56,16 @@ class Comparison:
     pairs: tuple[Pair, ...]
 
     @property
+    def metric(self) -> str:
+        """What the runs are known by: the mean of their scorer where that grades, else accuracy."""
+        return list(self.pairs[0].tests)[-1]
+
+    @property
+    def categories(self) -> list[str]:
+        """Those that the samples of some run have."""
+        return list(dict.fromkeys(name for of_run in self.metrics for name in of_run["by_category"]))
+
+    @property
     def obstacles(self) -> list[str]:
         """Why the runs cannot be ranked; empty if they can."""
         matter = [difference.field for difference in self.differences if difference.matters == "yes"]
@@ -86,9 +96,7 @@ def compare_runs(directories: Sequence[Path], *, compared: Collection[str] = MOD
     names = _names(directories)
     manifests = [run.manifest() for run in runs]
     groups = [by_sample(run.records()) for run in runs]
-    shared = [sample_id for sample_id in groups[0] if all(sample_id in other for other in groups[1:])]
-    scored = [sample_id for sample_id in shared if all(group[sample_id] for group in groups)]
-    common = [sample_id for sample_id in scored if len({_digest(group[sample_id]) for group in groups}) == 1]
+    shared, scored, common = common_samples(groups)
     if not common:
         raise ValueError(
             f"the runs {', '.join(names)} have no sample in common that all of them scored; expected runs of one "
@@ -111,6 +119,23 @@ def compare_runs(directories: Sequence[Path], *, compared: Collection[str] = MOD
         metrics=tuple(evaluation_metrics(of_run, score_name=graded) for of_run in records),
         pairs=_pairs(names, [_scores(group, common, graded) for group in groups], list(clusters.values()), seed),
     )
+
+
+class _Scored(Protocol):
+    @property
+    def sample_sha256(self) -> str | None: ...
+
+
+def common_samples(groups: Sequence[Mapping[str, Sequence[_Scored]]]) -> tuple[list[str], list[str], list[str]]:
+    """The samples that all runs have; those of them that all scored; those of them that are the same by their digests.
+
+    Args:
+        groups: of each run, what has a score of every sample.
+    """
+    shared = [sample_id for sample_id in groups[0] if all(sample_id in other for other in groups[1:])]
+    scored = [sample_id for sample_id in shared if all(group[sample_id] for group in groups)]
+    same = [sample_id for sample_id in scored if len({group[sample_id][0].sample_sha256 for group in groups}) == 1]
+    return shared, scored, same
 
 
 def verdict(comparison: Comparison, pair: Pair, metric: str) -> str:
@@ -164,10 +189,6 @@ def _scores(groups: Mapping[str, list[Record]], common: Sequence[str], graded: s
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def _digest(records: Sequence[Record]) -> str | None:
-    return records[0].sample_sha256
 
 
 def _score_name(manifests: Sequence[Mapping[str, Any]]) -> str:

@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         n_envs=agent.concurrency,
         judge=judge,
     )
-    print_metrics(metrics, suite, Console())
+    print_metrics(RunDirectory(arguments.out).manifest(), metrics, suite, Console())
     print(f"Written to {arguments.out}. Side by side: python -m eval compare {arguments.manifest} {arguments.out}")
     was, now = (content["data"].get("samples_sha256") for content in (manifest, RunDirectory(arguments.out).manifest()))
     if was is not None and was != now:

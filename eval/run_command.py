@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from eval.agents import NAMES_WITH_MODEL, AgentChoice
 from eval.choice import Choice, read_sample_ids
 from eval.judge import JudgeChoice
 from eval.preflight import PreflightChoice
 from eval.recipe import Recipe, read_recipe
+from eval.records import RunDirectory
 from eval.suites import SUITES, Suite, get_suite
+from eval.tables import category_rows, headline
 from pxr_agents.chat_client import Retries, Server
 from pxr_agents.types import Sampling
 
@@ -162,7 +166,7 @@ def run(arguments: argparse.Namespace) -> int:
         preflight=_preflight(arguments),
     )
     console = Console()
-    print_metrics(metrics, suite, console)
+    print_metrics(RunDirectory(out).manifest(), metrics, suite, console)
     if arguments.no_report:
         console.print(f"Written to {out}. Pictures of the episodes: python -m eval report {out}", soft_wrap=True)
     else:
@@ -178,9 +182,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 1
 
 
-def print_metrics(metrics: dict[str, Any], suite: Suite, console: Console) -> None:
-    """The table of what came out, and why episodes have no score."""
-    console.print(_table(metrics, suite))
+def print_metrics(manifest: dict[str, Any], metrics: dict[str, Any], suite: Suite, console: Console) -> None:
+    """The table of what came out, the same by category, and why episodes have no score."""
+    console.print(_table(metrics, [headline(manifest, metrics), *suite.metrics]))
+    if metrics["by_category"]:
+        console.print(_category_table(manifest, metrics))
     for reason, count in metrics["errors"].items():
         console.print(f"{count} not scored: {reason}", soft_wrap=True, markup=False, highlight=False)
 
@@ -280,10 +286,20 @@ def _file_name(name: str) -> str:
     return name.rpartition("/")[2].replace(":", "-")
 
 
-def _table(metrics: dict[str, Any], suite: Suite) -> Table:
+def _category_table(manifest: dict[str, Any], metrics: dict[str, Any]) -> Table:
+    table = Table("category", headline(manifest, metrics), "95% interval", "usage_rate", "not scored", box=None)
+    for category, found, usage, n_unscored in category_rows(manifest, metrics):
+        interval = "" if found is None or found.low is None else f"{found.low:.3f} to {found.high:.3f}"
+        table.add_row(
+            Text(category), found.text if found else "", interval, usage.text if usage else "", str(n_unscored)
+        )
+    return table
+
+
+def _table(metrics: dict[str, Any], first: Sequence[str]) -> Table:
     table = Table("metric", "value", "95% interval", box=None)
     statistics = metrics["statistics"]
-    for name in [*suite.metrics, *(name for name in statistics if name not in suite.metrics)]:
+    for name in dict.fromkeys([*first, *statistics]):
         if name not in statistics:
             continue
         low, high = metrics["intervals"].get(name, (None, None))

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eval.manifest import score_name
+
 #: Label and explanation of every statistic, in the order of the table. Terms of the reward follow them.
 LABELS: dict[str, tuple[str, str]] = {
     "accuracy": ("Accuracy", "correct answers"),
@@ -45,7 +47,9 @@ _FAMILIES = {
 }
 
 #: Means of numbers from 0 to 1.
-_SHARES = ("anls", "vqa_accuracy", "score", "majority_accuracy", "evidence_iou")
+_SHARES = ("majority_accuracy", "evidence_iou")
+#: Means over all answers of how right they are; so are those of other scorers, which nothing here names.
+_SCORES = ("accuracy", "anls", "vqa_accuracy", "score")
 
 #: The few numbers that come first.
 HEADLINES = ("accuracy", "accuracy_needs_operation", "usage_rate", "hit_rate")
@@ -53,13 +57,20 @@ HEADLINES = ("accuracy", "accuracy_needs_operation", "usage_rate", "hit_rate")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """A value, its 95% interval and the counts behind it (None where there are none)."""
+    """A value, its 95% interval and the counts behind it (None where there are none).
+
+    Args:
+        strict: the value with unscored episodes counted as wrong; None where there are none of them, or it is no score.
+        n_unscored: how many they are.
+    """
 
     value: float
     low: float | None = None
     high: float | None = None
     count: int | None = None
     total: int | None = None
+    strict: float | None = None
+    n_unscored: int = 0
 
     @property
     def text(self) -> str:
@@ -80,31 +91,65 @@ class Row:
     @property
     def is_rate(self) -> bool:
         """Whether the values are shares with intervals, to be drawn between 0 and 1."""
-        is_share = self.name in _SHARES or self.name.startswith("pass@")
+        is_share = (
+            self.name in _SHARES or self.name.startswith("pass@") or _says_how_right(self.name.removesuffix("_all"))
+        )
         return any(
             cell is not None and cell.low is not None and (is_share or cell.total is not None) for cell in self.cells
         )
 
 
-def metric_rows(runs: Sequence[Mapping[str, Any]]) -> list[Row]:
+def headline(manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    """The statistic that a run is known by: the mean of its scorer where that grades (ANLS), else accuracy."""
+    name = score_name(manifest)
+    return name if name != "score" and name in metrics["statistics"] else "accuracy"
+
+
+def headlines(manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[tuple[str, Cell]]:
+    """The few numbers that come first, as far as the run has them, its own metric before all others."""
+    cells = {name: cell(metrics, name) for name in (headline(manifest, metrics), *HEADLINES)}
+    return [(name, found) for name, found in cells.items() if found is not None]
+
+
+def category_rows(
+    manifest: Mapping[str, Any], metrics: Mapping[str, Any]
+) -> list[tuple[str, Cell | None, Cell | None, int]]:
+    """For every category the run's own metric, usage (None where nothing has a score), and how many have none."""
+    name = headline(manifest, metrics)
+    return [
+        (category, cell(found, name), cell(found, "usage_rate"), int(found["statistics"].get("n_errors", 0)))
+        for category, found in metrics.get("by_category", {}).items()
+    ]
+
+
+def metric_rows(runs: Sequence[Mapping[str, Any]], first: str = "accuracy") -> list[Row]:
     """One row for every statistic that some run has.
 
     Args:
         runs: for every column what `eval.metrics.evaluation_metrics` returned (`intervals` and `counts` may be absent).
+        first: the statistic that comes before the others.
     """
     present = {name for run in runs for name in run["statistics"]}
-    names = [name for name in LABELS if name in present]
+    names = [name for name in (first, *LABELS) if name in present]
     names += [name for family in _FAMILIES for name in sorted(present) if name.startswith(family)]
-    return [_row(name, runs) for name in names]
+    return [_row(name, runs) for name in dict.fromkeys(names)]
 
 
 def cell(run: Mapping[str, Any], name: str) -> Cell | None:
     """The value of statistic `name` with its interval, None if the run does not have it."""
     if name not in run["statistics"]:
         return None
+    statistics = run["statistics"]
     low, high = run.get("intervals", {}).get(name, (None, None))
     count, total = run.get("counts", {}).get(name, (None, None))
-    return Cell(value=run["statistics"][name], low=low, high=high, count=count, total=total)
+    n_unscored = int(statistics.get("n_errors", 0)) if _says_how_right(name) else 0
+    strict = None
+    if n_unscored:
+        n_scored = statistics.get("n_episodes", 0)
+        strict = statistics.get(f"{name}_all", statistics[name] * n_scored / (n_scored + n_unscored))
+    return Cell(
+        value=statistics[name], low=low, high=high, count=count, total=total, strict=strict, n_unscored=n_unscored
+    )
 
 
 def label(name: str) -> str:
@@ -113,6 +158,10 @@ def label(name: str) -> str:
         return LABELS[name][0]
     family, separator, member = name.partition("/")
     return (f"{family.capitalize()}: {member}" if separator else name).replace("_", " ")
+
+
+def _says_how_right(name: str) -> bool:
+    return name in _SCORES or not (name in LABELS or name.startswith(tuple(_FAMILIES)))
 
 
 def _row(name: str, runs: Sequence[Mapping[str, Any]]) -> Row:
