@@ -43,7 +43,9 @@ class Mark:
         return (self.turn - 1) % COLOURS + 1
 
 
-def arrange(episode: Episode, source: int, frame: int | None, size: tuple[float, float]) -> tuple[Mark, ...]:
+def arrange(
+    episode: Episode, source: int, frame: int | None, size: tuple[float, float], time: float | None = None
+) -> tuple[Mark, ...]:
     """The boxes of all views of one source in their order, then the evidence.
 
     Views of the whole source get no box, it would only frame the picture. Badges stand in the upper left corner of
@@ -54,6 +56,7 @@ def arrange(episode: Episode, source: int, frame: int | None, size: tuple[float,
         source: its number, from 1.
         frame: of a video; None for an image.
         size: of the source in pixels.
+        time: of the frame, where the video is there; else what the views say of it.
     """
     marks: list[Mark] = []
     for view in episode.views:
@@ -62,17 +65,25 @@ def arrange(episode: Episode, source: int, frame: int | None, size: tuple[float,
             if part["source"] == source and part.get("frame") == frame and box != (0, 0, *size):
                 badge = _free_place(str(view["index"]), box, size, [mark.badge for mark in marks])
                 marks.append(_mark(part, "view", str(view["index"]), view["turn"], badge))
-    if source == 1 and episode.evidence_box is not None and _in_time(episode, frame):
+    if source == 1 and episode.evidence_box is not None and _in_time(episode, frame, time):
         marks.append(_mark({"box": episode.evidence_box}, "evidence", "", 0, (0.0, 0.0, 0.0, 0.0)))
     return tuple(marks)
 
 
-def _in_time(episode: Episode, frame: int | None) -> bool:
+def evidence_frame(times: Sequence[float], evidence_time: tuple[float, float]) -> int:
+    """The frame of a video, by its times, that is nearest to the middle of the evidence."""
+    middle = sum(evidence_time) / 2
+    return min(range(len(times)), key=lambda index: abs(times[index] - middle))
+
+
+def _in_time(episode: Episode, frame: int | None, time: float | None) -> bool:
     """Whether a frame shows the evidence, as far as that is known."""
     if frame is None or episode.evidence_time is None:
         return True
-    parts = [part for view in episode.views for part in view.get("panels", [view])]
     start, end = episode.evidence_time
+    if time is not None:
+        return start <= time < end
+    parts = [part for view in episode.views for part in view.get("panels", [view])]
     return any(part.get("frame") == frame and start <= part.get("time", start) < end for part in parts)
 
 

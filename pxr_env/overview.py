@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
-from pxr_env.geometry import Quad, Size
+from pxr_env.geometry import Point, Quad, Size
 from pxr_env.media import ImageSource, VideoSource, uniform_frames
 from pxr_env.rendering import Pictures
 from pxr_env.views import Region, View, regions
@@ -19,6 +19,8 @@ _BACKGROUND = (32, 32, 32)
 #: One colour per view, told apart by those who see colours differently (Okabe and Ito).
 VIEW_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167))
 _GAP = 6
+#: Height of a box's number in pixels.
+_NUMBER = 20
 
 
 def first_regions(number: int, source: ImageSource | VideoSource, video_frames: int) -> list[Region]:
@@ -59,6 +61,19 @@ def draw_overview(views: Sequence[View], pictures: Pictures) -> np.ndarray:
     return np.array(canvas, dtype=np.uint8)
 
 
+def _draw_number(
+    draw: ImageDraw.ImageDraw, text: str, corners: Sequence[Point], colour: tuple[int, int, int], size: Size
+) -> None:
+    """The number of a box, dark on a plate of its colour: in its upper left corner, above it where it is small."""
+    font = ImageFont.load_default(_NUMBER)
+    width, height = round(draw.textlength(text, font)) + 10, _NUMBER + 6
+    left, top, bottom = min(x for x, _ in corners), min(y for _, y in corners), max(y for _, y in corners)
+    above = height if bottom - top < 2 * height else 0
+    x, y = (max(0, round(min(at, most))) for at, most in ((left, size[0] - width), (top - above, size[1] - height)))
+    draw.rectangle((x, y, x + width, y + height), colour)
+    draw.text((x + width / 2, y + height / 2), text, (0, 0, 0), font, "mm")
+
+
 def _with_boxes(picture: Image.Image, key: tuple[int, int | None], views: Sequence[View], cell: Size) -> Image.Image:
     """A picture shrunk or grown into a cell, with the outlines of what was shown of it."""
     scale = min(cell[0] / picture.width, cell[1] / picture.height)
@@ -73,5 +88,5 @@ def _with_boxes(picture: Image.Image, key: tuple[int, int | None], views: Sequen
             corners = [(x * scale, y * scale) for x, y in region.quad.corners]
             colour = VIEW_COLOURS[view.index % len(VIEW_COLOURS)]
             draw.line([*corners, corners[0]], fill=colour, width=3, joint="curve")
-            draw.text((min(x for x, _ in corners) + 5, min(y for _, y in corners) + 3), str(view.index), fill=colour)
+            _draw_number(draw, str(view.index), corners, colour, size)
     return small

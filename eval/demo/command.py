@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     with player(choice) as open_player:
         serve(
             open_player,
-            title=str(choice.model),
+            title=arguments.model,
             defaults=defaults,
             task=arguments.env,
             # A model in this process writes for one visitor at a time; the others wait for their turn.

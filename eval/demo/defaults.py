@@ -61,7 +61,7 @@ def find_defaults(model: str, recipe: Recipe | None = None) -> Defaults:
         env = _trained_in(folder / "recipe.json")
         if Path(model).is_dir() and env is not None:
             wanted = {**_budget(env["id"], env["kwargs"]), **env["kwargs"]}
-            return Defaults(arguments=wanted, env_id=env["id"], reason=f"the run in {folder}")
+            return Defaults(arguments=wanted, env_id=env["id"], reason=f"the run {folder.resolve().name}")
     for name in recipe_names():
         known = read_recipe(name)
         if known.model is not None and known.model.rpartition("/")[2].lower() in model.lower():

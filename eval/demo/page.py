@@ -15,6 +15,7 @@ from eval.demo.live import End, play
 from eval.demo.questions import SAMPLE_ID, ask_about, draw_sample
 from eval.demo.transcript import Transcript, describe_sample
 from eval.suites import SUITES
+from eval.view.runs_page import model_name
 from pxr_agents.types import Agent, Sampling
 from pxr_env.coordinates import FRAMES
 from pxr_env.dialects import dialect_names
@@ -159,7 +160,7 @@ def build(
 
     Args:
         open_player: opens an agent for one episode.
-        title: what the model is called.
+        title: what the model is called, or the path of its checkpoint.
         defaults: how it is asked unless a visitor says otherwise.
         task: an environment that samples are drawn from, besides the synthetic ones.
         at_once: most episodes that run at the same time; other visitors wait.
@@ -170,10 +171,11 @@ def build(
     first = next((name for name, env_id in tasks.items() if env_id == own), next(iter(tasks)))
     desk = Desk(open_player, defaults, tasks)
     with gr.Blocks(title="pxr demo", analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEPT_SECONDS)) as page:
-        gr.Markdown(f"### Ask `{title.replace('`', '')}`")
+        # Of a path, visitors need no more than its end.
+        gr.Markdown(f"### Ask `{model_name(title).replace('`', '')}`")
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                controls = _question(tasks, first, known=defaults.env_id is not None)
+                controls = _question(desk, first, defaults)
                 settings = _settings(defaults)
                 with gr.Row():
                     ask = gr.Button("Ask", variant="primary", elem_id="ask")
@@ -188,19 +190,21 @@ def build(
     return page
 
 
-def _question(tasks: dict[str, str], first: str, *, known: bool) -> dict[str, Any]:
-    what = gr.Radio([IMAGE, VIDEO, SAMPLE], value=SAMPLE if known else IMAGE, label="About", elem_id="what")
-    with gr.Group(visible=not known) as image_group:
+def _question(desk: Desk, first: str, defaults: Defaults) -> dict[str, Any]:
+    """The controls, with a first sample drawn: there is something to ask about before anybody has chosen anything."""
+    shown, drawn = desk.draw(first, 0, *asked_as(defaults))
+    what = gr.Radio([IMAGE, VIDEO, SAMPLE], value=SAMPLE, label="About", elem_id="what")
+    with gr.Group(visible=False) as image_group:
         image = gr.Image(type="filepath", format="png", sources=["upload", "clipboard"], label="Image", elem_id="image")
     with gr.Group(visible=False) as video_group:
         video = gr.Video(sources=["upload"], label="Video of at most two minutes", elem_id="video")
-    with gr.Group(visible=not known) as text_group:
+    with gr.Group(visible=False) as text_group:
         question = gr.Textbox(label="Question", lines=2, elem_id="question", placeholder="What is written on the sign?")
-    with gr.Group(visible=known) as sample_group:
-        task = gr.Dropdown(list(tasks), value=first, label="Task", elem_id="task")
-        seed = gr.Number(0, precision=0, minimum=0, label="Seed", elem_id="seed")
+    with gr.Group() as sample_group:
+        task = gr.Dropdown(list(desk.tasks), value=first, label="Task", elem_id="task")
+        seed = gr.Number(1, precision=0, minimum=0, label="Seed", elem_id="seed")
         draw = gr.Button("Draw a sample", elem_id="draw")
-    preview = gr.HTML("", elem_id="preview", visible=known)
+    preview = gr.HTML(shown, elem_id="preview")
     return {
         "what": what,
         "image": image,
@@ -210,18 +214,24 @@ def _question(tasks: dict[str, str], first: str, *, known: bool) -> dict[str, An
         "seed": seed,
         "draw": draw,
         "preview": preview,
-        "drawn": gr.State(None),
+        "drawn": gr.State(drawn),
         "groups": [image_group, video_group, text_group, sample_group, preview],
     }
 
 
+def asked_as(defaults: Defaults) -> tuple[str, str]:
+    """The dialect and the coordinates that the settings begin with."""
+    return defaults.arguments.get("dialect", "hermes"), defaults.arguments.get("coordinates", "unit")
+
+
 def _settings(defaults: Defaults) -> list[Any]:
     given, sampling = defaults.arguments, defaults.sampling
+    dialect, coordinates = asked_as(defaults)
     with gr.Accordion("Settings", open=False):
         gr.Markdown(f"From {defaults.reason}.")
         return [
-            gr.Dropdown(dialect_names(), value=given.get("dialect", "hermes"), label="Dialect"),
-            gr.Dropdown(list(FRAMES), value=given.get("coordinates", "unit"), label="Coordinates"),
+            gr.Dropdown(dialect_names(), value=dialect, label="Dialect"),
+            gr.Dropdown(list(FRAMES), value=coordinates, label="Coordinates"),
             gr.Number(given.get("min_pixels", 401_408), precision=0, minimum=1, label="Own images: least pixels"),
             gr.Number(given.get("max_pixels", 4_014_080), precision=0, minimum=1, label="Own images: most pixels"),
             gr.Slider(0, 2, value=sampling.get("temperature", 0), step=0.1, label="Temperature (0 is greedy)"),

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from eval.cards import data_uri
 from eval.demo.live import End, Moment
 from eval.highlight import split_turn
+from eval.marks import evidence_frame
 from pxr_env.media import ImageSource
 from pxr_env.types import Sample
 
@@ -82,8 +83,7 @@ def describe_sample(sample: Sample) -> str:
     source = sample.sources[0]
     frame = 0
     if not isinstance(source, ImageSource) and sample.evidence_time is not None:
-        times, middle = source.times, sum(sample.evidence_time) / 2
-        frame = min(range(len(times)), key=lambda index: abs(times[index] - middle))
+        frame = evidence_frame(source.times, sample.evidence_time)
     image = (source.image if isinstance(source, ImageSource) else source.frame(frame)).convert("RGB").copy()
     if sample.evidence_box is not None:
         x1, y1, x2, y2 = sample.evidence_box
