@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from eval.facts import outcome
+from eval.facts import is_cut, outcome
 from eval.highlight import Segment, split_turn
-from eval.marks import Mark, arrange
+from eval.marks import Mark, arrange, evidence_frame
 from eval.records import Record
 from eval.replay import Replay, Replayer
 from pxr_agents.statistics import is_hit, knows_evidence, term_returns, used
 from pxr_agents.types import Episode
 from pxr_env.media import ImageSource, VideoSource
 
-#: Longest side in pixels at which a source image is embedded.
-SOURCE_SIDE = 800
+#: Longest side in pixels at which a source image is embedded: about that of the views that models see.
+SOURCE_SIDE = 1600
 #: A picture that needs more bytes as PNG is stored as JPEG.
 PNG_BYTES = 48 * 1024
 #: Most characters that are shown of a question or a reply.
@@ -60,6 +60,8 @@ class ViewPicture:
         index, width, height, box: as in `info["views"]`.
         turn: which asked for it, 0 for the question.
         frame: of a video.
+        source, area: the number of the source, and the part of it that is shown as the `viewBox` of an SVG; None and
+            the view's own pixels where it is turned, or of two parts.
     """
 
     href: str | None
@@ -69,11 +71,13 @@ class ViewPicture:
     box: str
     turn: int = 0
     frame: int | None = None
+    source: int | None = None
+    area: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TurnCard:
-    """A turn, the reply to it and the views that came with the reply."""
+    """A turn, the reply to it and the views that came with the reply; `is_cut`: by the limit of tokens."""
 
     number: int
     segments: tuple[Segment, ...]
@@ -81,6 +85,7 @@ class TurnCard:
     reward_terms: dict[str, float]
     views: tuple[ViewPicture, ...]
     weights_version: int | None
+    is_cut: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,7 +174,8 @@ def data_uri(image: Image.Image) -> str:
     with _lock:
         known = _latest.get(key)
     if known is None:
-        known = _encode(image)
+        kind, content = encode(image)
+        known = f"data:{kind};base64," + base64.b64encode(content).decode("ascii")
         with _lock:
             _latest[key] = known
             while len(_latest) > MAX_LATEST:
@@ -177,7 +183,8 @@ def data_uri(image: Image.Image) -> str:
     return known
 
 
-def _encode(image: Image.Image) -> str:
+def encode(image: Image.Image) -> tuple[str, bytes]:
+    """The media type and the bytes of `image`: PNG where that is small, else JPEG."""
     png = io.BytesIO()
     # A good compression takes its time, which is lost on a photograph: the fastest tells what is worth it.
     image.save(png, format="PNG", compress_level=1)
@@ -185,10 +192,10 @@ def _encode(image: Image.Image) -> str:
         png = io.BytesIO()
         image.save(png, format="PNG")
     if png.tell() <= PNG_BYTES:
-        return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode("ascii")
+        return "image/png", png.getvalue()
     jpeg = io.BytesIO()
     image.save(jpeg, format="JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode("ascii")
+    return "image/jpeg", jpeg.getvalue()
 
 
 def _card(
@@ -215,6 +222,7 @@ def _card(
                 reward_terms=step.reward_terms,
                 views=tuple(view for view in views if view.turn == number),
                 weights_version=step.weights_version,
+                is_cut=is_cut(step),
             )
             for number, step in enumerate(episode.steps, start=1)
         ),
@@ -228,26 +236,32 @@ def _card(
 
 def _view_picture(view: Mapping[str, Any], images: Mapping[int, np.ndarray]) -> ViewPicture:
     image = images.get(view["index"])
+    width, height = view["size"]
+    x1, y1, x2, y2 = view["box"]
+    is_part = not {"corners", "panels"} & view.keys()
     return ViewPicture(
         href=None if image is None else data_uri(Image.fromarray(image)),
         index=view["index"],
         turn=view["turn"],
-        width=view["size"][0],
-        height=view["size"][1],
+        width=width,
+        height=height,
         box=", ".join(f"{value:.0f}" for value in view["box"]),
         frame=view.get("frame"),
+        source=view["source"] if is_part else None,
+        area=f"{x1:g} {y1:g} {x2 - x1:g} {y2 - y1:g}" if is_part else f"0 0 {width} {height}",
     )
 
 
 def _source_pictures(replay: Replay, episode: Episode) -> Iterator[SourcePicture]:
-    """Every source image, and every frame of a video that an operation showed."""
+    """Every source image; of a video every frame that an operation showed, and one that shows the evidence."""
     for number, source in enumerate(replay.sources, start=1):
-        for frame in _frames(episode, number) if isinstance(source, VideoSource) else [None]:
+        for frame in _video_frames(source, episode, number) if isinstance(source, VideoSource) else [None]:
             image = source.image if isinstance(source, ImageSource) else source.frame(frame or 0)
             small = image.copy()
             small.thumbnail((SOURCE_SIDE, SOURCE_SIDE))
             size = (float(image.size[0]), float(image.size[1]))
-            yield _source_picture(data_uri(small), episode, number, frame, size)
+            time = source.times[frame] if isinstance(source, VideoSource) and frame is not None else None
+            yield _source_picture(data_uri(small), episode, number, frame, size, time)
 
 
 def _empty_frames(episode: Episode) -> Iterator[SourcePicture]:
@@ -261,14 +275,30 @@ def _empty_frames(episode: Episode) -> Iterator[SourcePicture]:
             yield _source_picture(None, episode, number, frame, size)
 
 
-def _frames(episode: Episode, number: int) -> list[int | None]:
+def _frames(episode: Episode, number: int) -> list[int]:
     """The frames of a video that an operation showed."""
     parts = [part for view in episode.views if view["turn"] > 0 for part in view.get("panels", [view])]
     return sorted({part["frame"] for part in parts if part["source"] == number and part.get("frame") is not None})
 
 
+def _video_frames(source: VideoSource, episode: Episode, number: int) -> list[int]:
+    """The frames that an operation showed, and one that shows the evidence if none of them does."""
+    frames, evidence = _frames(episode, number), episode.evidence_time
+    if number == 1 and evidence is not None:
+        if not any(evidence[0] <= source.times[frame] < evidence[1] for frame in frames):
+            frames = sorted({*frames, evidence_frame(source.times, evidence)})
+    elif number == 1 and episode.evidence_box is not None and not frames:
+        frames = [0]
+    return frames
+
+
 def _source_picture(
-    href: str | None, episode: Episode, number: int, frame: int | None, size: tuple[float, float]
+    href: str | None,
+    episode: Episode,
+    number: int,
+    frame: int | None,
+    size: tuple[float, float],
+    time: float | None = None,
 ) -> SourcePicture:
     return SourcePicture(
         href=href,
@@ -276,7 +306,7 @@ def _source_picture(
         frame=frame,
         width=size[0],
         height=size[1],
-        marks=arrange(episode, number, frame, size),
+        marks=arrange(episode, number, frame, size, time),
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from eval.records import Record
 from pxr_agents.statistics import used
-from pxr_agents.types import Episode
+from pxr_agents.types import Episode, Step
 
 #: Tags of an episode and what their filter says.
 FILTERS = {
@@ -20,6 +20,7 @@ FILTERS = {
     "needless": "needless",
     "missing": "missing",
     "truncated": "truncated",
+    "cut": "cut off",
     "unscored": "not scored",
 }
 #: The ones that are offered even where no episode passes them.
@@ -44,6 +45,7 @@ class Facts:
         reward: sum over the turns.
         usage, failures: by name; names that count nothing are left out.
         tags: the filters that the episode passes.
+        sample_sha256: as in the record.
     """
 
     sample_id: str
@@ -58,6 +60,7 @@ class Facts:
     usage: Mapping[str, int]
     failures: Mapping[str, int]
     tags: tuple[str, ...]
+    sample_sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +106,7 @@ def facts_of(record: Record) -> Facts:
         usage={name: count for name, count in episode.usage.items() if count},
         failures={name: count for name, count in episode.failures.items() if count},
         tags=tags(episode),
+        sample_sha256=record.sample_sha256,
     )
 
 
@@ -127,9 +131,15 @@ def tags(episode: Episode) -> tuple[str, ...]:
         "needless": scored and episode.needs_operation is False and used(episode),
         "missing": scored and episode.needs_operation is True and not used(episode),
         "truncated": episode.truncated_by is not None,
+        "cut": any(is_cut(step) for step in episode.steps),
         "unscored": not scored,
     }
     return tuple(tag for tag in FILTERS if holds[tag])
+
+
+def is_cut(step: Step) -> bool:
+    """Whether the limit of tokens cut a turn, so that what looks malformed is only unfinished."""
+    return step.finish_reason == "length"
 
 
 def search_text(facts: Facts) -> str:

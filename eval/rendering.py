@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from eval.cards import SOURCE_SIDE
 from eval.tables import label
 
 
@@ -71,6 +72,11 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"label": label, "policy": policy, "file_text": lambda name: Markup(template_file(name))}
+    environment.globals |= {
+        "label": label,
+        "source_side": SOURCE_SIDE,
+        "policy": policy,
+        "file_text": lambda name: Markup(template_file(name)),
+    }
     environment.filters |= {"signed": signed, "file_size": file_size, "shorten": shorten}
     return environment

@@ -14,7 +14,7 @@ from eval.facts import ALWAYS, FILTERS, Facts, facts_of
 from eval.records import Record, RunDirectory
 from eval.rendering import render
 from eval.replay import Replayer
-from eval.tables import HEADLINES, cell, metric_rows
+from eval.tables import category_rows, headline, headlines, metric_rows
 from pxr_agents.statistics import used
 
 #: Episodes whose texts are compressed together: what a browser unpacks to show one of them.
@@ -44,12 +44,10 @@ def run_context(directory: RunDirectory, *, n_episodes: int | None) -> dict[str,
         "task": manifest["env"]["id"],
         "manifest": manifest,
         "manifest_text": json.dumps(manifest, indent=2),
-        "headlines": [(name, cell(metrics, name)) for name in HEADLINES],
-        "rows": metric_rows([metrics]),
-        "categories": [
-            (category, cell(of_category, "accuracy"), cell(of_category, "usage_rate"))
-            for category, of_category in metrics["by_category"].items()
-        ],
+        "headlines": headlines(manifest, metrics),
+        "metric": headline(manifest, metrics),
+        "rows": metric_rows([metrics], first=headline(manifest, metrics)),
+        "categories": category_rows(manifest, metrics),
         "metrics": metrics,
         "n_episodes": len(records),
         "cards": cards,

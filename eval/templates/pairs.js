@@ -28,7 +28,7 @@ document.querySelector("button[data-unfold]")?.addEventListener("click", (event)
 });
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || (event.key !== "j" && event.key !== "k")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]") || (event.key !== "j" && event.key !== "k")) return;
   const shown = visible();
   const here = shown.findIndex((episode) => episode.contains(document.activeElement));
   const next = here < 0 ? 0 : here + (event.key === "j" ? 1 : -1);

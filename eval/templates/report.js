@@ -12,7 +12,6 @@ const list = document.getElementById("episodes");
 const toolbar = document.querySelector(".toolbar");
 const pager = document.querySelector(".pager");
 const count = document.querySelector(".count");
-const help = document.getElementById("help");
 const filters = [...document.querySelectorAll("button[data-filter]")];
 const [search, operation, category] = ["q", "operation", "category"].map((name) => toolbar.elements[name]);
 const pictured = new Map([...document.querySelectorAll("template[data-episode]")].map((t) => [Number(t.dataset.episode), t]));
@@ -64,6 +63,7 @@ function draw(row) {
   const usage = counted(row.usage);
   summary.append(element("bdi", usage ? "badge used" : "badge", usage || "no operation"));
   for (const tag of ["needless", "missing"]) if (row.tags.has(tag)) summary.append(element("span", "badge", tag));
+  if (row.tags.has("cut")) summary.append(element("span", "badge failed", "cut off"));
   const failures = counted(row.failures);
   if (failures) summary.append(element("bdi", "badge failed", `failed: ${failures}`));
   if (row.tags.has("pictured")) summary.append(element("span", "pictured", "▣"));
@@ -132,7 +132,10 @@ function turn(to) {
   on.disabled = last >= found.length;
   back.addEventListener("click", () => turn(page - 1));
   on.addEventListener("click", () => turn(page + 1));
-  pager.replaceChildren(back, element("span", "muted", `${first}–${last} of ${shown}`), on);
+  const jump = element("input", "");
+  Object.assign(jump, { type: "number", min: 1, max: Math.ceil(found.length / PAGE), placeholder: "go to", ariaLabel: "go to page" });
+  jump.addEventListener("change", () => turn(jump.value - 1));
+  pager.replaceChildren(back, element("span", "muted", `page ${page + 1} of ${jump.max}: ${first}–${last} of ${shown}`), jump, on);
 }
 
 function open(row) {
@@ -165,14 +168,19 @@ const keys = {
   o: () => document.activeElement.closest?.("details.episode")?.querySelector("summary").click(),
   n: () => turn(page + 1),
   p: () => turn(page - 1),
+  N: () => turn(Infinity),
+  P: () => turn(0),
   "/": () => search.focus(),
   f: () => filters[0].focus(),
-  "?": () => help.showModal(),
-  Escape: () => document.activeElement.closest?.("details.episode")?.removeAttribute("open"),
+  Escape: () => {
+    const episode = document.activeElement.closest?.("details.episode");
+    episode?.removeAttribute("open");
+    episode?.querySelector("summary").focus();
+  },
 };
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   if (event.target.matches("input, select")) {
     if (event.key === "Escape") {
       event.target.blur();
@@ -194,7 +202,6 @@ for (const button of filters) {
 toolbar.addEventListener("submit", (event) => event.preventDefault());
 search.addEventListener("input", apply);
 for (const choice of [operation, category]) choice?.addEventListener("change", apply);
-document.querySelector("[data-help]").addEventListener("click", () => help.showModal());
 document.querySelector("[data-unfold]").addEventListener("click", () => {
   const open = [...list.children].some((episode) => !episode.open);
   for (const episode of list.children) episode.open = open;

@@ -1,6 +1,5 @@
 "use strict";
 // Keys, filters that apply at once, and fresh numbers while a run goes on. Every page works without it.
-const help = () => document.getElementById("help");
 const rows = () => [...document.querySelectorAll("a.row")];
 
 function press(key) {
@@ -26,11 +25,11 @@ const keys = {
   o: () => document.activeElement.matches("a") && document.activeElement.click(),
   "/": () => document.querySelector("input[type=search]")?.focus(),
   f: () => document.querySelector(".toolbar input[type=checkbox]")?.focus(),
-  "?": () => help()?.showModal(),
+  x: () => document.activeElement.closest("tr")?.querySelector("[form=compare]")?.click(),
 };
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || help()?.open) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   if (event.target.matches("input:not([type=checkbox]), select")) {
     if (event.key === "Escape") event.target.blur();
     return;
@@ -38,14 +37,15 @@ document.addEventListener("keydown", (event) => {
   if (Object.hasOwn(keys, event.key)) {
     event.preventDefault();
     keys[event.key]();
-  } else if (["n", "p", "g", "u", "Escape"].includes(event.key)) {
+  } else if (["n", "p", "N", "P", "g", "u", "c", "Escape"].includes(event.key)) {
     press(event.key);
   }
 });
 
 // On every change, except while somebody types.
 document.addEventListener("change", (event) => {
-  if (event.target.matches(".toolbar input[type=checkbox], .toolbar select")) event.target.form.requestSubmit();
+  if (event.target.matches(".toolbar input[type=checkbox], .toolbar select, .pager input")) event.target.form.requestSubmit();
+  if (event.target.matches("[form=compare]")) choose();
 });
 // Fields that are empty make the address longer for nothing.
 document.addEventListener("submit", (event) => {
@@ -59,15 +59,32 @@ async function refresh() {
   const answer = await fetch(location.href, { headers: version ? { "If-None-Match": version } : {} });
   if (answer.status !== 200) return;
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
-  if (!fresh || main.contains(document.activeElement) || main.querySelector("details[open]") || help()?.open) return;
+  if (!fresh || main.contains(document.activeElement) || main.querySelector("details[open], [form=compare]:checked") || document.querySelector("dialog[open]")) return;
   main.replaceChildren(...fresh.childNodes);
   if (fresh.hasAttribute("data-live")) main.dataset.live = fresh.dataset.live;
   else delete main.dataset.live;
 }
 
+// Two runs make a comparison.
+function choose() {
+  const button = document.querySelector("button[form=compare]");
+  if (button) button.disabled = document.querySelectorAll("[form=compare]:checked").length < 2;
+}
+
+// Whoever comes back finds the row that was left, and the table of runs as it was sorted and searched.
+document.addEventListener("click", (event) => {
+  const row = event.target.closest("a.row[id]");
+  if (row) history.replaceState(null, "", `#${encodeURIComponent(row.id)}`);
+  if (row && location.pathname === "/") sessionStorage.setItem("runs", location.search + location.hash);
+});
+if (location.hash) document.getElementById(decodeURIComponent(location.hash.slice(1)))?.focus();
+const table = document.querySelector(".crumbs a[href='/']");
+if (table) table.href += sessionStorage.getItem("runs") ?? "";
+
 const REFRESH_MS = 2500;
 setInterval(() => {
   if (!document.hidden && document.querySelector("main[data-live]")) refresh().catch(() => {});
 }, REFRESH_MS);
+choose();
 document.documentElement.classList.add("scripted");
 document.documentElement.dataset.ready = "";

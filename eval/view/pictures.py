@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+from PIL import Image
 
 from eval.cards import EpisodeCard, SourcePicture, text_card
 from eval.records import Record
 from eval.replay import Replayer
 from eval.run_page import card_or_text
 from pxr_env.errors import MediaError
+from pxr_env.media import ImageSource
 from pxr_env.media.images import probe
 
 #: Environments and cards that are kept. A card holds its pictures.
@@ -39,15 +41,27 @@ class _Room:
         self._reason: str | None = None
 
     def card(self, record: Record) -> EpisodeCard:
+        replayer = self._open()
+        return text_card(record, self._reason or "") if replayer is None else card_or_text(record, replayer)
+
+    def source(self, record: Record, number: int, frame: int) -> Image.Image:
+        replayer = self._open()
+        if replayer is None:
+            raise LookupError(self._reason)
+        sources = replayer.replay(record.episode).sources
+        if not 1 <= number <= len(sources):
+            raise LookupError(f"the episode has {len(sources)} of them.")
+        found = sources[number - 1]
+        return found.image if isinstance(found, ImageSource) else found.frame(frame)
+
+    def _open(self) -> Replayer | None:
         if self._replayer is None and self._reason is None:
             try:
                 self._replayer = Replayer(self._manifest())
             except Exception as error:
                 # Data that lie elsewhere, a package that is not installed, somebody's own environment.
                 self._reason = f"{_NO_ENVIRONMENT}{error or repr(error)}"
-        if self._replayer is None:
-            return text_card(record, self._reason or "")
-        return card_or_text(record, self._replayer)
+        return self._replayer
 
     def close(self) -> None:
         with self.lock:
@@ -93,6 +107,21 @@ class Pictures:
             while len(self._cards) > MAX_CARDS:
                 self._cards.popitem(last=False)
         return card
+
+    def source(
+        self, record: Record, run: str, manifest: Callable[[], Mapping[str, Any]], number: int, frame: int
+    ) -> Image.Image:
+        """A source of an episode as it is, by its number from 1; `frame` by its index where it is a video.
+
+        Raises:
+            LookupError: there is no such source, or no environment to make it with.
+        """
+        if not self.replay:
+            raise LookupError("the viewer was started with --no-pictures.")
+        with self._lock:
+            room = self._room(run, manifest)
+        with room.lock:
+            return room.source(record, number, frame)
 
     def _room(self, run: str, manifest: Callable[[], Mapping[str, Any]]) -> _Room:
         room = self._rooms.setdefault(run, _Room(manifest))

@@ -15,9 +15,13 @@ MAX_FIELDS, MAX_VALUE = 60, 2000
 NAMES = frozenset(
     {
         "show", "operation", "category", "q", "page", "view", "episode", "nth", "group", "iteration", "file", "sort",
-        "order", "baseline",
+        "order", "baseline", "picture", "frame",
     }
 )  # fmt: skip
+
+
+class NotThere(LookupError):
+    """An address that names nothing. The message says what came and what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +31,12 @@ class Query:
     Args:
         values: the last value of every field but "show".
         show: all values of "show" that are filters.
+        runs: all values of "run".
     """
 
     values: Mapping[str, str] = field(default_factory=dict)
     show: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> Query:
@@ -40,7 +46,11 @@ class Query:
         except ValueError:
             return cls()
         values = {name: value[:MAX_VALUE] for name, value in pairs if name in NAMES and name != "show" and value}
-        return cls(values, tuple(tag for tag in FILTERS if ("show", tag) in pairs))
+        if (page := _number(dict(pairs).get("go", ""))) is not None:
+            # People count pages from 1.
+            values["page"] = str(max(0, page - 1))
+        runs = dict.fromkeys(value[:MAX_VALUE] for name, value in pairs if name == "run")
+        return cls(values, tuple(tag for tag in FILTERS if ("show", tag) in pairs), tuple(runs))
 
     def get(self, name: str) -> str | None:
         """The value of a field, None without one."""
@@ -48,8 +58,8 @@ class Query:
 
     def number(self, name: str, default: int = 0) -> int:
         """The value of a field as a whole number of at least 0."""
-        value = self.values.get(name, "")
-        return int(value) if value.isascii() and value.isdecimal() and len(value) < 10 else default
+        found = _number(self.values.get(name, ""))
+        return default if found is None else found
 
     @property
     def selection(self) -> Selection:
@@ -64,14 +74,22 @@ class Query:
     def link(self, **changes: object) -> str:
         """A relative address with some fields changed; None takes a field out."""
         merged: dict[str, object] = {**self.values, **changes}
-        pairs = [("show", tag) for tag in self.show]
-        pairs += [(name, str(value)) for name, value in merged.items() if value is not None]
-        return "?" + urlencode(pairs, errors="surrogatepass")
+        pairs = [(name, str(value)) for name, value in merged.items() if value is not None]
+        return "?" + urlencode([("show", tag) for tag in self.show] + pairs, errors="surrogatepass")
+
+    def fields(self) -> list[tuple[str, str]]:
+        """All of it but the page, for a form that asks for another one."""
+        kept = [(name, value) for name, value in self.values.items() if name != "page"]
+        return [("show", tag) for tag in self.show] + kept
 
     def without_filters(self) -> Query:
         """The same place, unfiltered."""
         kept = ("iteration", "view")
         return Query({name: value for name, value in self.values.items() if name in kept})
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
 
 
 def run_link(key: str) -> str:

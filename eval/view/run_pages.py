@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.cards import EpisodeCard
+from eval.cards import EpisodeCard, encode
 from eval.run_page import offered_filters
-from eval.tables import HEADLINES, cell, metric_rows
+from eval.tables import category_rows, headline, headlines, metric_rows
 from eval.training_page import training_context
 from eval.view.curves import Histories
 from eval.view.index import EpisodeIndex, Indexes, accuracy_so_far
 from eval.view.library import Library, Run, signature
 from eval.view.pictures import Pictures, drawn_card, recipe_manifest
-from eval.view.query import Query, run_link
+from eval.view.query import NotThere, Query, run_link
 from eval.view.runs_page import agent_name, env_name, model_name
 
 #: Episodes, and groups, on one page; episodes of a group that are shown side by side.
 EPISODES, GROUPS, SIDE_BY_SIDE = 50, 40, 16
 #: Samples of a quick start that are shown with pictures: all are made while the reader waits.
 PAIRS = 8
-
-
-class NotThere(LookupError):
-    """An address that names nothing. The message says what came and what was expected."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,15 +115,17 @@ class RunPages:
         shown = found[page * EPISODES : (page + 1) * EPISODES]
         metrics = self._library.read(shelf.run.path / "metrics.json") if shelf.iteration is None else {}
         finished = isinstance(metrics.get("statistics"), dict)
-        correct, scored = accuracy_so_far(index.facts)
+        manifest = self._library.read(shelf.run.path / "manifest.json")
         return self._common(shelf, query) | {
-            "headlines": [(name, cell(metrics, name)) for name in HEADLINES] if finished else [],
-            "metric_rows": metric_rows([metrics]) if finished else [],
-            "metrics": metrics,
-            "so_far": (correct, scored),
+            "headlines": headlines(manifest, metrics) if finished else [],
+            "metric": headline(manifest, metrics) if finished else "accuracy",
+            "metric_rows": metric_rows([metrics], first=headline(manifest, metrics)) if finished else [],
+            "categories_found": category_rows(manifest, metrics) if finished else [],
+            "metrics": metrics if finished else {},
+            "so_far": accuracy_so_far(index.facts),
             "n_expected": self._n_expected(shelf.run),
-            "manifest_text": json.dumps(self._library.read(shelf.run.path / "manifest.json"), indent=2),
-            "rows": [(index.facts[number], self._episode_link(index, query, number)) for number in shown],
+            "manifest_text": json.dumps(manifest, indent=2),
+            "rows": [(number, index.facts[number], self._episode_link(index, query, number)) for number in shown],
             "n_found": len(found),
             "first": page * EPISODES + 1,
             "page": page,
@@ -147,7 +146,8 @@ class RunPages:
         nth = index.nth(number)
         return query.link(episode=index.facts[number].sample_id, nth=nth or None, page=None, group=None, view=None)
 
-    def _card(self, shelf: Shelf, number: int) -> EpisodeCard:
+    def _environment(self, shelf: Shelf) -> tuple[str, Callable[[], Mapping[str, Any]]]:
+        """What names the environment of these episodes, and what it is made from."""
         name = "manifest.json" if shelf.run.kind == "evaluation" else "recipe.json"
         file = shelf.run.path / name
 
@@ -155,8 +155,11 @@ class RunPages:
             content = self._library.read(file)
             return content if shelf.run.kind == "evaluation" else recipe_manifest(content)
 
+        return f"{file} {signature(file)}", manifest
+
+    def _card(self, shelf: Shelf, number: int) -> EpisodeCard:
         key = (shelf.file, signature(shelf.file), number)
-        card = self._pictures.card(key, shelf.index.record(number), f"{file} {signature(file)}", manifest)
+        card = self._pictures.card(key, shelf.index.record(number), *self._environment(shelf))
         return drawn_card(card, shelf.file.parent / f"{number + 1}.png") if shelf.iteration is not None else card
 
     def _episode(self, shelf: Shelf, query: Query) -> dict[str, Any]:
@@ -179,8 +182,26 @@ class RunPages:
             "n_found": len(found),
             "earlier": self._episode_link(index, query, found[place - 1] if place else None),
             "later": self._episode_link(index, query, found[place + 1] if place + 1 < len(found) else None),
-            "up": query.link(episode=None, nth=None, page=place // EPISODES or None),
+            "here": self._episode_link(index, query, number),
+            "up": query.link(episode=None, nth=None, page=place // EPISODES or None) + f"#episode-{number}",
         }
+
+    def picture(self, run: Run, query: Query) -> tuple[str, bytes]:
+        """The type and the bytes of a whole source of an episode: what a page shows in small.
+
+        Raises:
+            NotThere: there is no such episode or source, or it cannot be made again.
+        """
+        shelf = self._shelf(run, query)
+        number = shelf.index.find(query.get("episode") or "", query.number("nth"))
+        if number is None:
+            raise NotThere(f"the run has no episode {query.get('episode')!r} of that number; choose one from its list.")
+        run_key, manifest = self._environment(shelf)
+        source, frame = query.number("picture"), query.number("frame")
+        try:
+            return encode(self._pictures.source(shelf.index.record(number), run_key, manifest, source, frame))
+        except LookupError as error:
+            raise NotThere(f"the picture {source}, frame {frame} came; {error}") from error
 
     def _group(self, shelf: Shelf, query: Query) -> dict[str, Any]:
         index, sample_id = shelf.index, query.get("group") or ""
@@ -191,7 +212,6 @@ class RunPages:
         shown = group[page * SIDE_BY_SIDE : (page + 1) * SIDE_BY_SIDE]
         samples = index.grouped()
         place = samples.index(sample_id) if sample_id in samples else 0
-        correct, scored = accuracy_so_far([index.facts[number] for number in group])
         return self._common(shelf, query) | {
             "sample_id": sample_id,
             "question": index.facts[group[0]].question,
@@ -200,7 +220,7 @@ class RunPages:
                 (self._card(shelf, number), index.nth(number) + 1, self._episode_link(index, query, number))
                 for number in shown
             ],
-            "so_far": (correct, scored),
+            "so_far": accuracy_so_far([index.facts[number] for number in group]),
             "n_used": sum("used" in index.facts[number].tags for number in group),
             "page": page,
             "n_pages": pages,
@@ -208,7 +228,7 @@ class RunPages:
             "n_groups": max(1, len(samples)),
             "earlier": query.link(group=samples[place - 1], page=None) if place else None,
             "later": query.link(group=samples[place + 1], page=None) if place + 1 < len(samples) else None,
-            "up": query.link(group=None, view="groups", page=place // GROUPS or None),
+            "up": query.link(group=None, view="groups", page=place // GROUPS or None) + f"#group-{group[0]}",
         }
 
     def _groups(self, shelf: Shelf, query: Query) -> dict[str, Any]:
@@ -221,7 +241,7 @@ class RunPages:
             facts = [index.facts[number] for number in members]
             link = query.link(group=facts[0].sample_id, view=None, page=None)
             links = [self._episode_link(index, query, number) for number in members]
-            rows.append((facts[0], link, list(zip(facts, links, strict=True)), accuracy_so_far(facts)))
+            rows.append((members[0], facts[0], link, list(zip(facts, links, strict=True)), accuracy_so_far(facts)))
         return self._common(shelf, query) | {
             "rows": rows,
             "n_groups": len(groups),

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+from eval.comparison import common_samples
 from eval.differences import MODEL_FIELDS, Difference, find_differences
+from eval.facts import Facts
 from eval.intervals import wilson_interval
-from eval.tables import Cell, cell
+from eval.tables import Cell, cell, headline
 from eval.view.curves import Histories
-from eval.view.index import Indexes, accuracy_so_far
-from eval.view.library import Library, Run
+from eval.view.index import EpisodeIndex, Indexes, accuracy_so_far
+from eval.view.library import Library, Run, signature
 from eval.view.query import Query, run_link
 from pxr_env.errors import show
 
@@ -21,6 +25,21 @@ from pxr_env.errors import show
 PAGE = 200
 #: What a checkpoint of any training is called.
 _NO_NAMES = frozenset({"model", "warm", "base"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gain:
+    """How much better a run is than another on their common samples.
+
+    Args:
+        value: difference of the means; None if there are no such samples.
+        n_common: samples that both scored, the same ones by their digests.
+        n_changed: samples with the same id whose content differs; they are left out.
+    """
+
+    value: float | None
+    n_common: int
+    n_changed: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,12 +51,17 @@ class RunRow:
         link: its page.
         task, agent: what was asked, and who answered.
         progress: "finished", or how far it is.
-        accuracy, usage: with intervals; None if unknown. Of a training they are those of its last iteration.
+        metric: what its score is called, see `eval.tables.headline`.
+        accuracy, usage: its score and usage with intervals; None if unknown. Of a training those of its last iteration.
         n_episodes: that are done.
+        n_unscored: of these, how many have no score.
+        tokens: read and written per episode; None if nobody counted.
         alarms: operations that are dying out at the end of a training.
         age: how long ago something was written.
+        date: when that was.
+        arms: the runs of its audit.
         differences: of its manifest to the baseline's; None where there is nothing to compare.
-        gain: accuracy minus the baseline's; None likewise.
+        gain: over the baseline; None where they cannot be compared.
     """
 
     run: Run
@@ -50,8 +74,19 @@ class RunRow:
     n_episodes: int
     alarms: tuple[str, ...]
     age: str
+    date: str
+    metric: str = "accuracy"
+    n_unscored: int = 0
+    tokens: tuple[float, float] | None = None
+    arms: tuple[RunRow, ...] = ()
     differences: tuple[Difference, ...] | None = None
-    gain: float | None = None
+    gain: Gain | None = None
+
+    @property
+    def search_text(self) -> str:
+        """What a search looks into."""
+        names = [self.run.key, self.task, self.agent, self.run.kind, *(arm.run.key for arm in self.arms)]
+        return "\n".join(names).casefold()
 
     @property
     def matters(self) -> list[Difference]:
@@ -66,8 +101,9 @@ class RunRow:
             return -math.inf if found is None else found.value
         if name == "changed":
             return self.run.changed
-        if name == "episodes":
-            return self.n_episodes
+        numbers = {"episodes": self.n_episodes, "unscored": self.n_unscored, "tokens": sum(self.tokens or (-1,))}
+        if name in numbers:
+            return numbers[name]
         return {"kind": self.run.kind, "task": self.task, "agent": self.agent}.get(name, self.run.key).casefold()
 
 
@@ -77,8 +113,10 @@ COLUMNS = (
     ("task", "Task", False),
     ("agent", "Agent", False),
     ("episodes", "Episodes", True),
-    ("accuracy", "Accuracy", True),
+    ("accuracy", "Score", True),
     ("usage", "Usage", True),
+    ("tokens", "Tokens", True),
+    ("unscored", "Errors", True),
     ("changed", "Changed", True),
 )
 
@@ -88,27 +126,31 @@ class RunTable:
 
     def __init__(self, library: Library, indexes: Indexes, histories: Histories) -> None:
         self._library, self._indexes, self._histories = library, indexes, histories
+        self._gains: dict[tuple[object, ...], Gain] = {}
 
     def context(self, query: Query) -> dict[str, Any]:
         """The variables of `view_runs.html.jinja`."""
         runs = self._library.runs()
         text = (query.get("q") or "").strip().casefold()
-        rows = [self.row(run) for run in runs.values()]
-        rows = [row for row in rows if text in f"{row.run.key}\n{row.task}\n{row.agent}\n{row.run.kind}".casefold()]
+        rows = fold_arms([self.row(run) for run in runs.values()])
+        n_arms = sum(len(row.arms) for row in rows)
+        rows = [row for row in rows if text in row.search_text]
         baseline = runs.get(query.get("baseline") or "")
-        if baseline is not None and baseline.kind == "evaluation":
-            reference = self.row(baseline)
-            rows = [self._compared(row, reference) for row in rows]
         sort = query.get("sort") or "changed"
         falling = (query.get("order") or ("desc" if _falls(sort) else "asc")) == "desc"
         rows.sort(key=lambda row: row.sort_key(sort), reverse=falling)
         page = min(query.number("page"), max(0, (len(rows) - 1) // PAGE))
+        shown = rows[page * PAGE : (page + 1) * PAGE]
+        if baseline is not None and baseline.kind == "evaluation":
+            reference = self.row(baseline)
+            shown = [self._compared(row, reference) for row in shown]
         return {
             "query": query,
             "describe": describe,
             "root": str(self._library.root),
-            "n_runs": len(runs),
-            "rows": rows[page * PAGE : (page + 1) * PAGE],
+            "n_runs": len(runs) - n_arms,
+            "n_arms": n_arms,
+            "rows": shown,
             "page": page,
             "n_pages": max(1, math.ceil(len(rows) / PAGE)),
             "columns": COLUMNS,
@@ -121,7 +163,9 @@ class RunTable:
     def row(self, run: Run) -> RunRow:
         """What the table says of one run."""
         make = {"evaluation": self._evaluation, "training": self._training, "quick start": self._quick_start}
-        common: dict[str, Any] = {"run": run, "link": run_link(run.key), "age": age(run.changed)}
+        changed = run.changed
+        date = datetime.fromtimestamp(changed).strftime("%Y-%m-%d %H:%M")
+        common: dict[str, Any] = {"run": run, "link": run_link(run.key), "age": age(changed), "date": date}
         try:
             return RunRow(**common, **make[run.kind](run))
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
@@ -135,16 +179,25 @@ class RunTable:
             self._library.read(run.path / "metrics.json"),
         )
         total = _whole(manifest.get("n_samples")) * max(1, _whole(manifest.get("repeats")))
+        metric, tokens = "accuracy", None
         if isinstance(metrics.get("statistics"), dict):
-            accuracy, usage = cell(metrics, "accuracy"), cell(metrics, "usage_rate")
-            n_done, progress = int(metrics["statistics"].get("n_episodes", 0)), "finished"
+            statistics, metric = metrics["statistics"], headline(manifest, metrics)
+            accuracy, usage = cell(metrics, metric), cell(metrics, "usage_rate")
+            unscored = int(statistics.get("n_errors", 0))
+            n_done, progress = int(statistics.get("n_episodes", 0)) + unscored, "finished"
+            if "prompt_tokens" in statistics and "completion_tokens" in statistics:
+                tokens = (float(statistics["prompt_tokens"]), float(statistics["completion_tokens"]))
         else:
             facts = self._indexes.get(run.lines).facts
             correct, scored = accuracy_so_far(facts)
+            unscored = len(facts) - scored
             accuracy = _rate(correct, scored)
             usage = _rate(sum("used" in each.tags for each in facts if each.outcome != "error"), scored)
             n_done, progress = len(facts), f"{len(facts):,} of {total:,}"
         return {
+            "metric": metric,
+            "n_unscored": unscored,
+            "tokens": tokens,
             "task": env_name(manifest),
             "agent": agent_name(manifest),
             "progress": progress,
@@ -187,10 +240,32 @@ class RunTable:
         if row.run.kind != "evaluation" or row.run.key == baseline.run.key:
             return row
         manifests = [self._library.read(one.run.path / "manifest.json") for one in (baseline, row)]
-        gain = None
-        if row.accuracy is not None and baseline.accuracy is not None:
-            gain = row.accuracy.value - baseline.accuracy.value
-        return replace(row, differences=tuple(find_differences(manifests, MODEL_FIELDS)), gain=gain)
+        row = replace(row, differences=tuple(find_differences(manifests, MODEL_FIELDS)))
+        return row if row.matters else replace(row, gain=self._gain(baseline, row))
+
+    def _gain(self, baseline: RunRow, row: RunRow) -> Gain:
+        """How much better a run is on what both scored, as `eval compare` says it."""
+        files = (baseline.run.lines, row.run.lines)
+        key = (*files, signature(*files))
+        if key not in self._gains:
+            groups = [_scored(self._indexes.get(file)) for file in files]
+            _, scored, common = common_samples(groups)
+            graded = baseline.metric == row.metric != "accuracy"
+            first, second = ([_mean(group[sample_id], graded) for sample_id in common] for group in groups)
+            gain = sum(b - a for a, b in zip(first, second, strict=True)) / len(common) if common else None
+            self._gains[key] = Gain(value=gain, n_common=len(common), n_changed=len(scored) - len(common))
+        return self._gains[key]
+
+
+def fold_arms(rows: Sequence[RunRow]) -> list[RunRow]:
+    """The rows without those of the runs that an audit left, which are told by the row of their run."""
+    arms: dict[Path, list[RunRow]] = {}
+    audited = {row.run.path for row in rows}
+    for row in rows:
+        if row.run.path.parent.name == "audit" and (of := row.run.path.parent.parent) in audited:
+            arms.setdefault(of, []).append(row)
+    folded = {arm.run.path for of_run in arms.values() for arm in of_run}
+    return [replace(row, arms=tuple(arms.get(row.run.path, ()))) for row in rows if row.run.path not in folded]
 
 
 def describe(difference: Difference) -> str:
@@ -221,6 +296,19 @@ def age(changed: float) -> str:
             count = int(seconds // size)
             return f"{count} {name}{'s' if count > 1 else ''} ago"
     return "just now"
+
+
+def _scored(index: EpisodeIndex) -> dict[str, list[Facts]]:
+    """What has a score of every sample."""
+    return {
+        sample_id: [facts for number in members if (facts := index.facts[number]).outcome != "error"]
+        for sample_id, members in index.samples().items()
+    }
+
+
+def _mean(facts: Sequence[Facts], graded: bool) -> float:
+    values = [(each.score or 0.0) if graded else float("correct" in each.tags) for each in facts]
+    return sum(values) / len(values)
 
 
 def _falls(column: str) -> bool:

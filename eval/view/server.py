@@ -19,12 +19,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from eval.rendering import render, template_file
+from eval.view.compare_page import Comparisons
 from eval.view.curves import Histories
 from eval.view.index import Indexes
 from eval.view.library import PAGES, Library, Run
 from eval.view.pictures import Pictures
-from eval.view.query import Query, run_key
-from eval.view.run_pages import NotThere, RunPages
+from eval.view.query import NotThere, Query, run_key
+from eval.view.run_pages import RunPages
 from eval.view.runs_page import RunTable
 from pxr_env.errors import quote
 
@@ -47,7 +48,7 @@ SANDBOX = (
 HTML = "text/html; charset=utf-8"
 STATIC = {
     "/static/view.css": (("report.css", "view.css"), "text/css; charset=utf-8"),
-    "/static/view.js": (("view.js",), "text/javascript; charset=utf-8"),
+    "/static/view.js": (("figures.js", "view.js"), "text/javascript; charset=utf-8"),
     "/static/pairs.js": (("pairs.js",), "text/javascript; charset=utf-8"),
 }
 
@@ -89,6 +90,7 @@ class ViewServer(http.server.ThreadingHTTPServer):
         self.library = Library(root)
         indexes, histories = Indexes(), Histories()
         self.table = RunTable(self.library, indexes, histories)
+        self.comparisons = Comparisons(self.library)
         self.pages = RunPages(self.library, indexes, histories, Pictures(replay=replay))
 
     @property
@@ -145,6 +147,8 @@ class ViewHandler(http.server.BaseHTTPRequestHandler):
             self._send("\n".join(template_file(name) for name in files).encode("utf-8"), kind)
         elif address.path == "/":
             self._send_page("view_runs.html.jinja", self.server.table.context(query))
+        elif address.path == "/compare":
+            self._send_page("view_compare.html.jinja", self.server.comparisons.context(query))
         elif address.path.startswith("/run/"):
             self._run(self._find(address.path), query)
         else:
@@ -161,6 +165,10 @@ class ViewHandler(http.server.BaseHTTPRequestHandler):
     def _run(self, run: Run, query: Query) -> None:
         if (name := query.get("file")) is not None:
             self._send_file(run, name)
+            return
+        if query.get("picture") is not None:
+            kind, content = self.server.pages.picture(run, query)
+            self._send(content, kind)
             return
         version = f'"{self.server.pages.version(run, query)}"'
         if self.headers.get("If-None-Match") == version:
