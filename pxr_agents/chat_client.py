@@ -49,11 +49,12 @@ class Unanswered(RemoteError):
     Args:
         message: what came.
         is_down: whether the server failed in a way that other requests would meet, too.
+        status: the HTTP status, None if there was none.
     """
 
-    def __init__(self, message: str, *, is_down: bool = False) -> None:
+    def __init__(self, message: str, *, is_down: bool = False, status: int | None = None) -> None:
         super().__init__(message)
-        self.is_down = is_down
+        self.is_down, self.status = is_down, status
 
 
 class ContextExceeded(Unanswered):
@@ -79,9 +80,11 @@ class _Transient(Exception):
     `of_question`: should it stay so, that says nothing about other questions.
     """
 
-    def __init__(self, reason: str, retry_after: float | None = None, *, of_question: bool = False) -> None:
+    def __init__(
+        self, reason: str, retry_after: float | None = None, *, of_question: bool = False, status: int | None = None
+    ) -> None:
         super().__init__(reason)
-        self.retry_after, self.of_question = retry_after, of_question
+        self.retry_after, self.of_question, self.status = retry_after, of_question, status
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,9 +197,9 @@ class ChatClient:
         """
         try:
             listed = self._ask("GET", "/models", None, lambda payload, attempts: payload)
-        except ServerRefused as error:
-            # Keys may be good for completions alone.
-            if error.status in (403, 404, 405):
+        except (ServerRefused, Unanswered) as error:
+            # Keys may be good for completions alone, and the list of transformers' server wants a cache of models.
+            if error.status in (400, 403, 404, 405) or (error.status or 0) >= 500:
                 return None
             raise
         entries = listed.get("data") if isinstance(listed, dict) else None
@@ -230,6 +233,7 @@ class ChatClient:
                     raise Unanswered(
                         f"{self.server.host}: {self._key.redact(str(error))}. Gave up after {attempt} attempts",
                         is_down=not error.of_question,
+                        status=error.status,
                     ) from None
                 self._tell(error, attempt, wait)
                 if error.retry_after is not None:
@@ -315,10 +319,10 @@ class ChatClient:
         if status is None or status in _TRANSIENT or status >= 500:
             if "insufficient_quota" in reason:
                 return ServerRefused(f"{named}. Nothing is left to pay with.", status)
-            return _Transient(reason, _seconds(retry_after), of_question=of_question)
+            return _Transient(reason, _seconds(retry_after), of_question=of_question, status=status)
         if status in _REFUSALS or status < 400:
             return ServerRefused(f"{named}. {self._advice(status)}", status)
-        return Unanswered(named)
+        return Unanswered(named, status=status)
 
     def _advice(self, status: int) -> str:
         if status in (401, 403):

@@ -86,6 +86,7 @@ class ChatServer:
         self.n_answered = 0
         self.most_at_once = 0
         self.models: dict[str, Any] | None = {"data": [{"id": "m", "root": "/weights", "owned_by": "us"}]}
+        self.models_status = 200
         self.released = threading.Event()
         self._at_once = 0
         self._lock = threading.Lock()
@@ -140,7 +141,7 @@ def serve(server: ChatServer) -> Iterator[str]:
 
         def do_GET(self) -> None:
             found = server.models is not None and self.path == "/v1/models"
-            status(200 if found else 404, json.dumps(server.models).encode())(self)
+            status(server.models_status if found else 404, json.dumps(server.models).encode())(self)
 
         def do_POST(self) -> None:
             server.answer(self, json.loads(self.rfile.read(int(self.headers["Content-Length"]))))

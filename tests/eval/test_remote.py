@@ -342,6 +342,16 @@ def test_a_wrong_address_is_known_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("code", [400, 403, 404, 500])
+def test_a_server_without_a_list_of_models_can_be_asked(code: int) -> None:
+    server = ChatServer(lambda body: "x")
+    server.models_status = code
+    with serve(server) as url:
+        asking = client(url, retries=Retries(attempts=2, first_wait=0.0))
+        assert asking.served_model() is None
+        assert asking.complete(BODY).text == "x"
+
+
 def test_sampling_sends_seeds_that_depend_on_sample_repeat_and_turn_only(tmp_path: Path) -> None:
     def seeds(out: Path, concurrency: int) -> dict[str, list[int]]:
         server = ChatServer(zoom_then_answer)
