@@ -284,3 +284,16 @@ def test_transparent_parts_of_a_film_are_white(tmp_path, codec, pix_fmt):
         container.mux(stream.encode(None))
     frame = VideoSource(path=path).frame(1)
     assert (frame.getpixel((5, 5)), frame.getpixel((50, 5))) == ((255, 255, 255), (200, 0, 0))
+
+
+def test_a_header_that_says_billions_of_frames_is_kept_from_decord(tmp_path):
+    """decord would make room for all of them, and end the process."""
+    pytest.importorskip("av")
+    path = clips.write(tmp_path / "film.mp4", 12, options={**clips.X264, "g": "5"})
+    plain = video_index.video_index(file_key(path)).decoder
+    data = bytearray(path.read_bytes())
+    place = data.index(b"stts") + 12  # how many frames are as long as the first
+    data[place : place + 2] = b"\xff\xff"
+    path.write_bytes(data)
+    assert (plain, video_index.video_index(file_key(path)).decoder) == ("decord", "pyav")
+    assert [clips.number(VideoSource(path=path).frame(index)) for index in (0, 11)] == [0, 11]
