@@ -12,14 +12,20 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from pxr_env.decorations import closing_brace, core
 from pxr_env.errors import did_you_mean, quote, show
 from pxr_env.types import Mistake, OperationCall, Turn
 
 #: The mark of a boxed answer, for `TurnReader`.
-BOXED = r"\\boxed\s*\{"
+BOXED = r"\\(?:boxed|fbox|framebox)\s*\{"
 
 _OPENING_BOX = re.compile(BOXED)
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+# What stands in a box that only names the format.
+_PLACEHOLDER = re.compile(
+    r"[\s.?…_]*|\\(?:l?dots|cdots|square)"
+    r"|(?:(?:the|your|final|correct|option) )*(?:answer|letter|option|choice|number)(?: (?:letter|here))?",
+    re.IGNORECASE,
+)
 
 
 class TurnReader:
@@ -58,15 +64,13 @@ class TurnReader:
             elif mark.group() == "<answer>":
                 body, position = self.until("</answer>", start)
                 if body is not None:
-                    self._add_answer(_unboxed(body))
+                    self.answers.extend(_boxes_within(body) or [body.strip()])
             elif mark.group().startswith("\\"):
                 position = self._boxed(start)
             else:
                 position = self._read_mark(self, mark)
         return Turn(
-            calls=tuple(self.calls),
-            answers=tuple(dict.fromkeys(self.answers)),
-            mistakes=tuple(dict.fromkeys(self.mistakes)),
+            calls=tuple(self.calls), answers=self._different_answers(), mistakes=tuple(dict.fromkeys(self.mistakes))
         )
 
     def until(self, tag: str, start: int) -> tuple[str | None, int | None]:
@@ -90,19 +94,22 @@ class TurnReader:
         return close + len("</think>")
 
     def _boxed(self, start: int) -> int | None:
-        end = _closing_brace(self.text, start)
+        end = closing_brace(self.text, start)
         if end is None:
             self.add_mistake("\\boxed{ is not closed; expected a closing brace. Write it again.")
             return None
-        self._add_answer(self.text[start:end])
+        self.answers.append(self.text[start:end].strip())
         return end + 1
 
-    def _add_answer(self, answer: str) -> None:
-        answer = answer.strip()
-        if answer:
-            self.answers.append(answer)
-        else:
+    def _different_answers(self) -> tuple[str, ...]:
+        """The answers, each once however it is decorated; beside others or calls none that names the format."""
+        different: dict[str, str] = {}
+        for answer in filter(None, self.answers):
+            different.setdefault(core(answer), answer)
+        meant = [answer for plain, answer in different.items() if not _PLACEHOLDER.fullmatch(plain)]
+        if self.answers and not different and not self.calls:
             self.add_mistake(f"the answer is empty; expected {self._answer_form} with an answer inside.")
+        return tuple(meant if meant or self.calls else different.values())
 
 
 def tagged_calls(
@@ -184,20 +191,13 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a number")
 
 
-def _closing_brace(text: str, start: int) -> int | None:
-    """The position of the brace that closes the one before `start`; escaped braces do not count."""
-    depth = 1
-    for brace in _BRACE.finditer(text, start):
-        depth += {"{": 1, "}": -1}.get(brace.group(), 0)
-        if depth == 0:
-            return brace.start()
-    return None
-
-
-def _unboxed(answer: str) -> str:
-    r"""The inside of an <answer> that is nothing but one \boxed{...}."""
-    answer = answer.strip()
-    opening = _OPENING_BOX.match(answer)
-    if opening and _closing_brace(answer, opening.end()) == len(answer) - 1:
-        return answer[opening.end() : -1]
-    return answer
+def _boxes_within(answer: str) -> list[str]:
+    r"""The insides of the boxes in an <answer>: "The answer is \boxed{B}." answers B."""
+    found, position = [], 0
+    while opening := _OPENING_BOX.search(answer, position):
+        end = closing_brace(answer, opening.end())
+        if end is None:
+            return []
+        found.append(answer[opening.end() : end].strip())
+        position = end + 1
+    return found

@@ -9,7 +9,7 @@ from pxr_env.scoring.auto import auto
 from pxr_env.scoring.boxes import iou
 from pxr_env.scoring.choice import multiple_choice
 from pxr_env.scoring.mathematics import math
-from pxr_env.scoring.numeric import number
+from pxr_env.scoring.numeric import number, number_strict
 from pxr_env.scoring.registry import Scorer, ScoringFunction, get_scorer, register_scorer, scorer_names
 from pxr_env.scoring.text import exact, normalize
 from pxr_env.scoring.vqa import vqa_accuracy
@@ -26,6 +26,7 @@ __all__ = [
     "multiple_choice",
     "normalize",
     "number",
+    "number_strict",
     "register_scorer",
     "scorer_names",
     "vqa_accuracy",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from pxr_env.decorations import MARKUP, layers
 from pxr_env.scoring.registry import register_scorer
-from pxr_env.scoring.text import unwrap
 from pxr_env.types import Sample
 
 
@@ -44,9 +44,11 @@ def levenshtein(first: str, second: str, limit: int) -> int:
 def anls(answer: str, sample: Sample) -> float:
     """1 - distance / length of the longer text, best over the accepted answers, 0 where that is below 0.5.
 
-    Both sides are lower-cased, stripped, blanks joined.
+    Both sides are lower-cased, stripped, blanks joined. Best, too, over the answer with and without markup around it.
     """
-    return max((_similarity(_words(answer), _words(accepted)) for accepted in sample.answers), default=0.0)
+    answers = list(map(_words, layers(answer, MARKUP)))
+    accepted = list(map(_words, sample.answers))
+    return max((_similarity(first, second) for first in answers for second in accepted), default=0.0)
 
 
 def _similarity(first: str, second: str) -> float:
@@ -59,4 +61,4 @@ def _similarity(first: str, second: str) -> float:
 
 
 def _words(text: str) -> str:
-    return " ".join(unwrap(text).lower().split())
+    return " ".join(text.lower().split())

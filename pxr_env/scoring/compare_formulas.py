@@ -14,10 +14,18 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 _SECONDS = 3.0
 _BYTES = 2 << 30
+
+
+# Two numbers that are both written as decimals are equal in as many digits as a double has; a decimal and an exact
+# number, such as 0.333333 and 1/3, in as many as math-verify asks for, counted from the first that is not 0.
+_BOTH_ROUNDED = 1e-14
+_ONE_ROUNDED = 5e-6
+_DIGITS = 40
 
 
 def equal(formula: str, accepted: Sequence[str]) -> bool:
@@ -31,6 +39,41 @@ def equal(formula: str, accepted: Sequence[str]) -> bool:
     return bool(found) and any(math_verify.verify(parse(other), found, timeout_seconds=None) for other in accepted)
 
 
+def compare_relatively() -> None:
+    """Makes math-verify compare numbers relative to their size, in all formulas, sets, tuples and matrices.
+
+    It rounds to six decimals: 1e-7 is 2e-7 there, and 1/2004! is 1/2006!.
+    """
+    grader: Any = importlib.import_module("math_verify.grader")
+    absolutely = grader.sympy_numeric_eq
+
+    def numerically_equal(first: Any, second: Any, *precision: int) -> bool:
+        return absolutely(first, second, *precision) and _close(first, second, grader.get_pct_val)
+
+    grader.sympy_numeric_eq = numerically_equal
+
+
+def _close(first: Any, second: Any, percentage: Callable[[Any], Any]) -> bool:
+    """Whether two expressions are equal in their leading digits; matrices are, as their elements are asked for."""
+    sympy = importlib.import_module("sympy")
+    if not (isinstance(first, sympy.Expr) and isinstance(second, sympy.Expr)):
+        return True
+    rounded = [each.has(sympy.Float) for each in (first, second)]
+    tolerance = _BOTH_ROUNDED if all(rounded) or not any(rounded) else _ONE_ROUNDED
+    # 50% is 50 as well as 0.5 to math-verify.
+    pairs = [(first, second), (percentage(first), second), (first, percentage(second))]
+    return any(a is not None and b is not None and _near(a, b, tolerance) for a, b in pairs)
+
+
+def _near(first: Any, second: Any, tolerance: float) -> bool:
+    symbols = sorted(first.free_symbols | second.free_symbols, key=str)
+    # Any values will do, as long as no power of them is exact in decimals.
+    values = {symbol: 1 + (index + 1) ** 0.5 / 7 for index, symbol in enumerate(symbols)}
+    a, b = (each.doit().evalf(_DIGITS, subs=values) for each in (first, second))
+    difference = abs(a - b)
+    return bool(difference == 0 or difference <= tolerance * max(abs(a), abs(b)))
+
+
 def main() -> None:
     """Serves comparisons."""
     logging.disable(logging.CRITICAL)
@@ -40,8 +83,12 @@ def main() -> None:
     # macOS does not let every process limit it.
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    if not equal("2/4", ["0.5"]):
-        raise RuntimeError("2/4 and 0.5 came out unequal; expected math-verify to work. Install another version of it.")
+    compare_relatively()
+    if not equal("2/4", ["0.5"]) or equal("0.0000002", ["0.0000001"]):
+        raise RuntimeError(
+            "2/4 and 0.5 came out unequal, or 1e-7 and 2e-7 equal; expected math-verify to work. Install it as "
+            "pip install pxr-gym[math] does."
+        )
     print("ready", file=output)
     for line in sys.stdin:
         formula, *accepted = json.loads(line)

@@ -18,8 +18,9 @@ import sys
 import threading
 from collections.abc import Sequence
 
+from pxr_env.decorations import AROUND_FORMULAS, layers
 from pxr_env.scoring.registry import register_scorer
-from pxr_env.scoring.text import normalize
+from pxr_env.scoring.text import matches, visible
 from pxr_env.types import Sample
 
 #: Longer formulas are not compared as such.
@@ -27,10 +28,10 @@ LONGEST_FORMULA = 300
 _DEEPEST = 20
 # A word is no product of its letters: "tac" is not "cat".
 _WORD = re.compile(r"[^\W\d_]{3}")
+_LETTER = re.compile(r"[^\W\d_]")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 # A fixed seed makes sympy's choices the same every time. Threads reserve memory, which is limited.
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-_DOLLARS = re.compile(r"\$([^$]*)\$|\\\(((?:[^\\]|\\[^()])*)\\\)")
 
 
 def require_math_verify() -> None:
@@ -51,29 +52,42 @@ def require_math_verify() -> None:
 def math(answer: str, sample: Sample) -> float:
     r"""The answer equals an accepted one as a text (see `exact`) or as a formula: `\frac{1}{2}`, 0.5 and 2/4 do.
 
-    A comparison that takes more than 3 seconds of processor time or 2 GiB of memory counts as unequal. So does a text
-    with several formulas.
+    Letters of formulas are compared with their case, and decimals by all of their digits. A comparison that takes more
+    than 3 seconds of processor time or 2 GiB of memory counts as unequal. So does a text with several formulas.
     """
-    if normalize(answer) in {normalize(accepted) for accepted in sample.answers}:
-        return 1.0
-    formula = as_formula(answer)
-    accepted_formulas = [found for found in map(as_formula, sample.answers) if found is not None]
-    if formula is None or not accepted_formulas:
+    written = layers(answer, AROUND_FORMULAS)
+    accepted = [layers(text, AROUND_FORMULAS)[-1] for text in sample.answers]
+    for layer in written:
+        found = matches(layer, accepted)
+        # "X" and "x" are different symbols, "Red" and "red" the same word.
+        if found and (as_formula(layer) is None or any(visible(accepted[index]) == visible(layer) for index in found)):
+            return 1.0
+    formula = as_formula(written[-1])
+    if formula is None:
         return 0.0
-    return float(_comparer().equal(formula, accepted_formulas))
+    formulas = [
+        found for found in map(as_formula, accepted) if found is not None and not _differ_in_case(formula, found)
+    ]
+    if not formulas:
+        return 0.0
+    return float(_comparer().equal(formula, formulas))
 
 
 def as_formula(text: str) -> str | None:
-    """Returns the one formula that is all of the text, without `$` around it; None if it cannot be one."""
+    """Returns the one formula that is all of the text; None if it cannot be one."""
     text = text.strip()
-    wrapped = _DOLLARS.fullmatch(text)
-    if wrapped is not None:
-        text = (wrapped.group(1) or wrapped.group(2) or "").strip()
     if not text or len(text) > LONGEST_FORMULA or "$" in text or r"\boxed" in text or not _is_balanced(text):
         return None
-    if _WORD.search(_COMMAND.sub(" ", text)) and not any(character.isdigit() for character in text):
+    words = _COMMAND.sub(" ", text)
+    if (_WORD.search(words) or words.casefold() == "no") and not any(character.isdigit() for character in text):
         return None
     return text.replace("\N{DEGREE SIGN}", r"^\circ")
+
+
+def _differ_in_case(first: str, second: str) -> bool:
+    """Whether two formulas have the same letters, one of them in another case: math-verify reads all in lower case."""
+    one, other = (frozenset(_LETTER.findall(_COMMAND.sub(" ", text))) for text in (first, second))
+    return one != other and {letter.casefold() for letter in one} == {letter.casefold() for letter in other}
 
 
 def _is_balanced(text: str) -> bool:

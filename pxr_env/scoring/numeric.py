@@ -3,42 +3,182 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
+from dataclasses import dataclass
 from decimal import Decimal
 
+from pxr_env.decorations import layers
 from pxr_env.scoring.registry import register_scorer
-from pxr_env.scoring.text import normalize
+from pxr_env.scoring.text import visible
 from pxr_env.types import Sample
 
-_NUMBER = re.compile(r"([+-]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+))( ?\\?%)?", re.ASCII)
-# Normalization would make 102 of ten squared.
-_RAISED_OR_LOWERED = re.compile("[\u00b2\u00b3\u00b9\u2070-\u209f]")
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"
+_NUMBER = re.compile(rf"(?P<sign>[+-]?)(?P<digits>{_DIGITS})(?P<unit> ?%)?", re.ASCII)
+_QUANTITY = re.compile(
+    r"(?P<sign>[+-]?) ?(?P<currency>[$€£¥₹₩]?) ?"
+    rf"(?P<digits>\d{{1,3}}(?P<mark>[, _'\u2019])\d{{3}}(?:(?P=mark)\d{{3}})*(?:\.\d+)?|{_DIGITS})(?P<unit>\D*)",
+    re.ASCII,
+)
+# LaTeX's separators, and signs that it wants escaped.
+_LATEX = {"{,}": ",", r"\!": "", r"\,": " ", r"\;": " ", r"\:": " ", "\\ ": " ", r"\%": "%", r"\$": "$"} | {
+    r"^\circ": "°",
+    r"^{\circ}": "°",
+}
+_LATEX_SIGN = re.compile("|".join(map(re.escape, _LATEX)) + r"|(?<=\w)~")
+_OPENING = re.compile(r"(?:there (?:is|are)|i (?:can )?(?:see|count)|it is|it's) |= ?", re.IGNORECASE)
+_WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
 # Longer "numbers" are no answers, and arithmetic on them is slow.
 _LONGEST_NUMBER = 100
+_MOST_UNIT_WORDS = 5
+
+_SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_VALUES = {word: value for value, word in enumerate(_SMALL.split())} | {
+    word: 20 + 10 * index for index, word in enumerate(_TENS.split())
+}
+# Units that may follow the digits without a blank, and those that may not: "5A" and "5K" may be something else.
+_MEASURES = (
+    "mm cm dm km in ft yd mi mg g kg oz lb lbs ml cl dl s sec min h hr hrs ms Hz kHz MHz GHz kW MW mW mV kV mA px mph "
+    "Pa kPa cal kcal °C °F ° € $ £ mm² cm² m² km² cm³ m³ m/s km/h"
+)
+_LETTERS = "m W V A N J C F"
+# What makes another number, or several, of the one before it.
+_NEVER_UNITS = (
+    "or nor not no never but to than more less fewer minus plus times over versus vs x if maybe perhaps except without "
+    "point half halves squared cubed factorial k bn mn mio hundred hundreds thousand thousands million millions "
+    "billion billions trillion trillions wrong incorrect instead actually"
+)
+# So do these, unless the question asks for them: "How many pairs of shoes?"
+_ASKED_UNITS = (
+    "and of per by dozen dozens score pair pairs couple couples third thirds quarter quarters fourth fourths fifth "
+    "fifths sixth sixths eighth eighths tenth tenths hundredth hundredths other others another m"
+)
 
 
-def as_number(text: str) -> tuple[Decimal, bool] | None:
-    """Returns the number that is all of the text, and whether it is a percentage; None if it is none.
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A number with what stands behind it.
+
+    Args:
+        value: the number.
+        unit: "%", a unit, a currency or the words for what was counted; "" for nothing.
+    """
+
+    value: Decimal
+    unit: str
+
+
+def as_number(text: str) -> Quantity | None:
+    """Returns the number that is all of the text, decorations apart, with its percent sign; None if it is none.
 
     Understood are digits with or without a sign, commas between thousands, decimals, a percent sign.
     """
-    if len(text) > 2 * _LONGEST_NUMBER or _RAISED_OR_LOWERED.search(text):
-        return None
-    text = normalize(text).replace("\N{MINUS SIGN}", "-")
-    match = _NUMBER.fullmatch(text)
-    if match is None or len(text) > _LONGEST_NUMBER:
-        return None
-    return Decimal(match.group(1).replace(",", "")), match.group(2) is not None
+    for layer in layers(text) if len(text) <= 3 * _LONGEST_NUMBER else ():
+        found = _NUMBER.fullmatch(_plain(layer))
+        if found is not None and len(layer) <= _LONGEST_NUMBER:
+            return _quantity(found, found["unit"] or "")
+    return None
 
 
-@register_scorer(
-    "number",
-    source="accuracy of counts as in Acharya et al., TallyQA, AAAI 2019 (arXiv:1810.12440); how numbers are "
-    "read: docs/scoring.md",
-)
+def as_quantity(text: str, question: str = "") -> Quantity | None:
+    """Returns what `as_number` understands, and numbers in words, with a currency, or before what is counted.
+
+    Args:
+        text: an answer.
+        question: what was asked: its words may follow the number.
+    """
+    asked = frozenset(word.casefold() for word in _WORD.findall(question))
+    for layer in layers(text) if len(text) <= 3 * _LONGEST_NUMBER else ():
+        plain = _plain(layer)
+        if opening := _OPENING.match(plain):
+            plain = plain[opening.end() :]
+        found = _QUANTITY.fullmatch(plain)
+        if found is None:
+            quantity = _in_words(plain, asked)
+        else:
+            unit = _unit(found["unit"] or "", asked)
+            both = found["currency"] and unit
+            quantity = None if unit is None or both else _quantity(found, found["currency"] or unit)
+        if quantity is not None:
+            return quantity
+    return None
+
+
+def _plain(text: str) -> str:
+    text = visible(_LATEX_SIGN.sub(lambda found: _LATEX.get(found.group(), " "), text)).replace("\N{MINUS SIGN}", "-")
+    return text.removesuffix(".").rstrip()
+
+
+def _quantity(found: re.Match[str], unit: str) -> Quantity | None:
+    digits = re.sub(r"[, _'\u2019]", "", found["digits"])
+    return Quantity(Decimal(found["sign"] + digits), unit.strip()) if len(digits) <= _LONGEST_NUMBER else None
+
+
+def _unit(written: str, asked: Collection[str]) -> str | None:
+    """What is counted or measured; None if it is no unit."""
+    text = written.strip()
+    if text in ("", "%"):
+        return text
+    if text.casefold() in ("percent", "per cent"):
+        return "%"
+    if text in _MEASURES.split() or (text in _LETTERS.split() and text != written):
+        return text
+    words = text.casefold().split()
+    if text == written or len(words) > _MOST_UNIT_WORDS:
+        return None
+    refused = {*_NEVER_UNITS.split(), *_VALUES, *(set(_ASKED_UNITS.split()) - set(asked))}
+    if any(not _WORD.fullmatch(word) or not refused.isdisjoint(word.split("-")) for word in words):
+        return None
+    return words[-1].removesuffix("s")
+
+
+def _in_words(text: str, asked: Collection[str]) -> Quantity | None:
+    """The number that begins the text in words, below a thousand."""
+    words = text.casefold().replace("-", " ").split()
+    if words == ["none"]:
+        return Quantity(Decimal(0), "")
+    value, place = 0, 0
+    if len(words) > 1 and words[1] == "hundred" and _VALUES.get(words[0], 0) in range(1, 10):
+        value, place = 100 * _VALUES[words[0]], 2
+        place += len(words) > 3 and words[2] == "and" and words[3] in _VALUES
+    tens = _VALUES.get(words[place]) if place < len(words) else None
+    if tens is not None:
+        value, place = value + tens, place + 1
+        ones = _VALUES.get(words[place], 0) if tens >= 20 and place < len(words) else 0
+        if 0 < ones < 10:
+            value, place = value + ones, place + 1
+    if place == 0:
+        return None
+    rest = words[place:]
+    # "three (3)"
+    unit = "" if rest == [f"({value})"] else _unit(" " + " ".join(rest), asked)
+    return None if unit is None else Quantity(Decimal(value), unit)
+
+
+_SOURCE = "accuracy of counts as in Acharya et al., TallyQA, AAAI 2019 (arXiv:1810.12440); how numbers are read: "
+
+
+@register_scorer("number", source=_SOURCE + 'docs/scoring.md, "number"')
 def number(answer: str, sample: Sample) -> float:
-    """The answer is a number equal to one of the accepted answers: "1,200" equals "1200.0". Words are no numbers.
+    """The answer is a number equal to one of the accepted answers: "1,200" equals "1200.0", "three" and "3 dogs" 3.
 
     A percent sign is a part of the number: "5%" equals "5.0 %", neither "5" nor "0.05".
     """
+    found = as_quantity(answer, sample.question)
+    return float(found is not None and any(_equal(found, as_quantity(text)) for text in sample.answers))
+
+
+def _equal(found: Quantity, accepted: Quantity | None) -> bool:
+    if accepted is None or found.value != accepted.value or (found.unit == "%") != (accepted.unit == "%"):
+        return False
+    return not accepted.unit or found.unit in ("", accepted.unit)
+
+
+@register_scorer("number_strict", source=_SOURCE + 'docs/scoring.md, "number_strict"')
+def number_strict(answer: str, sample: Sample) -> float:
+    """The answer is a number in digits, and nothing else, equal to one of the accepted ones. Words are no numbers."""
     value = as_number(answer)
     return float(value is not None and any(value == as_number(accepted) for accepted in sample.answers))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from pxr_env.decorations import MARKUP, layers
 from pxr_env.scoring.registry import register_scorer
-from pxr_env.scoring.text import unwrap
 from pxr_env.types import Sample
 
 #: So many other humans have to give an answer to make it fully right.
@@ -46,7 +46,7 @@ def vqa_words(text: str) -> str:
     Apostrophes and colons stay, and so does a full stop before a digit. Then lower case, number words up to ten as
     digits, no articles, contractions with their apostrophe.
     """
-    text = unwrap(text).replace("\n", " ").replace("\t", " ").strip()
+    text = text.replace("\n", " ").replace("\t", " ").strip()
     joins = _DIGITS_WITH_COMMA.search(text) is not None
     replacements = {
         ord(mark): "" if joins or f"{mark} " in text or f" {mark}" in text else " "
@@ -73,8 +73,9 @@ def vqa_accuracy(answer: str, sample: Sample) -> float:
     humans = len(sample.answers)
     if humans == 0:
         return 0.0
-    words = vqa_words(answer)
-    matches = sum(words == vqa_words(accepted) for accepted in sample.answers)
+    given = [vqa_words(accepted) for accepted in sample.answers]
+    # With or without markup around it, whatever more humans gave.
+    matches = max(map(given.count, map(vqa_words, layers(answer, MARKUP))))
     if humans == 1:
         return float(matches)
     enough = min(_ENOUGH, humans - 1)

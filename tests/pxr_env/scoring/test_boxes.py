@@ -34,7 +34,6 @@ def score(answer, *answers):
         ("0, 0, 10", 0.0),
         ("0, 0, 10, 10, 10", 0.0),
         ("[0, 0, 10, 10", 0.0),
-        ("[[0, 0, 10, 10]]", 0.0),
         ("0,, 0, 10, 10", 0.0),
         ("x1, y1, x2, y2", 0.0),
         ("0, 0, NaN, 10", 0.0),
@@ -47,6 +46,38 @@ def score(answer, *answers):
 )
 def test_values_by_hand(answer, expected):
     assert score(answer, "0, 0, 10, 10") == pytest.approx(expected, abs=1e-12)
+
+
+NOTATIONS = [
+    "[0;0;10;10]", "0 0 10 10", "{0, 0, 10, 10}", "[[0, 0, 10, 10]]", "(0,0),(10,10)", "[[0, 0], [10, 10]]",
+    "((0,0),(10,10))", "(0, 0)-(10, 10)", "x1=0, y1=0, x2=10, y2=10", '{"x1": 0, "y1": 0, "x2": 10, "y2": 10}',
+    "bbox_2d: [0, 0, 10, 10]", "<box>[[0, 0, 10, 10]]</box>", "<box> 0 0 10 10 </box>", "<bbox>0,0,10,10</bbox>",
+    "<ref>a dog</ref><box>(0,0),(10,10)</box>", "<|box_start|>(0,0),(10,10)<|box_end|>",
+    "<|det|>[[0, 0, 10, 10]]<|/det|>",
+    "<|object_ref_start|>a dog<|object_ref_end|><|box_start|>(0,0),(10,10)<|box_end|>", '{"bbox_2d": [0, 0, 10, 10]}',
+    '[{"bbox_2d": [0, 0, 10, 10], "label": "the dog\'s bowl"}]', "[{'bbox_2d': [0, 0, 10, 10], 'label': 'dog'}]",
+    '```json\n[\n  {"bbox_2d": [0, 0, 10, 10]}\n]\n```', "[[0, 0, 10, 10], [0.0, 0, 10, 10]]",
+    "The box is [0, 0, 10, 10].", "The answer is **[0, 0, 10, 10]**.", "$[0, 0, 10, 10]$", r"\text{[0, 0, 10, 10]}",
+    r"\left[0, 0, 10, 10\right]", '"[0, 0, 10, 10]"', "`0, 0, 10, 10`",
+]  # fmt: skip
+SEVERAL = [
+    "[[0, 0, 10, 10], [5, 5, 6, 6]]", "<box>0,0,10,10</box><box>1,1,2,2</box>", "[0, 0, 10, 10] or [1, 1, 2, 2]",
+    '[{"bbox_2d": [0, 0, 10, 10]}, {"bbox_2d": [1, 1, 2, 2]}]', '{"bbox_2d": [0, 0, 10, 10], "bbox": [1, 2, 3, 4]}',
+    "[0, 0, 10, 10, 0, 0, 10, 11]", "not [0, 0, 10, 10]", '{"box_2d": [0, 0, 10, 10]}', "[0, 0, 10, 10]]",
+    "0, 0, 10, 10,", '{"bbox_2d": [0, 0, 10]}', '{"label": "dog"}', '[{"bbox_2d": [0, 0, 10, 10]}, {"label": "dog"}]',
+    "[]", "{}", "null", "(0, 0, 10, 10]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", NOTATIONS)
+def test_a_box_is_read_as_models_are_trained_to_write_it(answer):
+    assert score(answer, "0, 0, 10, 10") == 1.0
+    assert score("0, 0, 10, 5", answer) == 0.5  # and so is the box of the data
+
+
+@pytest.mark.parametrize("answer", SEVERAL)
+def test_several_boxes_never_count_as_the_first_and_half_of_one_is_none(answer):
+    assert score(answer, "0, 0, 10, 10") == 0.0
 
 
 def test_the_best_accepted_box_counts_and_half_of_it_is_correct():

@@ -31,6 +31,25 @@ WRONG = ["A", "a cat", "B. a cat", "(A) a dog", "A dog is there", "E", "", "D", 
 WRONG += ["(A) and (B)", "B/A", "a cat or a dog", "B. a dog or 42", "(A) a cat (B) a dog", "not B", "Option", "B B"]
 
 
+#: Declared, decorated, and both.
+RIGHT += [
+    "The correct answer is (B).", "Answer: B", "ANSWER: $B$", "Final answer: B", "So the final answer is **B. a dog**",
+    "It is B", "It's (B).", "The answer is option B", "The correct option is: B",
+    "The correct answer is Option B: a dog", "The correct choice would be B", "The best option is B.",
+    "My final answer is option (B).", "I choose B.", "I think the answer is B", "Therefore, the answer is B.",
+    "Based on the image, the answer is B.", "(B) is the correct answer.", "Option B is correct.", "**Answer:** B",
+    "**Answer**: **B**", "## Answer: B", "**B.** a dog", "(**B**) a dog", "$B$: a dog", "`B` - a dog", "B) *a dog*",
+    '"B" a dog', "B\na dog", "The **answer** is **B**.", 'The answer is "a dog".', "- B", "B. dog", "```\nB\n```",
+    "\uff22",
+]  # fmt: skip
+WRONG += [
+    "The answer is not B", "The answer is B or C", "The answer is A. The answer is B.", "B is wrong", "B is incorrect",
+    "B is not the correct answer", "A, actually B", "**A** or **B**", "**A** and **B**", "neither B", "All but B",
+    "B. not a dog", "B. a dog or a cat", "B1", "BB", "Based on B", "Because", "Option A or option B", "B? A", "B. a",
+    "(A)(B)",
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("accepted", ["B", "(B)", "a dog", "B. a dog"])
 @pytest.mark.parametrize(
     ("answer", "expected"), [*((answer, 1.0) for answer in RIGHT), *((answer, 0.0) for answer in WRONG)]
@@ -69,6 +88,40 @@ def test_options_that_are_letters():
     assert score("T", "B", options=("S", "T")) == 1.0
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("CO", "Co", "co"), ("mW", "MW", "kW"), ("10\u00b2", "102", "10\u2082"), ("\u00bd", "1/2", "12"),
+        ("\u2460", "1"), ("m\u00b2", "m2", "m\u00b3"), ("x", "X", "**x**", "`x`"), ("the dog", "a dog", "dog"),
+        ("U.S.", "US"), ("no.", "no"), ("na\u00efve", "naive"), ("1.0", "1", "01"), ("-5", "5"), ("A B", "AB"),
+        ("don't", "dont"), ("\u2163", "IV"), ("it is red", "red"), ('"x"', "x"), ("5%", "5", "$5"), ("a, b", "a b"),
+        ("[x]", "(x)", "x"), ("Stra\u00dfe", "Strasse"), ("B. a cat", "a cat"), (r"\text{x}", "x"),
+        ("The answer is x", "x"), ("x", "x is correct"), ("\u2122", "TM"), ("1e-7", "2e-7"), ("x\u00b9", "x1"),
+        ("\u2103", "\u00b0C"),
+    ],
+)  # fmt: skip
+def test_options_that_differ_stay_apart(options):
+    for target, right in zip(string.ascii_uppercase, options, strict=False):
+        assert [score(text, target, options=options) for text in options] == [float(text == right) for text in options]
+        assert score(f"\u201c{right}\u201d", target, options=options) == 1.0
+
+
+def test_what_fits_two_options_names_none():
+    for target in "AB":
+        assert score("co", target, options=("CO", "Co")) == 0.0
+    assert score("co", "C", options=("CO", "Co", "copper")) == 0.0
+    assert score("cu", "C", options=("CO", "Co", "Cu")) == 1.0
+    assert score("A. Co", "A", options=("CO", "Co")) == 0.0
+
+
+def test_an_article_and_a_pronoun_are_no_letters():
+    options = ("cat", "dog", "c", "d", "e", "f", "g", "h", "an ear")
+    for answer in ("A dog", "a dog.", "A dog is visible", "I see a cat", "I", "I."):
+        assert score(answer, "A", options=options) == 0.0
+    assert score("I", "I", options=options) == 1.0
+    assert score("I see nothing", "I", options=options) == 0.0
+
+
 def test_without_options_letters_or_texts_are_compared():
     assert score("(c)", "C") == 1.0
     assert score("Option C", "C") == 1.0
@@ -76,6 +129,47 @@ def test_without_options_letters_or_texts_are_compared():
     assert score("A dog", "a dog") == 1.0
     assert score("t-shirt", "T-shirt") == 1.0
     assert score("c", "c. a dog") == 0.0
+
+
+UNLISTED = [
+    "B", "b", "(B)", "[B]", "B.", "B)", "B:", "(B) couple", "B. couple", "B: couple", "Option B", "The answer is (B).",
+    "**B**", "$B$",
+]  # fmt: skip
+TWO_OR_NONE = [
+    "A", "(A) bench", "A. B", "(A) or (B)", "B or C", "not B", "B couple or C", "AB", "B. or C",
+    "The answer is A. The answer is B.",
+]  # fmt: skip
+QUESTIONS = [
+    "Which of the four marked regions shows it?",
+    "What? Options: A: A park bench near the water., B: A couple sitting on a bench., C: A bridge., D: A mountain.",
+    "What is shown? A. bench B. couple C. bridge",
+    "Which? (a) bench (b) couple (c) bridge",
+    "Which? [A] bench [B] couple [C] bridge",
+    "Which?\na) bench\nb) couple\nc) bridge",
+    "Which?\nA. bench\nB. couple",
+]
+
+
+@pytest.mark.parametrize("scorer", ["auto", "multiple_choice"])
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_an_accepted_letter_is_named_as_an_option_is_however_options_are_listed(question, scorer):
+    for accepted in ("B", "(b)"):
+        scores = [score(answer, accepted, question=question, scorer=scorer) for answer in UNLISTED]
+        assert scores == [1.0] * len(UNLISTED)
+    scores = [score(answer, "B", question=question, scorer=scorer) for answer in TWO_OR_NONE]
+    assert scores == [0.0] * len(TWO_OR_NONE)
+    if question != QUESTIONS[0]:
+        assert score("B. a bridge" if "D:" in question else "B. bench", "B", question=question, scorer=scorer) == 0.0
+
+
+def test_letters_read_from_a_picture_need_no_options():
+    for scorer in ("exact", "auto", "multiple_choice"):
+        assert score("t", "T", scorer=scorer) == 1.0
+        assert score("**T**", "T", scorer=scorer) == 1.0
+        assert score("A dog", "A", scorer=scorer) == 0.0
+        assert score("TT", "T", scorer=scorer) == 0.0
+    # Names that look like a list of options stay names.
+    assert score("B. Jones", "B. Jones", question="Who is taller, A. Smith or B. Jones?", scorer="auto") == 1.0
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,11 @@ TEXT = Sample(sample_id="1", question="Where?", sources=(), answers=("Coca Cola"
 CHOICE = Sample(sample_id="2", question="What?\n(A) a cat\n(B) 42", sources=(), answers=("B",))
 NUMBER = Sample(sample_id="3", question="How many?", sources=(), answers=("7",))
 BOX = Sample(sample_id="4", question="Where?", sources=(), answers=("[0, 0, 10, 10]",))
-CASES = [(name, sample) for name in ("exact", "anls", "vqa_accuracy", "number", "auto") for sample in (TEXT, NUMBER)]
+CASES = [
+    (name, sample)
+    for name in ("exact", "anls", "vqa_accuracy", "number", "number_strict", "auto")
+    for sample in (TEXT, NUMBER)
+]
 CASES += [("multiple_choice", TEXT), ("multiple_choice", CHOICE), ("auto", CHOICE), ("iou", BOX)]
 ids = [f"{name}-{sample.sample_id}" for name, sample in CASES]
 
@@ -30,6 +34,18 @@ HOSTILE = {
     "marks": "(A) " * 490,
     "dashes": "a " + "-" * 1900,
     "surrogate": "\ud800",
+    "nested fonts": r"\textbf{" * 250 + "}" * 250,
+    "open fonts": r"\textbf{" * 250,
+    "stars": "*" * 1990,
+    "stars apart": "*a " * 660,
+    "dollars": "$ " * 990,
+    "formulas": r"\(" * 990,
+    "tags": "<b>" * 600,
+    "declared": "The answer is " * 140,
+    "options": "Option " * 280,
+    "blanks within": "the answer" + " \t" * 990 + "x",
+    "labels": "A. " * 660,
+    "JSON": "[" * 990 + "0" + "]" * 990,
     "digits of others": "\u0667\u06f7\u096d",
 }
 

@@ -71,7 +71,7 @@ def test_an_unknown_scorer_is_named():
 
 
 def test_every_scorer_says_where_its_rule_comes_from():
-    names = ["exact", "anls", "multiple_choice", "number", "auto", "iou", "math", "vqa_accuracy"]
+    names = ["exact", "anls", "multiple_choice", "number", "number_strict", "auto", "iou", "math", "vqa_accuracy"]
     assert sorted(scorer_names()) == sorted(names)
     assert all(registry._SCORERS[name].source for name in names)
 

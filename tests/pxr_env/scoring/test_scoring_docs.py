@@ -32,7 +32,8 @@ def test_the_examples(name, row):
     if name == "math":
         pytest.importorskip("math_verify")
     options, (answer,) = codes(row.get("options", "")), codes(row["answer"])
-    sample = Sample(sample_id="1", question="", sources=(), answers=codes(row["accepted"]), options=options)
+    question = "".join(codes(row.get("question", "")))
+    sample = Sample(sample_id="1", question=question, sources=(), answers=codes(row["accepted"]), options=options)
     assert sample.answers
     assert get_scorer(name)(answer, sample) == pytest.approx(float(row["score"]), abs=5e-5)
 

@@ -45,7 +45,6 @@ def score(answer, *answers):
         ("3.", "3"),
         ("u.s.a.", "usa"),
         (" red\n\tbox ", "red box"),
-        (r"\text{Red}", "red"),
         ("the", ""),
         ("", ""),
     ],
