@@ -77,7 +77,10 @@ document.addEventListener("click", (event) => {
   if (row) history.replaceState(null, "", `#${encodeURIComponent(row.id)}`);
   if (row && location.pathname === "/") sessionStorage.setItem("runs", location.search + location.hash);
 });
-if (location.hash) document.getElementById(decodeURIComponent(location.hash.slice(1)))?.focus();
+if (location.hash) {
+  document.getElementById(decodeURIComponent(location.hash.slice(1)))?.focus();
+  history.replaceState(null, "", location.pathname + location.search);
+}
 const table = document.querySelector(".crumbs a[href='/']");
 if (table) table.href += sessionStorage.getItem("runs") ?? "";
 

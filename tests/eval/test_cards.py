@@ -15,6 +15,7 @@ from PIL import Image
 from eval.cards import TEXT_LIMIT, build_card, choose_samples, data_uri, text_card
 from eval.records import Record, RunDirectory
 from eval.replay import Replayer, ReplayError
+from eval.runner import evaluate
 from tests.eval.conftest import ENV_ARGS, ENV_ID
 
 
@@ -102,3 +103,19 @@ def test_small_pictures_are_exact_and_photographs_are_compressed() -> None:
     large = data_uri(Image.fromarray(noise))
     assert large.startswith("data:image/jpeg;")
     assert decode(large).size == (400, 400)
+
+
+@pytest.mark.parametrize("agent", ["oracle", "random"])
+def test_the_evidence_in_a_video_has_its_picture(tmp_path: Path, agent: str) -> None:
+    env_args = {"split": "test", "hard_fraction": 1.0}
+    evaluate("pxr_env:pxr/SyntheticVideo-v0", out=tmp_path, agent=agent, env_args=env_args, limit=3)
+    run = RunDirectory(tmp_path)
+    replayer = Replayer(run.manifest())
+    for record in run.records():
+        start, end = record.episode.evidence_time
+        times = replayer.replay(record.episode).sources[0].times
+        shown = [picture for picture in build_card(record, replayer).sources if start <= times[picture.frame] < end]
+        assert shown
+        for picture in shown:
+            assert picture.href is not None
+            assert [mark.kind for mark in picture.marks].count("evidence") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -77,3 +78,37 @@ def test_everything_lies_inside_the_picture(points: list[tuple[float, float]]) -
     assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in placed)
     assert len(placed) == 2 * len(points)
     assert 2 <= len(chart.y_ticks) <= 9
+
+
+@given(
+    st.dictionaries(
+        st.text("abc", min_size=1, max_size=3),
+        st.lists(st.floats(-1e12, 1e12), min_size=1, max_size=9),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_no_label_leaves_the_chart(series: dict[str, list[float]]) -> None:
+    points = {name: list(enumerate(values)) for name, values in series.items()}
+    chart = line_chart("anything", points, spans=[(3, 9, "alarm: a rather long name of an operation")])
+    assert chart is not None
+    # Wide letters of this size have 6.8 units, see `eval.charts`; a browser measures them in its own test.
+    for line in chart.lines:
+        assert chart.x_range[1] + 9 + 6.8 * len(line.last) <= WIDTH
+        assert chart.y_range[1] - 1e-6 <= line.last_y <= chart.y_range[0] + 1e-6
+    assert all(6.8 * len(tick.label) + 8 <= chart.x_range[0] for tick in chart.y_ticks)
+    assert all(span.ends or span.start + 6.8 * len(span.label) <= WIDTH for span in chart.spans)
+
+
+def test_a_setting_is_drawn_in_steps_and_not_as_a_mean() -> None:
+    chart = line_chart("rate", {"lr": [(0, 1e-6), (1, 3e-6), (2, 3e-6), (3, 0.0)]}, window=1, steps=True)
+    assert chart is not None
+    [line] = chart.lines
+    placed = coordinates(line.smooth)
+    assert line.raw == line.smooth
+    # Every step goes across at the old value first, then up or down.
+    for (x1, y1), (x2, y2) in itertools.pairwise(placed):
+        assert x1 == x2 or y1 == y2
+    assert len(placed) == 7
+    assert line.points[1] == (1, 3e-6)
+    assert line.last == "0"

@@ -32,6 +32,7 @@ def photograph(tmp_path: Path) -> Path:
 
 
 def ask_about_image(page: Any, path: Path, question: str) -> None:
+    page.get_by_label("An image").check()
     page.set_input_files("#image input[type=file]", str(path))
     page.wait_for_selector("#image img")
     page.fill("#question textarea", question)
@@ -140,15 +141,27 @@ def test_what_goes_wrong_can_be_read(demo, visit, tmp_path: Path, photograph: Pa
     error = status(400, json.dumps({"error": {"message": "the prompt is too long"}}).encode())
     with serve(ChatServer(zoom_then_answer, iter([error]))) as url:
         page = visit(demo("--base-url", url, "--model", "m"))
+        page.get_by_label("An image").check()
         page.click("#ask")
         page.wait_for_selector("#answer .error")
         assert "No image came; choose one first." in page.inner_text("#answer")
         ask_about_image(page, photograph, "What?")
         page.wait_for_function("document.querySelector('#answer').innerText.includes('the prompt is too long')")
-        # The page goes on.
+        # The page goes on, with the sample that it began with.
         page.get_by_label("A synthetic sample").check()
         page.click("#ask")
-        page.wait_for_function("document.querySelector('#answer').innerText.includes('draw one first')")
+        page.wait_for_selector("#answer .end .verdict")
+
+
+def test_it_opens_with_a_sample_and_without_a_path(demo, visit, tmp_path: Path) -> None:
+    with serve(ChatServer(zoom_then_answer)) as url:
+        page = visit(demo("--base-url", url, "--model", str(tmp_path / "secret" / "my-model")))
+        page.wait_for_selector("#preview img")
+        assert "target" in page.inner_text("#preview")
+        assert "my-model" in page.inner_text("h3")
+        assert "secret" not in page.inner_text("body")
+        page.click("#ask")
+        page.wait_for_selector("#answer .end .verdict")
 
 
 def test_a_trained_checkpoint_answers_samples_as_it_was_trained(demo, visit, tiny_path: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -17,9 +18,14 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from PIL import Image
 
 from eval.__main__ import main
+from eval.comparison import compare_runs, verdict
+from eval.manifest import score_name
+from eval.metrics import evaluation_metrics
 from eval.records import RunDirectory
+from eval.rendering import signed
 from tests.eval.view.conftest import Client, metrics_line, write_training
 
 Serve = Callable[..., Client]
@@ -377,3 +383,133 @@ def test_the_command_refuses_what_is_no_directory(tmp_path: Path, capsys: pytest
 def test_the_command_says_when_a_port_is_taken(client: Client, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["view", str(runs), "--port", str(client.port)]) == 2
     assert "Choose another --port" in capsys.readouterr().err
+
+
+def leave_out(record: dict[str, Any]) -> dict[str, Any]:
+    """The same episode without a score."""
+    record |= {"error": "the server was away", "correct": False}
+    record["run"]["score"] = None
+    return record
+
+
+def finish(run: Path) -> None:
+    """The metrics of what now stands in a run."""
+    directory = RunDirectory(run)
+    records = directory.records()
+    directory.finish(records, evaluation_metrics(records, score_name=score_name(directory.manifest())))
+
+
+def test_what_has_no_score_is_visible_wherever_a_score_is(runs: Path, tmp_path: Path, serve: Serve, edit: Edit) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs / "eval" / "groups", run)
+    # One of the four episodes of the first two samples, and the only category of one of them.
+    edit(run, lambda k, record: leave_out(record) if k in (1, 5) else record)
+    finish(run)
+    shutil.copytree(runs / "eval" / "groups", tmp_path / "whole")
+    client = serve(tmp_path)
+    metrics = RunDirectory(run).metrics()["statistics"]
+    strict = metrics["accuracy"] * 22 / 24
+    for page in (client.text("/"), client.text("/run/run")):
+        assert f"2 not scored: {strict:.3f} if wrong" in page
+    listed = client.text("/run/run")
+    assert "By category" in listed
+    assert '<span class="unscored">2 not scored:</span> <bdi>the server was away</bdi>' in listed
+    groups = client.text("/run/run?view=groups")
+    assert groups.count("1 not scored") == 2
+    assert "1 not scored" in client.text("/run/run?group=test-0")
+    compared = client.text("/compare?run=run&run=whole")
+    assert "2 episodes not scored" in compared
+    (run / "metrics.json").unlink()
+    assert "2 not scored" in client.text("/run/run")
+    assert '<span class="unscored">2</span>' in client.text("/")
+
+
+def test_the_suites_own_metric_is_the_headline(runs: Path, tmp_path: Path, serve: Serve, edit: Edit) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs / "eval" / "oracle", run)
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps(manifest | {"scorer": {"name": "anls", "source": ""}}))
+
+    def half(k: int, record: dict[str, Any]) -> dict[str, Any]:
+        record["run"]["score"] = 0.5
+        return record | {"correct": False}
+
+    edit(run, half)
+    finish(run)
+    client = serve(tmp_path)
+    assert re.search(r'class="tile"><h3>ANLS</h3><div class="number">0.500<', client.text("/run/run"))
+    assert '<th scope="col" class="number">ANLS</th>' in client.text("/run/run")
+    assert "0.500<small><b>ANLS</b>" in client.text("/")
+
+
+def test_the_baseline_is_compared_on_common_samples_only(runs: Path, tmp_path: Path, serve: Serve, edit: Edit) -> None:
+    for name in ("one", "other"):
+        shutil.copytree(runs / "eval" / "oracle", tmp_path / name)
+    # Of 12, the other run got 2 wrong; one of these two the first run could not score, and one has another id.
+    edit(tmp_path / "other", lambda k, record: record | {"correct": k not in (0, 1)})
+    edit(tmp_path / "one", lambda k, record: leave_out(record) if k == 0 else record)
+    edit(tmp_path / "other", lambda k, record: record | ({"sample_id": "new"} if k == 11 else {}))
+    for name in ("one", "other"):
+        finish(tmp_path / name)
+    page = serve(tmp_path).text("/?baseline=one")
+    gain = compare_runs([tmp_path / "one", tmp_path / "other"]).pairs[0].tests["accuracy"].difference
+    assert gain == pytest.approx(-1 / 10)
+    assert "<b>\N{MINUS SIGN}0.100</b>" in page
+    assert "on 10 common samples" in page
+
+
+def test_the_runs_of_an_audit_are_told_by_their_run(runs: Path, tmp_path: Path, serve: Serve) -> None:
+    shutil.copytree(runs / "eval" / "oracle", tmp_path / "run")
+    for arm in ("blank", "without"):
+        shutil.copytree(runs / "eval" / "oracle", tmp_path / "run" / "audit" / arm)
+    # One whose run is not there stands for itself.
+    shutil.copytree(runs / "eval" / "oracle", tmp_path / "lost" / "audit" / "blank")
+    client = serve(tmp_path)
+    page = client.text("/")
+    assert set(names(page)) == {"run", "lost/audit/blank"}
+    assert "2 audit arms</summary>" in page
+    assert re.findall(r'<li><a href="/run/([^"]+)"', page) == ["run/audit/blank", "run/audit/without"]
+    assert names(client.text("/?q=audit/without")) == ["run"]
+
+
+def test_chosen_runs_are_compared_as_the_command_does(client: Client, runs: Path) -> None:
+    page = client.text("/compare?run=eval/oracle&run=eval/groups")
+    comparison = compare_runs([runs / "eval" / "oracle", runs / "eval" / "groups"])
+    test = comparison.pairs[0].tests["accuracy"]
+    assert f"on {comparison.n_common} common samples" in page
+    assert verdict(comparison, comparison.pairs[0], "accuracy") in page
+    assert f"{signed(test.difference)} ({signed(test.low)} to {signed(test.high)})" in page
+    for metrics in comparison.metrics:
+        low, high = metrics["intervals"]["accuracy"]
+        assert f"{metrics['statistics']['accuracy']:.3f}<small>{low:.3f} to {high:.3f}" in page
+    for query, reason in (
+        ("run=eval/oracle", "1 runs came"),
+        ("run=eval/oracle&run=gone", "2 runs came, of which 1"),
+        ("run=eval/oracle&run=eval/interrupted", "cannot be compared"),
+        ("", "0 runs came"),
+    ):
+        assert reason in client.text("/compare?" + query, status=404)
+
+
+def test_a_source_comes_as_large_as_it_is(client: Client) -> None:
+    answer = client.ask("/run/eval/oracle?episode=test-0&picture=1")
+    assert answer.status == 200
+    with Image.open(io.BytesIO(answer.read())) as image:
+        assert image.size == (336, 336)
+    assert "the episode has 1" in client.text("/run/eval/oracle?episode=test-0&picture=2", status=404)
+    assert "no episode" in client.text("/run/eval/oracle?episode=gone&picture=1", status=404)
+
+
+def test_a_cut_turn_is_marked(runs: Path, tmp_path: Path, serve: Serve, edit: Edit) -> None:
+    shutil.copytree(runs / "eval" / "oracle", tmp_path / "run")
+
+    def cut(k: int, record: dict[str, Any]) -> dict[str, Any]:
+        record["steps"][0]["finish_reason"] = "length" if k == 0 else "stop"
+        return record
+
+    edit(tmp_path / "run", cut)
+    client = serve(tmp_path)
+    assert client.text("/run/run").count('<span class="badge failed">cut off</span>') == 1
+    assert "1 of 12 episodes" in client.text("/run/run?show=cut")
+    assert 'title="by the limit of tokens">cut off' in client.text("/run/run?episode=test-0")
+    assert "cut off" not in client.text("/run/run?episode=test-1")
