@@ -16,6 +16,7 @@ import torch
 import pxr_env  # noqa: F401  (registers the tasks)
 from pxr_agents.agents import VLMAgent
 from pxr_agents.engines.transformers import TransformersEngine
+from pxr_agents.noise import episode_seed
 from pxr_agents.rollout import rollout
 from pxr_agents.types import Job, Sampling
 from pxr_agents.vlm import VLM, token_distributions
@@ -90,11 +91,13 @@ class PlainLoop:
     def _sample(self) -> list[Group]:
         recipe = self.recipe
         sample_ids = self.cursor.take(recipe.groups_per_iteration)
-        seed = np.random.SeedSequence([recipe.seed, 3, self.iteration, 0, 0]).generate_state(1)[0]
-        self.engine.seed(int(seed))
         self.engine.set_weights_version(self.iteration)
         size = recipe.group_size
-        jobs = [Job(sample_id=s, group=k) for k, s in enumerate(sample_ids) for _ in range(size)]
+        jobs = [
+            Job(sample_id=s, seed=episode_seed((recipe.seed, 3, self.iteration, 0), s, member), group=k)
+            for k, s in enumerate(sample_ids)
+            for member in range(size)
+        ]
         episodes = rollout(self.envs, self.agent, jobs)
         return [
             settle(

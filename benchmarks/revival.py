@@ -75,7 +75,7 @@ def own_turns(vlm: VLM, opening: str) -> list[Episode]:
     """What the policy does after an opening, on 192 samples."""
     envs = [gymnasium.make(ENV_ID, **ENV_KWARGS) for _ in range(192)]
     sampling = Sampling(max_tokens=default_ppo().max_tokens)
-    agent = VLMAgent(vlm.chat, TransformersEngine(vlm, seed=0), sampling, opening=opening)
+    agent = VLMAgent(vlm.chat, TransformersEngine(vlm), sampling, opening=opening)
     return rollout(envs, agent, [Job(sample_id=f"train-{k}") for k in range(len(envs))])
 
 

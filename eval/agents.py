@@ -5,14 +5,11 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
-
-import gymnasium
 
 from pxr_agents.agents import EachEpisode, Oracle, Random
 from pxr_agents.chat_client import ChatClient, Server
@@ -39,7 +36,8 @@ class AgentChoice:
         sampling: how a model's tokens are drawn.
         seed: seed of sampling noise and random turns.
         concurrency: most requests to a server at once.
-        engine: start arguments of "vllm" (`StartArguments`) and "transformers" (dtype, device, attn_implementation).
+        engine: start arguments of "vllm" (`StartArguments`) and "transformers" (dtype, device,
+            attn_implementation, max_model_len).
         body: further fields of every request, for "openai".
     """
 
@@ -133,7 +131,6 @@ def open_agent(choice: AgentChoice, client: ChatClient | None = None) -> Iterato
             client,
             choice.sampling,
             concurrency=choice.concurrency,
-            seed=choice.seed,
             extra=choice.body,
         )
         try:
@@ -144,14 +141,15 @@ def open_agent(choice: AgentChoice, client: ChatClient | None = None) -> Iterato
         from pxr_agents.agents import VLMAgent
         from pxr_agents.engines.vllm import VLLMEngine
 
-        with VLLMEngine.from_pretrained(_folder(choice), **{"seed": choice.seed, **choice.engine}) as engine:
+        with VLLMEngine.from_pretrained(_folder(choice), **choice.engine) as engine:
             yield VLMAgent(engine.chat, cast(Engine, engine), choice.sampling)
     elif choice.name == "transformers":
         yield _transformers_agent(choice)
     elif choice.name == "oracle":
         yield EachEpisode(Oracle)
     elif choice.name == "random":
-        yield EachEpisode(lambda env: _random_player(env, choice.seed))
+        # Turns follow from the episode's seed, so an interrupted run continues as if it had not been.
+        yield EachEpisode(lambda env: Random(env, seed=env.unwrapped.np_random_seed))
     else:
         yield _custom_agent(choice.name)
 
@@ -159,14 +157,6 @@ def open_agent(choice: AgentChoice, client: ChatClient | None = None) -> Iterato
 def _folder(choice: AgentChoice) -> Path:
     assert choice.checkpoint is not None
     return choice.checkpoint
-
-
-def _random_player(env: gymnasium.Env, seed: int) -> Random:
-    """Turns depend on seed, sample and repeat only, so an interrupted run continues as if it had not been."""
-    sample_id: str = env.unwrapped.sample.sample_id  # type: ignore[attr-defined]
-    repeat = env.get_wrapper_attr("repeat") if env.has_wrapper_attr("repeat") else 0
-    text = f"{seed}:{sample_id}" + (f":{repeat}" if repeat else "")
-    return Random(env, seed=zlib.crc32(text.encode("utf-8", "surrogatepass")))
 
 
 def _transformers_agent(choice: AgentChoice) -> Agent:
@@ -177,14 +167,15 @@ def _transformers_agent(choice: AgentChoice) -> Agent:
     from pxr_agents.vlm import VLM
 
     arguments = dict(choice.engine)
-    known = ("dtype", "device", "attn_implementation")
+    known = ("dtype", "device", "attn_implementation", "max_model_len")
     for name in arguments:
         if name not in known:
             raise ValueError(f"--engine {name} came; expected {', '.join(known)}.{did_you_mean(name, known)}")
     if "dtype" in arguments:
         arguments["dtype"] = getattr(torch, str(arguments["dtype"]))
+    max_model_len = int(arguments.pop("max_model_len", 0))
     vlm = VLM.from_pretrained(_folder(choice), **arguments)
-    return VLMAgent(vlm.chat, TransformersEngine(vlm, seed=choice.seed), choice.sampling)
+    return VLMAgent(vlm.chat, TransformersEngine(vlm, max_model_len=max_model_len), choice.sampling)
 
 
 def _custom_agent(name: str) -> Agent:

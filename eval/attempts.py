@@ -32,7 +32,6 @@ class Attempt(gymnasium.Wrapper):
     """An environment whose episodes end with a reason where the data, or the agent, fail.
 
     Attributes:
-        repeat: which repeat of the sample is run, from 0.
         reason: why the running episode has no score; None as long as nothing failed.
         info: the last info of the episode.
         digest: of the sample, see `eval.data_hash`.
@@ -42,7 +41,6 @@ class Attempt(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env) -> None:
         super().__init__(env)
-        self.repeat = 0
         self.reason: str | None = None
         self.info: dict[str, Any] = {}
         self.digest: str | None = None
@@ -110,9 +108,8 @@ class Watch:
 
     def start(self, key: int, env: gymnasium.Env) -> None:
         assert isinstance(env, Attempt)
-        env.repeat = self._repeats[key]
         self._attempts[key] = env
-        self._spent[key] = {"repeat": env.repeat, "model_seconds": 0.0}
+        self._spent[key] = {"repeat": self._repeats[key], "model_seconds": 0.0}
         self._started_at[key] = time.perf_counter()
         if env.reason is None:
             self._agent.start(key, env)

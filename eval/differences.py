@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pxr_agents.engines.vllm.arguments import StartArguments
 from pxr_env.errors import quote, show
 
 Weight = Literal["yes", "maybe", "no"]
@@ -41,6 +43,23 @@ FIELDS: Mapping[str, tuple[Weight, str]] = {
     "data": ("maybe", "other data, or more of them; every common sample is compared by its own hash"),
     "agent": ("maybe", "another program between model and environment"),
     "engine": ("maybe", "other arithmetic (precision, kernels)"),
+    "engine.max_model_len": ("maybe", "where a conversation outgrows the context, its episode ends without an answer"),
+    "engine.images_per_prompt": ("maybe", "where a conversation has more images, its episode ends without an answer"),
+    **dict.fromkeys(
+        (
+            "engine.block_size",
+            "engine.enforce_eager",
+            "engine.gpu_memory_utilization",
+            "engine.kv_cache_memory_bytes",
+            "engine.max_num_batched_tokens",
+            "engine.max_num_seqs",
+            "engine.seed",
+            "engine.tensor_parallel_size",
+            "engine.weight_transfer",
+        ),
+        ("no", "how much fits and how fast it is; answers change by rounding only"),
+    ),
+    "concurrency": ("no", "episodes at once; answers change by rounding only"),
     "model": ("yes", "another model"),
     "model_revision": ("maybe", "another version of the model; its files are compared by their hashes"),
     "model_sha256": ("maybe", "other files beside the weights"),
@@ -69,6 +88,13 @@ _HINTS = {"samples_sha256": " (other samples; what --limit N of an earlier versi
 MODEL_FIELDS = (
     "model", "model_revision", "model_sha256", "weights_sha256", "server", "chat_template_sha256", "agent", "engine",
 )  # fmt: skip
+
+
+#: Limits of an engine -> what holds where none is given. With a higher one all that fitted stays as it is.
+_LIMITS: Mapping[str, float] = {
+    "engine.max_model_len": math.inf,
+    "engine.images_per_prompt": StartArguments().images_per_prompt,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,9 +145,10 @@ def changes_that_matter(started: Mapping[str, Any], now: Mapping[str, Any]) -> l
     """In words, why an interrupted run cannot be continued with other settings; empty if it can.
 
     Here the number of samples and repeats, the data and the agent matter as well. Versions, the commit and what a
-    server says of itself may change: the manifest keeps what the run began with.
+    server says of itself may change: the manifest keeps what the run began with. Limits of the engine may be raised,
+    and what only decides how much fits may change (see `limits`).
     """
-    strict = ("n_samples", "samples_sha256", "data.file_sha256", "agent", "engine", "seed", "repeats", "model_sha256")
+    strict = ("n_samples", "samples_sha256", "data.file_sha256", "agent", "seed", "repeats", "model_sha256")
     return [
         f"{difference.field} was {_short(difference.values[0])} and is {_short(difference.values[1])}"
         + _HINTS.get(difference.field, "")
@@ -129,7 +156,21 @@ def changes_that_matter(started: Mapping[str, Any], now: Mapping[str, Any]) -> l
         if difference.matters == "yes"
         or any(difference.field == name or difference.field.startswith(f"{name}.") for name in strict)
         or difference.field.startswith("env.kwargs.")
+        or (difference.field.startswith("engine.") and difference.matters != "no" and not _is_raised(difference))
     ]
+
+
+def limits(manifest: Mapping[str, Any]) -> dict[str, float]:
+    """The limits of a run's engine by name, those included that nobody gave."""
+    flat = _flatten(manifest)
+    return {name: flat.get(name) or most for name, most in _LIMITS.items()}
+
+
+def _is_raised(difference: Difference) -> bool:
+    if difference.field not in _LIMITS:
+        return False
+    was, now = (value or _LIMITS[difference.field] for value in difference.values)
+    return bool(was <= now)
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -49,6 +49,7 @@ def build_manifest(
     judge: JudgeChoice | None,
     repeats: int,
     seed: int,
+    concurrency: int,
     recipe: Recipe | None = None,
 ) -> dict[str, Any]:
     """The manifest of a run, as plain JSON values. Nothing in it comes from an environment variable.
@@ -63,6 +64,7 @@ def build_manifest(
         judge: who judges besides the scorer.
         repeats: episodes per sample.
         seed: seed of sampling noise and scripted randomness.
+        concurrency: episodes at once.
         recipe: where arguments came from, if from one.
     """
     if env.spec is None:
@@ -78,6 +80,7 @@ def build_manifest(
         **facts_of_environment(env),
         "agent": agent.name,
         "engine": dict(agent.engine),
+        "concurrency": concurrency,
         "model": agent.model,
         "model_revision": None if local is None else hub_revision(local),
         "model_sha256": files,

@@ -16,7 +16,9 @@ from pxr_agents.statistics import (
     episode_counts,
     episode_statistics,
     is_hit,
+    knows_ends,
     knows_evidence,
+    n_cut_turns,
     used,
 )
 from pxr_agents.types import Episode
@@ -42,6 +44,7 @@ _RATES: dict[str, _Rate] = {
     "needless_rate": (lambda e: e.needs_operation is not None, lambda e: e.needs_operation is False and used(e)),
     "missing_rate": (lambda e: e.needs_operation is not None, lambda e: e.needs_operation is True and not used(e)),
     "truncated_rate": (lambda e: True, lambda e: e.truncated_by is not None),
+    "cut_turn_rate": (knows_ends, lambda e: n_cut_turns(e) > 0),
 }
 
 
@@ -146,7 +149,9 @@ _Measured = dict[str, tuple[np.ndarray, np.ndarray]]
 def _rates(groups: Sequence[Sequence[Record]]) -> _Measured:
     """For every rate and sample: how many of its episodes, out of how many."""
     measured = {}
-    for name, (applies, holds) in _RATES.items():
+    limits = {record.episode.truncated_by for group in groups for record in group} - {None}
+    cut_off = {f"truncated/{limit}": _cut_off_by(str(limit)) for limit in limits}
+    for name, (applies, holds) in (_RATES | cut_off).items():
         among = [[record.episode for record in group if applies(record.episode)] for group in groups]
         above = np.array([sum(map(holds, episodes)) for episodes in among], dtype=float)
         measured[name] = (above, np.array([len(episodes) for episodes in among], dtype=float))
@@ -184,6 +189,10 @@ def _means(groups: Sequence[Sequence[Record]]) -> _Measured:
         "seconds": lambda record: record.seconds,
     }
     return {name: _sums([[value(r) for r in group] for group in groups]) for name, value in values.items()}
+
+
+def _cut_off_by(limit: str) -> _Rate:
+    return lambda e: True, lambda e: e.truncated_by == limit
 
 
 def _sums(values: Sequence[Sequence[float | None]]) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pxr_agents.types import Episode, Step
+from eval.differences import limits
+from pxr_agents.types import CONTEXT, Episode, Step
 
 #: How the `error` of an episode begins where the judge, and not the model, failed.
 JUDGE_FAILED = "judge: "
@@ -23,6 +24,8 @@ JUDGE_FAILED = "judge: "
 _EPISODE_FIELDS = frozenset(field.name for field in fields(Episode)) - {"tokens"}
 # Records of earlier versions lack them.
 _LATER_FIELDS = frozenset({"probe", "token_spans"})
+#: What a run may be continued with (see `eval.differences.changes_that_matter`), so that the manifest has to follow.
+_MAY_CHANGE = ("engine", "concurrency")
 _STEP_FIELDS = tuple(field.name for field in fields(Step))
 
 
@@ -164,7 +167,8 @@ class RunDirectory:
     ) -> list[Record]:
         """Begin the run that `manifest` describes, or continue it; returns the episodes that are done.
 
-        Episodes without a score are done without: they are to be run again.
+        Episodes without a score are done without: they are to be run again, and with a raised limit of the engine those
+        that had outgrown its context as well.
 
         Args, Raises:
             as `check`.
@@ -175,8 +179,15 @@ class RunDirectory:
             self.write_manifest(manifest)
             return []
         self._drop_unfinished_line()
-        records = [record for record in map(_try_again, self.records()) if record.episode.error is None]
+        begun = self.manifest()
+        has_more_room = limits(begun) != limits(manifest)
+        records = [
+            record
+            for record in map(_try_again, self.records())
+            if record.episode.error is None and not (has_more_room and record.episode.truncated_by == CONTEXT)
+        ]
         self._rewrite(records)
+        self.write_manifest(begun | {name: manifest[name] for name in _MAY_CHANGE if name in manifest})
         self.metrics_file.unlink(missing_ok=True)
         return records
 

@@ -27,6 +27,7 @@ from eval.recipe import Recipe
 from eval.records import Record, RunDirectory
 from eval.suites import Suite, get_suite
 from pxr_agents.chat_client import ChatClient, RemoteError, Retries
+from pxr_agents.noise import episode_seed
 from pxr_agents.rollout import rollout
 from pxr_agents.types import Agent, Episode, Job, Sampling
 from pxr_env.env import VisualReasoningEnv
@@ -108,6 +109,7 @@ def evaluate(
             judge=judge,
             repeats=repeats,
             seed=seed,
+            concurrency=n_envs,
             recipe=recipe,
         )
         # Before a model is loaded for nothing.
@@ -228,12 +230,15 @@ def play(
         agent: who plays.
         keys: sample id and repeat of every episode; its place is its key for the agent.
         directory: where the episodes go; its run has begun.
-        seed: of the environments.
+        seed: what all randomness follows from, with sample and repeat.
         n_done: episodes of the run that were played before.
         title: what is done.
         console: where progress is shown; standard error by default.
     """
-    jobs = [Job(sample_id=sample_id, seed=seed + number, group=sample_id) for number, (sample_id, _) in enumerate(keys)]
+    jobs = [
+        Job(sample_id=sample_id, seed=episode_seed(seed, sample_id, repeat), group=sample_id)
+        for sample_id, repeat in keys
+    ]
     watch = Watch(agent, [repeat for _, repeat in keys])
     records: list[Record] = []
     n_scored = n_correct = 0

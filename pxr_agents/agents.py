@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import gymnasium
 
 from pxr_agents.chat import ChatFormat, Conversation
-from pxr_agents.types import Action, Engine, Observation, Request, Sampling, Tokens
+from pxr_agents.noise import turn_seed
+from pxr_agents.types import CONTEXT, Action, ContextFull, Engine, Observation, Request, Sampling, Tokens
 from pxr_env.oracle import oracle_turns
 
 
@@ -44,7 +45,13 @@ class VLMAgent:
         forced = () if conversation.ids else self._forced(info)
         self._show(conversation, observation, info)
         self._n_forced[key] = len(forced)
-        request = Request(key=key, ids=conversation.ids, positions=conversation.positions(), images=conversation.images)
+        request = Request(
+            key=key,
+            ids=conversation.ids,
+            positions=conversation.positions(),
+            images=conversation.images,
+            seed=turn_seed(info.get("episode_seed", key), conversation.n_turns),
+        )
         self.engine.submit(request, replace(self.sampling, forced=forced))
 
     def recall(self, key: int, observation: Observation, info: dict[str, Any], turn: str) -> None:
@@ -60,10 +67,16 @@ class VLMAgent:
             self.chat.prompt(conversation, info["system_prompt"], observation, info.get("image_places"))
 
     def collect(self) -> list[tuple[int, Action]]:
-        actions = []
+        actions: list[tuple[int, Action]] = []
         for key, completion in self.engine.collect():
-            self._conversations[key].append_completion(completion, n_forced=self._n_forced[key])
-            actions.append((key, Action(text=self.chat.decode(completion.token_ids), completion=completion)))
+            conversation = self._conversations[key]
+            if completion.finish_reason == CONTEXT:
+                conversation.end_with_last_turn()
+                actions.append((key, ContextFull()))
+                continue
+            conversation.append_completion(completion, n_forced=self._n_forced[key])
+            text = self.chat.decode(completion.token_ids)
+            actions.append((key, Action(text=text, completion=completion, finish_reason=completion.finish_reason)))
         return actions
 
     def finish(self, key: int) -> Tokens | None:

@@ -214,6 +214,12 @@ class Conversation:
         self._next_position = 0
         self._turn_ends: list[int] = []
         self._forced: list[int] = []
+        self._n_images = 0  # up to the end of the last turn
+
+    @property
+    def n_turns(self) -> int:
+        """Turns of the model so far, demonstrated ones included."""
+        return len(self._turn_ends)
 
     @property
     def last_id(self) -> int:
@@ -240,12 +246,22 @@ class Conversation:
         start = len(self.ids)
         self._forced += range(start, start + min(n_forced, len(completion.token_ids)))
         self._extend(completion.token_ids, action=True, logprobs=completion.logprobs)
-        self._turn_ends.append(len(self.ids) - 1)
+        self._end_turn()
 
     def append_turn(self, ids: Sequence[int], *, train: bool) -> None:
         """A demonstrated turn; `train=False` keeps it as context only (a wrong operation that gets repaired)."""
         self._extend(ids, action=train, logprobs=[0.0] * len(ids))
+        self._end_turn()
+
+    def end_with_last_turn(self) -> None:
+        """Forget what was shown after the last turn of the model: there is no room to answer it."""
+        n = self._turn_ends[-1] + 1 if self._turn_ends else 0
+        self._positions = [self.positions()[:, :n]]
+        del self.ids[n:], self._action[n:], self._logprobs[n:], self.images[self._n_images :]
+
+    def _end_turn(self) -> None:
         self._turn_ends.append(len(self.ids) - 1)
+        self._n_images = len(self.images)
 
     def _extend(self, ids: Sequence[int], *, action: bool, logprobs: Sequence[float]) -> None:
         n = len(ids)

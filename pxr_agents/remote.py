@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import json
 import queue
@@ -18,6 +17,7 @@ import numpy as np
 
 from pxr_agents.chat_client import ChatClient, ContextExceeded, RemoteError, Unanswered
 from pxr_agents.chat_reply import Reply, ServerCall
+from pxr_agents.noise import turn_seed
 from pxr_agents.types import Action, ContextFull, Observation, Sampling, Tokens, split_observation
 from pxr_env.dialects import Dialect
 from pxr_env.errors import show
@@ -47,9 +47,8 @@ class FailedAction(Action):
 
 @dataclass(kw_only=True, slots=True)
 class _Talk:
-    """One conversation: its messages so far, how its turns are written, and what its random numbers depend on."""
+    """One conversation: its messages so far, and how its turns are written."""
 
-    identity: str
     dialect: Dialect | None = None
     messages: list[dict[str, Any]] = field(default_factory=list)
     n_turns: int = 0
@@ -63,11 +62,10 @@ class OpenAIAgent:
 
     Args:
         client: of the server.
-        sampling: temperature and token limit of a turn; with a temperature, a seed goes along that depends on `seed`,
-            the sample, its repeat and the turn, and not on the order of requests. Servers cut stop strings off; they
-            are put back where that is known.
+        sampling: temperature and token limit of a turn; with a temperature, a seed goes along that depends on the
+            episode's seed and the turn, and not on the order of requests. Servers cut stop strings off; they are put
+            back where that is known.
         concurrency: most requests at once.
-        seed: of the sampling noise.
         extra: further fields of the request body, such as {"top_p": 0.9}.
         most_failures: this many turns in a row for which the server failed mean that it is down. A request that it
             calls wrong (too many images, a filter) is the question's own trouble, and does not count.
@@ -79,11 +77,10 @@ class OpenAIAgent:
         sampling: Sampling,
         *,
         concurrency: int = 8,
-        seed: int = 0,
         extra: Mapping[str, Any] | None = None,
         most_failures: int = 20,
     ) -> None:
-        self.client, self.sampling, self.seed = client, sampling, seed
+        self.client, self.sampling = client, sampling
         self._extra, self._most_failures = dict(extra or {}), most_failures
         self._talks: dict[int, _Talk] = {}
         self._waiting: queue.SimpleQueue[tuple[int, Observation, dict[str, Any]] | None] = queue.SimpleQueue()
@@ -96,9 +93,7 @@ class OpenAIAgent:
             threading.Thread(target=self._work, name=f"openai-{number}", daemon=True).start()
 
     def start(self, key: int, env: gymnasium.Env) -> None:
-        base: Any = env.unwrapped
-        repeat = env.get_wrapper_attr("repeat") if env.has_wrapper_attr("repeat") else 0
-        self._talks[key] = _Talk(identity=f"{base.sample.sample_id}:{repeat}", dialect=getattr(base, "dialect", None))
+        self._talks[key] = _Talk(dialect=getattr(env.unwrapped, "dialect", None))
 
     def submit(self, key: int, observation: Observation, info: dict[str, Any]) -> None:
         self._waiting.put((key, observation, info))
@@ -168,7 +163,8 @@ class OpenAIAgent:
 
     def _turn(self, talk: _Talk, observation: Observation, info: dict[str, Any]) -> Action:
         self._hear(talk, observation, info)
-        reply = self.client.complete(self._body(talk))
+        seed = turn_seed(info.get("episode_seed", 0), talk.n_turns)
+        reply = self.client.complete(request_body(talk.messages, self.sampling, self._extra, seed))
         content = with_calls(reply, talk.dialect) if reply.calls else with_stop_string(reply, self.sampling.stop)
         talk.messages.append({"role": "assistant", "content": content})
         talk.n_turns += 1
@@ -187,11 +183,6 @@ class OpenAIAgent:
         if not talk.messages:
             talk.messages.append({"role": "system", "content": info.get("system_prompt", "")})
         talk.messages.append(user_message(observation, info.get("image_places")))
-
-    def _body(self, talk: _Talk) -> dict[str, Any]:
-        digest = hashlib.sha256(f"{self.seed}:{talk.identity}:{talk.n_turns}".encode("utf-8", "surrogatepass"))
-        seed = int.from_bytes(digest.digest()[:4], "big") >> 1
-        return request_body(talk.messages, self.sampling, self._extra, seed)
 
 
 def request_body(

@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium
 
+from pxr_agents.noise import episode_seed
 from pxr_agents.types import CONTEXT, Action, Agent, ContextFull, Episode, Job, Observation, Step
 from pxr_env.curiosity import followed_probe
 from pxr_env.types import NoTurn
@@ -21,6 +22,7 @@ OnStep = Callable[[gymnasium.Env, Episode, Observation], None]
 class _Running:
     env: gymnasium.Env
     episode: Episode
+    seed: int
 
 
 def rollout(
@@ -66,7 +68,7 @@ def rollout(
                 if on_step is not None:
                     on_step(run.env, run.episode, observation)
                 if not ended:
-                    agent.submit(key, observation, info)
+                    agent.submit(key, observation, info | {"episode_seed": run.seed})
                     continue
             del running[key]
             free.append(run.env)
@@ -95,8 +97,9 @@ def _start(env: gymnasium.Env, agent: Agent, key: int, job: Job, on_step: OnStep
     agent.start(key, env)
     if on_step is not None:
         on_step(env, episode, observation)
-    agent.submit(key, observation, info)
-    return _Running(env, episode)
+    run = _Running(env, episode, seed=episode_seed(0, episode.sample_id, key) if job.seed is None else job.seed)
+    agent.submit(key, observation, info | {"episode_seed": run.seed})
+    return run
 
 
 def _play(run: _Running, action: Action) -> tuple[Observation, bool, dict[str, Any]]:

@@ -29,7 +29,10 @@ def episode_statistics(episodes: Iterable[Episode]) -> dict[str, float]:
     `failure_rate`                  share with at least one failed operation or malformed turn
     `needless_rate`                 used although not needed, share of the episodes that know `needs_operation`
     `missing_rate`                  not used although needed, share of the same episodes
-    `truncated_rate`                share cut off before an answer
+    `truncated_rate`                share cut off before an answer, by whatever limit
+    `truncated/NAME`                share cut off by the limit NAME, such as "max_turns" or "context", if any was
+    `cut_turn_rate`                 share with at least one turn that the token limit cut (see `n_cut_turns`); over
+                                    episodes of which it is known why their turns ended
     `reward`, `reward/NAME`         mean return of an episode, and the part of it that term NAME paid (0 where absent)
     `probe_rate`                    share of the scored episodes that were made to begin with an operation, if any was
     `probe_accuracy`                share of correct probes
@@ -72,12 +75,25 @@ def episode_counts(episodes: Iterable[Episode]) -> dict[str, tuple[int, int]]:
     outcomes["needless_rate"] = [episode.needs_operation is False and used(episode) for episode in known]
     outcomes["missing_rate"] = [episode.needs_operation is True and not used(episode) for episode in known]
     outcomes["truncated_rate"] = [episode.truncated_by is not None for episode in scored]
+    for limit in sorted({episode.truncated_by for episode in scored if episode.truncated_by is not None}):
+        outcomes[f"truncated/{limit}"] = [episode.truncated_by == limit for episode in scored]
+    outcomes["cut_turn_rate"] = [n_cut_turns(episode) > 0 for episode in scored if knows_ends(episode)]
     return {name: (sum(values), len(values)) for name, values in outcomes.items() if values}
 
 
 def own_episodes(episodes: Iterable[Episode]) -> list[Episode]:
     """The scored episodes in which the policy chose everything by itself: those that are no probes."""
     return [episode for episode in episodes if episode.error is None and episode.probe is None]
+
+
+def n_cut_turns(episode: Episode) -> int:
+    """Turns that the token limit cut. Few of them can be read, but that is the limit's doing, not the model's."""
+    return sum(step.finish_reason == "length" for step in episode.steps)
+
+
+def knows_ends(episode: Episode) -> bool:
+    """Whether it is known of any turn why it ended."""
+    return any(step.finish_reason is not None for step in episode.steps)
 
 
 def used(episode: Episode) -> bool:

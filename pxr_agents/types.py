@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Final, Literal, Protocol, TypedDict
 
 import gymnasium
 import numpy as np
@@ -57,13 +57,13 @@ class Completion:
         logprobs: natural log-probability of each sampled id under the distribution it was drawn from (over the
             allowed ids, at the sampling temperature; at temperature 1 if the choice was greedy), same length.
         finish_reason: "stop" if the stop id was sampled or a stop string completed, "length" if the token limit cut
-            the turn.
+            the turn, "context" if there is no turn because the conversation has no room for one.
         weights_version: version of the weights that sampled every one of the ids.
     """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "context"]
     weights_version: int = 0
 
 
@@ -83,7 +83,7 @@ class Action:
 
 
 #: `truncated_by` of an episode whose conversation no longer fits the model's context.
-CONTEXT = "context"
+CONTEXT: Final = "context"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,6 +196,8 @@ class Episode:
 class Job:
     """One episode to be run: which sample (or a seed that picks one), and the group it belongs to.
 
+    `seed` (see `pxr_agents.noise.episode_seed`) is what all randomness of the episode follows from: that of the
+    environment, and as `info["episode_seed"]` that of the agent; None: its place among the jobs stands in for it.
     `options` go to the environment's `reset` as they are, for its wrappers (`{"probe": "zoom_in"}`).
     """
 
@@ -212,7 +214,7 @@ class Agent(Protocol):
         """A new episode begins under `key`; `env` is for agents that need more than observations (oracle)."""
 
     def submit(self, key: int, observation: Observation, info: dict[str, Any]) -> None:
-        """Episode `key` waits for its next turn."""
+        """Episode `key` waits for its next turn. Noise is to follow from `info["episode_seed"]` and the turn alone."""
 
     def collect(self) -> list[tuple[int, Action]]:
         """At least one finished turn of those submitted (all of them for an engine that works in lock-step)."""
@@ -248,17 +250,22 @@ class Request:
     """A conversation that waits for its next turn: all of its ids (L), M-RoPE positions (3, L) and images so far.
 
     `key` names the conversation, so that an engine that kept its state only has to process what is new.
-    Equal images are the same object (see `chat.intern_image`).
+    Equal images are the same object (see `chat.intern_image`). The noise of the turn follows from `seed` alone (see
+    `pxr_agents.noise.turn_seed`).
     """
 
     key: int
     ids: Sequence[int]
     positions: np.ndarray
     images: Sequence[np.ndarray]
+    seed: int = 0
 
 
 class Engine(Protocol):
-    """Generates. Completions come back in any order; a lock-step engine returns all that were submitted."""
+    """Generates. Completions come back in any order; a lock-step engine returns all that were submitted.
+
+    A conversation without room for another turn gets an empty completion (see `pxr_agents.engines.context`).
+    """
 
     weights_version: int
 

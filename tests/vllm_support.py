@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pxr_agents.chat import Conversation
+from pxr_agents.noise import episode_seed, turn_seed
 from pxr_agents.types import Request, Sampling
 from pxr_agents.vlm import VLM, collate, token_distributions
 
@@ -53,8 +54,8 @@ def vllm_processes() -> list[Any]:
 class Talk:
     """Drives conversations through an engine without an environment."""
 
-    def __init__(self, vlm: VLM, engine: Any, sampling: Sampling) -> None:
-        self.vlm, self.engine, self.sampling = vlm, engine, sampling
+    def __init__(self, vlm: VLM, engine: Any, sampling: Sampling, seed: int = 0) -> None:
+        self.vlm, self.engine, self.sampling, self.seed = vlm, engine, sampling, seed
         self.conversations: dict[int, Conversation] = {}
 
     def prompt(self, key, images, text="red?"):
@@ -66,7 +67,9 @@ class Talk:
 
     def submit(self, key):
         c = self.conversations[key]
-        self.engine.submit(Request(key=key, ids=c.ids, positions=c.positions(), images=c.images), self.sampling)
+        seed = turn_seed(episode_seed(self.seed, "", key), c.n_turns)
+        request = Request(key=key, ids=c.ids, positions=c.positions(), images=c.images, seed=seed)
+        self.engine.submit(request, self.sampling)
 
     def turn(self, keys):
         for key in keys:

@@ -54,7 +54,17 @@ def settle(group: Group, *, preset: str, overrides: Mapping[str, float | str] | 
 
 
 def _with_terms(episode: Episode, terms: Mapping[str, float]) -> Episode:
-    """A copy whose last turn makes the episode's terms add up to `terms`."""
+    """A copy whose last turn makes the episode's terms add up to `terms`.
+
+    Raises:
+        ValueError: there is no turn, since not even the question left room for one.
+    """
+    if not episode.steps:
+        raise ValueError(
+            f"sample {episode.sample_id!r} with its images leaves no room for a turn of max_tokens in the engine's "
+            f"context; expected room for one turn at least. Raise max_model_len and images_per_prompt of the engine, "
+            f"or make turns, images or the question smaller."
+        )
     *earlier, last = episode.steps
     before = term_returns(replace(episode, steps=earlier))
     own = {name: value - before.get(name, 0.0) for name, value in terms.items()}

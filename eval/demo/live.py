@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -95,8 +96,10 @@ def _work(
     try:
         with open_player() as agent:
             watch = Watch(agent, [0])
+            # Who asks again wants to see what else the model says.
+            job = Job(sample_id=sample_id, seed=secrets.randbits(31))
             try:
-                [episode] = rollout([Attempt(env)], watch, [Job(sample_id=sample_id)], on_step=on_step)
+                [episode] = rollout([Attempt(env)], watch, [job], on_step=on_step)
             except StoppedByVisitor:
                 # The agent may serve others after this one.
                 watch.finish(0)

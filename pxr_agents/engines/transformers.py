@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pxr_agents.engines.cache import ConversationCache
+from pxr_agents.engines.context import without_room
 from pxr_agents.engines.turn_end import TurnEnd
 from pxr_agents.lengths import split_by_length
 from pxr_agents.types import Completion, Request, Sampling
@@ -27,20 +28,25 @@ class TransformersEngine:
 
     Args:
         vlm: the model. Its weights may be changed in place; call `set_weights_version` afterwards.
-        seed: seed of the sampling noise.
+        max_model_len: most ids in a conversation, vision tokens included; 0 for what the checkpoint allows.
+
+    Raises:
+        ValueError: the checkpoint does not allow that many.
     """
 
-    def __init__(self, vlm: VLM, *, seed: int = 0) -> None:
+    def __init__(self, vlm: VLM, *, max_model_len: int = 0) -> None:
         self.vlm = vlm
         self.weights_version = 0
-        self._generator = torch.Generator(device=vlm.device).manual_seed(seed)
+        most = int(vlm.model.config.text_config.max_position_embeddings)
+        if not 0 <= max_model_len <= most:
+            raise ValueError(
+                f"max_model_len={max_model_len} came; the checkpoint allows {most} at most, 0 stands for it"
+            )
+        self.max_model_len = max_model_len or most
         self._submitted: list[tuple[Request, Sampling]] = []
+        self._full: list[tuple[int, Completion]] = []
         self._caches: list[ConversationCache] = []
         self._forgotten: set[int] = set()
-
-    def seed(self, seed: int) -> None:
-        """Restart the sampling noise, so that what follows depends on this seed only."""
-        self._generator.manual_seed(seed)
 
     def set_weights_version(self, version: int) -> None:
         """The weights were replaced: everything computed with the old ones is dropped."""
@@ -49,7 +55,11 @@ class TransformersEngine:
         self._forgotten.clear()
 
     def submit(self, request: Request, sampling: Sampling) -> None:
-        self._submitted.append((request, sampling))
+        full = without_room(request, sampling, max_model_len=self.max_model_len, version=self.weights_version)
+        if full is None:
+            self._submitted.append((request, sampling))
+        else:
+            self._full.append((request.key, full))
 
     def forget(self, key: int) -> None:
         self._forgotten.add(key)
@@ -65,7 +75,7 @@ class TransformersEngine:
             # Forced or not, conversations are generated together: that is only another way to choose an id.
             by_sampling.setdefault(replace(sampling, forced=()), {})[request.key] = request
         forced = {request.key: sampling.forced for request, sampling in submitted}
-        completions: list[tuple[int, Completion]] = []
+        completions, self._full = self._full, []
         for sampling, requests in by_sampling.items():
             for cache, hidden in self._prefill(requests):
                 completions += self._decode(cache, hidden, requests, sampling, forced)
@@ -158,9 +168,12 @@ class TransformersEngine:
         position = torch.tensor([int(requests[key].positions[:, -1].max()) + 1 for key in cache.keys])
         position = position.to(hidden.device)
         ends = {key: TurnEnd(self.vlm.chat, replace(sampling, forced=forced[key])) for key in cache.keys}
+        noise = {key: np.random.Generator(np.random.Philox(requests[key].seed)) for key in cache.keys}
         for n in range(1, sampling.max_tokens + 1):
             given = {r: forced[key][n - 1] for r, key in enumerate(cache.keys) if n <= len(forced[key])}
-            drawn, drawn_logprobs = self._draw(hidden, sampling.temperature, given)
+            # One number an id, given or not, whoever else is in the batch.
+            points = [noise[key].random() for key in cache.keys]
+            drawn, drawn_logprobs = self._draw(hidden, sampling.temperature, points, given)
             done: list[int] = []
             going: list[int] = []
             for r, (token, logprob) in enumerate(zip(drawn.tolist(), drawn_logprobs.tolist(), strict=True)):
@@ -203,21 +216,36 @@ class TransformersEngine:
         cache.ids_seen = [seen + 1 for seen in cache.ids_seen]
         return hidden[:, -1]
 
-    def _draw(self, hidden: Tensor, temperature: float, given: dict[int, int]) -> tuple[Tensor, Tensor]:
-        """Sampled ids (B,), in rows that are `given` one that id, and their log-probabilities (B,)."""
+    def _draw(
+        self, hidden: Tensor, temperature: float, points: Sequence[float], given: dict[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Sampled ids (B,), in rows that are `given` one that id, and their log-probabilities (B,).
+
+        A row takes the id at its point, from 0 up to 1, of the cumulated probabilities: another number of rows changes
+        these by rounding only, and with it hardly ever the id.
+        """
         logprobs = self.vlm.log_softmax(hidden, temperature or 1.0)
         if temperature == 0:
             drawn = logprobs.argmax(-1)
         else:
-            probabilities = logprobs.exp()
-            # On a GPU what follows would end the process without a word.
-            if not bool(torch.isfinite(probabilities.sum())):
+            # Apple's GPUs have no doubles.
+            kind = torch.float32 if logprobs.device.type == "mps" else torch.float64
+            cumulated = logprobs.to(kind).exp().cumsum(-1)
+            total = cumulated[:, -1]
+            if not bool(torch.isfinite(total).all()):
                 raise FloatingPointError(
                     f"The model gives probabilities that are no numbers (weights of version {self.weights_version}). "
                     f"Were its weights spoiled by too large a learning rate?"
                 )
-            drawn = torch.multinomial(probabilities, 1, generator=self._generator)[:, 0]
+            # Below the total, whatever is rounded: beyond it there are only ids that are banned.
+            point = torch.minimum(torch.tensor(points, dtype=kind, device=total.device) * total, _below(total))
+            drawn = torch.searchsorted(cumulated, point[:, None], right=True)[:, 0]
         if given:
             rows = torch.tensor(list(given), device=drawn.device)
             drawn[rows] = torch.tensor(list(given.values()), device=drawn.device)
         return drawn, logprobs.gather(1, drawn[:, None])[:, 0]
+
+
+def _below(x: Tensor) -> Tensor:
+    """The next smaller numbers."""
+    return torch.nextafter(x, torch.zeros_like(x))

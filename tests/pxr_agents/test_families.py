@@ -137,7 +137,7 @@ def test_batched_equals_single(vlm):
 @families
 def test_a_cached_conversation_goes_on_with_a_new_image(vlm):
     """Turn after turn through the engine's KV cache; the same conversation in one forward pass."""
-    engine = TransformersEngine(vlm, seed=0)
+    engine = TransformersEngine(vlm)
     conversations = {}
     for key, grid in enumerate(GRIDS):
         conversations[key] = Conversation()
@@ -325,7 +325,7 @@ def test_a_whole_rollout(vlm, family):
     call = OperationCall(name="zoom_in", arguments={"bbox_2d": box, "target_image": 1})
     opening = envs[0].unwrapped.dialect.render_call(call)
     sampling = Sampling(max_tokens=len(vlm.chat.encode_text(opening)) + 4)
-    agent = VLMAgent(vlm.chat, TransformersEngine(vlm, seed=0), sampling, opening=opening)
+    agent = VLMAgent(vlm.chat, TransformersEngine(vlm), sampling, opening=opening)
     episodes = rollout(envs, agent, [Job(sample_id=f"train-{k}", group=k) for k in range(3)])
     # What is sampled after the call may spoil it.
     assert sum(episode.n_operations for episode in episodes) >= 2

@@ -111,7 +111,7 @@ def test_jobs_without_environments_are_refused():
 
 def test_a_model_trains_on_what_it_said(tiny_vlm):
     """The text of every turn is the decoding of its trained ids, and every image of the episode is in its tokens."""
-    engine = TransformersEngine(tiny_vlm, seed=5)
+    engine = TransformersEngine(tiny_vlm)
     agent = VLMAgent(tiny_vlm.chat, engine, Sampling(max_tokens=6))
     episodes = rollout(make(4, coordinates="pixel", max_turns=3), agent, [Job(sample_id="train-1")] * 4)
     for episode in episodes:
@@ -157,7 +157,7 @@ def test_spans_of_tokens(action, forced, spans):
 
 
 def test_an_opening_is_forced_in_the_first_turn_only(tiny_vlm):
-    agent = VLMAgent(tiny_vlm.chat, TransformersEngine(tiny_vlm, seed=2), Sampling(max_tokens=4), opening="\\boxed{")
+    agent = VLMAgent(tiny_vlm.chat, TransformersEngine(tiny_vlm), Sampling(max_tokens=4), opening="\\boxed{")
     (episode,) = rollout(make(1, max_turns=2), agent, jobs(1))
     assert episode.steps[0].turn.startswith("\\boxed{")
     if len(episode.steps) > 1:
@@ -170,7 +170,7 @@ def probing(n, **kwargs):
 
 def test_a_probe_begins_with_its_opening_and_its_forced_ids_are_marked(tiny_vlm):
     """Beside it the rollouts that are left alone: nothing is forced on them."""
-    agent = VLMAgent(tiny_vlm.chat, TransformersEngine(tiny_vlm, seed=2), Sampling(max_tokens=40))
+    agent = VLMAgent(tiny_vlm.chat, TransformersEngine(tiny_vlm), Sampling(max_tokens=40))
     wanted = ["zoom_in", None, "zoom_in", None]
     todo = [Job(sample_id="train-1", options={"probe": operation}) for operation in wanted]
     envs = probing(4, max_turns=2)

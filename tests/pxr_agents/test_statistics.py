@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pxr_agents.statistics import contains, episode_counts, episode_statistics, is_hit, term_returns, view_scale
+from pxr_agents.statistics import (
+    contains,
+    episode_counts,
+    episode_statistics,
+    is_hit,
+    n_cut_turns,
+    term_returns,
+    view_scale,
+)
 from pxr_agents.types import Episode, Step
 
 # A 400x200 source first shown at half its size: 0.5 shown pixels per source pixel.
@@ -92,6 +100,7 @@ def test_every_value_of_a_hand_made_set() -> None:
             "needless_rate": 1 / 4,
             "missing_rate": 1 / 4,
             "truncated_rate": 1 / 5,
+            "truncated/max_turns": 1 / 5,
             "reward": (1.075 + 0 + 1 + 0 + 1) / 5,
             "reward/correct": 3 / 5,
             "reward/curiosity": 0.125 / 5,
@@ -242,3 +251,27 @@ def test_counts_behind_the_rates() -> None:
     assert counts["usage_rate_easy"] == (1, 2)
     assert counts["missing_rate"] == (1, 4)
     assert counts["hit_rate"] == (1, 2)
+
+
+def test_cut_turns_are_told_apart_from_what_was_written_wrong():
+    def ended(*reasons: str | None, **fields: Any) -> Episode:
+        steps = [Step(turn="", reply="", reward=0.0, reward_terms={}, finish_reason=reason) for reason in reasons]
+        return episode(steps=steps, failures={"malformed": len(steps)}, **fields)
+
+    episodes = [
+        ended("length", "length", truncated_by="context"),
+        ended("stop", None, "length", truncated_by="max_turns"),
+        ended("stop", truncated_by="context"),
+        ended("stop"),
+        # Of an older version, of a scripted agent, and without a score: nobody knows.
+        ended(None, None),
+        ended(),
+        ended("length", error="the server was away"),
+    ]
+    counts = episode_counts(episodes)
+    assert counts["cut_turn_rate"] == (2, 4)
+    assert counts["failure_rate"] == (5, 6)
+    assert (counts["truncated/context"], counts["truncated/max_turns"]) == ((2, 6), (1, 6))
+    assert counts["truncated_rate"] == (3, 6)
+    assert [n_cut_turns(one) for one in episodes] == [2, 1, 0, 0, 0, 0, 1]
+    assert "cut_turn_rate" not in episode_counts(episodes[4:])

@@ -8,6 +8,7 @@ import torch
 
 from pxr_agents.chat import Conversation
 from pxr_agents.engines.transformers import TransformersEngine
+from pxr_agents.noise import episode_seed, turn_seed
 from pxr_agents.types import Request, Sampling
 from pxr_agents.vlm import VLM, collate, token_distributions
 
@@ -15,8 +16,8 @@ from pxr_agents.vlm import VLM, collate, token_distributions
 class Talk:
     """Drives conversations through an engine without an environment."""
 
-    def __init__(self, vlm, engine, sampling):
-        self.vlm, self.engine, self.sampling = vlm, engine, sampling
+    def __init__(self, vlm, engine, sampling, seed=0):
+        self.vlm, self.engine, self.sampling, self.seed = vlm, engine, sampling, seed
         self.conversations: dict[int, Conversation] = {}
 
     def prompt(self, key, images, text):
@@ -28,7 +29,8 @@ class Talk:
 
     def request(self, key):
         c = self.conversations[key]
-        return Request(key=key, ids=c.ids, positions=c.positions(), images=c.images)
+        seed = turn_seed(episode_seed(self.seed, "", key), c.n_turns)
+        return Request(key=key, ids=c.ids, positions=c.positions(), images=c.images, seed=seed)
 
     def turn(self, keys):
         for key in keys:
@@ -47,7 +49,7 @@ def learner_logprobs(vlm, tokens):
 
 def test_logprobs_over_turns_equal_a_fresh_forward_pass(tiny_vlm, noise_image):
     """Ragged turns, new images, rows that leave and stay: the cache with its gaps must not change a number."""
-    talk = Talk(tiny_vlm, TransformersEngine(tiny_vlm, seed=1), Sampling(max_tokens=7))
+    talk = Talk(tiny_vlm, TransformersEngine(tiny_vlm), Sampling(max_tokens=7), seed=1)
     shared = noise_image()
     for key, text in enumerate(["red?", "a much longer question about blue", "red?", "red?", "green"]):
         talk.prompt(key, [shared] if key != 1 else [noise_image(56, 84), shared], text)
@@ -71,7 +73,7 @@ def test_logprobs_over_turns_equal_a_fresh_forward_pass(tiny_vlm, noise_image):
 
 
 def test_a_key_that_was_forgotten_names_a_new_conversation(tiny_vlm, noise_image):
-    talk = Talk(tiny_vlm, TransformersEngine(tiny_vlm, seed=1), Sampling(max_tokens=7))
+    talk = Talk(tiny_vlm, TransformersEngine(tiny_vlm), Sampling(max_tokens=7), seed=1)
     talk.prompt(0, [noise_image(112, 112)], "a much longer question about blue")
     talk.prompt(1, [noise_image()], "red?")
     talk.turn([0, 1])
@@ -114,7 +116,7 @@ def test_every_id_and_image_is_processed_once(tiny_vlm, noise_image, monkeypatch
 
 
 def test_samples_from_the_distribution_it_reports(tiny_vlm, noise_image):
-    talk = Talk(tiny_vlm, TransformersEngine(tiny_vlm, seed=3), Sampling(max_tokens=1))
+    talk = Talk(tiny_vlm, TransformersEngine(tiny_vlm), Sampling(max_tokens=1), seed=3)
     image, n = noise_image(), 4000
     for key in range(n):
         talk.prompt(key, [image], "red?")
@@ -133,7 +135,7 @@ def test_greedy_takes_the_most_likely_and_same_seed_repeats(tiny_vlm, noise_imag
     image = noise_image()
 
     def run(sampling, seed):
-        talk = Talk(tiny_vlm, TransformersEngine(tiny_vlm, seed=seed), sampling)
+        talk = Talk(tiny_vlm, TransformersEngine(tiny_vlm), sampling, seed=seed)
         for key in range(3):
             talk.prompt(key, [image], "red?")
         return [c.token_ids for _, c in sorted(talk.turn(range(3)).items())]
@@ -146,7 +148,7 @@ def test_greedy_takes_the_most_likely_and_same_seed_repeats(tiny_vlm, noise_imag
 
 
 def test_temperature_is_that_of_the_reported_logprobs(tiny_vlm, noise_image):
-    talk = Talk(tiny_vlm, TransformersEngine(tiny_vlm, seed=1), Sampling(temperature=0.5, max_tokens=6))
+    talk = Talk(tiny_vlm, TransformersEngine(tiny_vlm), Sampling(temperature=0.5, max_tokens=6), seed=1)
     talk.prompt(0, [noise_image()], "red?")
     talk.turn([0])
     tokens = talk.conversations[0].tokens()
@@ -172,8 +174,8 @@ def test_a_stop_string_ends_the_turn_with_the_id_that_completes_it(tiny_vlm, noi
     image = noise_image()
 
     def turn(stop, forced=()):
-        engine = TransformersEngine(tiny_vlm, seed=seed)
-        talk = Talk(tiny_vlm, engine, Sampling(temperature=1.5, max_tokens=12, stop=stop, forced=forced))
+        sampling = Sampling(temperature=1.5, max_tokens=12, stop=stop, forced=forced)
+        talk = Talk(tiny_vlm, TransformersEngine(tiny_vlm), sampling, seed)
         talk.prompt(0, [image], "red?")
         [completion] = talk.turn([0]).values()
         talk.reply(0, [], "more")
@@ -235,3 +237,52 @@ def test_leaves_the_model_in_the_mode_it_found(tiny_vlm, noise_image, training):
     talk.prompt(0, [noise_image()], "red?")
     talk.turn([0])
     assert tiny_vlm.model.training is training
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+def test_noise_follows_from_the_seed_of_the_request_alone(tiny_vlm, noise_image, temperature):
+    """Not from who else is in the batch, in which order, or what was drawn before."""
+    images = [noise_image(56 + 28 * (key % 3), 84) for key in range(6)]
+    engine, sampling = TransformersEngine(tiny_vlm), Sampling(temperature=temperature, max_tokens=12)
+
+    def turns(batches):
+        talk, ids = Talk(tiny_vlm, engine, sampling), {}
+        for batch in batches:
+            for key in batch:
+                talk.prompt(key, [images[key]], "red? " * (1 + key % 2))
+            ids |= {key: completion.token_ids for key, completion in talk.turn(batch).items()}
+            for key in batch:
+                engine.forget(key)
+        return ids
+
+    together = turns([range(6)])
+    assert together == turns([[key] for key in reversed(range(6))]) == turns([[4, 1], [0, 5, 2], [3]])
+    assert len(set(together.values())) == 6
+
+
+def test_a_conversation_without_room_gets_no_turn(tiny_vlm, noise_image):
+    talk = Talk(tiny_vlm, TransformersEngine(tiny_vlm), Sampling(temperature=0, max_tokens=5))
+    for key, text in enumerate(["red?", "red and blue?"]):
+        talk.prompt(key, [noise_image()], text)
+    short, long = (len(talk.conversations[key].ids) for key in range(2))
+    assert short < long
+    free = talk.turn([0, 1])
+    for room, full in ((long + 5, set()), (long + 4, {1}), (short + 4, {0, 1})):
+        engine = TransformersEngine(tiny_vlm, max_model_len=room)
+        engine.set_weights_version(3)
+        limited = Talk(tiny_vlm, engine, talk.sampling)
+        for key in range(2):
+            limited.prompt(key, talk.conversations[key].images, ["red?", "red and blue?"][key])
+        completions = limited.turn([0, 1])
+        assert {key for key, completion in completions.items() if completion.finish_reason == "context"} == full
+        for key, completion in completions.items():
+            assert completion.token_ids == (() if key in full else free[key].token_ids)
+            assert completion.weights_version == 3
+    with pytest.raises(ValueError, match=r"max_tokens=5 .* max_model_len=5 ids"):
+        TransformersEngine(tiny_vlm, max_model_len=5).submit(talk.request(0), talk.sampling)
+
+
+def test_a_context_beyond_that_of_the_checkpoint_is_refused(tiny_vlm):
+    assert TransformersEngine(tiny_vlm).max_model_len == 2048
+    with pytest.raises(ValueError, match="max_model_len=2049 came; the checkpoint allows 2048 at most"):
+        TransformersEngine(tiny_vlm, max_model_len=2049)

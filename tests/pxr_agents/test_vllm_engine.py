@@ -63,9 +63,7 @@ def draw(vlm, noise_image):
 
 @pytest.fixture
 def engine(running: Running) -> VLLMEngine:
-    engine = running.get()
-    engine.seed(0)
-    return engine
+    return running.get()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 0.0])
@@ -129,8 +127,7 @@ def test_a_seed_repeats_in_any_order(engine, vlm, draw):
     image = draw()
 
     def run(seed, order):
-        engine.seed(seed)
-        talk = Talk(vlm, engine, Sampling(max_tokens=8))
+        talk = Talk(vlm, engine, Sampling(max_tokens=8), seed)
         for key in order:
             talk.prompt(key, [image])
         return {key: completion.token_ids for key, completion in talk.turn(order).items()}
@@ -231,19 +228,30 @@ def test_new_weights_of_text_and_vision_are_those_of_the_learner(running, draw):
         engine.load_weights(VLM.from_pretrained(running.path).model.state_dict(), 0)
 
 
-def test_what_does_not_fit_is_refused(engine, vlm, draw):
+def test_what_no_conversation_could_have_is_refused(engine, vlm, draw):
     for sampling, message in (
-        (Sampling(max_tokens=1020), "max_model_len="),
+        (Sampling(max_tokens=1024), "max_model_len="),
         (Sampling(temperature=3.0), "temperature=3.0"),
     ):
         talk = Talk(vlm, engine, sampling)
         talk.prompt(0, [draw()])
         with pytest.raises(ValueError, match=message):
             talk.turn([0])
+
+
+def test_a_conversation_without_room_gets_no_turn(engine, vlm, draw):
+    """Too many ids, or too many images: the others go on."""
     talk = Talk(vlm, engine, Sampling(max_tokens=2))
-    talk.prompt(0, [draw(1, 1) for _ in range(9)])
-    with pytest.raises(ValueError, match="images_per_prompt=9"):
-        talk.turn([0])
+    many = "red and blue? " * 20
+    for key, (images, text) in enumerate([(1, "red?"), (9, "red?"), (1, many), (1, many)]):
+        talk.prompt(key, [draw(1, 1) for _ in range(images)], text)
+    room = ARGUMENTS["max_model_len"] - talk.sampling.max_tokens
+    for key in (2, 3):
+        ids = talk.conversations[key].ids
+        talk.conversations[key].append_ids([ids[-3]] * (room - len(ids) + key - 2))
+    reasons = {key: completion.finish_reason for key, completion in talk.turn(range(4)).items()}
+    assert (reasons[1], reasons[3]) == ("context", "context")
+    assert not {reasons[0], reasons[2]} & {"context"}
 
 
 def test_a_hung_engine_is_reported_in_time_and_a_dead_one_at_once(running, vlm, draw):

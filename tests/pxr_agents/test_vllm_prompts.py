@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from pxr_agents.chat import Conversation
 from pxr_agents.engines.vllm.arguments import StartArguments
-from pxr_agents.engines.vllm.prompts import fold_placeholders, request_seed, vllm_prompt
+from pxr_agents.engines.vllm.prompts import fold_placeholders, vllm_prompt
 from pxr_agents.engines.vllm.weights import weights_directory
 from pxr_agents.types import Request
 
@@ -52,16 +52,6 @@ def test_a_prompt_has_one_placeholder_and_the_very_pixels_of_each_image(tiny_vlm
     assert len(prompt["prompt_token_ids"]) == len(conversation.ids) - (3 * 2 - 1)
     for shown, image in zip(prompt["multi_modal_data"]["image"], images, strict=True):
         assert np.array_equal(np.asarray(shown), image)
-
-
-def test_seeds_differ_by_engine_conversation_and_turn_only():
-    def request(key, n):
-        return Request(key=key, ids=[0] * n, positions=np.zeros((3, n)), images=[])
-
-    seeds = [request_seed(seed, request(key, n)) for seed in (0, 1) for key in (0, 1) for n in (3, 4)]
-    assert len(set(seeds)) == 8
-    assert all(0 <= seed < 2**63 for seed in seeds)
-    assert request_seed(1, request(1, 4)) == seeds[-1]
 
 
 def test_weights_are_written_with_tied_ones_under_all_names():

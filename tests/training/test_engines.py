@@ -98,7 +98,7 @@ def test_engines_do_not_sample_with_other_weights_than_asked_for(group, tiny_vlm
     tiny_vlm.chat.prompt(conversation, "You look.", {"text": "red?", "images": (noise_image(),)})
     request = Request(key=0, ids=conversation.ids, positions=conversation.positions(), images=[])
     with pytest.raises(StaleWeightsError, match=f"version {group.weights_version}, and 99 was asked for"):
-        ray.get(group.actors[0].complete.remote(request, Sampling(), 0, 99))
+        ray.get(group.actors[0].complete.remote(request, Sampling(), 99))
 
 
 def test_engines_are_lost_hang_and_come_back_with_the_weights(group, tiny_vlm, noise_image):

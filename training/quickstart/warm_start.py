@@ -20,6 +20,7 @@ import numpy as np
 
 from pxr_agents.agents import VLMAgent
 from pxr_agents.engines.transformers import TransformersEngine
+from pxr_agents.noise import episode_seed
 from pxr_agents.rollout import rollout
 from pxr_agents.statistics import episode_statistics
 from pxr_agents.types import Episode, Job, Sampling, Tokens
@@ -98,7 +99,7 @@ class WarmStart:
         self._seed, self._rng = seed, np.random.default_rng([seed, 2])
         self._rows = Rows(envs[0], vlm, self._rng)
         self._coordinates = coordinate_ids(envs[0], vlm)
-        self._engine = TransformersEngine(vlm, seed=seed)
+        self._engine = TransformersEngine(vlm)
         clean = TraceRecipe(zoom=1.0, correction=0.0)
         held_out = Rows(envs[0], vlm, self._rng, held_out=True)
         self._clean_zooms = self._traces(clean, 128, held_out)
@@ -189,11 +190,15 @@ class WarmStart:
         return {"forced_hit": statistics.get("hit_rate", 0.0), "forced_easy": statistics.get("accuracy_easy", 0.0)}
 
     def _roll(self, *, forced: bool = False, repeats: int = 1) -> list[Episode]:
-        self._engine.seed(self._seed)
         self._engine.set_weights_version(self._engine.weights_version + 1)
         sampling = Sampling(max_tokens=self.recipe.max_tokens)
         agent = VLMAgent(self.vlm.chat, self._engine, sampling, opening=OPENING if forced else "")
-        return rollout(self._envs, agent, [Job(sample_id=s) for s in self._held_out for _ in range(repeats)])
+        jobs = [
+            Job(sample_id=sample_id, seed=episode_seed(self._seed, sample_id, repeat))
+            for sample_id in self._held_out
+            for repeat in range(repeats)
+        ]
+        return rollout(self._envs, agent, jobs)
 
 
 OPENING = '<tool_call>\n{"name": "zoom_in", "arguments": {"bbox_2d": ['

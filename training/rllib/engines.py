@@ -62,7 +62,7 @@ class EngineActor:
         self._push = 0
         self._lock = asyncio.Lock()
 
-    async def complete(self, request: Request, sampling: Sampling, seed: int, weights_version: int) -> Completion:
+    async def complete(self, request: Request, sampling: Sampling, weights_version: int) -> Completion:
         """As `AsyncCore.complete`, with weights of that version.
 
         Raises:
@@ -76,7 +76,7 @@ class EngineActor:
         references: Sequence[Any] = request.images
         images = await asyncio.gather(*references)
         try:
-            completion: Completion = await core.complete(replace(request, images=images), sampling, seed)
+            completion: Completion = await core.complete(replace(request, images=images), sampling)
         except DeadEngineError:
             # Ray starts this process again, and with it vLLM's; callers see that the actor died.
             os._exit(1)

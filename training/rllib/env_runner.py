@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import gymnasium
-import numpy as np
 import ray
 import torch
 from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
@@ -21,6 +20,7 @@ from pxr_agents.agents import VLMAgent
 from pxr_agents.chat import ChatFormat
 from pxr_agents.checkpoint import read_checkpoint
 from pxr_agents.engines.transformers import TransformersEngine
+from pxr_agents.noise import episode_seed
 from pxr_agents.rollout import rollout
 from pxr_agents.types import Episode, Job, Sampling
 from pxr_env.env import VisualReasoningEnv
@@ -135,7 +135,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
 
         Args:
             sample_ids: the samples; each becomes one group.
-            seed: numbers that make the sampling noise of this call unique and repeatable.
+            seed: numbers that the noise follows from, with each sample and member of a group.
             probes: what rollouts are made to begin with; nothing by default.
 
         Raises:
@@ -144,12 +144,11 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         """
         ppo = self.config.ppo
         self._grow_envs(len(sample_ids) * ppo.group_size)
-        self._engine.seed(int(np.random.SeedSequence(list(seed)).generate_state(1)[0]))
         self._engine.set_weights_version(self.weights_version)
         self._kept = {}
         try:
             with self._watchdog:
-                episodes = rollout(self.envs, self._agent, self._jobs(sample_ids, probes or {}))
+                episodes = rollout(self.envs, self._agent, self._jobs(sample_ids, seed, probes or {}))
         except StuckEnvironmentError:
             # Who knows what state they are in. They are not closed: that could hang as well.
             self.make_env()
@@ -186,14 +185,19 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             )
         return sampled
 
-    def _jobs(self, sample_ids: Sequence[str], probes: ProbePlan) -> list[Job]:
+    def _jobs(self, sample_ids: Sequence[str], seed: Sequence[int], probes: ProbePlan) -> list[Job]:
         ppo = self.config.ppo
         nobody: list[str | None] = [None] * ppo.group_size
         return [
             # Said to every rollout: the wrapper would decide by itself where nothing is said.
-            Job(sample_id=sample_id, group=k, options={"probe": operation} if ppo.probes.enabled else {})
+            Job(
+                sample_id=sample_id,
+                seed=episode_seed(tuple(seed), sample_id, member),
+                group=k,
+                options={"probe": operation} if ppo.probes.enabled else {},
+            )
             for k, sample_id in enumerate(sample_ids)
-            for operation in probes.get(sample_id, nobody)
+            for member, operation in enumerate(probes.get(sample_id, nobody))
         ]
 
     def hand_over(self, sample_ids: Sequence[str]) -> tuple[Any, ...]:

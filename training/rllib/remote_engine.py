@@ -13,7 +13,6 @@ import ray
 from ray.exceptions import RayActorError
 
 from pxr_agents.engines.vllm.errors import EngineError, StaleWeightsError
-from pxr_agents.engines.vllm.prompts import request_seed
 from pxr_agents.types import Completion, Request, Sampling
 
 RETRY_AFTER = 0.5
@@ -73,7 +72,6 @@ class _Turn:
 
     request: Request
     sampling: Sampling
-    seed: int
     engine: int = -1
     deaths: int = 0
     not_before: float = 0.0
@@ -90,16 +88,11 @@ class RemoteEngine:
     def __init__(self, handles: EngineHandles, *, first: int = 0) -> None:
         self._handles = handles
         self._router = Router(len(handles.actors), first)
-        self._seed = 0
         self._in_flight: dict[ray.ObjectRef, _Turn] = {}
         self._waiting: list[_Turn] = []
         self._images: dict[int, ray.ObjectRef] = {}
         self._dead: dict[int, ray.ObjectRef] = {}
         self.weights_version = handles.weights_version
-
-    def seed(self, seed: int) -> None:
-        """As `VLLMEngine.seed`."""
-        self._seed = seed
 
     def set_weights_version(self, version: int) -> None:
         """Engines with other weights do not complete what is submitted from now on."""
@@ -110,7 +103,7 @@ class RemoteEngine:
         light = replace(
             request, positions=np.zeros((3, 0), np.int32), images=[self._image(image) for image in request.images]
         )
-        self._send(_Turn(light, sampling, request_seed(self._seed, request)))
+        self._send(_Turn(light, sampling))
 
     def collect(self) -> list[tuple[int, Completion]]:
         """Whatever is finished, after waiting for one turn at least; nothing if nothing was submitted.
@@ -155,7 +148,7 @@ class RemoteEngine:
     def _send(self, turn: _Turn) -> None:
         turn.engine = self._router.route(turn.request.key, self._dead)
         actor = self._handles.actors[turn.engine]
-        ref = actor.complete.remote(turn.request, turn.sampling, turn.seed, self.weights_version)
+        ref = actor.complete.remote(turn.request, turn.sampling, self.weights_version)
         self._in_flight[ref] = turn
 
     def _revive(self) -> None:

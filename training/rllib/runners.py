@@ -81,7 +81,7 @@ def sample_on(runner: VLMEnvRunner, *, sample_ids: Sequence[str], call: Sampling
         if runner.weights_version != call.weights_version:
             return nothing
         start = time.perf_counter()
-        groups = runner.sample_groups(sample_ids, seed=(*call.seed, part), probes=call.probes)
+        groups = runner.sample_groups(sample_ids, seed=call.seed, probes=call.probes)
         return replace(nothing, groups=groups, seconds=time.perf_counter() - start)
     except StuckEnvironmentError as error:
         return replace(nothing, stuck=(error.sample_id, str(error)))

