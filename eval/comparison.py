@@ -41,7 +41,8 @@ class Comparison:
         n_changed: samples with the same id whose questions or files differ; they are left out.
         n_unscored: common samples that some run could not score; they are left out.
         n_clusters: groups of the compared samples that belong together.
-        metrics: of each run over the common samples, see `eval.metrics.evaluation_metrics`.
+        metrics: of each run over the common samples, see `eval.metrics.evaluation_metrics`; those named `NAME_all`
+            over the samples that some run could not score as well, where they count as wrong.
         pairs: every two runs.
     """
 
@@ -95,13 +96,15 @@ def compare_runs(directories: Sequence[Path], *, compared: Collection[str] = MOD
         run.metrics()
     names = _names(directories)
     manifests = [run.manifest() for run in runs]
-    groups = [by_sample(run.records()) for run in runs]
+    recorded = [run.records() for run in runs]
+    groups = [by_sample(of_run) for of_run in recorded]
     shared, scored, common = common_samples(groups)
     if not common:
         raise ValueError(
             f"the runs {', '.join(names)} have no sample in common that all of them scored; expected runs of one "
             "benchmark"
         )
+    asked = set(shared) - (set(scored) - set(common))
     graded = _score_name(manifests)
     clusters = _clusters(groups, common)
     records = [
@@ -116,7 +119,10 @@ def compare_runs(directories: Sequence[Path], *, compared: Collection[str] = MOD
         n_changed=len(scored) - len(common),
         n_unscored=len(shared) - len(scored),
         n_clusters=len(set(clusters.values())),
-        metrics=tuple(evaluation_metrics(of_run, score_name=graded) for of_run in records),
+        metrics=tuple(
+            _metrics(of_run, [record for record in everything if record.episode.sample_id in asked], graded)
+            for of_run, everything in zip(records, recorded, strict=True)
+        ),
         pairs=_pairs(names, [_scores(group, common, graded) for group in groups], list(clusters.values()), seed),
     )
 
@@ -147,6 +153,14 @@ def verdict(comparison: Comparison, pair: Pair, metric: str) -> str:
         return f"{pair.first} and {pair.second} do not differ significantly in {metric} (p = {p_value:.3g})."
     better, worse = (pair.second, pair.first) if test.difference > 0 else (pair.first, pair.second)
     return f"{better} is better than {worse} in {metric} by {abs(test.difference):.3f} (p = {p_value:.2g})."
+
+
+def _metrics(scored: Sequence[Record], asked: Sequence[Record], graded: str) -> dict[str, Any]:
+    """Metrics over what all runs scored; those named `NAME_all` over what all were asked."""
+    metrics, of_all = (evaluation_metrics(records, score_name=graded) for records in (scored, asked))
+    for part in ("statistics", "intervals", "counts"):
+        metrics[part] |= {name: value for name, value in of_all[part].items() if name.endswith("_all")}
+    return metrics
 
 
 def _clusters(groups: Sequence[Mapping[str, list[Record]]], common: Sequence[str]) -> dict[str, str]:

@@ -56,7 +56,9 @@ def evaluation_metrics(records: Sequence[Record], *, score_name: str = "score") 
         score_name: what the mean of the scores is called, such as "anls".
 
     Returns:
-        `statistics`: those of `pxr_agents.statistics.episode_statistics`, and means per episode: `score_name`,
+        `statistics`: those of `pxr_agents.statistics.episode_statistics`; `accuracy_all`, the accuracy over all
+        episodes with those without a score counted as wrong; and means per episode: `score_name` (and
+        `SCORE_NAME_all`, likewise),
         `operations/NAME` (executed), `failures/NAME` (refused), `duplicates`, `evidence_iou` (see there; over
         episodes that used an operation and know an evidence box), `vision_tokens`, `prompt_tokens`,
         `completion_tokens`, `seconds`; with several repeats of a sample also `pass@k` and `majority_accuracy`;
@@ -126,21 +128,23 @@ def _measure(records: Sequence[Record], score_name: str) -> dict[str, Any]:
     clusters = [group[0].belongs_to for group in groups]
     shares = _rates(groups) | _scores(groups, score_name)
     means = _means(groups)
+    strict = _with_unscored(records, score_name if score_name in shares else None)
+    everyone = [record.belongs_to for record in records]
     statistics = episode_statistics(episodes)
     intervals = {}
-    for name, (above, below) in (shares | means).items():
+    for name, (above, below) in (shares | means | strict).items():
         if below.sum() > 0:
             statistics.setdefault(name, float(above.sum() / below.sum()))
-            sums, sizes = cluster_sums(above, clusters)[0], cluster_sums(below, clusters)[0]
-            interval = share_interval(sums, sizes) if name in shares else mean_interval(sums, sizes)
+            sums, sizes = (
+                cluster_sums(values, everyone if name in strict else clusters)[0] for values in (above, below)
+            )
+            interval = mean_interval(sums, sizes) if name in means else share_interval(sums, sizes)
             if interval is not None:
                 intervals[name] = list(interval)
-    return {
-        "statistics": statistics,
-        "intervals": intervals,
-        "n_clusters": len(set(clusters)),
-        "counts": {name: [count, total] for name, (count, total) in episode_counts(episodes).items()},
-    }
+    counts = {name: [count, total] for name, (count, total) in episode_counts(episodes).items()}
+    if records:
+        counts["accuracy_all"] = [int(strict["accuracy_all"][0].sum()), len(records)]
+    return {"statistics": statistics, "intervals": intervals, "n_clusters": len(set(clusters)), "counts": counts}
 
 
 _Measured = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -156,6 +160,15 @@ def _rates(groups: Sequence[Sequence[Record]]) -> _Measured:
         above = np.array([sum(map(holds, episodes)) for episodes in among], dtype=float)
         measured[name] = (above, np.array([len(episodes) for episodes in among], dtype=float))
     return measured
+
+
+def _with_unscored(records: Sequence[Record], score_name: str | None) -> _Measured:
+    """`NAME_all` for the accuracy and the mean score, over all episodes: those without a score count as wrong."""
+    scored = np.array([record.episode.error is None for record in records], dtype=float)
+    values = {"accuracy_all": [float(record.episode.correct) for record in records]}
+    if score_name is not None:
+        values[f"{score_name}_all"] = [record.score or 0.0 for record in records]
+    return {name: (np.array(of_name) * scored, np.ones(len(records))) for name, of_name in values.items()}
 
 
 def _scores(groups: Sequence[Sequence[Record]], score_name: str) -> _Measured:

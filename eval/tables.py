@@ -11,9 +11,13 @@ from eval.manifest import score_name
 #: Label and explanation of every statistic, in the order of the table. Terms of the reward follow them.
 LABELS: dict[str, tuple[str, str]] = {
     "accuracy": ("Accuracy", "correct answers"),
+    "accuracy_all": ("Accuracy, all", "the same with episodes without a score counted as wrong"),
     "anls": ("ANLS", "how much of the texts was read right, mean"),
+    "anls_all": ("ANLS, all", "the same with episodes without a score counted as 0"),
     "vqa_accuracy": ("VQA accuracy", "agreement with several people, mean"),
+    "vqa_accuracy_all": ("VQA accuracy, all", "the same with episodes without a score counted as 0"),
     "score": ("Score", "of the answers, mean"),
+    "score_all": ("Score, all", "the same with episodes without a score counted as 0"),
     "majority_accuracy": ("Majority", "samples whose most frequent answer is correct"),
     "accuracy_needs_operation": ("Accuracy, operation needed", "on samples that cannot be read at first sight"),
     "accuracy_easy": ("Accuracy, easy", "on samples that can"),
@@ -29,6 +33,7 @@ LABELS: dict[str, tuple[str, str]] = {
     "missing_rate": ("Missing", "not used although needed"),
     "failure_rate": ("Failures", "episodes with a failed operation or a malformed turn"),
     "truncated_rate": ("Truncated", "episodes cut off before an answer"),
+    "cut_turn_rate": ("Cut turns", "episodes with a turn that the token limit cut, where that is known"),
     "operations_per_episode": ("Operations per episode", "executed ones, mean"),
     "duplicates": ("Duplicates", "calls that had been made before, per episode"),
     "vision_tokens": ("Vision tokens", "of all images shown, per episode"),
@@ -43,6 +48,7 @@ _FAMILIES = {
     "pass@": "samples of which one of that many answers is correct, estimated without bias",
     "operations/": "executed per episode",
     "failures/": "refused per episode",
+    "truncated/": "episodes cut off by this limit",
     "reward/": "this term of the reward, mean per episode",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from eval.__main__ import main
 from eval.comparison import Comparison, compare_runs, verdict
 from eval.differences import changes_that_matter, find_differences
 from eval.records import Record, RunDirectory
+from pxr_agents.engines.vllm.arguments import StartArguments
 from pxr_agents.types import Episode
 from tests.eval.conftest import ENV_ARGS, run_evaluation
 
@@ -115,6 +117,9 @@ def test_only_common_samples_with_a_score_count(tmp_path: Path) -> None:
     # Samples 0, 1 and 4; 2 and 3 lack a score in one run; 5 and 6 are in one run only.
     assert (comparison.n_samples, comparison.n_common, comparison.n_unscored) == ((5, 7), 3, 2)
     assert [metrics["statistics"]["accuracy"] for metrics in comparison.metrics] == [1.0, 2 / 3]
+    # Samples 0 to 4, and what has no score is wrong.
+    assert [metrics["counts"]["accuracy_all"] for metrics in comparison.metrics] == [[3, 5], [3, 5]]
+    assert [metrics["statistics"]["accuracy_all"] for metrics in comparison.metrics] == [3 / 5, 3 / 5]
 
 
 def test_samples_of_the_same_id_and_other_content_are_left_out_and_stop_the_ranking(tmp_path: Path) -> None:
@@ -218,3 +223,54 @@ def test_the_fields_of_two_manifests() -> None:
 )
 def test_what_stops_an_interrupted_run_from_going_on(change: dict[str, Any], refused: bool) -> None:
     assert bool(changes_that_matter(MANIFEST, MANIFEST | change)) is refused
+
+
+@pytest.mark.parametrize(
+    ("started", "now", "refused"),
+    [
+        # Limits may be raised, not lowered; 0 and nothing stand for the checkpoint's context.
+        ({"max_model_len": 512}, {"max_model_len": 1024}, False),
+        ({"max_model_len": 512}, {"max_model_len": 0}, False),
+        ({"max_model_len": 512}, {}, False),
+        ({"max_model_len": 0}, {}, False),
+        ({"max_model_len": 512}, {"max_model_len": 511}, True),
+        ({}, {"max_model_len": 1024}, True),
+        ({"images_per_prompt": 8}, {"images_per_prompt": 9}, False),
+        ({}, {"images_per_prompt": 17}, False),
+        ({}, {"images_per_prompt": 15}, True),
+        # What only decides how much fits.
+        *(
+            ({}, {name: value}, False)
+            for name, value in {
+                "gpu_memory_utilization": 0.5,
+                "kv_cache_memory_bytes": 1 << 30,
+                "max_num_seqs": 8,
+                "max_num_batched_tokens": 2048,
+                "block_size": 32,
+                "enforce_eager": True,
+                "tensor_parallel_size": 2,
+                "seed": 3,
+                "weight_transfer": "ipc",
+            }.items()
+        ),
+        # Other arithmetic, and what this version does not know.
+        ({}, {"dtype": "float16"}, True),
+        ({"attn_implementation": "sdpa"}, {"attn_implementation": "eager"}, True),
+        ({}, {"device": "cuda:0"}, True),
+        ({}, {"quantization": "fp8"}, True),
+    ],
+)
+def test_which_arguments_of_an_engine_a_run_may_go_on_with(
+    started: dict[str, Any], now: dict[str, Any], refused: bool
+) -> None:
+    assert bool(changes_that_matter(MANIFEST | {"engine": started}, MANIFEST | {"engine": now})) is refused
+
+
+def test_every_start_argument_of_an_engine_was_thought_of() -> None:
+    """Those that change answers by more than rounding are a short list."""
+    names = [field.name for field in fields(StartArguments)]
+    assert {name for name in names if find_differences([{"engine": {name: 1}}, {}])[0].matters != "no"} == {
+        "max_model_len",
+        "images_per_prompt",
+        "dtype",
+    }

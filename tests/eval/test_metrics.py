@@ -40,12 +40,35 @@ def test_metrics_overall_and_by_category() -> None:
     assert metrics["by_category"].keys() == {"colour", "shape"}
     assert metrics["by_category"]["colour"]["counts"] == {
         "accuracy": [1, 2],
+        "accuracy_all": [1, 2],
         "usage_rate": [1, 2],
         "failure_rate": [0, 2],
         "truncated_rate": [0, 2],
     }
     assert metrics["by_category"]["shape"]["counts"]["accuracy"] == [1, 1]
     assert metrics["by_category"]["shape"]["statistics"]["n_errors"] == 1
+
+
+def test_accuracy_is_given_with_unscored_episodes_counted_as_wrong_as_well() -> None:
+    away = {"error": "model: away", "category": "b"}
+    records = [
+        record("0", correct=True, run={"score": 1.0}, category="a"),
+        record("1", correct=False, run={"score": 0.5}, category="a"),
+        record("2", **away),
+        # Right, and then the judge was away.
+        record("3", correct=True, run={"score": 1.0}, **away),
+    ]
+    metrics = evaluation_metrics(records, score_name="anls")
+    expected = {"accuracy": 1 / 2, "accuracy_all": 1 / 4, "anls": 3 / 4, "anls_all": 3 / 8}
+    assert {name: metrics["statistics"][name] for name in expected} == expected
+    assert (metrics["counts"]["accuracy"], metrics["counts"]["accuracy_all"]) == ([1, 2], [1, 4])
+    assert metrics["intervals"]["accuracy_all"] == pytest.approx(wilson_interval(1, 4))
+    assert metrics["by_category"]["a"]["statistics"]["accuracy_all"] == 1 / 2
+    # Nothing was scored: there is no accuracy, and it is 0 of 2 all the same.
+    unscored = metrics["by_category"]["b"]
+    assert "accuracy" not in unscored["statistics"]
+    assert (unscored["statistics"]["accuracy_all"], unscored["counts"]["accuracy_all"]) == (0.0, [0, 2])
+    assert evaluation_metrics([])["counts"] == {}
 
 
 def view(turn: int, box: tuple[float, ...], **other: Any) -> dict[str, Any]:
@@ -193,6 +216,8 @@ def test_rates_with_intervals_are_those_that_training_logs(seed: int) -> None:
         assert metrics["statistics"][name] == count / total
         low, high = metrics["intervals"][name]
         assert 0 <= low <= high <= 1
+    # A training has no episodes without a score.
+    assert metrics["counts"].pop("accuracy_all")[1] == 12
     assert metrics["counts"] == {
         name: list(pair) for name, pair in episode_counts([r.episode for r in records]).items()
     }
