@@ -17,6 +17,7 @@ from eval.choice import Choice
 from eval.differences import describe, find_differences
 from eval.judge import PROMPT, JudgeChoice
 from eval.manifest import commit, facts_of_environment, library_versions, sample_ids_digest
+from eval.preflight import PreflightChoice
 from eval.records import RunDirectory
 from eval.run_command import print_metrics
 from eval.runner import evaluate
@@ -52,6 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
         repeats=manifest["repeats"],
         n_envs=agent.concurrency,
         judge=judge,
+        # As the run was begun: without one, or with what it found allowed.
+        preflight=_preflight(manifest),
     )
     print_metrics(RunDirectory(arguments.out).manifest(), metrics, suite, Console())
     print(f"Written to {arguments.out}. Side by side: python -m eval compare {arguments.manifest} {arguments.out}")
@@ -121,6 +124,13 @@ def _check_environment(manifest: Mapping[str, Any], env: gymnasium.Env) -> Choic
             "commit, or evaluate anew with `python -m eval run`."
         )
     return choice
+
+
+def _preflight(manifest: Mapping[str, Any]) -> PreflightChoice:
+    found = (manifest.get("server") or {}).get("preflight")
+    if found is None:
+        return "none"
+    return "blind" if found.get("sees_images") is False else "refuse"
 
 
 def _judge(manifest: Mapping[str, Any], arguments: argparse.Namespace) -> JudgeChoice | None:
