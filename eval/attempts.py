@@ -137,6 +137,7 @@ class Watch:
             "score": attempt.info.get("score"),
             "vision_tokens": attempt.info["vision_tokens"],
             "duplicates": attempt.info.get("duplicates", 0),
+            "clipped": attempt.info.get("clipped", 0),
             "sample_sha256": attempt.digest,
             "cluster": attempt.cluster,
             "image_sha256": attempt.shown,

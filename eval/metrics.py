@@ -59,8 +59,8 @@ def evaluation_metrics(records: Sequence[Record], *, score_name: str = "score") 
         `statistics`: those of `pxr_agents.statistics.episode_statistics`; `accuracy_all`, the accuracy over all
         episodes with those without a score counted as wrong; and means per episode: `score_name` (and
         `SCORE_NAME_all`, likewise),
-        `operations/NAME` (executed), `failures/NAME` (refused), `duplicates`, `evidence_iou` (see there; over
-        episodes that used an operation and know an evidence box), `vision_tokens`, `prompt_tokens`,
+        `operations/NAME` (executed), `failures/NAME` (refused), `duplicates`, `clipped`, `evidence_iou` (see there;
+        over episodes that used an operation and know an evidence box), `vision_tokens`, `prompt_tokens`,
         `completion_tokens`, `seconds`; with several repeats of a sample also `pass@k` and `majority_accuracy`;
         `intervals`: [low, high] of every rate and mean (of means none with fewer than two clusters), and
         `interval_method`, how they are made; `n_clusters`: groups of samples that belong together;
@@ -196,6 +196,7 @@ def _means(groups: Sequence[Sequence[Record]]) -> _Measured:
         **{f"operations/{name}": _count_of("usage", name) for name in operations},
         **{f"failures/{name}": _count_of("failures", name) for name in failures},
         "duplicates": lambda record: record.duplicates,
+        "clipped": lambda record: record.clipped,
         "vision_tokens": lambda record: record.vision_tokens,
         "prompt_tokens": lambda record: record.prompt_tokens,
         "completion_tokens": lambda record: record.completion_tokens,

@@ -43,6 +43,7 @@ class Record:
         prompt_tokens, completion_tokens: what the model read and wrote, all turns together, None if nobody counted.
         n_retries: requests that had to be repeated.
         duplicates: calls that had been executed before.
+        clipped: executed calls of which a box or a point was cut off at the edge of its image.
         served: model and system fingerprint as a server named them, "" without a server.
         sample_sha256: digest of the sample, see `eval.data_hash`; None if its data cannot be shown.
         cluster: what the sample belongs to (`Sample.cluster`); None in runs of versions that did not record it.
@@ -61,6 +62,7 @@ class Record:
     completion_tokens: int | None = None
     n_retries: int = 0
     duplicates: int = 0
+    clipped: int = 0
     served: str = ""
     sample_sha256: str | None = None
     cluster: str | None = None

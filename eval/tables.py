@@ -36,6 +36,7 @@ LABELS: dict[str, tuple[str, str]] = {
     "cut_turn_rate": ("Cut turns", "episodes with a turn that the token limit cut, where that is known"),
     "operations_per_episode": ("Operations per episode", "executed ones, mean"),
     "duplicates": ("Duplicates", "calls that had been made before, per episode"),
+    "clipped": ("Clipped", "calls with a box that was cut off at the edge of its image, per episode"),
     "vision_tokens": ("Vision tokens", "of all images shown, per episode"),
     "prompt_tokens": ("Prompt tokens", "read by the model, all turns together, per episode"),
     "completion_tokens": ("Completion tokens", "written by the model, per episode"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pxr_env.errors import OperationError, did_you_mean, quote, show
 from pxr_env.geometry import Box, Point, Size, overlap
@@ -16,6 +16,9 @@ from pxr_env.views import Panel, Region, View
 
 #: Unit coordinates are written with this many decimals.
 UNIT_DECIMALS = 4
+#: How far beyond an edge a box may reach and is cut off there, as a share of the image's side. Models overshoot by a
+#: pixel or two, and mean the edge.
+OVERSHOOT = 0.01
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,12 +30,14 @@ class Frame:
         limit: the number at the right and at the lower edge, or None for the shown size in pixels.
         decimals: decimals of the numbers written in this frame.
         description: the sentence about it in the system prompt.
+        clipped: where boxes and points are noted that were cut off at an edge; None to note nothing.
     """
 
     name: str
     limit: int | None
     decimals: int
     description: str
+    clipped: list[Sequence[float]] | None = field(default=None, compare=False, repr=False)
 
     def extent(self, size: Size) -> Size:
         """Returns the numbers at the right and the lower edge of an image shown at `size`."""
@@ -40,6 +45,8 @@ class Frame:
 
     def region(self, numbers: Sequence[float], view: View, *, padding: float = 0.0) -> Region:
         """Returns what is inside a box that the model wrote for `view`.
+
+        What overshoots an edge by at most `OVERSHOOT` is cut off there, and noted in `clipped`.
 
         Args:
             numbers: the box.
@@ -54,10 +61,10 @@ class Frame:
         rule = f"expected [x1, y1, x2, y2] with 0 <= x1 < x2 <= {width} and 0 <= y1 < y2 <= {height} ({self.name})"
         if len(numbers) != 4:
             raise OperationError(f"the box has {len(numbers)} numbers; {rule}.")
-        self._check_inside(numbers, view, f"the box {show(list(numbers))}", rule)
-        x1, y1, x2, y2 = numbers
-        if x1 >= x2 or y1 >= y2:
-            raise OperationError(f"the box {show(list(numbers))} is empty; {rule}.")
+        x1, y1, x2, y2 = self._inside(numbers, view, f"the box {show(list(numbers))}", rule)
+        for low, high, what in ((x1, x2, "x1 is not less than x2"), (y1, y2, "y1 is not less than y2")):
+            if low >= high:
+                raise OperationError(f"the box {show(list(numbers))} is empty, {what}; {rule}.")
         panel, (left, top, right, bottom) = self._panel((x1 + x2) / 2, (y1 + y2) / 2, view)
         across, down = padding * (right - left), padding * (bottom - top)
         padded = (x1 - left - across, y1 - top - down, x2 - left + across, y2 - top + down)
@@ -74,6 +81,8 @@ class Frame:
     def point(self, numbers: Sequence[float], view: View) -> Point:
         """Returns the source point of a point [x, y] that the model wrote for a view of a single region.
 
+        What overshoots an edge is cut off as in `region`.
+
         Raises:
             OperationError: it is no point inside the view. The text is for the model.
         """
@@ -81,8 +90,8 @@ class Frame:
         rule = f"expected [x, y] with 0 <= x <= {width} and 0 <= y <= {height} ({self.name})"
         if len(numbers) != 2:
             raise OperationError(f"the point has {len(numbers)} numbers; {rule}.")
-        self._check_inside(numbers, view, f"the point {show(list(numbers))}", rule)
-        return view.only_region().quad.at((numbers[0], numbers[1]), (width, height))
+        x, y = self._inside(numbers, view, f"the point {show(list(numbers))}", rule)
+        return view.only_region().quad.at((x, y), (width, height))
 
     def from_source(self, box: Box, view: View, *, source: int | None = None) -> list[float]:
         """Writes a box of source pixels in this frame: the smallest one that covers the part of it inside `view`.
@@ -124,12 +133,23 @@ class Frame:
             outward(max(ys), math.ceil),
         ]
 
-    def _check_inside(self, numbers: Sequence[float], view: View, what: str, rule: str) -> None:
+    def _inside(self, numbers: Sequence[float], view: View, what: str, rule: str) -> list[float]:
+        """Returns x, y, x, y, ... cut off at the edges of the view.
+
+        Raises:
+            OperationError: they are not finite, or overshoot an edge by more than `OVERSHOOT`.
+        """
         if not all(math.isfinite(number) for number in numbers):
             raise OperationError(f"{what} is not finite; {rule}.")
-        width, height = self.extent(view.size)
-        if not all(0 <= x <= width for x in numbers[::2]) or not all(0 <= y <= height for y in numbers[1::2]):
-            raise OperationError(f"{what} leaves image {view.index}; {rule}.")
+        inside = []
+        for place, number in enumerate(numbers):
+            most = self.extent(view.size)[place % 2]
+            if not -OVERSHOOT * most <= number <= (1 + OVERSHOOT) * most:
+                raise OperationError(f"{what} leaves image {view.index}; {rule}.")
+            inside.append(min(max(number, 0), most))
+        if self.clipped is not None and inside != list(numbers):
+            self.clipped.append(tuple(numbers))
+        return inside
 
     def _panel(self, x: float, y: float, view: View) -> tuple[Panel, Box]:
         """The panel at a point and its place, both in this frame."""

@@ -54,8 +54,9 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
     ## Info
     Always: `sample_id`, `views` (see `View.as_dict`), `usage` (operation -> executed calls), `failures`
     (operation -> refused calls; unreadable turns and calls and unknown names under "malformed"), `duplicates` (calls
-    that had been made before), `vision_tokens` (of all views), `reward_terms`, and where the sample knows them
-    `needs_operation`, `evidence_box`, `evidence_time`, `category`. After `reset` also `system_prompt` and `tools`, and
+    that had been made before), `clipped` (executed calls that overshot an edge by at most 1 % and were cut off there),
+    `vision_tokens` (of all views), `reward_terms`, and where the sample knows them `needs_operation`, `evidence_box`,
+    `evidence_time`, `category`. After `reset` also `system_prompt` and `tools`, and
     with `images_in_text` always `image_places`: for each image how many characters of the text come before it.
     After the end `answer` (None if there was none), `score`, `correct` and `target`, the first accepted answer.
 
@@ -366,6 +367,7 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
             "usage": dict(episode.usage),
             "failures": dict(episode.failures),
             "duplicates": episode.n_duplicates,
+            "clipped": episode.n_clipped,
             "vision_tokens": self.limits.vision_tokens(episode.views),
             "reward_terms": reward_terms,
             **{name: fact for name, fact in facts.items() if fact is not None},

@@ -23,6 +23,7 @@ class Episode:
         failures: operation, or "malformed" -> refused calls.
         calls: the executed calls with the numbers of the views they showed.
         n_duplicates: calls that had been executed before.
+        n_clipped: executed calls of which a box or a point was cut off at the edge of its image.
         n_turns: messages of the model.
         ended: whether the episode is over.
     """
@@ -33,6 +34,7 @@ class Episode:
     failures: dict[str, int] = field(default_factory=dict)
     calls: list[tuple[OperationCall, tuple[int, ...]]] = field(default_factory=list)
     n_duplicates: int = 0
+    n_clipped: int = 0
     n_turns: int = 0
     ended: bool = False
 

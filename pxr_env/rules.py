@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pxr_env.coordinates import Frame
 from pxr_env.dialects import Dialect
@@ -133,21 +133,26 @@ class Rules:
                 f'there is no operation "{quote(call.name)}"; expected {" or ".join(names) or "no call at all"}.'
                 f"{did_you_mean(call.name, names)}"
             )
+        operation = self.operations[call.name]
+        # What is cut off at an edge is noted while this call runs.
+        frame = replace(self.frame, clipped=[])
         try:
             self.limits.check(episode.views, (), episode.n_operations)
+            call = replace(call, arguments=operation.read(call.arguments))
             self._check_new(episode, call)
             context = OperationContext(
                 views=tuple(episode.views),
-                frame=self.frame,
+                frame=frame,
                 sources=episode.sample.sources,
                 zoom_padding=self.zoom_padding,
             )
-            new = self.views(episode, self.operations[call.name].run(context, call.arguments))
+            new = self.views(episode, operation.run(context, call.arguments))
             self.limits.check(episode.views, new, episode.n_operations)
         except OperationError:
             episode.fail(call.name)
             raise
         episode.executed(call, new)
+        episode.n_clipped += bool(frame.clipped)
         text = self.dialect.render_views(new, call)
         return Line(text=text, n_images=len(new), place=self.dialect.image_place(text, call))
 

@@ -19,17 +19,11 @@ from typing import Any
 
 from pxr_env.coordinates import Frame
 from pxr_env.dialects.base import Dialect, check_frame, check_only_zoom
-from pxr_env.dialects.reader import TurnReader, read_call, tagged_calls
+from pxr_env.dialects.calls import read_calls
+from pxr_env.dialects.reader import TurnReader, tagged_calls
+from pxr_env.dialects.syntax import open_call, write_call
 from pxr_env.dialects.wording import limits
-from pxr_env.dialects.writer import (
-    checked_answer,
-    checked_call,
-    inexpressible,
-    open_call,
-    tool_list,
-    write_call,
-    zoom_tool,
-)
+from pxr_env.dialects.writer import checked_answer, checked_call, inexpressible, tool_list, zoom_tool
 from pxr_env.errors import did_you_mean, quote
 from pxr_env.operations import Operation
 from pxr_env.types import Mistake, OperationCall, Turn
@@ -120,8 +114,12 @@ class DeepEyes(Dialect):
         return len(_RESPONSE)
 
 
-def _read_call(body: str) -> OperationCall | Mistake:
-    call = read_call(body)
+def _read_block(body: str, is_closed: bool) -> tuple[list[OperationCall | Mistake], int]:
+    calls, n_read = read_calls(body, is_closed)
+    return [_zoom(call) for call in calls], n_read
+
+
+def _zoom(call: OperationCall | Mistake) -> OperationCall | Mistake:
     if isinstance(call, Mistake) or call.name != TOOL:
         return call
     for key in call.arguments:
@@ -134,7 +132,7 @@ def _read_call(body: str) -> OperationCall | Mistake:
     return OperationCall(name="zoom_in", arguments={**box, "target_image": 1})
 
 
-_READ_MARK = tagged_calls("tool_call", _read_call)
+_READ_MARK = tagged_calls("tool_call", _read_block)
 
 
 def deepeyes(frame: Frame) -> Dialect:

@@ -16,7 +16,8 @@ from typing import Any
 
 from pxr_env.coordinates import Frame
 from pxr_env.dialects.base import Dialect, check_frame, check_only_zoom
-from pxr_env.dialects.reader import TurnReader, read_object, tagged_calls
+from pxr_env.dialects.calls import check_keys, read_json_calls
+from pxr_env.dialects.reader import TurnReader, tagged_calls
 from pxr_env.dialects.wording import frame_times, limits
 from pxr_env.dialects.writer import checked_answer, checked_call, inexpressible, write_json, zoom_tool
 from pxr_env.errors import show
@@ -134,11 +135,14 @@ def _target_image(source: object) -> int | None:
     return int(observation.group(1)) + 1 if observation else None
 
 
-def _read_grounding(body: str) -> OperationCall | Mistake:
+def _read_block(body: str, is_closed: bool) -> tuple[list[OperationCall | Mistake], int]:
+    return read_json_calls(body, _read_grounding, f"expected {_FORM}")
+
+
+def _read_grounding(value: dict[str, Any]) -> OperationCall | Mistake:
     expected = f"expected {_FORM}"
-    value = read_object(body, ("bbox_2d", "source"), expected)
-    if isinstance(value, Mistake):
-        return value
+    if mistake := check_keys(value, ("bbox_2d", "source"), expected):
+        return mistake
     for key in ("bbox_2d", "source"):
         if key not in value:
             return Mistake(message=f'the call lacks "{key}"; {expected}. Add it.')
@@ -151,7 +155,7 @@ def _read_grounding(body: str) -> OperationCall | Mistake:
     return OperationCall(name="zoom_in", arguments={"bbox_2d": value["bbox_2d"], "target_image": target_image})
 
 
-_READ_MARK = tagged_calls("grounding", _read_grounding)
+_READ_MARK = tagged_calls("grounding", _read_block)
 
 
 def mini_o3(frame: Frame) -> Dialect:

@@ -1,24 +1,26 @@
-r"""Reading messages: one pass from mark to mark, and strict JSON.
+r"""Reading messages: one pass from mark to mark.
 
 Text inside <think>...</think> is not searched, prose around the rest is fine. Whatever comes is read without an
-exception, and nothing is read twice: what is not closed ends the reading.
+exception, and in time linear in its length.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 from pxr_env.decorations import closing_brace, core
-from pxr_env.errors import did_you_mean, quote, show
+from pxr_env.dialects.calls import ReadBlock, is_noise, no_json
 from pxr_env.types import Mistake, OperationCall, Turn
 
 #: The mark of a boxed answer, for `TurnReader`.
 BOXED = r"\\(?:boxed|fbox|framebox)\s*\{"
+#: What GLM puts around its answers.
+BEGIN_OF_BOX, END_OF_BOX = "<|begin_of_box|>", "<|end_of_box|>"
 
+_ANSWER_TAGS = {"<answer>": "</answer>", BEGIN_OF_BOX: END_OF_BOX}
+#: What may follow the last call of a message: blanks, and tokens that end a turn.
+_SPECIAL_TOKENS = re.compile(r"(?:\s|<\|[^\s<>|]*+\|>)*+")
 _OPENING_BOX = re.compile(BOXED)
 # What stands in a box that only names the format.
 _PLACEHOLDER = re.compile(
@@ -60,9 +62,9 @@ class TurnReader:
         while position is not None and (mark := self._marks.search(self.text, position)):
             start = mark.end()
             if mark.group() == "<think>":
-                position = self.until("</think>", start)[1]
-            elif mark.group() == "<answer>":
-                body, position = self.until("</answer>", start)
+                position = self._skip_thinking(start)
+            elif mark.group() in _ANSWER_TAGS:
+                body, position = self.until(_ANSWER_TAGS[mark.group()], start)
                 if body is not None:
                     self.answers.extend(_boxes_within(body) or [body.strip()])
             elif mark.group().startswith("\\"):
@@ -77,7 +79,7 @@ class TurnReader:
         """Returns the text from `start` to a closing tag, and where to read on; a tag that lacks is a mistake."""
         end = self.text.find(tag, start)
         if end < 0:
-            opening = tag.replace("/", "")
+            opening = next(opening for opening, closing in _ANSWER_TAGS.items() if closing == tag)
             self.add_mistake(f"{opening} is not closed; expected {tag} after it. Write it again.")
             return None, None
         return self.text[start:end], end + len(tag)
@@ -92,6 +94,32 @@ class TurnReader:
         if close < 0 or "<think>" in self.text[:close]:
             return 0
         return close + len("</think>")
+
+    def _skip_thinking(self, start: int) -> int | None:
+        """Reads over <think>...</think>. Where it is not closed, only calls that end the message are meant."""
+        end = self.text.find("</think>", start)
+        if end >= 0:
+            return end + len("</think>")
+        calls = self._calls_at_the_end(start)
+        if calls and all(isinstance(call, OperationCall) for call in calls):
+            self.calls += calls
+        else:
+            self.add_mistake("<think> is not closed; expected </think> after it. Write it again.")
+        return None
+
+    def _calls_at_the_end(self, start: int) -> list[OperationCall | Mistake]:
+        """The calls after `start` behind which the message has nothing else."""
+        reader = TurnReader(self.text, marks=self._marks, read_mark=self._read_mark, answer_form=self._answer_form)
+        last: list[OperationCall | Mistake] = []
+        position = start
+        while mark := self._marks.search(self.text, position):
+            n_before = len(reader.calls)
+            is_call = mark.group() not in ("<think>", *_ANSWER_TAGS) and not mark.group().startswith("\\")
+            end = self._read_mark(reader, mark) if is_call else mark.end()
+            new = reader.calls[n_before:]
+            last = new if not new or self.text[position : mark.start()].strip() else [*last, *new]
+            position = len(self.text) if end is None else end
+        return last if _SPECIAL_TOKENS.fullmatch(self.text, position) else []
 
     def _boxed(self, start: int) -> int | None:
         end = closing_brace(self.text, start)
@@ -112,83 +140,39 @@ class TurnReader:
         return tuple(meant if meant or self.calls else different.values())
 
 
-def tagged_calls(
-    tag: str, read_body: Callable[[str], OperationCall | Mistake]
-) -> Callable[[TurnReader, re.Match[str]], int | None]:
-    """Returns the `read_mark` of calls written between `<tag>` and `</tag>`."""
+def tagged_calls(tag: str, read_block: ReadBlock) -> Callable[[TurnReader, re.Match[str]], int | None]:
+    """Returns the `read_mark` of calls written between `<tag>` and `</tag>`.
+
+    Where the closing tag lacks, a call that is whole counts all the same: it ends where it ends.
+    """
+    opening, closing = f"<{tag}>", f"</{tag}>"
+    tags = re.compile(f"</?{tag}>")
 
     def read_mark(reader: TurnReader, mark: re.Match[str]) -> int | None:
-        if mark.group() == f"</{tag}>":
-            reader.add_mistake(f"</{tag}> closes nothing; expected <{tag}> before it.")
-            return None
-        body, position = reader.until(f"</{tag}>", mark.end())
-        if body is not None:
-            reader.calls.append(read_body(body))
-        return position
+        start, text = mark.end(), reader.text
+        if mark.group() == closing:
+            reader.add_mistake(f"{closing} closes nothing; expected {opening} before it.")
+            return start
+        end = tags.search(text, start)
+        is_closed = end is not None and end.group() == closing
+        body = text[start : end.start() if end else len(text)]
+        calls, n_read = read_block(body, is_closed)
+        rest = body[n_read:]
+        if end and is_closed:
+            reader.calls += (
+                calls if is_noise(rest) else [no_json("Extra data", body, n_read, "expected nothing after it")]
+            )
+            return end.end()
+        if all(isinstance(call, OperationCall) for call in calls):
+            reader.calls += calls
+            # The opening tag at the end of a message was meant to be the closing one.
+            return len(text) if end and is_noise(rest) and not text[end.end() :].strip() else start + n_read
+        if end and not body.strip():
+            return end.start()
+        reader.add_mistake(f"{opening} is not closed; expected {closing} after it. Write it again.")
+        return end.start() if end else None
 
     return read_mark
-
-
-def read_call(body: str) -> OperationCall | Mistake:
-    """Reads a call as `{"name": <name>, "arguments": {...}}`: name a string, arguments an object, nothing else."""
-    expected = 'expected {"name": <name>, "arguments": {...}}'
-    value = read_object(body, ("name", "arguments"), expected)
-    if isinstance(value, Mistake):
-        return value
-    name, arguments = value.get("name"), value.get("arguments")
-    if not isinstance(name, str):
-        got = f"the name of the call is {show(name)}" if "name" in value else "the call has no name"
-        return Mistake(message=f"{got}; {expected}.")
-    if not isinstance(arguments, dict):
-        got = (
-            f"the arguments of the call are {show(arguments)}" if "arguments" in value else "the call has no arguments"
-        )
-        return Mistake(message=f"{got}; {expected}.")
-    return OperationCall(name=name, arguments=arguments)
-
-
-def read_object(body: str, keys: tuple[str, ...], expected: str) -> dict[str, Any] | Mistake:
-    """Reads the JSON object of a call that has no other keys than `keys`; `expected` says what it should be."""
-    try:
-        value = strict_json(body)
-    except RecursionError:
-        return Mistake(message=f"the call is nested too deeply; {expected}.")
-    except json.JSONDecodeError as error:
-        near = quote(body[max(0, error.pos - 20) :].strip(), 40)
-        return Mistake(message=f'the call is not valid JSON ({error.msg} near "{near}"); {expected}. Write it again.')
-    except ValueError as error:
-        return Mistake(message=f"the call is not valid JSON ({quote(str(error))}); {expected}. Write it again.")
-    if not isinstance(value, dict):
-        return Mistake(message=f"the call is {show(value)}; {expected}.")
-    for key in value:
-        if key not in keys:
-            return Mistake(
-                message=f'the call has "{quote(key)}"; {expected} and nothing else.{did_you_mean(key, keys)}'
-            )
-    return value
-
-
-def strict_json(text: str) -> Any:
-    """Reads JSON. Strict: no NaN, no infinity, no key twice.
-
-    Raises:
-        ValueError: it is no JSON.
-        RecursionError: it is nested too deeply.
-    """
-    return json.loads(text, object_pairs_hook=_no_key_twice, parse_constant=_no_constant)
-
-
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        counts = Counter(name for name, _ in pairs)
-        twice = next(name for name in value if counts[name] > 1)
-        raise ValueError(f'the key "{quote(twice, 40)}" came twice')
-    return value
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number")
 
 
 def _boxes_within(answer: str) -> list[str]:

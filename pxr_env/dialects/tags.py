@@ -35,7 +35,7 @@ _NAME = r"[A-Za-z_][A-Za-z0-9_.-]*+"
 _MARKS = re.compile(rf"<think>|<answer>|<(?P<name>{_NAME})(?=[\s/>])", re.ASCII)
 _ATTRIBUTE = re.compile(rf"""\s*+(?P<name>{_NAME})\s*+=\s*+(?:"(?P<double>[^"]*+)"|'(?P<single>[^']*+)')""", re.ASCII)
 _ATTEMPT = re.compile(rf"\s*+{_NAME}\s*+=", re.ASCII)
-_END = re.compile(r"\s*+/>", re.ASCII)
+_END = re.compile(rf"\s*+(?:/>|>\s*+</(?P<closed>{_NAME})\s*+>)", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +59,8 @@ class Tags(Dialect):
         return ("</answer>",)
 
     def parse(self, text: str) -> Turn:
-        """See `Dialect.parse`. A tag is a call if it is closed by "/>" and has attributes, or needs none."""
+        """See `Dialect.parse`. A tag is a call if it is closed, by "/>" or as XML closes an empty element, and has
+        attributes, or needs none."""
         return TurnReader(text, marks=_MARKS, read_mark=_read_tag, answer_form="<answer>answer</answer>").read()
 
     def render_call(self, call: OperationCall) -> str:
@@ -168,7 +169,8 @@ def _read_tag(reader: TurnReader, mark: re.Match[str]) -> int:
         value = attribute["single"] if attribute["double"] is None else attribute["double"]
         attributes.append((attribute["name"], value))
         position = attribute.end()
-    if end := _END.match(text, position):
+    end = _END.match(text, position)
+    if end and end["closed"] in (None, name):
         if name not in _RESERVED and (attributes or operation):
             reader.calls.append(_call(name, operation, attributes))
         return end.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
@@ -14,6 +15,7 @@ from pxr_env.types import OperationCall, Turn
 
 #: Floats in rendered calls have at most this many decimals.
 CALL_DECIMALS = 4
+_OPENING_TAG = re.compile("<(?=tool_call>|grounding>)")
 
 
 def rounded(value: Any) -> Any:
@@ -75,15 +77,6 @@ def inexpressible(call: OperationCall, expected: str) -> ValueError:
     )
 
 
-def write_call(name: str, arguments: Mapping[str, Any]) -> str:
-    """Returns a <tool_call>.
-
-    Raises:
-        ValueError: the arguments are no JSON.
-    """
-    return f"<tool_call>\n{write_json({'name': name, 'arguments': arguments})}\n</tool_call>"
-
-
 def write_json(value: Mapping[str, Any]) -> str:
     """Returns a part of a call as JSON without closing tags, floats rounded.
 
@@ -97,17 +90,8 @@ def write_json(value: Mapping[str, Any]) -> str:
             f"{show(dict(value))} came; expected text, finite numbers, true, false, null, and lists and dicts of them. "
             "Such a call cannot be written in this dialect."
         ) from error
-    # "<\/" is "</" to JSON, and no closing tag to anybody.
-    return text.replace("</", "<\\/")
-
-
-def open_call(name: str, argument: tuple[str, str] | None) -> str:
-    """Returns the beginning of a <tool_call>, up to the value of an argument given with its JSON type."""
-    opening = f'<tool_call>\n{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": {{'
-    if argument is None:
-        return opening
-    key, kind = argument
-    return f'{opening}"{key}": ' + {"array": "[", "object": "{", "string": '"'}.get(kind, "")
+    # To JSON these are the same, and to nobody they are tags.
+    return _OPENING_TAG.sub(r"\\u003c", text.replace("</", "<\\/"))
 
 
 def zoom_tool(name: str, operation: Operation, extra: Mapping[str, Any], required: Sequence[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pxr_env.operations.registry import (
     operation_names,
     register_operation,
 )
-from pxr_env.operations.schema import BOX, TARGET_IMAGE, check_arguments
+from pxr_env.operations.schema import BOX, TARGET_IMAGE, read_arguments
 
 #: The modules that register the operations of this package.
 MODULES = (zoom, frames, transforms, drawing, compare)
@@ -18,8 +18,8 @@ __all__ = [
     "TARGET_IMAGE",
     "Operation",
     "OperationContext",
-    "check_arguments",
     "get_operation",
     "operation_names",
+    "read_arguments",
     "register_operation",
 ]

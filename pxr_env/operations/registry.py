@@ -19,7 +19,7 @@ from typing import Any
 from pxr_env.coordinates import Frame
 from pxr_env.errors import OperationError, did_you_mean, quote, show
 from pxr_env.media import ImageSource, VideoSource
-from pxr_env.operations.schema import check_arguments, check_schema
+from pxr_env.operations.schema import check_schema, read_arguments
 from pxr_env.views import Comparison, Region, View
 
 #: What an operation answers with: one or several things to show.
@@ -98,14 +98,22 @@ class Operation:
         function = {"name": name or self.name, "description": self.description, "parameters": parameters}
         return {"type": "function", "function": function}
 
+    def read(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the arguments of a call as `parameters` want them, see `read_arguments`.
+
+        Raises:
+            OperationError: they are wrong. The text is for the model.
+        """
+        read: dict[str, Any] = read_arguments(arguments, self.parameters, "arguments")
+        return read
+
     def run(self, context: OperationContext, arguments: Mapping[str, Any]) -> list[Shown]:
-        """Checks the arguments and answers the call.
+        """Reads the arguments and answers the call.
 
         Raises:
             OperationError: the arguments are wrong. The text is for the model.
         """
-        check_arguments(arguments, self.parameters, "arguments")
-        shown = self.function(context, **arguments)
+        shown = self.function(context, **self.read(arguments))
         return [shown] if isinstance(shown, Region | Comparison) else list(shown)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pxr_env.errors import OperationError, did_you_mean, quote, show
+from pxr_env.strict_json import strict_json
 
 _KEYWORDS = frozenset(
     (
@@ -23,6 +24,8 @@ _KEYWORDS = frozenset(
         "description",
     )
 )
+#: How Python writes what JSON writes as true and false; some models write it so.
+_PYTHON_WORDS = {"True": True, "False": False}
 _TYPES = ("object", "array", "string", "integer", "number", "boolean")
 
 #: The argument that names a shown image.
@@ -57,14 +60,22 @@ def check_schema(schema: Mapping[str, Any], name: str) -> None:
         check_schema(part, name)
 
 
-def check_arguments(value: object, schema: Mapping[str, Any], where: str) -> None:
-    """Checks `value` against `schema`; `where` names it in the message.
+def read_arguments(value: object, schema: Mapping[str, Any], where: str) -> Any:
+    """Returns `value` as `schema` wants it, where it is written otherwise and can only mean one thing.
+
+    An integer may be written as a float (1.0, as JSON Schema counts it), and what is no text as its JSON inside a
+    string ("1", "[0.1, 0.2, 0.4, 0.5]").
+
+    Args:
+        value: what the model wrote.
+        schema: the schema of an operation's arguments, or of a part of them.
+        where: names it in the message.
 
     Raises:
         OperationError: with the first thing that does not fit, readable for the model.
     """
-    kind = schema["type"]
-    if not _is_a(value, kind):
+    value = read_value(value, schema)
+    if not _is_a(value, schema["type"]):
         raise OperationError(f"{where} is {show(value)}; expected {_describe(schema)}.")
     if "enum" in schema and value not in schema["enum"]:
         options = ", ".join(show(option) for option in schema["enum"])
@@ -72,14 +83,13 @@ def check_arguments(value: object, schema: Mapping[str, Any], where: str) -> Non
             f"{where} is {show(value)}; expected one of {options}.{did_you_mean(value, schema['enum'])}"
         )
     if isinstance(value, Mapping):
-        _check_object(value, schema, where)
-    elif isinstance(value, list):
+        return _read_object(value, schema, where)
+    if isinstance(value, list):
         low, high = schema.get("minItems", 0), schema.get("maxItems", math.inf)
         if not low <= len(value) <= high:
             raise OperationError(f"{where} has {len(value)} items; expected {_describe(schema)}.")
         if "items" in schema:
-            for index, item in enumerate(value):
-                check_arguments(item, schema["items"], f"{where}[{index}]")
+            return [read_arguments(item, schema["items"], f"{where}[{index}]") for index, item in enumerate(value)]
     elif isinstance(value, str):
         if len(value) > schema.get("maxLength", math.inf):
             raise OperationError(f"{where} has {len(value)} characters; expected at most {schema['maxLength']}.")
@@ -87,9 +97,28 @@ def check_arguments(value: object, schema: Mapping[str, Any], where: str) -> Non
         low, high = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
         if not low <= value <= high:
             raise OperationError(f"{where} is {show(value)}; expected {_describe(schema)}.")
+    return value
 
 
-def _check_object(value: Mapping[str, Any], schema: Mapping[str, Any], where: str) -> None:
+def read_value(value: object, schema: Mapping[str, Any]) -> object:
+    """Returns a value as the type of `schema`, not looking into lists and objects; itself where it is not of it."""
+    kind = schema["type"]
+    if isinstance(value, str) and kind != "string":
+        try:
+            read = strict_json(value)
+        except (ValueError, RecursionError):
+            read = _PYTHON_WORDS.get(value.strip())
+        if _is_a(_whole(read, kind), kind):
+            value = read
+    return _whole(value, kind)
+
+
+def _whole(value: object, kind: str) -> object:
+    is_whole = kind == "integer" and isinstance(value, float) and value.is_integer()
+    return int(value) if is_whole else value  # type: ignore[call-overload]
+
+
+def _read_object(value: Mapping[str, Any], schema: Mapping[str, Any], where: str) -> dict[str, Any]:
     properties: Mapping[str, Any] = schema.get("properties", {})
     for name in value:
         if name not in properties:
@@ -100,8 +129,10 @@ def _check_object(value: Mapping[str, Any], schema: Mapping[str, Any], where: st
     for name in schema.get("required", ()):
         if name not in value:
             raise OperationError(f'{where} lacks "{name}"; expected {_describe(properties[name])}. Add it.')
-    for name, item in value.items():
-        check_arguments(item, properties[name], name if where == "arguments" else f"{where}.{name}")
+    return {
+        name: read_arguments(item, properties[name], name if where == "arguments" else f"{where}.{name}")
+        for name, item in value.items()
+    }
 
 
 def _is_a(value: object, kind: str) -> bool:

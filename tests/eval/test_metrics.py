@@ -90,7 +90,14 @@ def test_means_per_episode_by_hand() -> None:
             record(
                 "b",
                 usage={"zoom_in": 1, "rotate": 3},
-                run={"vision_tokens": 27, "prompt_tokens": 300, "seconds": 4.0, "duplicates": 1, "score": 1.0},
+                run={
+                    "vision_tokens": 27,
+                    "prompt_tokens": 300,
+                    "seconds": 4.0,
+                    "duplicates": 1,
+                    "clipped": 3,
+                    "score": 1.0,
+                },
             ),
             record("c", error="model: away", usage={"zoom_in": 9}, run={"vision_tokens": 1000, "seconds": 1000.0}),
         ],
@@ -103,6 +110,7 @@ def test_means_per_episode_by_hand() -> None:
         "operations/rotate": 1.5,
         "failures/malformed": 0.5,
         "duplicates": 0.5,
+        "clipped": 1.5,
         "vision_tokens": 18.0,
         "prompt_tokens": 200.0,
         # Nobody counted those of b.

@@ -60,6 +60,7 @@ def full_record(sample_id: str = "0") -> Record:
         completion_tokens=20,
         n_retries=3,
         duplicates=1,
+        clipped=2,
         served="model fp_1",
         sample_sha256="ab" * 32,
         judgment={"said": "CORRECT", "correct": True},

@@ -1,6 +1,7 @@
 """Coordinate frames: by hand, and there and back again."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given
@@ -40,10 +41,12 @@ def test_regions_by_hand(frame, numbers, view, expected):
     [
         ("unit", [0, 0, 100, 100], "leaves image 1.*x2 <= 1 and.*unit"),
         ("unit", [-0.1, 0, 0.5, 0.5], "leaves"),
-        ("unit", [0.0, 0.0, 0.5, 1.0001], "leaves"),
-        ("permille", [0, 0, 1001, 5], "x2 <= 1000"),
-        ("pixel", [0, 0, 505, 100], "x2 <= 504 and 0 <= y1 < y2 <= 392"),
-        ("pixel", [0, 393, 100, 394], "leaves"),
+        ("unit", [0.0, 0.0, 0.5, 1.0101], "leaves"),
+        ("permille", [0, 0, 1011, 5], "x2 <= 1000"),
+        ("pixel", [0, 0, 510, 100], "x2 <= 504 and 0 <= y1 < y2 <= 392"),
+        ("pixel", [0, -4, 100, 300], "leaves"),
+        ("pixel", [0, 392, 100, 394], "empty, y1 is not less than y2"),
+        ("permille", [1001, 0, 1010, 5], "empty, x1 is not less than x2"),
         ("unit", [0.5, 0.1, 0.5, 0.9], "empty"),
         ("unit", [0.6, 0.1, 0.5, 0.9], "empty"),
         ("unit", [0.1, 0.9, 0.5, 0.2], "empty"),
@@ -56,6 +59,35 @@ def test_regions_by_hand(frame, numbers, view, expected):
 def test_wrong_boxes_are_explained(frame, numbers, message):
     with pytest.raises(OperationError, match=message):
         get_frame(frame).region(numbers, WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("frame", "numbers", "view", "expected"),
+    [
+        ("unit", [-0.01, 0.5, 0.5, 1.01], WHOLE, (0, 400, 500, 800)),
+        ("permille", [500, -10, 1010, 1000], WHOLE, (500, 0, 1000, 800)),
+        # One percent of 504 and of 392 shown pixels is 5.04 and 3.92.
+        ("pixel", [-5, 196, 509, 395.9], WHOLE, (0, 400, 1000, 800)),
+        ("pixel", [-1.12, -0.56, 113.12, 56.56], PART, (200, 100, 400, 200)),
+    ],
+)
+def test_a_box_that_overshoots_by_a_hundredth_is_cut_off_and_noted(frame, numbers, view, expected):
+    clipped = []
+    frame = replace(get_frame(frame), clipped=clipped)
+    assert frame.region(numbers, view).box == pytest.approx(expected, abs=1e-9)
+    assert clipped == [tuple(numbers)]
+    whole = [0, 0, *frame.extent(view.size)]
+    assert frame.region(whole, view).box == view.box
+    assert len(clipped) == 1
+
+
+def test_a_point_that_overshoots_by_a_hundredth_is_cut_off_and_noted():
+    frame = replace(get_frame("permille"), clipped=[])
+    assert frame.point([1010, -10], PART) == (400, 100)
+    assert frame.point([1000, 0], PART) == (400, 100)
+    assert frame.clipped == [(1010, -10)]
+    with pytest.raises(OperationError, match=r"leaves image 2; expected .* 0 <= x <= 1000"):
+        frame.point([1011, 0], PART)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from pxr_env.synthetic import cell_box
 from pxr_env.types import NoTurn
 
 TASK = "pxr_env:pxr/SyntheticSearch-v0"
-COUNTS = {"sample_id", "views", "usage", "failures", "duplicates", "vision_tokens", "reward_terms"}
+COUNTS = {"clipped", "sample_id", "views", "usage", "failures", "duplicates", "vision_tokens", "reward_terms"}
 FACTS = COUNTS | {"needs_operation", "evidence_box", "category"}
 
 

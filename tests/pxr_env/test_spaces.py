@@ -10,7 +10,7 @@ from gymnasium.vector.utils import batch_differing_spaces, batch_space, concaten
 
 from pxr_env.coordinates import FRAMES, get_frame
 from pxr_env.dialects import get_dialect
-from pxr_env.operations import check_arguments, get_operation, operation_names
+from pxr_env.operations import get_operation, operation_names, read_arguments
 from pxr_env.spaces import ImagesSpace, TextSpace, TurnSpace
 from pxr_env.types import OperationCall
 
@@ -92,7 +92,7 @@ def test_sampled_turns_are_valid(frame):
     parsed = [get_dialect("hermes", get_frame(frame)).parse(every.sample()) for _ in range(300)]
     assert {turn.calls[0].name for turn in parsed if turn.calls} == set(operation_names())
     for call in (turn.calls[0] for turn in parsed if turn.calls):
-        check_arguments(call.arguments, get_operation(call.name).parameters, "arguments")
+        read_arguments(call.arguments, get_operation(call.name).parameters, "arguments")
     without = TurnSpace(operations=(), seed=0)
     assert not any("<tool_call>" in without.sample() for _ in range(50))
 

@@ -21,6 +21,7 @@ ALWAYS = {
     "usage": dict,
     "failures": dict,
     "duplicates": int,
+    "clipped": int,
     "vision_tokens": int,
     "reward_terms": dict,
 }

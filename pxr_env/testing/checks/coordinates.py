@@ -68,7 +68,7 @@ def zooms_of_zooms_are_cut_once(subject: TaskSubject) -> Iterator[str]:
 
 
 def impossible_boxes_are_refused(subject: TaskSubject) -> Iterator[str]:
-    """Boxes beyond an edge, reversed, empty, of three or five numbers, NaN or infinite are answered by a text, and
+    """Boxes far beyond an edge, reversed, empty, of three or five numbers, NaN or infinite are answered by a text, and
     show nothing.
 
     What is clipped or exchanged silently teaches a model that any numbers will do.
@@ -77,7 +77,7 @@ def impossible_boxes_are_refused(subject: TaskSubject) -> Iterator[str]:
         inner = base(env)
         width, height = inner.frame.extent(inner.views[0].size)
         texts = {f"the box {box}": _zoom(inner, box, 1) for box in _impossible_boxes(width, height)}
-        for word in ("NaN", "Infinity", "-Infinity", "1e999", "null", '"1"', "true", "[1]"):
+        for word in ("NaN", "Infinity", "-Infinity", "1e999", "null", '"one"', "true", "[1]"):
             texts[f"a box with {word}"] = _zoom_with(inner, word)
         for name, text in texts.items():
             if text is not None:
@@ -100,7 +100,7 @@ def image_numbers_count_from_one(subject: TaskSubject) -> Iterator[str]:
                 if name not in operation.parameters["properties"]:
                     continue
                 call = subject.draw_call(inner, operation, rng)
-                for number in (0, -1, len(inner.views) + 1, 10**30, 1.5, True, "1", None):
+                for number in (0, -1, len(inner.views) + 1, 10**30, 1.5, True, "one", None):
                     text = _rewritten(inner, call, {name: number})
                     if text is not None:
                         found = True
@@ -215,8 +215,8 @@ def _can_be_shown(box: Sequence[float], view: View, env: VisualReasoningEnv) -> 
 def _impossible_boxes(width: float, height: float) -> list[list[Any]]:
     x, y = width / 2, height / 2
     return [
-        [-1, 0, x, y],
-        [0, -1, x, y],
+        [-x, 0, x, y],
+        [0, -y, x, y],
         [0, 0, 2 * width, y],
         [0, 0, x, 2 * height],
         [x, 0, 0, y],

@@ -12,14 +12,23 @@ from pxr_env.types import OperationCall, Turn
 from pxr_env.views import Region, View
 
 PAGE = (Path(__file__).parents[3] / "docs" / "dialects.md").read_text(encoding="utf-8")
-SECTIONS = dict(re.findall(r"^## `([\w-]+)`\n(.*?)(?=^## )", PAGE, re.MULTILINE | re.DOTALL))
-FRAMES = {"qwen3-vl": "permille", "deepeyes": "pixel"}
+SECTIONS = dict(re.findall(r"^## `([\w.-]+)`\n(.*?)(?=^## )", PAGE, re.MULTILINE | re.DOTALL))
+FRAMES = {"qwen3-vl": "permille", "qwen3.5": "permille", "glm-4.5v": "permille", "deepeyes": "pixel"}
 BOXES = {"unit": [0.1, 0.2, 0.4, 0.5], "permille": [100, 200, 400, 500], "pixel": [10, 20, 40, 50]}
 TASK = "pxr_env:pxr/SyntheticSearch-v0"
 
 
 def test_every_dialect_has_a_section():
-    assert list(SECTIONS) == ["hermes", "qwen3-vl", "pixel-reasoner", "mini-o3", "deepeyes", "tags"]
+    assert list(SECTIONS) == [
+        "hermes",
+        "qwen3-vl",
+        "qwen3.5",
+        "glm-4.5v",
+        "pixel-reasoner",
+        "mini-o3",
+        "deepeyes",
+        "tags",
+    ]
     assert sorted(SECTIONS) == sorted(dialect_names())
 
 

@@ -18,13 +18,14 @@ KNOWN = {
     "hermes": ("unit", "pixel", "permille"),
     "pixel-reasoner": ("unit", "pixel"),
     "qwen3-vl": ("permille",),
+    "qwen3.5": ("permille",),
+    "glm-4.5v": ("permille",),
     "mini-o3": ("unit",),
     "deepeyes": ("pixel",),
     "tags": ("unit", "pixel", "permille"),
 }
 DIALECTS = {name: get_dialect(name, get_frame(frames[0])) for name, frames in KNOWN.items()}
-GENERAL = ["hermes", "pixel-reasoner", "qwen3-vl", "tags"]
-BOXED = ["hermes", "pixel-reasoner", "qwen3-vl"]
+GENERAL = ["hermes", "pixel-reasoner", "qwen3-vl", "qwen3.5", "glm-4.5v", "tags"]
 ZOOM = OperationCall(name="zoom_in", arguments={"bbox_2d": [0.1, 0.2, 0.4, 1], "target_image": 1})
 OPERATIONS = [
     "zoom_in", "select_frames", "seek", "rotate", "flip", "enhance", "mark", "compare", "grid",
@@ -35,6 +36,8 @@ general_dialects = pytest.mark.parametrize("dialect", [DIALECTS[name] for name i
 
 MARKS = [
     "<tool_call>", "</tool_call>", "<grounding>", "</grounding>", "<think>", "</think>", "<answer>", "</answer>",
+    "<function=zoom_in>", "</function>", "<parameter=bbox_2d>", "</parameter>", "<arg_key>", "</arg_value>", "```json",
+    "<|begin_of_box|>", "<|end_of_box|>",
     "\\boxed{", "\\", "{", "}", "[", "]", '"', "'", "<", ">", "/>", "=", "<zoom_in ", 'box="', "image='", "&", "&#",
     ";", "|", "<|im_end|>", "<|image_pad|>", "<ANSWER>", "\x00", "\ud800", "左", "NaN", "9" * 5000, " ", "\n",
     '{"name": "zoom_in", "arguments": {}}', '{"bbox_2d": [], "source": "original_image"}',
@@ -176,7 +179,12 @@ def test_shouted_tags_are_prose(dialect):
 @every_dialect
 def test_half_calls_are_mistakes_and_never_calls(dialect):
     call = dialect.render_call(ZOOM)
-    for length in range(1, len(call)):
+    # What is whole but for the closing tag is a call.
+    last = {"qwen3.5": "</function>", "glm-4.5v": "</tool_call>", "tags": "/>"}
+    sign = next((last[name] for name in last if dialect is DIALECTS[name]), "}")
+    whole = call.rindex(sign) + len(sign)
+    assert dialect.parse(call[:whole]).calls == (ZOOM,)
+    for length in range(1, whole):
         turn = dialect.parse(call[:length])
         assert not any(isinstance(part, OperationCall) for part in turn.calls)
         if length > len(dialect.call_opening("zoom_in")):
@@ -184,7 +192,7 @@ def test_half_calls_are_mistakes_and_never_calls(dialect):
 
 
 # Hermes, whose parser is that of the other two, has a test of its own.
-@pytest.mark.parametrize("name", ["mini-o3", "deepeyes", "tags"])
+@pytest.mark.parametrize("name", ["qwen3.5", "mini-o3", "deepeyes", "tags"])
 @pytest.mark.parametrize(
     "piece",
     [
@@ -198,6 +206,12 @@ def test_half_calls_are_mistakes_and_never_calls(dialect):
         '<a x="<a "',
         "\\boxed{}",
         '{"a":',
+        '\\"',
+        ", ",
+        '{"name": "a", "arguments": {}}"<tool_call>',
+        '<tool_call>{"name": "a", "arguments": {}} ',
+        "<tool_call>f<arg_key>",
+        "<tool_call><function=f>",
     ],
 )
 def test_long_messages_take_no_time(name, piece):
@@ -270,7 +284,7 @@ def test_calls_are_compared_by_what_they_ask_for(dialect):
 def test_the_system_prompt_states_what_the_model_must_know(dialect):
     prompt = dialect.system_prompt([get_operation("zoom_in")], max_turns=7, max_operations=5)
     assert "5 operations in 7 messages" in prompt
-    assert dialect.call_opening("zoom_in").partition(":")[0].partition("\n")[0] in prompt
+    assert dialect.call_opening("zoom_in").partition(":")[0].partition("\n")[0].removesuffix("zoom_in") in prompt
     bare = dialect.system_prompt([], max_turns=7, max_operations=5)
     assert prompt.startswith(bare)
     assert "answer" in bare
@@ -299,5 +313,7 @@ def test_an_episode_in_every_dialect(name):
     assert again.startswith(env.dialect.render_error(refused)[: len(refused)])
     *_, info = env.step(env.dialect.render_answer(env.sample.answers[0]))
     assert info["correct"]
-    with pytest.raises(ValueError, match="expected one of hermes, pixel-reasoner, qwen3-vl, mini-o3, deepeyes, tags"):
+    with pytest.raises(
+        ValueError, match=r"expected one of hermes, pixel-reasoner, qwen3-vl, qwen3\.5, glm-4\.5v, mini-o3"
+    ):
         gymnasium.make("pxr_env:pxr/SyntheticSearch-v0", dialect=f"{name}x")

@@ -29,6 +29,7 @@ ZOOM = call("zoom_in", bbox_2d=[0.1, 0.2, 0.4, 0.5], target_image=1)
     ("text", "expected"),
     [
         ('<zoom_in box="0.1 0.2 0.4 0.5" image="1"/>', ZOOM),
+        ('<zoom_in box="0.1 0.2 0.4 0.5" image="1">\n</zoom_in>', ZOOM),
         ("<zoom_in\n  box = '0.1, 0.2, 0.4, 0.5'\timage='1' />", ZOOM),
         ('<zoom_in image="1" bbox_2d="[0.1, 0.2, 0.4, 0.5]"/>', ZOOM),
         ('<zoom_in box="0.1 0.2 0.4 0.5"image="1"/>', ZOOM),
@@ -71,7 +72,7 @@ def test_prose_is_no_call(text):
 @pytest.mark.parametrize(
     "text",
     [
-        '<zoom_in box="0 0 1 1" image="1">', '<zoom_in box="0 0 1 1" image="1"></zoom_in>', '<zoom_in box="0 0 1',
+        '<zoom_in box="0 0 1 1" image="1">', '<zoom_in box="0 0 1 1" image="1"></zoom>', '<zoom_in box="0 0 1',
         "<zoom_in box=0 image=1/>", '<zoom_in box="0 0 1 1" image=1/>', '<zoom_in box="0 0 1 1" /', "<zoom_in box =",
     ],
 )  # fmt: skip

@@ -11,8 +11,8 @@ from pxr_env.errors import OperationError
 from pxr_env.operations import (
     TARGET_IMAGE,
     OperationContext,
-    check_arguments,
     get_operation,
+    read_arguments,
     register_operation,
     registry,
 )
@@ -45,14 +45,17 @@ BOX = [0.1, 0.1, 0.5, 0.5]
         ({"bbox_2d": BOX, "target_image": 3}, "no image 3; images 1 to 2 were shown"),
         ({"bbox_2d": BOX, "target_image": 10**500}, "target_image is an integer of 1661 bits"),
         ({"bbox_2d": BOX, "target_image": True}, "target_image is true; expected an integer"),
-        ({"bbox_2d": BOX, "target_image": 1.0}, r"target_image is 1\.0; expected an integer"),
-        ({"bbox_2d": BOX, "target_image": "1"}, 'target_image is "1"; expected an integer'),
+        ({"bbox_2d": BOX, "target_image": 1.5}, r"target_image is 1\.5; expected an integer"),
+        ({"bbox_2d": BOX, "target_image": math.nan}, "target_image is nan; expected an integer"),
+        ({"bbox_2d": BOX, "target_image": "one"}, 'target_image is "one"; expected an integer'),
+        ({"bbox_2d": BOX, "target_image": "1.5"}, 'target_image is "1.5"; expected an integer'),
+        ({"bbox_2d": BOX, "target_image": "true"}, 'target_image is "true"; expected an integer'),
         ({"bbox_2d": BOX, "target_image": None}, "target_image is null"),
         ({"bbox_2d": BOX}, 'arguments lacks "target_image"; expected an integer from 1. Add it'),
         ({"target_image": 1}, 'arguments lacks "bbox_2d"; expected a list of 4 finite numbers'),
         ({"bbox_2d": [0, 0, 1], "target_image": 1}, "bbox_2d has 3 items; expected a list of 4"),
         ({"bbox_2d": [0, 0, 1, True], "target_image": 1}, r"bbox_2d\[3\] is true; expected a finite number"),
-        ({"bbox_2d": [0, 0, "1", 1], "target_image": 1}, r'bbox_2d\[2\] is "1"'),
+        ({"bbox_2d": [0, 0, "NaN", 1], "target_image": 1}, r'bbox_2d\[2\] is "NaN"'),
         ({"bbox_2d": [0, 0, math.inf, 1], "target_image": 1}, r"bbox_2d\[2\] is inf"),
         ({"bbox_2d": "0,0,1,1", "target_image": 1}, 'bbox_2d is "0,0,1,1"; expected a list of 4'),
         ({"bbox_2d": {"x1": 0}, "target_image": 1}, "expected a list of 4"),
@@ -99,7 +102,7 @@ def test_schemas_are_checked_deeply():
         },
         "required": [],
     }
-    check_arguments({"mode": "grey", "factor": 2, "frames": [1, 8], "flip": False}, schema, "arguments")
+    read_arguments({"mode": "grey", "factor": 2, "frames": [1, 8], "flip": False}, schema, "arguments")
     for arguments, message in (
         ({"mode": "edge"}, 'mode is "edge"; expected one of "grey", "edges".*Did you mean "edges"'),
         ({"factor": 2.5}, r"factor is 2\.5; expected a finite number from 0\.5 to 2"),
@@ -110,7 +113,52 @@ def test_schemas_are_checked_deeply():
         ([], r"arguments is \[\]; expected an object"),
     ):
         with pytest.raises(OperationError, match=message):
-            check_arguments(arguments, schema, "arguments")
+            read_arguments(arguments, schema, "arguments")
+
+
+@pytest.mark.parametrize(
+    ("value", "schema", "expected"),
+    [
+        (1.0, {"type": "integer"}, 1),
+        (1e2, {"type": "integer"}, 100),
+        (-0.0, {"type": "integer"}, 0),
+        ([1.0, 3], {"type": "array", "items": {"type": "integer"}}, [1, 3]),
+        ("2", {"type": "integer"}, 2),
+        ("2.0", {"type": "integer"}, 2),
+        ("1e0", {"type": "integer"}, 1),
+        (" 0.5 ", {"type": "number"}, 0.5),
+        ("[0.1, 1]", {"type": "array", "items": {"type": "number"}}, [0.1, 1]),
+        ('["0.1", 1]', {"type": "array", "items": {"type": "number"}}, [0.1, 1]),
+        ("[[0, 1], [2, 3]]", {"type": "array", "items": {"type": "array"}}, [[0, 1], [2, 3]]),
+        ('{"a": "1"}', {"type": "object", "properties": {"a": {"type": "integer"}}}, {"a": 1}),
+        ("true", {"type": "boolean"}, True),
+        ("False", {"type": "boolean"}, False),
+        # Text stays text, and a number a number.
+        ("1", {"type": "string"}, "1"),
+        ("[1]", {"type": "string"}, "[1]"),
+        (1.0, {"type": "number"}, 1.0),
+        (1, {"type": "number"}, 1),
+    ],
+)
+def test_what_can_only_mean_one_thing_is_read(value, schema, expected):
+    read = read_arguments({"x": value}, {"type": "object", "properties": {"x": schema}}, "arguments")["x"]
+    assert (read, type(read)) == (expected, type(expected))
+
+
+def test_every_operation_takes_integers_written_as_floats_and_lists_inside_a_string():
+    assert zoom(bbox_2d="[0, 0, 0.5, 0.5]", target_image=1.0) == zoom(bbox_2d=[0, 0, 0.5, 0.5], target_image=1)
+    for name, exact, odd in (
+        ("rotate", {"target_image": 1, "degrees": 90}, {"target_image": "1", "degrees": "90"}),
+        ("compare", {"first_image": 1, "second_image": 2}, {"first_image": 1.0, "second_image": 2e0}),
+        ("grid", {"target_image": 1, "lines": 3}, {"target_image": 1, "lines": 3.0}),
+        (
+            "mark",
+            {"target_image": 1, "boxes": [[0, 0, 0.5, 0.5]], "points": [[0.1, 0.1]]},
+            {"target_image": 1.0, "boxes": "[[0, 0, 0.5, 0.5]]", "points": ["[0.1, 0.1]"]},
+        ),
+    ):
+        operation = get_operation(name)
+        assert operation.run(CONTEXT, odd) == operation.run(CONTEXT, exact)
 
 
 @pytest.fixture
