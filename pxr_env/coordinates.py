@@ -10,7 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from pxr_env.errors import OperationError, did_you_mean, quote, show
+from pxr_env.arguments import choose
+from pxr_env.errors import OperationError, show
 from pxr_env.geometry import Box, Point, Size, overlap
 from pxr_env.views import Panel, Region, View
 
@@ -201,9 +202,4 @@ def get_frame(name: str) -> Frame:
     Raises:
         ValueError: there is no such frame.
     """
-    if name not in FRAMES:
-        raise ValueError(
-            f'coordinates="{quote(name)}" came; expected one of {", ".join(FRAMES)}.{did_you_mean(name, FRAMES)} '
-            "Choose the frame the model was trained with."
-        )
-    return FRAMES[name]
+    return choose(FRAMES, name, "coordinates=", "Choose the frame the model was trained with.")

@@ -9,19 +9,22 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import InvalidAction, ResetNeeded
 from PIL import Image
 
+from pxr_env.arguments import as_json, checks_arguments, plain, text
 from pxr_env.coordinates import get_frame
 from pxr_env.dialects import get_dialect
 from pxr_env.episode import MALFORMED, Episode
-from pxr_env.errors import DataError, OperationError, did_you_mean, quote
+from pxr_env.errors import DataError, OperationError, did_you_mean, quote, represent
 from pxr_env.limits import Limits, check_costs
 from pxr_env.media import ImageSource, VideoSource, check_budget
 from pxr_env.operations import get_operation
 from pxr_env.overview import draw_overview, first_regions
 from pxr_env.rendering import render
 from pxr_env.rules import Rules, frame_budget, image_places
+from pxr_env.samples import as_source, find_id
 from pxr_env.scoring import get_scorer
 from pxr_env.spaces import ImagesSpace, TextSpace, TurnSpace
 from pxr_env.types import NoTurn, OperationCall, Sample, SampleSource
@@ -61,7 +64,7 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
     After the end `answer` (None if there was none), `score`, `correct` and `target`, the first accepted answer.
 
     Args:
-        data: the samples.
+        data: the samples, as a source or as a list.
         scorer: how answers are scored, see `pxr_env.scoring`.
         coordinates: "unit", "pixel" or "permille": what the numbers of a box mean, see `pxr_env.coordinates`.
         dialect: how turns are written, see `pxr_env.dialects`.
@@ -93,9 +96,10 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 1}  # type: ignore[misc]
 
+    @checks_arguments
     def __init__(
         self,
-        data: SampleSource,
+        data: SampleSource | Sequence[Sample],
         *,
         scorer: str = "exact",
         coordinates: str = "unit",
@@ -120,15 +124,11 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
         zoom_padding: float = 0.0,
         render_mode: str | None = None,
     ) -> None:
-        if isinstance(operations, str):
-            raise ValueError(f'operations="{quote(operations)}" came; expected a list of names: pass ["{operations}"].')
-        if len(data) == 0:
-            raise DataError("a data set without samples came; expected at least one. Check the path or the split.")
+        self.data = as_source(data)
         _check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
         _check_choice("on_limit", on_limit, ("refuse", "truncate"))
         _check_choice("duplicates", duplicates, ("refuse", "execute"))
         check_budget(min_pixels=min_pixels, max_pixels=max_pixels, size_multiple=size_multiple)
-        self.data = data
         self.frame = get_frame(coordinates)
         self.dialect = get_dialect(dialect, self.frame)
         self.operations = {name: get_operation(name) for name in operations}
@@ -161,17 +161,29 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
             ),
             zoom_padding=_share("zoom_padding", zoom_padding),
         )
-        self.images_in_text = bool(images_in_text)
-        self.question_suffix = _text("question_suffix", question_suffix)
+        self.images_in_text = images_in_text
+        self.question_suffix = text("question_suffix", question_suffix)
         own_words = self.dialect.system_prompt(
             list(self.operations.values()), max_turns=max_turns, max_operations=max_operations
         )
-        self.system_prompt = own_words if system_prompt is None else _text("system_prompt", system_prompt)
+        self.system_prompt = own_words if system_prompt is None else system_prompt
         self._episode: Episode | None = None
+        self._spec: EnvSpec | None = None
         self.observation_space = spaces.Dict({"images": ImagesSpace(), "text": TextSpace()})
         self.action_space = TurnSpace(
             dialect=dialect, coordinates=coordinates, operations=tuple(operations), size_multiple=size_multiple
         )
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """How `gymnasium.make` made it. Paths and NumPy's scalars stand in it as texts and numbers, as JSON wants."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = spec
+        if spec is not None:
+            spec.kwargs = as_json(spec.kwargs)
 
     @property
     def sample(self) -> Sample:
@@ -213,16 +225,16 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
 
         Args:
             seed: seeds the choice of the sample, as in Gymnasium.
-            options: `{"sample_id": id}` chooses the sample.
+            options: `{"sample_id": id}` chooses the sample; an integer stands for the id in its digits.
 
         Raises:
-            ValueError: an unknown option.
+            ValueError: an unknown option, or a seed that is no integer of at least 0.
             DataError: an unknown sample id, or a sample that cannot be shown.
             MediaError: an image or a video that cannot be read.
         """
-        super().reset(seed=seed)
+        super().reset(seed=_checked_seed(seed))
         self._episode = None
-        sample = self.data.get(self._choose(options or {}))
+        sample = self.data.get(self._choose({} if options is None else options))
         episode = Episode(sample=sample, usage=dict.fromkeys(self.operations, 0))
         self._episode = episode
         introductions = []
@@ -305,22 +317,18 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
         return info | {"image_places": places} if self.images_in_text else info
 
     def _choose(self, options: dict[str, Any]) -> str:
+        if not isinstance(options, Mapping):
+            raise ValueError(f'options={represent(options)} came; expected a dict, such as {{"sample_id": id}}.')
         for name in options:
             if name not in _OPTIONS:
                 raise ValueError(
-                    f'the option "{quote(str(name))}" came; expected only {", ".join(_OPTIONS)}.'
+                    f'the option "{quote(name)}" came; expected only {", ".join(_OPTIONS)}.'
                     f"{did_you_mean(name, _OPTIONS)}"
                 )
         ids = self.data.sample_ids()
         if "sample_id" not in options:
             return ids[int(self.np_random.integers(len(ids)))]
-        sample_id = options["sample_id"]
-        if sample_id not in ids:
-            raise DataError(
-                f'sample_id="{quote(str(sample_id))}" came; expected one of {len(ids)} ids, "{ids[0]}" to "{ids[-1]}".'
-                f"{did_you_mean(sample_id, ids)} They are in env.unwrapped.data.sample_ids()."
-            )
-        return str(sample_id)
+        return find_id(options["sample_id"], ids)
 
     def _pixels(self, views: Sequence[View]) -> tuple[np.ndarray, ...]:
         return tuple(render(view, self._picture) for view in views)
@@ -374,24 +382,25 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
         }
 
 
+def _checked_seed(seed: int | None) -> int | None:
+    seed = plain(seed)
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
+        raise ValueError(f"seed={represent(seed)} came; expected an integer of at least 0, or None for any.")
+    return seed
+
+
 def _at_least_one(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if value < 1:
         raise ValueError(f"{name}={value!r} came; expected an integer of at least 1.")
     return value
 
 
 def _share(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+    if not 0 <= value <= 1:
         raise ValueError(f"{name}={value!r} came; expected a number from 0 to 1.")
     return float(value)
 
 
-def _text(name: str, value: str) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{name}={value!r} came; expected text.")
-    return value
-
-
 def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} came; expected {' or '.join(map(repr, choices))}.")
+    if not isinstance(value, str | None) or value not in choices:
+        raise ValueError(f"{name}={represent(value)} came; expected {' or '.join(map(represent, choices))}.")

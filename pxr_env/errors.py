@@ -10,10 +10,12 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 
 #: At most this many characters of foreign text are quoted in one message.
 QUOTE_LIMIT = 80
+_ADDRESS = re.compile(" at 0x[0-9a-fA-F]+")
 
 
 class OperationError(Exception):
@@ -37,22 +39,29 @@ class DataError(ValueError):
         self.bad_rows = tuple(bad_rows)
 
 
-def quote(text: str, limit: int = QUOTE_LIMIT) -> str:
-    """Returns at most `limit` characters of `text` on one line, as valid Unicode."""
+def quote(text: object, limit: int = QUOTE_LIMIT) -> str:
+    """Returns at most `limit` characters of a text on one line, as valid Unicode; of anything else, its `represent`."""
+    if not isinstance(text, str):
+        return represent(text, limit)
     cut = text[:limit].encode("utf-8", "replace").decode("utf-8")
     return " ".join(cut.split()) + ("…" if len(text) > limit else "")
 
 
 def show(value: object, limit: int = QUOTE_LIMIT) -> str:
-    """Returns at most `limit` characters of the `repr` of a JSON value, however large or deep it is."""
-    return quote(_short_repr(value, limit, depth=3), limit)
+    """Returns at most `limit` characters of a JSON value as a model would write it, however large or deep it is."""
+    return quote(_short_repr(value, limit, depth=3, word=json.dumps), limit)
 
 
-def _short_repr(value: object, limit: int, depth: int) -> str:
+def represent(value: object, limit: int = QUOTE_LIMIT) -> str:
+    """Returns at most `limit` characters of any value as a programmer would write it, however large or deep it is."""
+    return quote(_short_repr(value, limit, depth=3, word=repr), limit)
+
+
+def _short_repr(value: object, limit: int, depth: int, word: Callable[[object], str]) -> str:
     if isinstance(value, str):
         return json.dumps(value[: limit + 1], ensure_ascii=False)
     if isinstance(value, bool) or value is None:
-        return json.dumps(value)
+        return word(value)
     if isinstance(value, int):
         return repr(value) if value.bit_length() < 1000 else f"an integer of {value.bit_length()} bits"
     if isinstance(value, float):
@@ -60,15 +69,23 @@ def _short_repr(value: object, limit: int, depth: int) -> str:
     if isinstance(value, list | tuple):
         if depth == 0:
             return "[…]"
-        parts = [_short_repr(item, limit, depth - 1) for item in itertools.islice(value, 8)]
+        parts = [_short_repr(item, limit, depth - 1, word) for item in itertools.islice(value, 8)]
         return "[" + ", ".join(parts) + (", …]" if len(value) > 8 else "]")
     if isinstance(value, dict):
         if depth == 0:
             return "{…}"
         pairs = itertools.islice(value.items(), 8)
-        parts = [f"{_short_repr(key, limit, 0)}: {_short_repr(item, limit, depth - 1)}" for key, item in pairs]
+        parts = [
+            f"{_short_repr(key, limit, 0, word)}: {_short_repr(item, limit, depth - 1, word)}" for key, item in pairs
+        ]
         return "{" + ", ".join(parts) + (", …}" if len(value) > 8 else "}")
-    return f"<{type(value).__name__}>"
+    if isinstance(value, bytes | bytearray):
+        return repr(bytes(value[: limit + 1]))
+    try:
+        return _ADDRESS.sub("", repr(value)[: 10 * limit])
+    except Exception:
+        # A message about a mistake must not fail itself, whatever somebody's repr does.
+        return f"<{type(value).__name__}>"
 
 
 def did_you_mean(name: object, names: Iterable[str]) -> str:

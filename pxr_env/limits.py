@@ -6,7 +6,8 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from pxr_env.errors import OperationError, did_you_mean, quote
+from pxr_env.arguments import plain
+from pxr_env.errors import OperationError, did_you_mean, quote, represent
 from pxr_env.views import View
 
 #: What a cost can be put on, as `costs={name: weight}`.
@@ -60,8 +61,10 @@ class Limits:
             least = 0 if field.name == "max_operations" else 1
             if value is None and field.default is None:
                 continue
+            value = plain(value)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{field.name}={value!r} came; expected an integer of at least {least}.")
+                raise ValueError(f"{field.name}={represent(value)} came; expected an integer of at least {least}.")
+            object.__setattr__(self, field.name, value)
 
     def vision_tokens(self, views: Sequence[View]) -> int:
         """Returns the number of vision tokens of some views."""
@@ -107,9 +110,7 @@ def check_costs(costs: Mapping[str, float]) -> dict[str, float]:
     """
     for name, weight in costs.items():
         if name not in COSTS:
-            raise ValueError(
-                f'costs has "{quote(str(name))}"; expected only {", ".join(COSTS)}.{did_you_mean(name, COSTS)}'
-            )
+            raise ValueError(f'costs has "{quote(name)}"; expected only {", ".join(COSTS)}.{did_you_mean(name, COSTS)}')
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-            raise ValueError(f'the cost of "{name}" is {weight!r}; expected a finite number of at least 0.')
+            raise ValueError(f'the cost of "{name}" is {represent(weight)}; expected a finite number of at least 0.')
     return dict(costs)

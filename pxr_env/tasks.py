@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium
 
+from pxr_env.arguments import hints_of, typed_arguments
 from pxr_env.env import VisualReasoningEnv
 from pxr_env.errors import did_you_mean, quote
 
@@ -61,7 +62,7 @@ class Task:
                 )
         if "data" in of_data and "data" not in arguments:
             raise TypeError(f'{self.id} needs data="DIR", the directory of its data; see docs/data.md.')
-        given = self._complete({**self.defaults, **arguments})
+        given = self._complete({**self.defaults, **typed_arguments(self._hints(), arguments)})
         path = [given.pop("data")] if "data" in of_data else []
         samples = self.data_class()(*path, **{name: value for name, value in given.items() if name in of_data})
         return VisualReasoningEnv(samples, **{name: value for name, value in given.items() if name in of_environment})
@@ -74,6 +75,14 @@ class Task:
         }
         _data, *rest = inspect.signature(VisualReasoningEnv).parameters.items()
         return of_data, dict(rest)
+
+    def _hints(self) -> dict[str, Any]:
+        """Argument -> annotation; that of the data class where both have one."""
+        of_data = dict(hints_of(self.data_class()))
+        for name, parameter in inspect.signature(self.data_class()).parameters.items():
+            if parameter.kind is not inspect.Parameter.KEYWORD_ONLY and name in of_data:
+                of_data["data"] = of_data.pop(name)
+        return {**hints_of(VisualReasoningEnv), **of_data}
 
     def _complete(self, given: dict[str, Any]) -> dict[str, Any]:
         """The arguments with what the data class wants its environment to be like: its scorer, its pixel budget.

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
+from pxr_env.arguments import text
 from pxr_env.datasets.fields import Fields
 from pxr_env.datasets.media_files import MediaFiles
 from pxr_env.datasets.paths import DataDirectory
@@ -50,7 +51,7 @@ class InfographicVQA(Dataset):
         progress: Progress | None = None,
     ) -> None:
         files = DataDirectory(directory)
-        path = _find(files.path, split)
+        path = _find(files.path, text("split", split))
         self._media = MediaFiles(files, check=check_media)
         self._folders = (
             "infographicsvqa_images",

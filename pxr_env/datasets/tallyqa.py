@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from pxr_env.arguments import choose, text
 from pxr_env.datasets.fields import Fields, RowError
 from pxr_env.datasets.media_files import MediaFiles
 from pxr_env.datasets.paths import DataDirectory
 from pxr_env.datasets.readers import find_file, read_json_list
 from pxr_env.datasets.rows import Dataset, Progress, Record
-from pxr_env.errors import did_you_mean, quote, show
+from pxr_env.errors import show
 
 #: Simple questions name a kind of object, complex ones ask for a relation or an attribute too.
 SUBSETS = ("complex", "simple", "all")
@@ -52,13 +53,9 @@ class TallyQA(Dataset):
         check_media: bool = True,
         progress: Progress | None = None,
     ) -> None:
-        if subset not in SUBSETS:
-            raise ValueError(
-                f'subset="{quote(str(subset))}" came; expected one of {", ".join(SUBSETS)}.'
-                f"{did_you_mean(subset, SUBSETS)} Choose one."
-            )
+        choose(dict.fromkeys(SUBSETS), subset, "subset=", "Choose one.")
         files = DataDirectory(directory)
-        path = find_file(files.path, f"{split}.json", "the questions")
+        path = find_file(files.path, f"{text('split', split)}.json", "the questions")
         self._media = MediaFiles(files, check=check_media)
         self._subset = subset
         super().__init__(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pxr_env.arguments import choose
 from pxr_env.coordinates import Frame
 from pxr_env.dialects.base import Dialect
-from pxr_env.errors import did_you_mean, quote
 
 #: Builds a dialect for a coordinate frame. Raises ValueError if it cannot speak of that frame.
 DialectFactory = Callable[[Frame], Dialect]
@@ -30,12 +30,7 @@ def get_dialect(name: str, frame: Frame) -> Dialect:
     Raises:
         ValueError: there is no such dialect, or it cannot speak of this frame.
     """
-    if name not in _DIALECTS:
-        raise ValueError(
-            f'dialect="{quote(name)}" came; expected one of {", ".join(_DIALECTS)}.{did_you_mean(name, _DIALECTS)} '
-            "Choose the one the model was trained with."
-        )
-    return _DIALECTS[name](frame)
+    return choose(_DIALECTS, name, "dialect=", "Choose the one the model was trained with.")(frame)
 
 
 def dialect_names() -> list[str]:

@@ -16,8 +16,9 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+from pxr_env.arguments import choose
 from pxr_env.coordinates import Frame
-from pxr_env.errors import OperationError, did_you_mean, quote, show
+from pxr_env.errors import OperationError, show
 from pxr_env.media import ImageSource, VideoSource
 from pxr_env.operations.schema import check_schema, read_arguments
 from pxr_env.views import Comparison, Region, View
@@ -166,12 +167,8 @@ def get_operation(name: str) -> Operation:
     Raises:
         ValueError: there is none.
     """
-    if name not in _OPERATIONS:
-        raise ValueError(
-            f'the operation "{quote(name)}" came; expected one of {", ".join(_OPERATIONS)}.'
-            f"{did_you_mean(name, _OPERATIONS)} Import the module that registers it first if it is your own."
-        )
-    return _OPERATIONS[name]
+    advice = "Import the module that registers it first if it is your own."
+    return choose(_OPERATIONS, name, "the operation ", advice)
 
 
 def operation_names() -> list[str]:

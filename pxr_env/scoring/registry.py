@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from pxr_env.errors import did_you_mean, quote, show
+from pxr_env.arguments import choose
+from pxr_env.errors import quote, show
 from pxr_env.types import Sample
 
 #: Says how good an answer to a sample is, from 0 (wrong) to 1 (right).
@@ -113,13 +114,13 @@ def get_scorer(name: str) -> Scorer:
         ValueError: there is none.
         ImportError: it needs a package that is not installed.
     """
-    if name not in _SCORERS:
-        raise ValueError(
-            f'scorer="{quote(name)}" came; expected one of {", ".join(_SCORERS)}.{did_you_mean(name, _SCORERS)} '
-            "Choose the one that fits the answers of the data; import the module that registers it first if it is your "
-            "own."
-        )
-    scorer = _SCORERS[name]
+    scorer = choose(
+        _SCORERS,
+        name,
+        "scorer=",
+        "Choose the one that fits the answers of the data; import the module that registers it first if it is your "
+        "own.",
+    )
     if scorer.require is not None:
         scorer.require()
     return scorer

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image, ImageDraw
 
+from pxr_env.arguments import checks_arguments
 from pxr_env.geometry import Box
 from pxr_env.media import ImageSource
 from pxr_env.synthetic.hiding import hide
@@ -149,6 +150,7 @@ class SyntheticCount(ProceduralSamples):
 
     scorer: ClassVar[str] = "number"
 
+    @checks_arguments
     def __init__(
         self,
         *,
@@ -187,8 +189,9 @@ class SyntheticCount(ProceduralSamples):
         )
         if self.config.cell < _SMALLEST_CELL:
             raise ValueError(
-                f"max_pixels={budget.max_pixels} came with grid={grid}, cells of {self.config.cell // REDUCTION} "
-                f"pixels; expected at least {_SMALLEST_CELL // REDUCTION}, the room a tray needs. Raise max_pixels."
+                f"max_pixels={budget.max_pixels} and size_multiple={size_multiple} came with grid={grid}, cells of "
+                f"{self.config.cell // REDUCTION} pixels; expected at least {_SMALLEST_CELL // REDUCTION}, the room "
+                "a tray needs. Raise max_pixels."
             )
         warn_if_inexact(budget, (side, side), REDUCTION, "hidden objects", f"Use min_pixels={side}**2 or less.")
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
+from pxr_env.arguments import checks_arguments
 from pxr_env.geometry import Size
 from pxr_env.media import ImageSource
 from pxr_env.synthetic.infographic_content import KINDS, PAGE_TITLES, Question, Section, ask, draw_sections
@@ -109,6 +110,7 @@ class SyntheticInfographic(ProceduralSamples):
 
     scorer: ClassVar[str] = "anls"
 
+    @checks_arguments
     def __init__(
         self,
         *,

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from pxr_env.arguments import checks_arguments
 from pxr_env.geometry import Box, Size
 from pxr_env.media import ImageSource
 from pxr_env.synthetic.letters import GLYPH_SIZE, LETTERS, draw_letter
@@ -176,6 +177,7 @@ class SyntheticSearch(ProceduralSamples):
 
     scorer: ClassVar[str] = "exact"
 
+    @checks_arguments
     def __init__(
         self,
         *,

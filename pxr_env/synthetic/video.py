@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from pxr_env.arguments import checks_arguments
 from pxr_env.geometry import Box, Size
 from pxr_env.media import VideoSource, uniform_frames
 from pxr_env.synthetic.letters import LETTERS
@@ -143,6 +144,7 @@ class SyntheticVideo(ProceduralSamples):
 
     scorer: ClassVar[str] = "exact"
 
+    @checks_arguments
     def __init__(
         self,
         *,
@@ -244,7 +246,16 @@ class SyntheticVideo(ProceduralSamples):
 def _budget(max_frame_pixels: int | None, size_multiple: int) -> Budget:
     """The budget of a frame of the overview; an environment's is the same."""
     most = _FRAME_TOKENS * size_multiple**2 if max_frame_pixels is None else max_frame_pixels
+    if most < size_multiple**2:
+        raise _too_small(most, size_multiple)
     return Budget(min_pixels=min(most, size_multiple**2), max_pixels=most, size_multiple=size_multiple)
+
+
+def _too_small(max_frame_pixels: int, size_multiple: int) -> ValueError:
+    return ValueError(
+        f"max_frame_pixels={max_frame_pixels} came with size_multiple={size_multiple}; expected room for frames of "
+        f"{SMALLEST[0]}x{SMALLEST[1]} pixels. Raise max_frame_pixels."
+    )
 
 
 def _overview(budget: Budget) -> Size:
@@ -253,10 +264,7 @@ def _overview(budget: Budget) -> Size:
     exact = [(columns * multiple, rows * multiple) for columns, rows in budget.exact_overviews(REDUCTION)]
     fitting = [size for size in exact if size[0] >= SMALLEST[0] and size[1] >= SMALLEST[1]]
     if not fitting:
-        raise ValueError(
-            f"max_frame_pixels={budget.max_pixels} came with size_multiple={multiple}; expected room for frames of "
-            f"{SMALLEST[0]}x{SMALLEST[1]} pixels. Raise max_frame_pixels."
-        )
+        raise _too_small(budget.max_pixels, multiple)
     return min(fitting, key=lambda size: abs(size[0] / size[1] / _ASPECT - 1))
 
 

@@ -388,7 +388,7 @@ def test_reset_options_are_checked():
         DataError, match=r'"train-50" came; expected one of 50 ids, "train-0" to "train-49".*Did you mean'
     ):
         env.reset(options={"sample_id": "train-50"})
-    with pytest.raises(DataError, match='"3" came'):
+    with pytest.raises(DataError, match="sample_id=3 came"):
         env.reset(options={"sample_id": 3})
 
 
@@ -409,16 +409,16 @@ def test_a_sample_that_cannot_be_shown_is_a_data_mistake(tmp_path):
         ({"coordinates": "pixels"}, 'Did you mean "pixel"'),
         ({"dialect": "xml"}, "expected one of hermes"),
         ({"operations": ("zoom",)}, 'Did you mean "zoom_in"'),
-        ({"operations": "zoom_in"}, r'expected a list of names: pass \["zoom_in"\]'),
+        ({"operations": "zoom_in"}, r'expected a list, of which each item is text. Write \["zoom_in"\]'),
         ({"scorer": "exakt"}, 'Did you mean "exact"'),
         ({"max_turns": 0}, "max_turns=0 came; expected an integer of at least 1"),
         ({"max_turns": 2.0}, "max_turns=2.0"),
         ({"max_operations": -1}, "at least 0"),
         ({"min_pixels": 2000, "max_pixels": 1000}, "0 <= min_pixels <= max_pixels"),
         ({"max_pixels": 100}, "784"),
-        ({"render_mode": "human"}, "expected None or 'rgb_array'"),
-        ({"on_limit": "stop"}, "on_limit='stop' came; expected 'refuse' or 'truncate'"),
-        ({"duplicates": "keep"}, "expected 'refuse' or 'execute'"),
+        ({"render_mode": "human"}, 'expected None or "rgb_array"'),
+        ({"on_limit": "stop"}, 'on_limit="stop" came; expected "refuse" or "truncate"'),
+        ({"duplicates": "keep"}, 'expected "refuse" or "execute"'),
         ({"max_images": 0}, "max_images=0 came; expected an integer of at least 1"),
         ({"max_vision_tokens": 1.5}, "max_vision_tokens=1.5"),
         ({"video_frames": 0}, "video_frames=0"),

@@ -78,7 +78,7 @@ def test_unknown_ids_and_arguments_are_refused(data_class):
         ({"split": "val"}, '"val" came; expected "train" or "test"'),
         ({"num_samples": 0}, "num_samples=0 came; expected an integer from 1"),
         ({"hard_fraction": 1.5}, "hard_fraction=1.5 came; expected a number from 0 to 1"),
-        ({"hard_fraction": "all"}, "hard_fraction='all' came"),
+        ({"hard_fraction": "all"}, 'hard_fraction="all" came'),
     ):
         with pytest.raises(ValueError, match=message):
             data_class(**arguments)
