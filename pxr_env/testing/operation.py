@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import json
@@ -166,20 +167,15 @@ def it_always_answers_the_same(subject: OperationSubject) -> Iterator[str]:
 
 
 def it_changes_nothing(subject: OperationSubject) -> Iterator[str]:
-    """Neither the arguments nor the pictures of the sources change by a call.
+    """The pictures of the sources do not change by a call.
 
     The pictures are shared by all environments of the process: a mark drawn into one is seen in all later episodes.
     """
     pictures = _picture_bytes(subject.sample)
     for frame, arguments in subject.calls():
-        before = copy.deepcopy(arguments)
-        try:
+        # What it raises is another check's.
+        with contextlib.suppress(Exception):
             subject.operation.run(subject.context(frame), arguments)
-        except Exception:
-            # Another check's.
-            continue
-        if arguments != before:
-            yield f"the arguments became {show(arguments, 200)}; expected {show(before, 200)} as they came. Copy them."
     if _picture_bytes(subject.sample) != pictures:
         yield "a picture of a source was changed; expected it as it was. Work on a copy."
 

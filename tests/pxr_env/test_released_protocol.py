@@ -85,7 +85,7 @@ def test_a_padded_zoom_into_a_comparison_stays_in_its_picture():
 
 @pytest.mark.parametrize("padding", [-0.1, 1.5, "0.1", True, float("nan")])
 def test_padding_that_is_no_share_is_refused(padding):
-    with pytest.raises(ValueError, match=r"zoom_padding=.* came; expected a number from 0 to 1"):
+    with pytest.raises(ValueError, match=r"zoom_padding=.* came; expected a number"):
         make(zoom_padding=padding)
 
 
