@@ -42,8 +42,44 @@ Answer to judge:
 
 Reply with one word: CORRECT or INCORRECT."""
 
-_VERDICT = re.compile(r"\b(in)?correct\b", re.IGNORECASE)
+#: What is asked next where the verdict cannot be read, behind what the judge said and then in a question of its own.
+REMINDER = "Give your verdict only. Reply with exactly one word, CORRECT or INCORRECT, and nothing else."
+
+# A verdict is a statement of its own: at the beginning of the reply, a line or a sentence, with only its end or a
+# reason behind it. "The correct answer is 5" is none, and neither is a reply that states both.
+_DECORATION = r"(?:[\s*_`\"'(\[{#$>]|\\(?:boxed|text|textbf|mathrm|mathbf)\s*\{|<\w{1,12}>){0,16}"
+_START = rf"(?:\A|[\n.!?;]|</think>){_DECORATION}(?:(?:no|wait|actually|sorry)\b,?\s+)?"
+_SUBJECT = (
+    r"(?:(?:so|thus|therefore|hence)\b,?\s+)?(?:(?:the|my)\s+)?(?:(?:final|given|candidate|model's)\s+)?"
+    r"(?:verdict|judge?ment|answer(?:\s+to\s+judge)?|response|evaluation|assessment|decision|conclusion|result|it|this"
+    r"|that)[*_`\"']{0,3}"
+)
+_SAYS = rf"(?:{_SUBJECT}(?:\s+(?:is|was)\b|['\u2019]s\b|\s*[:=]|\s+[-\u2013\u2014])[*_`\"']{{0,3}})?{_DECORATION}"
+_YES = rf"{_START}{_SAYS}correct[ *_`\"')\]}}$]{{0,8}}(?:[.!\n]|\Z|</|,\s*\"|,? (?:because|since|as)\b)"
+_NO = (
+    rf"{_START}(?:{_SAYS}(?:incorrect|not\s+correct|wrong)\b"
+    rf"|{_SUBJECT}\s+(?:is|was)(?:n['\u2019]t|\s+not)\s+{_DECORATION}correct\b)"
+)
+# Found once where there is a verdict; the group is the statement of a no, and empty for a yes.
+_VERDICT = re.compile(rf"\A(?!(?=.*?{_NO}).*?{_YES})(?=.*?(?:{_YES}|({_NO})))", re.IGNORECASE | re.DOTALL)
+# One of two words, for servers that can hold a model to a schema.
+_FORMAT = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "verdict",
+        "strict": True,
+        "schema": {
+            "type": "object",
+            "properties": {"verdict": {"type": "string", "enum": ["CORRECT", "INCORRECT"]}},
+            "required": ["verdict"],
+            "additionalProperties": False,
+        },
+    },
+}
+# How a server says that it does not know a part of a request.
+_BAD_REQUEST = (400, 422)
 _MAX_TOKENS = 1024
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,18 +98,21 @@ class JudgeChoice:
 
     def as_manifest(self) -> dict[str, Any]:
         """What a manifest says of it."""
-        digest = hashlib.sha256(PROMPT.encode("utf-8")).hexdigest()
+        digest = hashlib.sha256(f"{PROMPT}\n{REMINDER}".encode()).hexdigest()
         return {
             "model": self.server.model,
             "host": self.server.host,
             "base_url": self.server.base_url,
             "prompt": PROMPT,
             "prompt_sha256": digest,
+            "reminder": REMINDER,
         }
 
 
 class Judge:
     """Asks a model whether answers are correct, greedily, and keeps what it said.
+
+    A verdict that cannot be read is asked for again, twice and in other words; then the question has none.
 
     Args:
         choice: which model.
@@ -87,6 +126,8 @@ class Judge:
         self._client = ChatClient(choice.server, connections=choice.concurrency)
         self._choice, self._cache, self._lock = choice, cache, threading.Lock()
         self._known = read_judgments(cache)
+        # Whether the server holds the model to a schema; None until it has answered.
+        self._takes_schema: bool | None = None
 
     def judge(self, records: Sequence[Record], get_sample: Callable[[str], Sample]) -> None:
         """Let the judge decide over every answer: `episode.correct` becomes its verdict, `judgment` what it said.
@@ -123,14 +164,38 @@ class Judge:
         key = _key(self._choice.server.model, prompt)
         with self._lock:
             said = self._known.get(key)
-        if said is None:
-            body = {"messages": [{"role": "user", "content": prompt}], "temperature": 0.0, "max_tokens": _MAX_TOKENS}
-            said = self._client.complete(body).text
-            self._keep(key, said)
-        verdict = _read_verdict(said)
-        if verdict is None:
-            raise Unanswered(f"{self._choice.server.model} said neither CORRECT nor INCORRECT: {said[:80]!r}")
+        verdict = None if said is None else _read_verdict(said)
+        # What was said in an earlier run and could not be read is asked for in other words at once.
+        for attempt in range(0 if said is None else 1, _ATTEMPTS) if verdict is None else ():
+            said = self._complete(([prompt], [prompt, said or "...", REMINDER], [f"{prompt}\n\n{REMINDER}"])[attempt])
+            verdict = _read_verdict(said)
+            if verdict is not None:
+                self._keep(key, said)
+                break
+        if said is None or verdict is None:
+            raise Unanswered(
+                f"{self._choice.server.model} said neither CORRECT nor INCORRECT, asked {_ATTEMPTS} times: "
+                f"{quote(said or '', 80)}"
+            )
         return said, verdict
+
+    def _complete(self, texts: Sequence[str]) -> str:
+        """What the judge says to texts of a user and an assistant by turns."""
+        messages = [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(texts)]
+        body = {"messages": messages, "temperature": 0.0, "max_tokens": _MAX_TOKENS}
+        if self._takes_schema is not False:
+            try:
+                said = self._client.complete(body | {"response_format": _FORMAT}).text
+            except Unanswered as error:
+                if self._takes_schema or error.status not in _BAD_REQUEST:
+                    raise
+            else:
+                self._takes_schema = True
+                return said
+        said = self._client.complete(body).text
+        # It took the question, and not the schema.
+        self._takes_schema = False
+        return said
 
     def _keep(self, key: str, said: str) -> None:
         with self._lock:
@@ -175,9 +240,9 @@ def _key(model: str, prompt: str) -> str:
 
 
 def _read_verdict(said: str) -> bool | None:
-    """None if it is none. Models that think aloud say it last."""
-    verdicts = _VERDICT.findall(said)
-    return verdicts[-1] == "" if verdicts else None
+    """The verdict of a reply, of what comes behind its thoughts; None if it states none, or both."""
+    found = _VERDICT.findall(said.rpartition("</think>")[2])
+    return found[0] == "" if found else None
 
 
 def _accepted(sample: Sample) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from eval.__main__ import main
-from eval.judge import PROMPT, JudgeChoice
+from eval.judge import PROMPT, REMINDER, JudgeChoice, _read_verdict
 from eval.records import RunDirectory
 from pxr_agents.chat_client import Retries, Server, ServerRefused
 from tests.eval import scripted
@@ -92,11 +92,101 @@ def test_an_outage_drops_the_question_with_its_reason_and_is_made_up_for(tmp_pat
     assert metrics["statistics"]["accuracy"] == 1 / 3
 
 
-def test_a_judge_that_says_neither_judges_nothing(tmp_path: Path) -> None:
-    with serve(ChatServer(lambda body: "Hard to tell.")) as url:
+def test_a_judge_that_says_neither_is_asked_again_in_other_words_and_judges_nothing(tmp_path: Path) -> None:
+    server = ChatServer(lambda body: "Hard to tell.")
+    with serve(server) as url:
         metrics = run_evaluation(tmp_path / "run", agent=AGENT, limit=3, judge=judge(url))
     assert metrics["statistics"]["n_errors"] == 2
-    assert any("said neither CORRECT nor INCORRECT: 'Hard to tell.'" in reason for reason in metrics["errors"])
+    assert any("said neither CORRECT nor INCORRECT, asked 3 times: Hard to tell." in it for it in metrics["errors"])
+    first, second, third = ([message["content"] for message in body["messages"]] for body in server.bodies[:3])
+    assert len(server.bodies) == 6
+    assert second == [first[0], "Hard to tell.", REMINDER]
+    assert third == [f"{first[0]}\n\n{REMINDER}"]
+    # What cannot be read is not kept.
+    assert not (tmp_path / "run" / "judgments.jsonl").exists()
+
+
+def test_the_second_verdict_counts(tmp_path: Path) -> None:
+    server = ChatServer(lambda body: "INCORRECT. The colour fits." if len(body["messages"]) == 3 else "CORRECT or not?")
+    with serve(server) as url:
+        metrics = run_evaluation(tmp_path / "run", agent=AGENT, limit=3, judge=judge(url))
+    assert metrics["statistics"]["n_errors"] == 0
+    assert len(server.bodies) == 4
+    assert [record.episode.correct for record in RunDirectory(tmp_path / "run").records()] == [False, False, False]
+
+
+def test_earlier_judgments_are_read_by_the_grammar_of_today(tmp_path: Path) -> None:
+    server = ChatServer(lambda body: "CORRECT")
+    cache = tmp_path / "judgments.jsonl"
+    with serve(server) as url:
+        run_evaluation(tmp_path / "one", agent=AGENT, limit=3, judge=judge(url, cache=cache))
+        lines = [json.loads(line) for line in cache.read_text().splitlines()]
+        said = ["INCORRECT. The correct answer is 5.", "Either CORRECT or INCORRECT."]
+        cache.write_text(
+            "".join(json.dumps(line | {"said": text}) + "\n" for line, text in zip(lines, said, strict=True))
+        )
+        run_evaluation(tmp_path / "two", agent=AGENT, limit=3, judge=judge(url, cache=cache))
+    records = RunDirectory(tmp_path / "two").records()
+    assert [record.episode.correct for record in records] == [False, True, False]
+    # Only the one that cannot be read was asked for again, in other words.
+    assert len(server.bodies) == 3
+    assert server.bodies[-1]["messages"][-1]["content"] == REMINDER
+
+
+def without_schema(body: dict[str, Any]) -> str:
+    return "CORRECT" if "response_format" not in body else '{"verdict": "CORRECT"}'
+
+
+def test_a_server_is_asked_for_one_of_two_words_and_whether_it_can_once(tmp_path: Path) -> None:
+    able = ChatServer(without_schema)
+    with serve(able) as url:
+        run_evaluation(tmp_path / "able", agent=AGENT, limit=3, judge=judge(url))
+    assert [
+        body["response_format"]["json_schema"]["schema"]["properties"]["verdict"]["enum"] for body in able.bodies
+    ] == [["CORRECT", "INCORRECT"]] * 2
+    unable = ChatServer(without_schema, iter([status(400, b'{"error": {"message": "unknown field response_format"}}')]))
+    with serve(unable) as url:
+        metrics = run_evaluation(tmp_path / "unable", agent=AGENT, limit=3, judge=judge(url))
+    assert metrics["statistics"]["n_errors"] == 0
+    assert ["response_format" in body for body in unable.bodies][-2:] == [False, False]
+    assert len(unable.bodies) <= 3
+    for name in ("able", "unable"):
+        assert [record.episode.correct for record in RunDirectory(tmp_path / name).records()] == [True, True, False]
+
+
+VERDICTS: dict[str, bool | None] = {
+    "CORRECT": True, "**CORRECT**": True, "Correct.": True, "CORRECT!": True, "Verdict: CORRECT": True,
+    "**Verdict:** CORRECT": True, "# CORRECT": True, r"\boxed{CORRECT}": True, "<answer>CORRECT</answer>": True,
+    '{"verdict": "CORRECT"}': True, '{"verdict": "CORRECT", "reason": "the same"}': True,
+    '```json\n{\n  "verdict": "CORRECT"\n}\n```': True, "It\u2019s correct.": True,
+    "CORRECT\n\nNothing incorrect here.": True, "Let me see. Both say red.\n\nCORRECT": True,
+    "Both say red. The answer is CORRECT.": True, "So it is not INCORRECT. CORRECT": True,
+    "CORRECT, because both say red.": True, "<think>Incorrect would be 4. Wrong.</think>CORRECT": True,
+    "Judgment - CORRECT": True, "The response is CORRECT since it says the same": True, "INCORRECT": False,
+    "Incorrect.": False, "**INCORRECT**": False, "Verdict: **INCORRECT**": False, '{"verdict": "INCORRECT"}': False,
+    r"$\boxed{\text{INCORRECT}}$": False, "INCORRECT. The correct answer is 5.": False,
+    "INCORRECT (correct would be B)": False, "INCORRECT\n\nThe accepted answer, red, would be correct.": False,
+    "The answer is not correct.": False, "It isn't correct": False, "It isn\u2019t correct.": False,
+    "not correct": False, "NOT CORRECT": False, "Wrong.": False, "That is wrong.": False,
+    "<think>It may be correct.</think>INCORRECT": False, "The answer is incorrect because a bus is no car.": False,
+    "": None, "Hard to tell.": None, "CORRECT or INCORRECT": None, "CORRECT/INCORRECT": None,
+    "Neither CORRECT nor INCORRECT.": None, "CORRECT. No, INCORRECT.": None, "INCORRECT.\nCORRECT.": None,
+    "Correct: 5. Given: 4.": None, "The correct answer is 5.": None, "Partially correct.": None,
+    "The answer is partially correct.": None, "Not quite correct": None, "Correct, but only if red counts": None,
+    "The answer would be correct": None, "The answer is never correct.": None, "NOT INCORRECT": None,
+    "The answer is not incorrect.": None, "Is it correct? It is not.": None, "UNCORRECT": None, "CORRECTNESS": None,
+    "I cannot say that it is correct": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("said", VERDICTS)
+def test_a_verdict_is_a_statement_of_its_own(said: str) -> None:
+    assert _read_verdict(said) is VERDICTS[said]
+
+
+def test_nobody_speaks_longer_than_the_grammar_reads() -> None:
+    for part in ("(", "correct ", " *", "it ", "\n", "the answer is ", ".\n", "<think>"):
+        assert _read_verdict(part * 2000 + "x") is None
 
 
 def test_a_judge_that_refuses_all_stops_the_run_and_no_answer_is_lost(tmp_path: Path) -> None:
