@@ -32,7 +32,7 @@ def photograph(tmp_path: Path) -> Path:
 
 
 def ask_about_image(page: Any, path: Path, question: str) -> None:
-    page.get_by_label("An image").check()
+    page.get_by_role("radio", name="An image").check()
     page.set_input_files("#image input[type=file]", str(path))
     page.wait_for_selector("#image img")
     page.fill("#question textarea", question)
@@ -141,7 +141,7 @@ def test_what_goes_wrong_can_be_read(demo, visit, tmp_path: Path, photograph: Pa
     error = status(400, json.dumps({"error": {"message": "the prompt is too long"}}).encode())
     with serve(ChatServer(zoom_then_answer, iter([error]))) as url:
         page = visit(demo("--base-url", url, "--model", "m"))
-        page.get_by_label("An image").check()
+        page.get_by_role("radio", name="An image").check()
         page.click("#ask")
         page.wait_for_selector("#answer .error")
         assert "No image came; choose one first." in page.inner_text("#answer")
