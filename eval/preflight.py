@@ -110,11 +110,16 @@ class _Asking:
         call = self._call()
         task = f"Write these lines again, and nothing else:\n{call}" if call else "Say yes."
         alone = self._ask(self._messages([task]))
+        n_tokens = None
         if isinstance(alone, Unanswered):
             self._no_answer(alone)
+            # Servers that parse calls may break on a wrong one.
+            task, n_tokens = "Say yes.", 1
+            alone = self._ask(self._messages([task]), n_tokens=n_tokens)
+        if isinstance(alone, Unanswered) or found.problems:
             return found
         found.usage = alone.prompt_tokens is not None
-        self._images(alone, task)
+        self._images(alone, task, n_tokens)
         if found.sees_images is not False or self._may_be_blind:
             self._longest(task, call)
         more = self._ask(self._messages([task]), n_tokens=1, logprobs=True)
@@ -130,12 +135,12 @@ class _Asking:
         else:
             self._found.notes.append(f"a first question, without an image, was not answered: {error}")
 
-    def _images(self, alone: Reply, task: str) -> None:
+    def _images(self, alone: Reply, task: str, n_tokens: int | None) -> None:
         """Whether an image makes a difference: in tokens, or else in what is answered."""
         found = self._found
         size = self._size(448)
         found.image_size = size
-        seen = self._ask(self._messages([_picture(size, _RED), task]))
+        seen = self._ask(self._messages([_picture(size, _RED), task]), n_tokens=n_tokens)
         if isinstance(seen, Unanswered):
             found.sees_images = None if seen.is_down else False
             told = found.notes if seen.is_down else found.problems

@@ -169,5 +169,15 @@ def test_a_server_that_fails_for_now_is_asked_by_the_run(tmp_path: Path) -> None
     """What is no property of the server stops nothing here; the run says what happens to its questions."""
     nothing = status(400, b'{"error": {"message": "no"}}')
     assert run(Picky(copying, lambda body: True, nothing), tmp_path / "run") == 1
-    assert found(tmp_path / "run")["requests"] == 1
+    assert found(tmp_path / "run")["requests"] == 2
     assert len(found(tmp_path / "run")["notes"]) == 1
+
+
+def test_a_server_that_breaks_on_a_wrong_call_is_asked_for_none(tmp_path: Path) -> None:
+    def copies(body: dict[str, Any]) -> bool:
+        return bool(body["messages"][1]["content"][-1]["text"].startswith("Write these lines"))
+
+    broken = status(400, b'{"error": {"message": "could not parse region as JSON"}}')
+    assert run(Picky(copying, copies, broken), tmp_path / "run") == 0
+    assert (found(tmp_path / "run")["sees_images"], found(tmp_path / "run")["requests"]) == (True, 5)
+    assert "could not parse" in found(tmp_path / "run")["notes"][0]
