@@ -23,6 +23,8 @@ import numpy as np
 import pxr_env  # noqa: F401  (registers the tasks)
 from pxr_agents.chat import ChatFormat
 from pxr_agents.types import Tokens
+from pxr_env.datasets.fields import RowError
+from pxr_env.datasets.readers import JSONLines
 from pxr_env.errors import DataError, show
 from training.config import EnvRecipe, TracesRecipe
 from training.cursor import SampleCursor
@@ -84,19 +86,15 @@ def read_traces(path: str | Path) -> list[Trace]:
         DataError: there is no such file, it has no trace, or a line is none; names the file and the line.
     """
     path = Path(path)
+    if not path.exists():
+        raise DataError(
+            f'traces="{path}" came, which does not exist; expected a JSONL file or a directory of them. '
+            f"`python -m training traces` writes one."
+        )
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    traces = []
+    traces: list[Trace] = []
     for file in files:
-        try:
-            text = file.read_text(encoding="utf-8")
-        except OSError as error:
-            raise DataError(
-                f'traces="{path}" came ({error.strerror}); expected a JSONL file or a directory of them. '
-                f"`python -m training traces` writes one."
-            ) from error
-        for number, line in enumerate(text.splitlines(), 1):
-            if line.strip():
-                traces.append(_trace(line, f"{file}, line {number}"))
+        traces += [_trace(row.values, f"{file}, {row.place}") for row in JSONLines(file).rows()]
     if not traces:
         raise DataError(f'traces="{path}" holds no trace; expected lines such as {FORMAT}')
     return traces
@@ -140,11 +138,9 @@ def oracle_traces(recipe: TracesRecipe) -> list[Trace]:
     return traces
 
 
-def _trace(line: str, origin: str) -> Trace:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{origin}: no JSON ({error}); expected {FORMAT}") from error
+def _trace(value: object, origin: str) -> Trace:
+    if isinstance(value, RowError):
+        raise DataError(f"{origin}: {value}, such as {FORMAT}") from value
     if not isinstance(value, dict) or value.keys() != {"env", "sample_id", "turns"}:
         came = f"the keys {', '.join(value)}" if isinstance(value, dict) else show(value)
         raise DataError(f"{origin}: {came} came; expected {FORMAT}")

@@ -113,4 +113,4 @@ class SkippedRows:
 
 def named(bad: Iterable[BadRow]) -> list[tuple[str, str]]:
     """Bad rows of a data file as names and causes."""
-    return [(row.sample_id or f"row-{row.row}", row.cause) for row in bad]
+    return [(row.sample_id or row.place, row.cause) for row in bad]

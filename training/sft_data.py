@@ -112,7 +112,7 @@ class Recordings:
             try:
                 recordings.append(_recording(trace.sample_id, trace.messages))
             except DataError as error:
-                bad.append(BadRow(row=trace.row, sample_id=trace.sample_id, cause=str(error)))
+                bad.append(BadRow(row=trace.row, place=trace.place, sample_id=trace.sample_id, cause=str(error)))
         self._recordings, self.bad = tuple(recordings), tuple(bad)
 
     def __len__(self) -> int:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pxr_env.datasets.evidence import box_problem, time_problem
 from pxr_env.datasets.formats import FORMATS, open_dataset, recognize
 from pxr_env.datasets.media_files import Medium
 from pxr_env.datasets.rows import BadRow, Dataset, Progress, Record, RowWarning
 from pxr_env.datasets.sft_data import SFTData, Trace
 from pxr_env.datasets.text import printable
-from pxr_env.errors import DataError, MediaError, did_you_mean, quote, show
+from pxr_env.errors import DataError, MediaError, did_you_mean, quote
 from pxr_env.media.images import ImageSource
 from pxr_env.media.video import VideoSource
 
@@ -56,9 +57,17 @@ class Report:
             "deep": self.deep,
             "n_rows": self.n_rows,
             "n_good": self.n_good,
-            "bad_rows": [{"row": bad.row, "id": bad.sample_id, "cause": bad.cause} for bad in self.bad_rows],
+            "bad_rows": [
+                {"row": bad.row, "place": bad.place, "id": bad.sample_id, "cause": bad.cause} for bad in self.bad_rows
+            ],
             "warnings": [
-                {"row": warning.row, "id": warning.sample_id, "kind": warning.kind, "text": warning.text}
+                {
+                    "row": warning.row,
+                    "place": warning.place,
+                    "id": warning.sample_id,
+                    "kind": warning.kind,
+                    "text": warning.text,
+                }
                 for warning in self.warnings
             ],
             "counts": dict(self.counts),
@@ -118,7 +127,7 @@ def check_dataset(
             path=str(path), format=name, deep=deep, n_rows=len(bad), n_good=0, bad_rows=bad, warnings=(), counts={}
         )
     good: list[Record | Trace] = list(_records(data))
-    bad_media = _decode_all(good, progress) if deep else {}
+    bad_media = _look_inside(good, deep, progress)
     bad_rows = [*data.skipped, *bad_media.values()]
     good = [record for record in good if record.sample_id not in bad_media]
     return Report(
@@ -139,20 +148,23 @@ def _records(data: Dataset | SFTData) -> Iterable[Record | Trace]:
     return map(data.record, data.sample_ids())
 
 
-def _decode_all(records: Sequence[Record | Trace], progress: Progress | None) -> dict[str, BadRow]:
+def _look_inside(records: Sequence[Record | Trace], deep: bool, progress: Progress | None) -> dict[str, BadRow]:
+    """By their ids, the rows whose evidence lies outside of their video or, with `deep`, whose media are broken."""
     bad: dict[str, BadRow] = {}
     # A file that many rows name is decoded once.
     causes: dict[Medium, str | None] = {}
     for number, record in enumerate(records, start=1):
-        for medium in record.media:
+        found: list[str] = []
+        for medium in record.media if deep else ():
             if medium not in causes:
                 causes[medium] = _decode(medium)
-        found = [cause for medium in record.media if (cause := causes[medium]) is not None]
+            found += [cause for cause in (causes[medium],) if cause is not None]
         if not found and isinstance(record, Record) and (misplaced := _misplaced_evidence(record)) is not None:
             found = [misplaced]
         if found:
             row = record.row if isinstance(record, Trace) else int(record.metadata["row"])
-            bad[record.sample_id] = BadRow(row=row, sample_id=record.sample_id, cause=printable(found[0]))
+            cause = printable(found[0])
+            bad[record.sample_id] = BadRow(row=row, place=record.place, sample_id=record.sample_id, cause=cause)
         if progress is not None and number % 100 == 0:
             progress(number)
     return bad
@@ -179,12 +191,10 @@ def _misplaced_evidence(record: Record) -> str | None:
         return None
     source = record.media[0].open()
     assert isinstance(source, VideoSource)
-    if time is not None and time[1] > source.duration:
-        return f"evidence_time ends at {time[1]:g} s; expected it inside the clip of {source.duration:g} s"
-    width, height = source.size
-    if box is not None and (box[2] > width or box[3] > height):
-        return f"evidence_box is {show(list(box))}; expected it inside the frames of {width}x{height} pixels"
-    return None
+    try:
+        return (box and box_problem(box, source.size)) or (time and time_problem(time, source)) or None
+    except MediaError as error:
+        return str(error)
 
 
 def _counts(records: Sequence[Record | Trace]) -> dict[str, int]:

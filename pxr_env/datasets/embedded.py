@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,6 +17,11 @@ from pxr_env.media.images import ImageSource, decode, probe
 
 #: Base64 characters that are read to find an image's size; enough for all headers without large thumbnails.
 HEADER_CHARACTERS = 64 * 1024
+
+
+_DATA_URI = re.compile(rb"\s*data:[^,]{0,200};base64,", re.IGNORECASE)
+#: The alphabet for URLs and file names.
+_FROM_URL = bytes.maketrans(b"-_", b"+/")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,8 +83,29 @@ class Base64Image:
         try:
             with open(self.path, "rb") as file:
                 file.seek(self.offset)
-                return base64.b64decode(file.read(length), validate=True)
-        except (OSError, binascii.Error, ValueError) as error:
+                return from_base64(file.read(length), whole=length == self.length)
+        except (OSError, ValueError) as error:
             raise MediaError(
                 f"{self.name} cannot be read ({quote(str(error))}); expected base64. Download the file again."
             ) from error
+
+
+def from_base64(text: bytes, *, whole: bool = True) -> bytes:
+    """Returns what base64 says, also with the prefix of a data URI, with line breaks, in the alphabet for URLs, and
+    without padding.
+
+    Args:
+        text: the base64.
+        whole: whether it is all of it, and not only its beginning.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    prefix = _DATA_URI.match(text)
+    plain = b"".join(text[prefix.end() if prefix else 0 :].split()).rstrip(b"=").translate(_FROM_URL)
+    if not whole:
+        plain = plain[: len(plain) // 4 * 4]
+    try:
+        return base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
+    except binascii.Error as error:
+        raise ValueError(str(error)) from error

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from pxr_env.datasets.text import neutralize
 from pxr_env.errors import did_you_mean, show
@@ -18,18 +20,41 @@ class RowError(Exception):
     """Why a row is no sample. It becomes the `cause` of a `BadRow`."""
 
 
+class Row(NamedTuple):
+    """A row as a reader found it.
+
+    Args:
+        values: a mapping from names to values; or the `RowError` with which it could not be read.
+        place: where a person finds it in the file, such as "line 3".
+        key: by which its reader finds it again.
+    """
+
+    values: object
+    place: str
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A value of a column with declared names (`ClassLabel`): the stored number, and its name if it has one."""
+
+    number: int
+    name: str | None
+
+
 class Fields:
     """The fields of one row. Every getter raises `RowError` if the value is not as expected.
 
     Texts that a model will read are neutralized (`pxr_env.datasets.text`); `n_neutralized` counts the replacements.
 
     Args:
-        row: the number of the row, from 0.
-        values: the row, a mapping from names to values; or the error with which it could not be read.
+        number: the number of the row, from 0.
+        row: the row.
     """
 
-    def __init__(self, row: int, values: object) -> None:
-        self.row = row
+    def __init__(self, number: int, row: Row) -> None:
+        values = row.values
+        self.row, self.place, self.key = number, row.place, row.key
         self.sample_id: str | None = None
         self.n_neutralized = 0
         self.keep_tool_tags = False
@@ -51,16 +76,19 @@ class Fields:
                 )
 
     def identifier(self, name: str, prefix: str = "") -> str:
-        """The row's id: text, or an integer as text. It is remembered for messages."""
+        """The row's id: text, or a whole number as text. It is remembered for messages."""
         self.sample_id = prefix + self._name(name)
         return self.sample_id
 
     def label(self, name: str) -> str | None:
-        """A name like an id: text, or an integer as text; None if the field is missing or null."""
+        """A name like an id: text, or a whole number as text; None if the field is missing or null."""
         return self._name(name) if name in self else None
 
     def _name(self, name: str) -> str:
         value = self.values.get(name)
+        if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+            # Tables with a missing id elsewhere store whole numbers like this.
+            value = int(value)
         if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < 1000:
             value = str(value)
         if not isinstance(value, str) or not value.strip():
@@ -72,6 +100,8 @@ class Fields:
     def text(self, name: str) -> str:
         """A text for the model that is not blank, neutralized."""
         value = self.values.get(name)
+        if isinstance(value, Label):
+            value = value.name
         if not isinstance(value, str) or not value.strip():
             raise RowError(f"{name} is {show(value)}; expected text")
         return self.neutralized(value)
@@ -82,25 +112,19 @@ class Fields:
 
     def texts(self, name: str, *, or_one: bool = False) -> tuple[str, ...]:
         """A list of texts for the model, none blank, at least one; with `or_one` also a single text."""
-        texts = _as_texts(self.values.get(name), or_one)
-        if texts is None:
+        value = self.values.get(name)
+        texts = [value] if or_one and isinstance(value, str) else value
+        if not isinstance(texts, list | tuple) or not texts or not all(map(_is_text, texts)):
             either = "text or a list of texts" if or_one else "a list of texts"
-            raise RowError(f"{name} is {show(self.values.get(name))}; expected {either}")
-        return tuple(self.neutralized(text) for text in texts)
-
-    def paths(self, name: str, *, or_one: bool = False) -> tuple[str, ...]:
-        """A list of paths as they are written, at least one; with `or_one` also a single path."""
-        paths = _as_texts(self.values.get(name), or_one)
-        if paths is None:
-            raise RowError(f"{name} is {show(self.values.get(name))}; expected a list of paths")
-        return paths
+            raise RowError(f"{name} is {show(value)}; expected {either}")
+        return tuple(map(self.neutralized, texts))
 
     def path(self, name: str) -> str:
         """One path as it is written."""
         value = self.values.get(name)
-        if not isinstance(value, str) or not value.strip():
+        if not _is_text(value):
             raise RowError(f"{name} is {show(value)}; expected a path")
-        return value
+        return str(value)
 
     def flag(self, name: str) -> bool | None:
         """True, false, or None if the field is missing or null."""
@@ -138,14 +162,8 @@ class Fields:
         return text
 
 
-def _as_texts(value: object, or_one: bool) -> tuple[str, ...] | None:
-    """A list of texts that are not blank, at least one; None if it is something else."""
-    if or_one and isinstance(value, str):
-        value = [value]
-    if not isinstance(value, list | tuple) or not value:
-        return None
-    texts = tuple(text for text in value if isinstance(text, str) and text.strip())
-    return texts if len(texts) == len(value) else None
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _as_number(name: str, value: object) -> float:

@@ -7,13 +7,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
+from pxr_env.datasets.answers import read_answers
 from pxr_env.datasets.embedded import Base64Image
-from pxr_env.datasets.fields import Fields, RowError
-from pxr_env.datasets.options import check_letter, check_options, with_options
+from pxr_env.datasets.fields import Fields, Row, RowError
+from pxr_env.datasets.media_files import MediaFiles, Medium
+from pxr_env.datasets.options import check_options, with_options
 from pxr_env.datasets.paths import DataDirectory
 from pxr_env.datasets.readers import find_file
 from pxr_env.datasets.rows import Dataset, Progress, Record
-from pxr_env.errors import DataError, MediaError, did_you_mean, quote
+from pxr_env.errors import DataError, did_you_mean, quote
 
 _REQUIRED = ("index", "question", "answer", "A", "B", "C", "D", "image")
 _OPTIONS = ("A", "B", "C", "D")
@@ -67,8 +69,8 @@ class HRBench(Dataset):
         stat = path.stat()
         self._file = str(path.resolve())
         self._stamp = (stat.st_mtime_ns, stat.st_size)
-        self._check = check_media
-        self._images: dict[str, Base64Image] = {}
+        self._media = MediaFiles(files, check=check_media)
+        self._images: dict[str, Medium] = {}
         super().__init__(
             path,
             read_tsv(path, _REQUIRED, placed="image"),
@@ -90,32 +92,33 @@ class HRBench(Dataset):
             metadata["cycle_category"] = fields.text("cycle_category")
         return Record(
             sample_id=sample_id,
+            place=fields.place,
             question=with_options(question, options),
             media=(image,),
-            answers=(check_letter(fields.text("answer"), options),),
+            answers=read_answers(fields, "answer", options, form="letter"),
             options=options,
             category=fields.text("category") if fields.values.get("category") else None,
             metadata=metadata,
         )
 
-    def _image(self, fields: Fields) -> Base64Image:
+    def _image(self, fields: Fields) -> Medium:
         offset, length, text, digest = fields.values["image"]
         if length == 0:
             raise RowError("image is empty; expected base64")
-        if length < _SHORTEST_IMAGE:
-            if text not in self._images:
-                raise RowError(f'image is "{quote(text)}"; expected base64, or the index of an earlier row')
+        if text in self._images:
             return self._images[text]
-        image = Base64Image(path=self._file, offset=offset, length=length, stamp=self._stamp, digest=digest)
-        if self._check:
+        if length < _SHORTEST_IMAGE:
             try:
-                image.probe()
-            except MediaError as error:
-                raise RowError(str(error)) from error
+                return self._media.image(text, ("", "images"), "image", fields.key, ("image",))
+            except RowError as error:
+                raise RowError(f"{error}. Base64, or the index of an earlier row, may stand here, too") from error
+        image = Base64Image(path=self._file, offset=offset, length=length, stamp=self._stamp, digest=digest)
+        if self._media.check:
+            self._media.size(image)
         return image
 
 
-def read_tsv(path: Path, required: Sequence[str], *, placed: str) -> Iterator[object]:
+def read_tsv(path: Path, required: Sequence[str], *, placed: str) -> Iterator[Row]:
     """Yields the rows of a table with tabs as mappings of text; the value of column `placed` stays in the file.
 
     Fields that begin with a quotation mark may hold tabs, newlines and doubled quotation marks, as spreadsheets and
@@ -127,21 +130,21 @@ def read_tsv(path: Path, required: Sequence[str], *, placed: str) -> Iterator[ob
     """
     try:
         with open(path, "rb") as file:
-            header = [name for name, _, _ in _split(file.readline(LONGEST_ROW).removeprefix(b"\xef\xbb\xbf"), file)]
-            columns = [name.decode("utf-8", "replace") for name in header]
+            header, record = _split(file.readline(LONGEST_ROW).removeprefix(b"\xef\xbb\xbf"), file)
+            columns = [name.decode("utf-8", "replace") for name, _, _ in header]
             for name in required:
                 if name not in columns:
                     raise DataError(
                         f'"{path}" has no column "{name}"; expected {", ".join(required)}, and found '
                         f"{quote(', '.join(columns))}.{did_you_mean(name, columns)} Rename or add it."
                     )
-            while True:
+            number = 1
+            while record:
+                number += record.count(b"\n")
                 offset = file.tell()
-                line = file.readline(LONGEST_ROW)
-                if not line:
-                    return
-                if line.strip():
-                    yield _row(columns, _split(line, file), offset, placed)
+                values, record = _split(file.readline(LONGEST_ROW), file)
+                if record.strip():
+                    yield Row(_row(columns, values, offset, placed), f"line {number}", offset)
     except OSError as error:
         raise DataError(f'"{path}" cannot be read ({error.strerror}); expected a table. Check the path.') from error
 
@@ -162,8 +165,9 @@ def _row(columns: Sequence[str], values: list[tuple[bytes, int, int]], offset: i
     return row
 
 
-def _split(line: bytes, file: BinaryIO) -> list[tuple[bytes, int, int]]:
-    """The fields of a line: value, start in the line, length as written. Reads on where a quoted field goes on."""
+def _split(line: bytes, file: BinaryIO) -> tuple[list[tuple[bytes, int, int]], bytes]:
+    """The fields of a line: value, start in the line, length as written; and the line, with what had to be read on
+    where a quoted field goes on."""
     fields = []
     start = 0
     while True:
@@ -179,7 +183,7 @@ def _split(line: bytes, file: BinaryIO) -> list[tuple[bytes, int, int]]:
                 value = value.rstrip(b"\r\n")
             fields.append((value, start, len(value)))
         if end < 0:
-            return fields
+            return fields, line
         start = end + 1
 
 

@@ -2,69 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from PIL import Image
-
-from pxr_env.datasets.fields import Fields, RowError
-from pxr_env.datasets.media_files import MediaFiles, Medium
-from pxr_env.datasets.options import check_letter, check_options, letter_of, with_options
+from pxr_env.datasets.answers import read_answers
+from pxr_env.datasets.fields import Fields, Row
+from pxr_env.datasets.media_files import MediaFiles
+from pxr_env.datasets.options import check_options, with_options
 from pxr_env.datasets.paths import DataDirectory
+from pxr_env.datasets.readers import label_names, with_labels
 from pxr_env.datasets.rows import Dataset, Progress, Record
-from pxr_env.errors import DataError, MediaError, did_you_mean, quote, show
-from pxr_env.media.images import ImageSource, decode, probe
+from pxr_env.errors import DataError, did_you_mean, quote, show
 
 #: What a column can be, and which of them a data set must have.
 FIELDS = ("id", "question", "images", "answers", "options", "category", "cluster")
 REQUIRED_FIELDS = ("question", "images", "answers")
 _BATCH = 64
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TableImage:
-    """An image whose bytes lie in a saved data set; two are equal if their bytes are.
-
-    Args:
-        table: the saved data set.
-        row: number of the row, from 0.
-        column: its column.
-        position: which of the row's images it is, from 0.
-        digest: of the bytes.
-    """
-
-    kind: ClassVar[str] = "image"
-    table: SavedTable = field(compare=False)
-    row: int = field(compare=False)
-    column: str = field(compare=False)
-    position: int = field(compare=False)
-    digest: bytes
-
-    @property
-    def origin(self) -> bytes:
-        """What questions about the same image have in common."""
-        return self.digest
-
-    def open(self) -> ImageSource:
-        """Returns the image as a source; nothing is read yet."""
-        return ImageSource(key=("datasets", self.digest), load=self.load)
-
-    def load(self) -> Image.Image:
-        """Reads and decodes the image.
-
-        Raises:
-            MediaError: the data set changed, or this is no readable image.
-        """
-        name = f'image {self.position + 1} of row {self.row} of "{self.table.path}"'
-        value = self.table.row(self.row, self.column)
-        values = value if isinstance(value, list) else [value]
-        data = values[self.position].get("bytes") if self.position < len(values) else None
-        if not isinstance(data, bytes):
-            raise MediaError(f"{name} is gone; expected the data as they were opened. Open them again.")
-        return decode(data, name)
 
 
 class SavedTable:
@@ -73,18 +27,22 @@ class SavedTable:
     Args:
         path: the directory.
         split: which split of a `DatasetDict`; None for a `Dataset`.
+        columns: field -> column; see `HuggingFaceData`.
+
+    Raises:
+        DataError: it cannot be opened, has no such split, or lacks a column.
+        ImportError: datasets is not installed.
+        ValueError: `columns` has an unknown field.
     """
 
-    def __init__(self, path: Path, split: str | None) -> None:
+    def __init__(self, path: Path, split: str | None, columns: Mapping[str, str]) -> None:
         self.path = path
         self.split = split
         self._table: Any = None
+        self._columns = _map_columns(columns, self.table.column_names, path)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "split": self.split, "_table": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        return {**self.__dict__, "_table": None}
 
     @property
     def table(self) -> Any:
@@ -98,14 +56,19 @@ class SavedTable:
             self._table = self._open().with_format("arrow")
         return self._table
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Yields the rows, in batches."""
-        for batch in self.table.iter(batch_size=_BATCH):
-            yield from batch.to_pylist()
+    def rows(self) -> Iterator[Row]:
+        """Yields the rows with the names of their fields, in batches, and their numbers from 0."""
+        labels = label_names(self.table.features.to_dict())
+        table = self.table.select_columns(list(set(self._columns.values())))
+        rows = (row for batch in table.iter(batch_size=_BATCH) for row in batch.to_pylist())
+        for number, row in enumerate(rows):
+            row = with_labels(row, labels)
+            yield Row({name: row[column] for name, column in self._columns.items()}, f"row {number}", number)
 
-    def row(self, number: int, column: str) -> Any:
-        """The value of one column of one row."""
-        return self.table[number].column(column).to_pylist()[0]
+    def value(self, key: int, column: str) -> Any:
+        """The value of a field in row `key`."""
+        name = self._columns[column]
+        return self.table.select_columns([name])[key].column(name).to_pylist()[0]
 
     def _open(self) -> Any:
         try:
@@ -139,11 +102,12 @@ class HuggingFaceData(Dataset):
 
     Source: huggingface.co/docs/datasets; nothing is downloaded.
 
-    `columns` says which column is what: `question` (text), `images` (one image or a list: the library's Image feature
-    with bytes or a path, or plain paths relative to the directory), `answers` (a text, a list of texts or a whole
-    number), and if there are any `id` (text or whole number; the number of the row without it), `options` (list of
-    texts), `category` and `cluster` (what belongs together; by default the questions about one image). With options an
-    answer is a letter, the text of an option, or its number from 0; the options are written below the question.
+    `columns` says which column is what: `question` (text), `images` (one image or a list: the library's Image feature,
+    bytes, base64, or paths relative to the directory), `answers` (a text, a number, or a list of them), and if
+    there are any `id` (text or whole number; the number of the row without it), `options` (list of texts), `category`
+    and `cluster` (what belongs together; by default the questions about one image). Of a `ClassLabel` column the name
+    counts. With options an answer is a letter, the text of an option, or its number from 0; the options are written
+    below the question.
 
     Args:
         directory: what `save_to_disk` wrote.
@@ -173,67 +137,31 @@ class HuggingFaceData(Dataset):
         progress: Progress | None = None,
     ) -> None:
         files = DataDirectory(directory)
-        self._saved = SavedTable(files.path, split)
-        self._columns = _map_columns(columns or {}, self._saved.table.column_names, files.path)
-        self._media = MediaFiles(files, check=check_media)
+        table = SavedTable(files.path, split, columns or {})
+        self._media = MediaFiles(files, table, check=check_media)
         super().__init__(
-            files.path, self._rows(), self._record, skip_bad_rows=skip_bad_rows, limit=limit, progress=progress
+            files.path, table.rows(), self._record, skip_bad_rows=skip_bad_rows, limit=limit, progress=progress
         )
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        for row in self._saved.rows():
-            yield {name: row[column] for name, column in self._columns.items()}
-
     def _record(self, fields: Fields) -> Record:
-        if "id" in self._columns:
+        if "id" in fields.values:
             sample_id = fields.identifier("id")
         else:
             sample_id = fields.sample_id = str(fields.row)
         question = fields.text("question")
-        options: tuple[str, ...] = ()
-        if "options" in fields:
-            options = check_options(fields.texts("options"))
-            answers = tuple(_letter(answer, options) for answer in _answers(fields))
-            question = with_options(question, options)
-        else:
-            answers = tuple(fields.neutralized(str(answer)) for answer in _answers(fields))
+        options = check_options(fields.texts("options")) if "options" in fields else ()
+        answers = read_answers(fields, "answers", options)
         return Record(
             sample_id=sample_id,
-            question=question,
-            media=self._images(fields),
+            place=fields.place,
+            question=with_options(question, options) if options else question,
+            media=self._media.images(fields, "images", ("", "images")),
             answers=answers,
             options=options,
             category=fields.optional_text("category"),
             cluster=fields.label("cluster"),
             metadata={"row": fields.row},
         )
-
-    def _images(self, fields: Fields) -> tuple[Medium, ...]:
-        value = fields.values.get("images")
-        values = value if isinstance(value, list) else [value]
-        if not values:
-            raise RowError("images is []; expected at least one")
-        return tuple(self._image(fields, position, item) for position, item in enumerate(values))
-
-    def _image(self, fields: Fields, position: int, value: object) -> Medium:
-        if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
-            data = value["bytes"]
-            if self._media.check:
-                try:
-                    probe(data, f"image {position + 1}")
-                except MediaError as error:
-                    raise RowError(str(error)) from error
-            return TableImage(
-                table=self._saved,
-                row=fields.row,
-                column=self._columns["images"],
-                position=position,
-                digest=hashlib.blake2b(data, digest_size=16).digest(),
-            )
-        path = value.get("path") if isinstance(value, Mapping) else value
-        if not isinstance(path, str) or not path.strip():
-            raise RowError(f"image {position + 1} is {show(value)}; expected bytes or a path")
-        return self._media.image(path, ("", "images"))
 
 
 def _map_columns(columns: Mapping[str, str], names: Sequence[str], path: Path) -> dict[str, str]:
@@ -252,21 +180,3 @@ def _map_columns(columns: Mapping[str, str], names: Sequence[str], path: Path) -
                 f'columns={{"{name}": ...}}.'
             )
     return {name: column for name, column in mapping.items() if column in names}
-
-
-def _answers(fields: Fields) -> list[str | int]:
-    value = fields.values.get("answers")
-    if isinstance(value, int) and not isinstance(value, bool):
-        return [value]
-    return list(fields.texts("answers", or_one=True))
-
-
-def _letter(answer: str | int, options: tuple[str, ...]) -> str:
-    if isinstance(answer, int):
-        if not 0 <= answer < len(options):
-            raise RowError(f"answers is {answer}; expected the number of an option, from 0 to {len(options) - 1}")
-        return "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[answer]
-    try:
-        return letter_of(answer, options, "answers")
-    except RowError:
-        return check_letter(answer, options, "answers")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
 from pxr_env.arguments import text
+from pxr_env.datasets.answers import read_answers
 from pxr_env.datasets.fields import Fields
 from pxr_env.datasets.media_files import MediaFiles
 from pxr_env.datasets.paths import DataDirectory
-from pxr_env.datasets.readers import read_json
+from pxr_env.datasets.readers import JSONList
 from pxr_env.datasets.rows import Dataset, Progress, Record
-from pxr_env.errors import DataError, show
+from pxr_env.errors import DataError
 
 
 class InfographicVQA(Dataset):
@@ -52,7 +52,8 @@ class InfographicVQA(Dataset):
     ) -> None:
         files = DataDirectory(directory)
         path = _find(files.path, text("split", split))
-        self._media = MediaFiles(files, check=check_media)
+        table = JSONList(path, under="data")
+        self._media = MediaFiles(files, table, check=check_media)
         self._folders = (
             "infographicsvqa_images",
             f"infographicVQA_{split}_v1.0_images",
@@ -62,7 +63,7 @@ class InfographicVQA(Dataset):
         )
         super().__init__(
             path,
-            _read_data(path),
+            table.rows(),
             self._record,
             skip_bad_rows=skip_bad_rows,
             limit=limit,
@@ -74,9 +75,10 @@ class InfographicVQA(Dataset):
         kinds = fields.texts("answer_type", or_one=True) if "answer_type" in fields else ()
         return Record(
             sample_id=sample_id,
+            place=fields.place,
             question=fields.text("question"),
-            media=(self._media.image(fields.path("image_local_name"), self._folders),),
-            answers=fields.texts("answers"),
+            media=self._media.images(fields, "image_local_name", self._folders),
+            answers=read_answers(fields, "answers"),
             category=", ".join(kinds) or None,
             metadata={"row": fields.row},
         )
@@ -94,13 +96,3 @@ def _find(directory: Path, split: str) -> Path:
             "Check the split, or move the others."
         )
     return files[0]
-
-
-def _read_data(path: Path) -> Iterator[object]:
-    content = read_json(path)
-    rows = content.get("data") if isinstance(content, dict) else None
-    if not isinstance(rows, list):
-        raise DataError(
-            f'"{path}" holds {show(content)}; expected an object with the rows under "data". Check the file.'
-        )
-    yield from rows

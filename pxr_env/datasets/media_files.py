@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from pxr_env.datasets.fields import RowError
+from pxr_env.datasets.embedded import Base64Image
+from pxr_env.datasets.fields import Fields, RowError
 from pxr_env.datasets.paths import DataDirectory, UnsafePathError
-from pxr_env.errors import MediaError, quote
+from pxr_env.datasets.readers import Table
+from pxr_env.datasets.row_images import RowImage, digest, image_bytes
+from pxr_env.errors import MediaError, quote, show
 from pxr_env.geometry import Size
 from pxr_env.media.frame_files import frame_paths
 from pxr_env.media.images import ImageSource, probe
@@ -128,22 +131,68 @@ class FrameFiles:
 
 
 class MediaFiles:
-    """Finds the media that rows name and checks their headers. Every complaint is a `RowError`.
+    """Finds the media that rows name or hold, and checks their headers. Every complaint is a `RowError`.
 
     Args:
         directory: what names are relative to.
+        table: the data file, from which images inside of it are read when they are shown.
         check: read the header of every file. Without, files only have to exist; for data that was checked before.
+        moved: is put before a name whose file is in none of its folders.
     """
 
-    def __init__(self, directory: DataDirectory, *, check: bool = True) -> None:
+    def __init__(
+        self, directory: DataDirectory, table: Table | None = None, *, check: bool = True, moved: str | None = None
+    ) -> None:
         self.directory = directory
         self.check = check
+        self._table, self._moved = table, moved
         # A file that many rows name is opened once.
         self._sizes: dict[str, Size | str] = {}
         self._complaints: dict[str, str] = {}
 
-    def image(self, name: str, folders: Sequence[str] = ("",), what: str = "image") -> ImageFile:
-        """The image file of that name in the first of `folders` that has it."""
+    def images(self, fields: Fields, name: str, folders: Sequence[str] = ("",)) -> tuple[ImageFile | RowImage, ...]:
+        """The images of a field, which has one or a list of them; see `image`."""
+        value = fields.values.get(name)
+        if not isinstance(value, list | tuple):
+            return (self.image(value, folders, name, fields.key, (name,)),)
+        if not value:
+            raise RowError(f"{name} is []; expected at least one image")
+        return tuple(
+            self.image(item, folders, f"image {position + 1}" if len(value) > 1 else name, fields.key, (name, position))
+            for position, item in enumerate(value)
+        )
+
+    def image(
+        self, value: object, folders: Sequence[str], what: str, key: int, steps: tuple[str | int, ...]
+    ) -> ImageFile | RowImage:
+        """An image file, or an image inside the data file.
+
+        Args:
+            value: a path; or bytes, base64 or a data URI; or an object with `bytes` or `path`.
+            folders: where a path is looked up; the first one that has it counts.
+            what: what messages call the value.
+            key: of its row.
+            steps: where it is in the row: its column, and the keys and positions from there on.
+        """
+        try:
+            data = image_bytes(value)
+        except ValueError as error:
+            raise RowError(f"{what} is {show(value)}, which is no base64 ({error}); expected an image") from error
+        if data is None:
+            path = _path(value)
+            if path is None:
+                raise RowError(f"{what} is {show(value)}; expected a path, or the bytes or base64 of an image file")
+            return self._file(path, folders, "image")
+        assert self._table is not None
+        image = RowImage(table=self._table, key=key, steps=steps, digest=digest(data))
+        if self.check:
+            try:
+                probe(data, what)
+            except MediaError as error:
+                raise RowError(str(error)) from error
+        return image
+
+    def _file(self, name: str, folders: Sequence[str], what: str) -> ImageFile:
         path = self._find(name, folders, what)
         if not os.path.isfile(path):
             raise RowError(f'{what} "{quote(name)}" is no file; expected an image file')
@@ -158,29 +207,31 @@ class MediaFiles:
         except UnsafePathError:
             return False
 
-    def moved(self, name: str, prefix: str) -> str:
-        """`name`, or `prefix` and `name` if only that exists."""
-        try:
-            is_moved = self.directory.find(name) is None and self.directory.find(prefix + name) is not None
-        except UnsafePathError:
-            return name
-        return prefix + name if is_moved else name
-
-    def size(self, medium: ImageFile) -> Size:
-        """Width and height of an image that was found here, in pixels."""
-        return self._probe(medium.path, os.path.basename(medium.path), "image")
+    def size(self, medium: Medium) -> Size | None:
+        """Width and height of an image that was found here, in pixels; None of a video."""
+        if isinstance(medium, ImageFile):
+            return self._probe(medium.path, os.path.basename(medium.path), "image")
+        if isinstance(medium, RowImage | Base64Image):
+            try:
+                return medium.probe()
+            except MediaError as error:
+                raise RowError(str(error)) from error
+        return None
 
     def frames(
         self,
-        names: Sequence[str],
+        values: object,
         folders: Sequence[str] = ("",),
         *,
         fps: float = 1.0,
         span: tuple[float | None, float | None] = (None, None),
     ) -> FrameFiles:
-        """The video whose frames are the image files of these names; all of the same size."""
+        """The video whose frames are image files, given as a list of paths; all of the same size."""
         _check_fps(fps)
-        paths = tuple(self.image(name, folders, f"frame {number}").path for number, name in enumerate(names, start=1))
+        if not isinstance(values, list | tuple) or not values:
+            raise RowError(f"the video is {show(values)}; expected a path, or a list of paths of its frames")
+        names = [_frame_name(value, number) for number, value in enumerate(values, start=1)]
+        paths = tuple(self._file(name, folders, f"frame {number}").path for number, name in enumerate(names, start=1))
         if self.check:
             sizes = [self._probe(path, name, "frame") for path, name in zip(paths, names, strict=True)]
             for number, size in enumerate(sizes, start=1):
@@ -202,6 +253,8 @@ class MediaFiles:
     ) -> VideoFile | FrameFolder:
         """The video file, or the folder of frames, of that name in the first of `folders` that has it."""
         _check_fps(fps)
+        if name.lstrip()[:5].lower() == "data:":
+            raise RowError(f"the video is {show(name)}; expected a path. Write the video into a file")
         path = self._find(name, folders, "video")
         if os.path.isdir(path):
             return self._folder(path, name, fps, span)
@@ -232,8 +285,12 @@ class MediaFiles:
             for folder in folders:
                 if path := self.directory.find(f"{folder}/{name}" if folder else name):
                     return path
+            if self._moved and (path := self.directory.find(self._moved + name)):
+                return path
         except UnsafePathError as error:
             raise RowError(f'{what} "{quote(name)}" {error}') from error
+        if "://" in name:
+            raise RowError(f'{what} "{quote(name)}" is an address; expected a file, since nothing is downloaded')
         among = " or ".join(f'"{folder}"' for folder in folders[:4] if folder)
         among = f" in {among}" if among else ""
         raise RowError(f'{what} "{quote(name)}" does not exist{among}; expected a file relative to the directory')
@@ -248,6 +305,19 @@ class MediaFiles:
         if isinstance(size, str):
             raise RowError(f'{what} "{quote(name)}" {size}')
         return size
+
+
+def _path(value: object) -> str | None:
+    """The path that a value is, or has; None if there is none."""
+    path = value.get("path") if isinstance(value, Mapping) else value
+    return path if isinstance(path, str) and path.strip() else None
+
+
+def _frame_name(value: object, number: int) -> str:
+    path = _path(value)
+    if path is None or (isinstance(value, Mapping) and value.get("bytes") is not None):
+        raise RowError(f"frame {number} is {show(value)}; expected a path. Write frames into files of their own")
+    return path
 
 
 def _check_fps(fps: float) -> None:

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from pxr_env.datasets.fields import Fields, RowError
+from pxr_env.datasets.answers import read_answers
+from pxr_env.datasets.fields import Fields, Row
 from pxr_env.datasets.media_files import FrameFolder, MediaFiles, VideoFile
-from pxr_env.datasets.options import check_options, letter_of, with_options
+from pxr_env.datasets.options import check_options, with_options
 from pxr_env.datasets.paths import DataDirectory
-from pxr_env.datasets.readers import read_json_list
+from pxr_env.datasets.readers import JSONList
 from pxr_env.datasets.rows import Dataset, Progress, Record
-from pxr_env.errors import DataError, did_you_mean, quote, show
+from pxr_env.errors import DataError, did_you_mean, quote
 
 #: Task -> where upstream keeps its videos, as first published and as published later.
 VIDEO_FOLDERS: Mapping[str, tuple[str, ...]] = {
@@ -97,12 +98,13 @@ class MVBench(Dataset):
         sample_id = fields.identifier("row_of_task", prefix=f"{task}-")
         question = fields.text("question")
         options = check_options(fields.texts("candidates"))
-        letter = letter_of(fields.text("answer"), options)
+        answers = read_answers(fields, "answer", options, form="text")
         return Record(
             sample_id=sample_id,
+            place=fields.place,
             question=with_options(question, options),
             media=(self._video(fields, task),),
-            answers=(letter,),
+            answers=answers,
             options=options,
             category=task,
             metadata={"row": fields.row},
@@ -144,10 +146,10 @@ def _find_tasks(directory: Path, tasks: Sequence[str] | None) -> list[Path]:
     return [paths[task] for task in tasks or paths]
 
 
-def _read_tasks(paths: Sequence[Path]) -> Iterator[object]:
+def _read_tasks(paths: Sequence[Path]) -> Iterator[Row]:
     for path in paths:
-        for number, row in enumerate(read_json_list(path)):
-            if isinstance(row, Mapping):
-                yield {**row, "task": path.stem, "row_of_task": number}
-            else:
-                yield RowError(f'row {number} of "{path.name}" is {show(row)}; expected an object with named fields')
+        for row in JSONList(path).rows():
+            values = row.values
+            if isinstance(values, Mapping):
+                values = {**values, "task": path.stem, "row_of_task": row.key}
+            yield Row(values, f'"{path.name}" {row.place}', row.key)

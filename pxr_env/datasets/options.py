@@ -7,7 +7,7 @@ import string
 from collections.abc import Sequence
 
 from pxr_env.datasets.fields import RowError
-from pxr_env.errors import quote, show
+from pxr_env.errors import quote
 
 LETTERS = string.ascii_uppercase
 _LINE = re.compile(r"^[^\S\n]*\(([A-Z])\)[^\S\n]*(.*?)[^\S\n]*$", re.MULTILINE)
@@ -25,22 +25,6 @@ def check_options(options: Sequence[str]) -> tuple[str, ...]:
         if first != letter:
             raise RowError(f'options {first} and {letter} are both "{quote(option)}"; expected different ones')
     return tuple(options)
-
-
-def check_letter(answer: str, options: Sequence[str], name: str = "answer") -> str:
-    """Returns the letter of the right option, as "B" or "(b)" says it; raises `RowError` if no option has it."""
-    letter = answer.strip().removeprefix("(").removesuffix(")").upper()
-    if len(letter) != 1 or letter not in LETTERS[: len(options)]:
-        raise RowError(f"{name} is {show(answer)}; expected a letter from A to {LETTERS[len(options) - 1]}")
-    return letter
-
-
-def letter_of(text: str, options: Sequence[str], name: str = "answer") -> str:
-    """Returns the letter of the option with that text; raises `RowError` if there is none."""
-    for letter, option in zip(LETTERS, options, strict=False):
-        if option.strip() == text.strip():
-            return letter
-    raise RowError(f"{name} is {show(text)}; expected one of the options {show(list(options))}")
 
 
 def with_options(question: str, options: Sequence[str]) -> str:

@@ -1,21 +1,39 @@
-"""Reading rows from JSON, JSON lines and parquet files, one after the other."""
+"""Rows from JSON, JSON lines and parquet files, one after the other, each with its place; and one of them again."""
 
 from __future__ import annotations
 
+import codecs
+import itertools
 import json
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from pxr_env.datasets.fields import RowError
-from pxr_env.errors import DataError, did_you_mean, quote
+from pxr_env.datasets.fields import Label, Row, RowError
+from pxr_env.errors import DataError, did_you_mean, quote, show
 
 #: The longest line of a JSON lines file, in bytes.
 LONGEST_LINE = 16 * 1024 * 1024
 #: The largest JSON file that is read as a whole, in bytes.
 LARGEST_JSON = 4 * 1024**3
-_BATCH = 1024
+_BATCH = 64
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+class Table(Protocol):
+    """A data file. What it holds is read when it is needed, so that images in it need no memory."""
+
+    def rows(self) -> Iterator[Row]:
+        """Yields the rows.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+
+    def value(self, key: int, column: str) -> Any:
+        """The value of a column, in the row that has this key."""
 
 
 def find_file(directory: Path, pattern: str, what: str) -> Path:
@@ -40,63 +58,179 @@ def read_json(path: Path) -> Any:
     Raises:
         DataError: it cannot be read, or is no JSON.
     """
+    text = _read_text(path)
     try:
-        if path.stat().st_size > LARGEST_JSON:
+        return _DECODER.decode(text)
+    except (RowError, ValueError, RecursionError) as error:
+        raise _no_json_file(path, error) from error
+
+
+class JSONList:
+    """A JSON file that holds a list of rows, or an object that has the list in a field.
+
+    Args:
+        path: the file.
+        under: the field with the list; None if the file is the list.
+    """
+
+    def __init__(self, path: Path, under: str | None = None) -> None:
+        self.path, self._under = path, under
+        self._values: list[object] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_values": []}
+
+    def rows(self) -> Iterator[Row]:
+        """Yields the elements, each with its number from 0 and the line it begins in.
+
+        Raises:
+            DataError: the file cannot be read, is no JSON, or no such list.
+        """
+        text = _read_text(self.path)
+        try:
+            yield from self._elements(text, self._start(text))
+        except DataError:
+            raise
+        except (RowError, ValueError, RecursionError) as error:
+            raise _no_json_file(self.path, error) from error
+
+    def value(self, key: int, column: str) -> Any:
+        """The value of a field of row `key`. The file's rows stay in memory from then on."""
+        if not self._values:
+            self._values = [row.values for row in self.rows()]
+        row = self._values[key] if key < len(self._values) else None
+        return row.get(column) if isinstance(row, Mapping) else None
+
+    def _start(self, text: str) -> int:
+        """Where the first element may begin."""
+        position = _skip(text, 0)
+        if self._under is None and text[position : position + 1] == "[":
+            return position + 1
+        if self._under is not None and text[position : position + 1] == "{":
+            position = _skip(text, position + 1)
+            while text[position : position + 1] == '"':
+                name, position = _DECODER.raw_decode(text, position)
+                position = _skip(text, _expect(text, _skip(text, position), ":"))
+                if name == self._under and text[position : position + 1] == "[":
+                    return position + 1
+                _, position = _DECODER.raw_decode(text, position)
+                position = _skip(text, position)
+                position = (
+                    _skip(text, _expect(text, position, ",")) if text[position : position + 1] == "," else position
+                )
+        wanted = "a list of rows" if self._under is None else f'an object with the rows under "{self._under}"'
+        raise DataError(f'"{self.path}" holds {show(_DECODER.decode(text))}; expected {wanted}. Check the format.')
+
+    def _elements(self, text: str, position: int) -> Iterator[Row]:
+        line, counted = 1, 0
+        position = _skip(text, position)
+        if text[position : position + 1] == "]":
+            return
+        for number in itertools.count():
+            line, counted = line + text.count("\n", counted, position), position
+            try:
+                value, position = _DECODER.raw_decode(text, position)
+            except RowError as error:
+                value, position = error, _PLAIN.raw_decode(text, position)[1]
+            yield Row(value, f"row {number} (line {line})", number)
+            position = _skip(text, position)
+            if text[position : position + 1] == "]":
+                return
+            position = _skip(text, _expect(text, position, ","))
+
+
+class JSONLines:
+    """A file with one JSON object per line. Lines end with a line feed; blank ones are passed over."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rows(self) -> Iterator[Row]:
+        """Yields the object of every line that is not blank, with its line counted from 1 as an editor does.
+
+        Raises:
+            DataError: the file cannot be opened, or is UTF-16.
+        """
+        try:
+            with open(self.path, "rb") as file:
+                end = 0
+                for number in itertools.count(1):
+                    start, line = end, file.readline(LONGEST_LINE + 1)
+                    if not line:
+                        return
+                    end += len(line)
+                    if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                        raise DataError(f'"{self.path}" is UTF-16; expected UTF-8. Save it again with that encoding.')
+                    if len(line) > LONGEST_LINE:
+                        while line and not line.endswith(b"\n"):
+                            line = file.readline(LONGEST_LINE)
+                            end += len(line)
+                        error = RowError(f"it is longer than {LONGEST_LINE} bytes; expected a short JSON object")
+                        yield Row(error, f"line {number}", start)
+                    elif line.strip() and line.strip() != codecs.BOM_UTF8:
+                        yield Row(_parse(line), f"line {number}", start)
+        except OSError as error:
             raise DataError(
-                f'"{path}" has {path.stat().st_size} bytes; expected at most {LARGEST_JSON}. Cut it into parts.'
-            )
-        return _parse(path.read_bytes())
-    except (OSError, RowError) as error:
-        raise DataError(
-            f'"{path}" cannot be read ({quote(str(error))}); expected a JSON file. Download or convert it again.'
-        ) from error
+                f'"{self.path}" cannot be read ({error.strerror}); expected a JSON lines file. Check the path.'
+            ) from error
+
+    def value(self, key: int, column: str) -> Any:
+        """The value of a field in the line that begins at byte `key`."""
+        with open(self.path, "rb") as file:
+            file.seek(key)
+            row = _parse(file.readline(LONGEST_LINE + 1))
+        return row.get(column) if isinstance(row, Mapping) else None
 
 
-def read_json_list(path: Path) -> Iterator[object]:
-    """Yields the elements of a JSON file that holds a list.
-
-    Raises:
-        DataError: it cannot be read, is no JSON, or no list.
-    """
-    content = read_json(path)
-    if not isinstance(content, list):
-        raise DataError(f'"{path}" holds {type(content).__name__}; expected a list of rows. Check the format.')
-    yield from content
-
-
-def read_json_lines(path: Path) -> Iterator[object]:
-    """Yields the object of every line that is not blank; a `RowError` for a line that cannot be read.
-
-    Raises:
-        DataError: the file cannot be opened.
-    """
+def _read_text(path: Path) -> str:
     try:
-        with open(path, "rb") as file:
-            while line := file.readline(LONGEST_LINE + 1):
-                if len(line) > LONGEST_LINE:
-                    while line and not line.endswith(b"\n"):
-                        line = file.readline(LONGEST_LINE)
-                    yield RowError(f"the line is longer than {LONGEST_LINE} bytes; expected a short JSON object")
-                elif line.strip():
-                    try:
-                        yield _parse(line)
-                    except RowError as error:
-                        yield error
+        size = path.stat().st_size
+        data = path.read_bytes() if size <= LARGEST_JSON else b""
     except OSError as error:
         raise DataError(
-            f'"{path}" cannot be read ({error.strerror}); expected a JSON lines file. Check the path.'
+            f'"{path}" cannot be read ({error.strerror}); expected a JSON file. Download or convert it again.'
+        ) from error
+    if size > LARGEST_JSON:
+        raise DataError(f'"{path}" has {size} bytes; expected at most {LARGEST_JSON}. Cut it into parts.')
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f'"{path}" cannot be read (line {line} is no UTF-8: {error.reason}); expected JSON in UTF-8. Download or '
+            "convert it again."
         ) from error
 
 
-def _parse(data: bytes) -> Any:
+def _no_json_file(path: Path, error: Exception) -> DataError:
+    what = f"it is no JSON: {quote(str(error))}" if path.stat().st_size else "it is empty"
+    return DataError(f'"{path}" cannot be read ({what}); expected a JSON file. Download or convert it again.')
+
+
+def _skip(text: str, position: int) -> int:
+    found = _SPACE.match(text, position)
+    return found.end() if found else position
+
+
+def _expect(text: str, position: int, character: str) -> int:
+    if text[position : position + 1] != character:
+        raise json.JSONDecodeError(f"Expecting '{character}'", text, position)
+    return position + 1
+
+
+def _parse(line: bytes) -> object:
+    """The value of a line; a `RowError` that names the column if there is none."""
     try:
-        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except RowError:
-        raise
+        return _DECODER.decode(line.rstrip(b"\r\n").decode("utf-8-sig"))
+    except RowError as error:
+        return error
     except UnicodeDecodeError as error:
-        raise RowError(f"it is no UTF-8 ({error.reason} at byte {error.start}); expected JSON in UTF-8") from error
+        column = len(error.object[: error.start].decode("utf-8")) + 1
+        return RowError(f"column {column} is no UTF-8 ({error.reason}); expected JSON in UTF-8")
+    except json.JSONDecodeError as error:
+        return RowError(f"column {error.colno} is no JSON ({quote(error.msg)}); expected one JSON object per line")
     except (ValueError, RecursionError) as error:
-        raise RowError(f"it is no JSON ({quote(str(error))}); expected a JSON value") from error
+        return RowError(f"it is no JSON ({quote(str(error))}); expected one JSON object per line")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -111,13 +245,77 @@ def _no_constant(name: str) -> None:
     raise RowError(f"it holds {name}; expected JSON, which has finite numbers only")
 
 
-def read_parquet(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-    """Yields the rows of a parquet file, in batches, with the named columns only.
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+#: Finds the end of what the other one refuses.
+_PLAIN = json.JSONDecoder()
 
-    Raises:
-        DataError: it cannot be read, or lacks a required column.
-        ImportError: pyarrow is not installed.
+
+class ParquetTable:
+    """Some columns of a parquet file.
+
+    Args:
+        path: the file.
+        required: columns that it must have.
+        optional: columns that are read if it has them.
     """
+
+    def __init__(self, path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> None:
+        self.path, self._required, self._optional = path, required, optional
+        # The last group of rows that one was asked for of: their numbers, the column and its values.
+        self._group: tuple[range, str, Any] = (range(0), "", None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_group": (range(0), "", None)}
+
+    def rows(self) -> Iterator[Row]:
+        """Yields the rows, with their numbers from 0.
+
+        Raises:
+            DataError: the file cannot be read, or lacks a required column.
+            ImportError: pyarrow is not installed.
+        """
+        pyarrow, parquet = _import_pyarrow(self.path)
+        try:
+            with parquet.ParquetFile(self.path) as file:
+                names = file.schema_arrow.names
+                for name in self._required:
+                    if name not in names:
+                        raise DataError(
+                            f'"{self.path}" has no column "{name}"; expected {", ".join(self._required)}, and found '
+                            f"{quote(', '.join(names))}.{did_you_mean(name, names)} Rename or add it."
+                        )
+                columns = [name for name in (*self._required, *self._optional) if name in names]
+                labels = label_names(_declared_features(file.schema_arrow.metadata))
+                batches = file.iter_batches(batch_size=_BATCH, columns=columns)
+                rows = (row for batch in batches for row in batch.to_pylist())
+                for number, row in enumerate(rows):
+                    yield Row(with_labels(row, labels), f"row {number}", number)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise DataError(
+                f'"{self.path}" cannot be read ({quote(str(error))}); expected a parquet file. Download or convert it '
+                "again."
+            ) from error
+
+    def value(self, key: int, column: str) -> Any:
+        """The value of a column in row `key`. The group of rows that it is in is read, and kept until the next one."""
+        numbers, kept, values = self._group
+        if key not in numbers or kept != column:
+            _, parquet = _import_pyarrow(self.path)
+            with parquet.ParquetFile(self.path) as file:
+                first = 0
+                for group in range(file.num_row_groups):
+                    numbers = range(first, first + file.metadata.row_group(group).num_rows)
+                    if key in numbers:
+                        values = file.read_row_group(group, columns=[column]).column(column)
+                        self._group = (numbers, column, values)
+                        break
+                    first = numbers.stop
+                else:
+                    return None
+        return values[key - numbers.start].as_py()
+
+
+def _import_pyarrow(path: Path) -> tuple[Any, Any]:
     try:
         import pyarrow
         import pyarrow.parquet as parquet
@@ -126,19 +324,41 @@ def read_parquet(path: Path, required: Sequence[str], optional: Sequence[str] = 
             f'"{path}" came, and pyarrow is not installed; it is needed to read parquet files. '
             "Run: pip install pxr-gym[data]"
         ) from error
+    return pyarrow, parquet
+
+
+def _declared_features(metadata: Mapping[bytes, bytes] | None) -> Mapping[str, Any]:
+    """The types of columns that the `datasets` library declares in the files it writes."""
     try:
-        with parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            for name in required:
-                if name not in names:
-                    raise DataError(
-                        f'"{path}" has no column "{name}"; expected {", ".join(required)}, and found '
-                        f"{quote(', '.join(names))}.{did_you_mean(name, names)} Rename or add it."
-                    )
-            columns = [name for name in (*required, *optional) if name in names]
-            for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
-                yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(
-            f'"{path}" cannot be read ({quote(str(error))}); expected a parquet file. Download or convert it again.'
-        ) from error
+        features = json.loads((metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return features if isinstance(features, Mapping) else {}
+
+
+def label_names(features: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The names of every `ClassLabel` column, or column with lists of them, from features as plain values."""
+    found = {}
+    for column, feature in features.items():
+        while isinstance(feature, Mapping | list) and feature:
+            if isinstance(feature, list):
+                feature = feature[0]
+            elif feature.get("_type") == "ClassLabel":
+                found[column] = list(feature.get("names") or ())
+                break
+            else:
+                feature = feature.get("feature")
+    return found
+
+
+def with_labels(row: dict[str, Any], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """The row, with a `Label` in place of every number of a `ClassLabel` column."""
+    return {**row, **{column: _label(row[column], names[column]) for column in names if column in row}}
+
+
+def _label(value: Any, names: Sequence[str]) -> Any:
+    if isinstance(value, list):
+        return [_label(item, names) for item in value]
+    if not isinstance(value, int):
+        return value
+    return Label(value, names[value] if 0 <= value < len(names) else None)

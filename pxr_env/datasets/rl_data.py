@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from pxr_env.datasets.answers import read_answers
 from pxr_env.datasets.fields import Fields
 from pxr_env.datasets.media_files import MediaFiles, Medium
 from pxr_env.datasets.paths import DataDirectory
-from pxr_env.datasets.readers import find_file, read_parquet
+from pxr_env.datasets.readers import ParquetTable, find_file
 from pxr_env.datasets.rows import Dataset, Progress, Record
 from pxr_env.errors import DataError, quote
 from pxr_env.media.frame_files import FRAME_SUFFIXES
@@ -24,10 +24,10 @@ class RLData(Dataset):
 
     Source: TIGER-Lab/PixelReasoner-RL-Data, `release.parquet` beside the unpacked `images.zip` and `videos.zip`.
 
-    Columns: `question` (text), `answer` (text, or a list of accepted texts), `image` (list of paths), `qid` (text,
-    unique, the sample id), `is_video` (bool, may be missing). With `is_video` the paths are the frames of one video, in
-    order, or one video file. Other columns are not read. A path is looked up in the directory, then in its `images`
-    (frames: `videos`), where some tools unpack the archives.
+    Columns: `question` (text), `answer` (a text or number, or a list of what is accepted), `image` (a path or the bytes
+    of an image file, or a list of them), `qid` (text, unique, the sample id), `is_video` (bool, may be missing). With
+    `is_video` the paths are the frames of one video, in order, or one video file. Other columns are not read. A path is
+    looked up in the directory, then in its `images` (frames: `videos`), where some tools unpack the archives.
 
     Args:
         directory: where the parquet file lies.
@@ -56,11 +56,12 @@ class RLData(Dataset):
     ) -> None:
         files = DataDirectory(directory)
         path = find_file(files.path, "*.parquet", "the table of questions")
-        self._media = MediaFiles(files, check=check_media)
+        table = ParquetTable(path, REQUIRED_COLUMNS, OPTIONAL_COLUMNS)
+        self._media = MediaFiles(files, table, check=check_media)
         self._fps = fps
         super().__init__(
             path,
-            read_parquet(path, REQUIRED_COLUMNS, OPTIONAL_COLUMNS),
+            table.rows(),
             self._record,
             skip_bad_rows=skip_bad_rows,
             limit=limit,
@@ -108,14 +109,14 @@ class EvaluationData(Dataset):
     ) -> None:
         files = DataDirectory(directory)
         path = self._find(files.path, name)
-        self._media = MediaFiles(files, check=check_media)
+        table = ParquetTable(path, REQUIRED_COLUMNS, OPTIONAL_COLUMNS)
+        # "images/a.jpg" moves to "NAME_images/a.jpg".
+        self._media = MediaFiles(files, table, check=check_media, moved=f"{path.stem}_")
         self._fps = fps
         self._folders = ("", f"{path.stem}_images", "images", "videos")
-        # "images/a.jpg" moves to "NAME_images/a.jpg".
-        self._moved = f"{path.stem}_"
         super().__init__(
             path,
-            read_parquet(path, REQUIRED_COLUMNS, OPTIONAL_COLUMNS),
+            table.rows(),
             self._record,
             skip_bad_rows=skip_bad_rows,
             limit=limit,
@@ -135,30 +136,31 @@ class EvaluationData(Dataset):
         return directory / f"{name}.parquet"
 
     def _record(self, fields: Fields) -> Record:
-        return _rl_record(fields, self._media, self._folders, self._folders, self._fps, moved=self._moved)
+        return _rl_record(fields, self._media, self._folders, self._folders, self._fps)
 
 
 def _rl_record(
-    fields: Fields,
-    media: MediaFiles,
-    image_folders: Sequence[str],
-    video_folders: Sequence[str],
-    fps: float,
-    moved: str | None = None,
+    fields: Fields, media: MediaFiles, image_folders: tuple[str, ...], video_folders: tuple[str, ...], fps: float
 ) -> Record:
-    """Checks one row of either format; `moved` is put before a path whose file is not where the path says."""
+    """Checks one row of either format."""
     sample_id = fields.identifier("qid")
     question = fields.text("question")
-    answers = fields.texts("answer", or_one=True)
-    is_video = fields.flag("is_video")
-    paths = fields.paths("image")
-    if moved is not None:
-        paths = tuple(media.moved(path, moved) for path in paths)
+    answers = read_answers(fields, "answer")
     found: tuple[Medium, ...]
-    if not is_video:
-        found = tuple(media.image(path, image_folders) for path in paths)
-    elif len(paths) == 1 and not paths[0].lower().endswith(FRAME_SUFFIXES):
-        found = (media.video(paths[0], video_folders, fps=fps),)
+    if not fields.flag("is_video"):
+        found = media.images(fields, "image", image_folders)
     else:
-        found = (media.frames(paths, video_folders, fps=fps),)
-    return Record(sample_id=sample_id, question=question, media=found, answers=answers, metadata={"row": fields.row})
+        value = fields.values["image"]
+        only = value[0] if isinstance(value, list) and len(value) == 1 else value
+        if isinstance(only, str) and not only.lower().endswith(FRAME_SUFFIXES):
+            found = (media.video(only, video_folders, fps=fps),)
+        else:
+            found = (media.frames([only] if isinstance(only, str) else value, video_folders, fps=fps),)
+    return Record(
+        sample_id=sample_id,
+        place=fields.place,
+        question=question,
+        media=found,
+        answers=answers,
+        metadata={"row": fields.row},
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from pxr_env.datasets.fields import Fields, RowError
+from pxr_env.datasets.fields import Fields, Row, RowError
 from pxr_env.datasets.media_files import Medium
 from pxr_env.datasets.text import printable
 from pxr_env.errors import DataError, did_you_mean, quote, show
@@ -24,14 +24,22 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BadRow:
-    """A row that is no sample: its number (from 0), its id (None if it has none), and why."""
+    """A row that is no sample.
+
+    Args:
+        row: its number, from 0.
+        place: where a person finds it, such as "line 3" of a file whose first line is line 1.
+        sample_id: its id; None if it has none.
+        cause: why.
+    """
 
     row: int
+    place: str
     sample_id: str | None
     cause: str
 
     def __str__(self) -> str:
-        return f"row {self.row} (id {'missing' if self.sample_id is None else show(self.sample_id)}): {self.cause}"
+        return f"{self.place} (id {'missing' if self.sample_id is None else show(self.sample_id)}): {self.cause}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +48,7 @@ class RowWarning:
 
     Args:
         row: its number, from 0.
+        place: where a person finds it, as of a `BadRow`.
         sample_id: its id.
         kind: "duplicate" (question and media were in an earlier row) or "neutralized" (special tokens or control
             characters were replaced, see `pxr_env.datasets.text`).
@@ -47,22 +56,24 @@ class RowWarning:
     """
 
     row: int
+    place: str
     sample_id: str
     kind: str
     text: str
 
     def __str__(self) -> str:
-        return f"row {self.row} (id {show(self.sample_id)}): {self.text}"
+        return f"{self.place} (id {show(self.sample_id)}): {self.text}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """A checked row: the values of a `Sample`, with the places of its media instead of sources.
+    """A checked row: the values of a `Sample`, with the places of its media instead of sources, and its own.
 
     A `cluster` that the row does not name is made by `Dataset`: the id of the first row with the same first medium.
     """
 
     sample_id: str
+    place: str
     question: str
     media: tuple[Medium, ...]
     answers: tuple[str, ...]
@@ -100,6 +111,8 @@ class _Checked(Protocol):
     @property
     def sample_id(self) -> str: ...
     @property
+    def place(self) -> str: ...
+    @property
     def content(self) -> Hashable: ...
 
 
@@ -118,7 +131,7 @@ class CheckedRows(Generic[T]):
 
 def check_rows(
     path: Path,
-    rows: Iterable[object],
+    rows: Iterable[Row],
     convert: Callable[[Fields], T | None],
     *,
     skip_bad_rows: bool = False,
@@ -129,7 +142,7 @@ def check_rows(
 
     Args:
         path: the file, for messages.
-        rows: the rows as mappings; a `RowError` in place of a row that could not be read.
+        rows: the rows, also those that could not be read.
         convert: makes the record of a row; raises `RowError`; None leaves the row out without a word.
         skip_bad_rows: return bad rows instead of raising an exception.
         limit: read this many rows only.
@@ -144,7 +157,6 @@ def check_rows(
     good: dict[str, T] = {}
     bad: list[BadRow] = []
     warnings: list[RowWarning] = []
-    row_of: dict[str, int] = {}
     seen: dict[int, str] = {}
     n_rows = 0
     for number, row in enumerate(itertools.islice(rows, limit)):
@@ -156,14 +168,13 @@ def check_rows(
             if record is None:
                 continue
             if record.sample_id in good:
-                raise RowError(f"the id came in row {row_of[record.sample_id]} already; expected a new one")
+                raise RowError(f"the id came in {good[record.sample_id].place} already; expected a new one")
         except RowError as error:
             sample_id = fields.sample_id if fields else None
-            bad.append(BadRow(row=number, sample_id=sample_id, cause=printable(str(error))))
+            bad.append(BadRow(row=number, place=row.place, sample_id=sample_id, cause=printable(str(error))))
         else:
             good[record.sample_id] = record
-            row_of[record.sample_id] = number
-            warnings += _warn(number, record, fields, good, seen)
+            warnings += _warn(fields, record, good, seen)
         if progress is not None and n_rows % 1000 == 0:
             progress(n_rows)
     if bad and not skip_bad_rows:
@@ -175,17 +186,18 @@ def check_rows(
     return CheckedRows(good=good, bad=tuple(bad), warnings=tuple(warnings), n_rows=n_rows)
 
 
-def _warn(number: int, record: T, fields: Fields, good: Mapping[str, T], seen: dict[int, str]) -> list[RowWarning]:
-    warnings = []
+def _warn(fields: Fields, record: T, good: Mapping[str, T], seen: dict[int, str]) -> list[RowWarning]:
+    texts = {}
     if fields.n_neutralized:
-        text = f"{fields.n_neutralized} special tokens or control characters were replaced"
-        warnings.append(RowWarning(row=number, sample_id=record.sample_id, kind="neutralized", text=text))
+        texts["neutralized"] = f"{fields.n_neutralized} special tokens or control characters were replaced"
     # Hashes keep the index small; equal ones are compared in full.
     first = seen.setdefault(hash(record.content), record.sample_id)
     if first != record.sample_id and good[first].content == record.content:
-        text = f"its question and media are those of {show(first)}"
-        warnings.append(RowWarning(row=number, sample_id=record.sample_id, kind="duplicate", text=text))
-    return warnings
+        texts["duplicate"] = f"its question and media are those of {show(first)}"
+    return [
+        RowWarning(row=fields.row, place=fields.place, sample_id=record.sample_id, kind=kind, text=text)
+        for kind, text in texts.items()
+    ]
 
 
 def _describe(path: Path, bad_rows: Sequence[BadRow], n_good: int) -> str:
@@ -222,7 +234,7 @@ class Dataset:
     def __init__(
         self,
         path: Path,
-        rows: Iterable[object],
+        rows: Iterable[Row],
         convert: Callable[[Fields], Record | None],
         *,
         skip_bad_rows: bool,

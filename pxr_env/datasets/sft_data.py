@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 from pxr_env.datasets.fields import Fields, RowError
 from pxr_env.datasets.media_files import FrameFiles, FrameFolder, ImageFile, MediaFiles, VideoFile
 from pxr_env.datasets.paths import DataDirectory
-from pxr_env.datasets.readers import read_json_lines, read_json_list
+from pxr_env.datasets.readers import JSONLines, JSONList, Table
+from pxr_env.datasets.row_images import RowImage
 from pxr_env.datasets.rows import Progress, check_rows
 from pxr_env.errors import DataError, show
 
@@ -31,7 +32,7 @@ class ImagePart:
     """An image of a message; `file.open()` gives the source."""
 
     kind: ClassVar[str] = "image"
-    file: ImageFile
+    file: ImageFile | RowImage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,11 +63,13 @@ class Trace:
             ...; "row-7" where there is none.
         messages: in order; at least one is the assistant's.
         row: the number of the row, from 0.
+        place: where a person finds it, such as "line 3".
     """
 
     sample_id: str
     messages: tuple[Message, ...]
     row: int
+    place: str
 
     @property
     def content(self) -> Hashable:
@@ -74,7 +77,7 @@ class Trace:
         return self.messages
 
     @property
-    def media(self) -> tuple[ImageFile | FrameFiles | FrameFolder | VideoFile, ...]:
+    def media(self) -> tuple[ImageFile | RowImage | FrameFiles | FrameFolder | VideoFile, ...]:
         """The files of all images and videos in order."""
         return tuple(
             part.file for message in self.messages for part in message.content if not isinstance(part, TextPart)
@@ -119,11 +122,13 @@ class SFTData:
         files = DataDirectory(given.parent if given.is_file() else given)
         #: The data file.
         self.path = given if given.is_file() else _find(given)
-        self._media = MediaFiles(files, check=check_media)
+        table: Table = JSONLines(self.path) if self.path.suffix == ".jsonl" else JSONList(self.path)
+        self._media = MediaFiles(files, table, check=check_media)
         self._fps = fps
         self._n_traces: dict[str, int] = {}
-        rows = read_json_lines(self.path) if self.path.suffix == ".jsonl" else read_json_list(self.path)
-        checked = check_rows(self.path, rows, self._trace, skip_bad_rows=skip_bad_rows, limit=limit, progress=progress)
+        checked = check_rows(
+            self.path, table.rows(), self._trace, skip_bad_rows=skip_bad_rows, limit=limit, progress=progress
+        )
         #: The rows that were left out.
         self.skipped = checked.bad
         #: What is odd about rows that were kept.
@@ -150,7 +155,7 @@ class SFTData:
         read = tuple(self._message(fields, number, message) for number, message in enumerate(messages, start=1))
         if not any(message.role == "assistant" for message in read):
             raise RowError("it has no message of the assistant; expected at least one")
-        return Trace(sample_id=sample_id, messages=read, row=fields.row)
+        return Trace(sample_id=sample_id, messages=read, row=fields.row, place=fields.place)
 
     def _name(self, fields: Fields) -> str:
         if "qid" not in fields:
@@ -170,9 +175,9 @@ class SFTData:
             content = [{"text": content}]
         if not isinstance(content, list) or not content:
             raise RowError(f"the content of message {number} is {show(content)}; expected a list of parts")
-        return Message(role=str(role), content=tuple(self._part(fields, number, part) for part in content))
+        return Message(role=str(role), content=tuple(self._part(fields, number, *part) for part in enumerate(content)))
 
-    def _part(self, fields: Fields, number: int, part: object) -> Part:
+    def _part(self, fields: Fields, number: int, position: int, part: object) -> Part:
         # Tables write every kind in every part, null where it does not apply.
         kinds = (
             {kind: part[kind] for kind in ("text", "image", "video") if part.get(kind) is not None}
@@ -183,21 +188,20 @@ class SFTData:
             raise RowError(f"message {number} has the part {show(part)}; expected one of text, image and video")
         ((kind, value),) = kinds.items()
         try:
-            return self._read(fields, kind, value)
+            return self._read(fields, kind, value, ("message_list", number - 1, "content", position, kind))
         except RowError as error:
             raise RowError(f"message {number}: {error}") from error
 
-    def _read(self, fields: Fields, kind: str, value: Any) -> Part:
+    def _read(self, fields: Fields, kind: str, value: Any, steps: tuple[str | int, ...]) -> Part:
         if kind == "text":
             if not isinstance(value, str):
                 raise RowError(f"text is {show(value)}; expected text")
             return TextPart(text=fields.neutralized(value))
-        inner = Fields(fields.row, {kind: value})
         if kind == "image":
-            return ImagePart(file=self._media.image(inner.path("image"), ("", "images")))
+            return ImagePart(file=self._media.image(value, ("", "images"), "image", fields.key, steps))
         if isinstance(value, str):
             return VideoPart(file=self._media.video(value, ("", "videos"), fps=self._fps))
-        return VideoPart(file=self._media.frames(inner.paths("video"), ("", "videos"), fps=self._fps))
+        return VideoPart(file=self._media.frames(value, ("", "videos"), fps=self._fps))
 
 
 def _find(directory: Path) -> Path:

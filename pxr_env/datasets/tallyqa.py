@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from pxr_env.arguments import choose, text
+from pxr_env.datasets.answers import read_answers
 from pxr_env.datasets.fields import Fields, RowError
 from pxr_env.datasets.media_files import MediaFiles
 from pxr_env.datasets.paths import DataDirectory
-from pxr_env.datasets.readers import find_file, read_json_list
+from pxr_env.datasets.readers import JSONList, find_file
 from pxr_env.datasets.rows import Dataset, Progress, Record
 from pxr_env.errors import show
 
@@ -56,11 +57,12 @@ class TallyQA(Dataset):
         choose(dict.fromkeys(SUBSETS), subset, "subset=", "Choose one.")
         files = DataDirectory(directory)
         path = find_file(files.path, f"{text('split', split)}.json", "the questions")
-        self._media = MediaFiles(files, check=check_media)
+        table = JSONList(path)
+        self._media = MediaFiles(files, table, check=check_media)
         self._subset = subset
         super().__init__(
             path,
-            read_json_list(path),
+            table.rows(),
             self._record,
             skip_bad_rows=skip_bad_rows,
             limit=limit,
@@ -75,14 +77,15 @@ class TallyQA(Dataset):
         category = "simple" if is_simple else "complex"
         if self._subset not in ("all", category):
             return None
-        answer = fields.values.get("answer")
-        if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < 10**9:
-            raise RowError(f"answer is {show(answer)}; expected a whole number, at least 0")
+        answers = read_answers(fields, "answer")
+        if not all(answer.isascii() and answer.isdecimal() and len(answer) < 10 for answer in answers):
+            raise RowError(f"answer is {show(fields.values['answer'])}; expected a whole number, at least 0")
         return Record(
             sample_id=sample_id,
+            place=fields.place,
             question=fields.text("question"),
-            media=(self._media.image(fields.path("image"), ("", "images")),),
-            answers=(str(answer),),
+            media=self._media.images(fields, "image", ("", "images")),
+            answers=answers,
             category=category,
             metadata={"row": fields.row},
         )

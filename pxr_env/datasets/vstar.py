@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pxr_env.datasets.answers import read_answers
+from pxr_env.datasets.evidence import box_problem
 from pxr_env.datasets.fields import Fields, RowError
-from pxr_env.datasets.media_files import ImageFile, MediaFiles
-from pxr_env.datasets.options import check_letter, read_options
+from pxr_env.datasets.media_files import ImageFile, MediaFiles, Medium
+from pxr_env.datasets.options import read_options
 from pxr_env.datasets.paths import DataDirectory, UnsafePathError
-from pxr_env.datasets.readers import find_file, read_json, read_json_lines
+from pxr_env.datasets.readers import JSONLines, find_file, read_json
 from pxr_env.datasets.rows import Dataset, Progress, Record
 from pxr_env.errors import DataError, quote, show
 from pxr_env.geometry import Box
@@ -59,11 +61,12 @@ class VStar(Dataset):
         files = DataDirectory(directory)
         path = find_file(files.path, _FILE, "the questions")
         self._files = files
-        self._media = MediaFiles(files, check=check_media)
+        table = JSONLines(path)
+        self._media = MediaFiles(files, table, check=check_media)
         self._instruction = instruction
         super().__init__(
             path,
-            read_json_lines(path),
+            table.rows(),
             self._record,
             skip_bad_rows=skip_bad_rows,
             limit=limit,
@@ -74,22 +77,25 @@ class VStar(Dataset):
         sample_id = fields.identifier("question_id")
         question = fields.text("text")
         options = read_options(question)
-        label = check_letter(fields.text("label"), options, "label")
-        image = self._media.image(fields.path("image"))
+        answers = read_answers(fields, "label", options, form="letter")
+        media = self._media.images(fields, "image")
         if not self._instruction:
             question = question.strip().removesuffix(_INSTRUCTION).rstrip()
         return Record(
             sample_id=sample_id,
+            place=fields.place,
             question=question,
-            media=(image,),
-            answers=(label,),
+            media=media,
+            answers=answers,
             options=options,
             category=fields.text("category"),
-            evidence_box=self._evidence(fields.path("image"), image),
+            evidence_box=self._evidence(fields.values["image"], media[0]),
             metadata={"row": fields.row},
         )
 
-    def _evidence(self, name: str, image: ImageFile) -> Box | None:
+    def _evidence(self, name: object, image: Medium) -> Box | None:
+        if not isinstance(image, ImageFile) or not isinstance(name, str):
+            return None
         annotation = name.rpartition(".")[0] + ".json"
         try:
             path = self._files.find(annotation)
@@ -99,7 +105,7 @@ class VStar(Dataset):
         except (UnsafePathError, DataError) as error:
             raise RowError(f'its annotation "{quote(annotation)}" cannot be used: {error}') from error
         boxes = _boxes(content, annotation)
-        width, height = self._media.size(image)
+        width, height = self._media.size(image) or (0, 0)
         # Annotators' boxes may stick out by a pixel.
         box = (
             max(0.0, min(x for x, _, _, _ in boxes)),
@@ -109,6 +115,8 @@ class VStar(Dataset):
         )
         if box[0] >= box[2] or box[1] >= box[3]:
             raise RowError(f'bbox of "{annotation}" lies outside of its image of {width}x{height} pixels')
+        if problem := box_problem(box, (width, height)):
+            raise RowError(f'bbox of "{annotation}", as a box around its objects: {problem}')
         return box
 
 

@@ -59,5 +59,5 @@ def test_rows_that_are_left_out_are_counted(make_recipe, tmp_path):
     (tmp_path / "data.jsonl").write_text("\n".join(rows))
     kwargs = {"data": str(tmp_path), "skip_bad_rows": True, "min_pixels": 784, "max_pixels": 84 * 84}
     recipe = make_recipe(env=EnvRecipe(id="pxr_env:pxr/JSONL-v0", kwargs=kwargs))
-    with pytest.warns(UserWarning, match=r'1 bad rows of .* are left out, 4 are used: row 4 \(id "no question"\)'):
+    with pytest.warns(UserWarning, match=r'1 bad rows of .* are left out, 4 are used: line 5 \(id "no question"\)'):
         check_start(recipe)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from pxr_env.datasets.evidence import box_problem, time_problem
 from pxr_env.errors import quote, show
 from pxr_env.media import ImageSource
 from pxr_env.oracle import shows_evidence
@@ -156,19 +157,14 @@ def _ending(recording: Recording) -> str:
 
 def _evidence_problem(sample: Sample) -> str | None:
     source = sample.sources[0]
-    if sample.evidence_box is not None:
-        (x1, y1, x2, y2), (width, height) = sample.evidence_box, source.size
-        if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
-            return f"evidence_box {sample.evidence_box} came; expected a box inside source 1, {width}x{height} pixels."
-    if sample.evidence_time is not None:
-        start, end = sample.evidence_time
-        if isinstance(source, ImageSource):
-            return f"evidence_time {sample.evidence_time} came for an image; expected it for a video only."
-        if not source.frames_between(start, end):
-            return (
-                f"evidence_time {sample.evidence_time} holds no frame; expected part of 0 to {source.duration:.2f} s."
-            )
-    return None
+    if sample.evidence_box is not None and (problem := box_problem(sample.evidence_box, source.size)):
+        return f"{problem}."
+    if sample.evidence_time is None:
+        return None
+    if isinstance(source, ImageSource):
+        return f"evidence_time {sample.evidence_time} came for an image; expected it for a video only."
+    problem = time_problem(sample.evidence_time, source)
+    return f"{problem}." if problem else None
 
 
 def _magnification(view: View) -> float:

@@ -117,11 +117,11 @@ def test_a_report_counts_and_names(directory, write_lines):
     assert str(report).splitlines() == [
         f"{directory}: jsonl, 5 rows",
         "1 bad row:",
-        '  row 2 (id "missing"): image "no.png" does not exist; expected a file relative to the directory',
+        '  line 3 (id "missing"): image "no.png" does not exist; expected a file relative to the directory',
         "1 warning (duplicate):",
-        '  row 1 (id "again"): its question and media are those of "good"',
+        '  line 2 (id "again"): its question and media are those of "good"',
         "1 warning (neutralized):",
-        '  row 4 (id "token"): 1 special tokens or control characters were replaced',
+        '  line 5 (id "token"): 1 special tokens or control characters were replaced',
         "4 good rows, headers read",
         "  5 images",
         "  2 category animals",
@@ -160,7 +160,7 @@ def test_a_deep_check_opens_video_files(directory, write_lines, write_mp4):
     assert report.counts == {"videos": 1}
 
 
-def test_a_deep_check_looks_for_evidence_inside_the_clip(directory, write_lines):
+def test_evidence_lies_inside_the_clip(directory, write_lines):
     def clip(name, **other):
         return {"id": name, "question": f"{name}?", "video": "clip", "fps": 2, "answers": "a"} | other
 
@@ -171,13 +171,29 @@ def test_a_deep_check_looks_for_evidence_inside_the_clip(directory, write_lines)
         clip("wide", evidence_box=[0, 0, 41, 30]),
     ]
     write_lines(directory / "data.jsonl", rows)
-    assert check_dataset(directory).n_good == 4
-    causes = {bad.sample_id: bad.cause for bad in check_dataset(directory, deep=True).bad_rows}
-    assert causes == {
-        "late": "evidence_time ends at 3.5 s; expected it inside the clip of 3 s",
-        "late in clip": "evidence_time ends at 2.5 s; expected it inside the clip of 2 s",
-        "wide": "evidence_box is [0.0, 0.0, 41.0, 30.0]; expected it inside the frames of 40x30 pixels",
+    causes = {bad.sample_id: bad.cause for bad in check_dataset(directory).bad_rows}
+    assert causes == {bad.sample_id: bad.cause for bad in check_dataset(directory, deep=True).bad_rows}
+    assert list(causes) == ["late", "late in clip", "wide"]
+    assert causes["late"].startswith("evidence_time is [1.0, 3.5]; expected seconds inside the clip of 3 s")
+    assert causes["late in clip"].startswith("evidence_time is [1.0, 2.5]; expected seconds inside the clip of 2 s")
+    assert causes["wide"].startswith("evidence_box is [0.0, 0.0, 41.0, 30.0]; expected it inside its picture of 40x30")
+
+
+def test_evidence_of_a_video_file_is_compared_with_the_video(directory, write_lines, write_mp4):
+    write_mp4(directory / "a.mp4")
+    values = {
+        "good": {"evidence_time": [0.5, 2], "evidence_box": [0, 0, 64, 48]},
+        "milliseconds": {"evidence_time": [500, 1500]},
+        "fractions": {"evidence_box": [0.2, 0.2, 0.6, 0.6]},
+        "between frames": {"evidence_time": [0.51, 0.59]},
     }
+    rows = [{"id": name, "question": name, "video": "a.mp4", "answers": "a"} | value for name, value in values.items()]
+    write_lines(directory / "data.jsonl", rows)
+    causes = {bad.sample_id: bad.cause for bad in check_dataset(directory).bad_rows}
+    assert list(causes) == ["milliseconds", "fractions", "between frames"]
+    assert "inside the clip of 2 s, from its first frame on. If they are milliseconds" in causes["milliseconds"]
+    assert "which are fractions; expected x1, y1, x2, y2 in pixels of its picture of 64x48" in causes["fractions"]
+    assert "between two of the 20 frames" in causes["between frames"]
 
 
 def test_traces_are_checked_deeply_too(directory):
@@ -198,7 +214,7 @@ def test_only_bad_rows_and_all_of_tallyqa(directory):
 def test_the_command(directory, write_lines, capsys, tmp_path):
     write_lines(directory / "data.jsonl", ROWS)
     assert check(directory, "--json", tmp_path / "report.json") == 1
-    assert '  row 2 (id "missing")' in capsys.readouterr().out
+    assert '  line 3 (id "missing")' in capsys.readouterr().out
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["bad_rows"][0]["id"] == "missing"
     assert (written["n_good"], written["counts"]["images"]) == (4, 5)

@@ -93,7 +93,11 @@ def test_an_image_may_be_named_by_the_row_that_has_it(directory):
     data = HRBench(directory, skip_bad_rows=True)
     assert data.record("6").media == data.record("5").media
     assert [(bad.sample_id, bad.cause) for bad in data.skipped] == [
-        ("7", 'image is "8"; expected base64, or the index of an earlier row')
+        (
+            "7",
+            'image "8" does not exist in "images"; expected a file relative to the directory. Base64, or the index of '
+            "an earlier row, may stand here, too",
+        )
     ]
     assert [warning.sample_id for warning in data.warnings] == ["6"]
 
@@ -115,7 +119,7 @@ def test_bad_rows_are_named(directory, causes):
     with open(directory / "a.tsv", "a") as file:
         file.write("9\tone column too few\n")
     found = causes(lambda: HRBench(directory))
-    assert "came in row 0 already" in found.pop("0")
+    assert "came in line 2 already" in found.pop("0")
     assert found.pop(None) == "it has 2 columns; expected 10, separated by tabs"
     assert found.keys() == expected.keys()
     for name, (_, cause) in expected.items():
@@ -164,14 +168,15 @@ def test_tables_are_read_as_the_standard_library_reads_them(tmp_path_factory, ro
     write(path, written, columns, quoting=quoting)
     with open(path, newline="", encoding="utf-8") as file:
         expected = list(csv.DictReader(file, delimiter="\t"))
-    found = [{**row, "image": row["image"][2]} for row in read_tsv(path, ["index"], placed="image")]
+    read = [row.values for row in read_tsv(path, ["index"], placed="image")]
+    found = [{**row, "image": row["image"][2]} for row in read]
     assert found == expected == written
     data = path.read_bytes()
     assert all(data[offset:][:length] == b"i" for offset, length, *_ in _places(path))
 
 
 def _places(path):
-    return [row["image"] for row in read_tsv(path, ["index"], placed="image")]
+    return [row.values["image"] for row in read_tsv(path, ["index"], placed="image")]
 
 
 def test_files_are_chosen_by_name(directory):

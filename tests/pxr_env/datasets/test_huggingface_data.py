@@ -105,9 +105,13 @@ def test_bad_rows_are_named(tmp_path, pictures, causes):
         good,
     ]
     found = causes(lambda: HuggingFaceData(save(tmp_path / "saved", rows)))
-    assert found["no image"] == "images is []; expected at least one"
-    assert "image 1 cannot be decoded" in found["broken"]
-    assert found["number"] == "answers is 2; expected the number of an option, from 0 to 1"
+    assert found["no image"] == "images is []; expected at least one image"
+    assert "images cannot be decoded" in found["broken"]
+    assert (
+        found["number"]
+        == 'answers is 2; expected a letter from A to B, the text of one of the options ["x", "y"], or its number from '
+        "0 to 1"
+    )
     assert "options A and B are both" in found["same"]
     assert "came in row 0 already" in found["good"]
 

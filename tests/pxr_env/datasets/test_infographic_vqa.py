@@ -59,9 +59,9 @@ def test_of_several_files_the_one_with_question_types_is_read(directory):
 
 def test_bad_rows_are_named(directory, causes):
     expected = {
-        "1": (row(1, answers=[]), "answers is []; expected a list of texts"),
+        "1": (row(1, answers=[]), "answers is []; expected text or a number"),
         "2": (row(2, answers=None), "answers is null"),
-        "3": (row(3, answers="3"), 'answers is "3"; expected a list of texts'),
+        "3": (row(3, answers={"a": 1}), 'answers is {"a": 1}; expected text or a number'),
         "4": (row(4, image_local_name="no.jpg"), 'image "no.jpg" does not exist in "infographicsvqa_images"'),
         "5": (row(5, image_local_name="../china.jpg"), "leaves the directory"),
         "6": (row(6, answer_type=3), "answer_type is 3"),

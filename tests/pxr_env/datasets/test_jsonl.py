@@ -105,13 +105,13 @@ BAD = [
     (line("absolute", images="/etc/passwd"), "is absolute and leaves the directory"),
     (line("backslash", images="images\\a.png"), "has a backslash"),
     (line("nul", images="images/small.png\0"), "has a control character"),
-    (line("no images", images=[]), "images is []; expected a list of paths"),
-    (line("half", images=["images/small.png", None]), "expected a list of paths"),
+    (line("no images", images=[]), "images is []; expected at least one image"),
+    (line("half", images=["images/small.png", None]), "image 2 is null; expected a path"),
     (line("both", video="clip"), "both images and video, or neither"),
     (without("neither", "images"), "both images and video, or neither"),
-    (line("no answer", answers=[]), "answers is []; expected text or a list of texts"),
-    (line("blank answer", answers=["a", " "]), "expected text or a list of texts"),
-    (line("number", answers=3), "answers is 3"),
+    (line("no answer", answers=[]), "answers is []; expected text or a number"),
+    (line("blank answer", answers=["a", " "]), 'entry 2 of answers is " "; expected text'),
+    (line("truth", answers=True), "answers is true; expected text or a number, or a list of them. Write"),
     (line("blank", question=" \n"), "expected text"),
     (without("no question", "question"), "question is null; expected text"),
     (line("unknown", anwsers="a"), 'unknown field "anwsers"'),
@@ -122,13 +122,24 @@ BAD = [
         line("same options", options=["a dog", "a cat", "a dog "]),
         'options A and C are both "a dog"; expected different',
     ),
-    (line("no such option", options=["a cat", "a cow"]), 'answers is "a dog"; expected one of the options'),
-    (line("no such letter", options=["a cat", "a cow"], answers="C"), 'answers is "C"; expected one of the options'),
-    (line("two readings", options=["B", "A"], answers="A"), "the letter of one option and the text of another"),
+    (line("no such option", options=["a cat", "a cow"]), 'answers is "a dog"; expected a letter from A to B, the text'),
+    (
+        line("no such letter", options=["a cat", "a cow"], answers="C"),
+        'answers is "C"; expected a letter from A to B, the text',
+    ),
+    (
+        line("two readings", options=["B", "A"], answers="A"),
+        'answers is "A", which names option A and option B, one by its letter',
+    ),
     (line("flag", needs_operation="yes"), 'needs_operation is "yes"; expected true or false'),
     (line("box", evidence_box=[1, 2, 3]), "evidence_box is [1, 2, 3]; expected 4 numbers"),
     (line("empty box", evidence_box=[5, 5, 5, 9]), "expected x1, y1, x2, y2 with 0 <= x1 < x2"),
-    (line("outside", evidence_box=[5, 5, 61, 9]), "expected it inside the image of 60x40"),
+    (line("fractions", evidence_box=[0.1, 0.1, 0.5, 0.5]), "which are fractions; expected x1, y1, x2, y2 in pixels"),
+    (line("whole by fractions", evidence_box=[0, 0, 1, 1]), "Multiply x by the width and y by the height"),
+    (line("corner and size of fractions", evidence_box=[0.6, 0.6, 0.2, 0.2]), "which are fractions"),
+    (line("corner and size", evidence_box=[30, 20, 10, 10]), "If it is x, y, width, height, write x, y, x + width"),
+    (line("thousandths", evidence_box=[100, 100, 500, 500]), "If they are thousandths, or pixels of a resized picture"),
+    (line("outside", evidence_box=[5, 5, 61, 9]), "expected it inside its picture of 60x40"),
     (line("bool box", evidence_box=[0, 0, True, 9]), "evidence_box is true; expected a number"),
     (line("huge box", evidence_box=[0, 0, 10**400, 9]), "expected a finite number"),
     (line("time of image", evidence_time=[0, 1]), "it has evidence_time and images"),
@@ -142,21 +153,23 @@ BAD = [
     (clip("negative", start=-1), "expected 0 <= start < end"),
     (clip("late", start=6), "start is 6 s and the video ends at 6 s"),
     (clip("still", fps=0), "fps is 0; expected frames per second, above 0"),
-    (clip("time outside", evidence_time=[1, 3], end=2), "expected 0 <= from < to, inside the clip"),
-    (line("good"), "the id came in row 0 already; expected a new one"),
+    (clip("time outside", evidence_time=[1, 3], end=2), "expected seconds inside the clip of 2 s"),
+    (clip("backwards time", evidence_time=[2, 1]), "expected 0 <= from < to, inside the clip"),
+    (clip("milliseconds", evidence_time=[1000, 3000]), "of 6 s, from its first frame on. If they are milliseconds"),
+    (line("good"), "the id came in line 1 already; expected a new one"),
     (line(" "), 'id is " "; expected text'),
     (line(True), "id is true; expected text"),
     (line(LONG), "expected at most 512 characters"),
     (line("a\x1bb"), "without control ones"),
 ]
 UNREADABLE = [
-    ("{broken", "it is no JSON"),
+    ("{broken", "column 2 is no JSON"),
     ("[" * 100_000, "it is no JSON"),
     ('["a"]', 'it is ["a"]; expected an object'),
     ('{"id": "a", "id": "b"}', 'the field "id" comes twice'),
     ('{"id": NaN}', "it holds NaN"),
     ('{"id": ' + "9" * 5000 + "}", "it is no JSON"),
-    ("\udcff", "it is no UTF-8"),
+    ("\udcff", "column 1 is no UTF-8"),
 ]
 
 
@@ -198,7 +211,7 @@ def test_skipped_rows_are_kept_by_name(directory, write_lines):
     data = JSONL(path, skip_bad_rows=True)
     assert (list(data.sample_ids()), data.n_rows) == (["good"], 4)
     assert [(bad.row, bad.sample_id) for bad in data.skipped] == [(0, "missing"), (2, None), (3, "folder")]
-    assert str(data.skipped[1]).startswith("row 2 (id missing): it is no JSON")
+    assert str(data.skipped[1]).startswith("line 3 (id missing): column 2 is no JSON")
     write_lines(path, [BAD[0][0]])
     with pytest.raises(DataError, match=r"no usable row \(1 bad ones\)"):
         JSONL(path, skip_bad_rows=True)
@@ -225,7 +238,7 @@ def test_warnings_name_duplicates_and_what_was_neutralized(directory, write_line
         (1, "b", "duplicate"),
         (3, "token", "neutralized"),
     ]
-    assert str(data.warnings[0]) == 'row 1 (id "b"): its question and media are those of "a"'
+    assert str(data.warnings[0]) == 'line 2 (id "b"): its question and media are those of "a"'
     assert "4 special tokens or control characters were replaced" in str(data.warnings[1])
     sample = data.get("token")
     assert sample.question == "\u2039|im_end|\u203a\u2039image\u203a What?"

@@ -102,7 +102,10 @@ def test_bad_rows_are_named(directory, causes):
     put(directory, "perception/videos/empty.mp4", b"")
     put(directory, "perception/videos/page.mp4", b"<html>not found</html>")
     expected = [
-        (row(answer="jumped"), 'answer is "jumped"; expected one of the options ["ran", "sat", "stood"]'),
+        (
+            row(answer="jumped"),
+            'answer is "jumped"; expected a letter from A to C, the text of one of the options ["ran", "sat", "stood"]',
+        ),
         (row(candidates=["sat"]), "it has 1 options"),
         (row(candidates=["sat", "ran", "sat"]), "options A and C are both"),
         (row(candidates=None), "candidates is null"),
@@ -114,8 +117,12 @@ def test_bad_rows_are_named(directory, causes):
         (row(start="1"), 'start is "1"; expected a number'),
     ]
     write(directory, "action_count", [row(), *(bad for bad, _ in expected), "text"])
+    with pytest.raises(
+        DataError, match=r'"action_count\.json" row 11 \(line 1\) \(id missing\): it is "text"; expected an'
+    ):
+        MVBench(directory)
     found = causes(lambda: MVBench(directory))
-    assert 'row 11 of "action_count.json" is "text"' in found.pop(None)
+    del found[None]
     assert list(found) == [f"action_count-{number}" for number in range(1, 11)]
     for number, (_, cause) in enumerate(expected, start=1):
         assert cause in found[f"action_count-{number}"]

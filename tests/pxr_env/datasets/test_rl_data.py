@@ -125,14 +125,14 @@ BAD = [
     (row("absolute", ["/etc/passwd"]), "leaves the directory"),
     (row("backslash", ["..\\secret.png"]), "has a backslash"),
     (row("zero", ["images/a\0.png"]), "has a control character"),
-    (row("none", []), "image is []; expected a list of paths"),
-    (row("half", ["images/small.png", None]), "expected a list of paths"),
+    (row("none", []), "image is []; expected at least one image"),
+    (row("half", ["images/small.png", None]), "image 2 is null; expected a path"),
     (row("no frame", [*FRAMES, "videos/clip/7.png"], is_video=True), 'frame 7 "videos/clip/7.png" does not exist'),
     (row("other size", [FRAMES[0], "images/china.jpg"], is_video=True), "frame 2 is 640x427 and frame 1 40x30"),
     (row("no video", ["images/x.mp4"], is_video=True), 'video "images/x.mp4" does not exist'),
-    (row("no answer", answer=[]), "answer is []; expected text or a list of texts"),
+    (row("no answer", answer=[]), "answer is []; expected text or a number"),
     (row("null answer", answer=None), "answer is null"),
-    (row("blank answer", answer=["A", " "]), "expected text or a list of texts"),
+    (row("blank answer", answer=["A", " "]), 'entry 2 of answer is " "; expected text'),
     (row("blank question", question=" "), 'question is " "; expected text'),
     (row("null question", question=None), "question is null"),
     (row("good"), "the id came in row 0 already"),
@@ -189,8 +189,8 @@ def test_bad_rows_can_be_skipped_and_are_counted(data_directory):
 
 def test_values_of_wrong_type_are_bad_rows(data_directory):
     for column, value, cause in (
-        ("answer", [3], r"answer is \[3\]"),
-        ("image", "images/a.png", 'image is "images/a.png"; expected a list'),
+        ("answer", [[3]], r"answer is \[3\]; expected text or a number"),
+        ("image", 3, "image is 3; expected a path"),
         ("is_video", "no", 'is_video is "no"; expected true or false'),
     ):
         write(data_directory, [row("a") | {column: value}])

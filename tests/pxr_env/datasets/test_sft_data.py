@@ -87,7 +87,7 @@ BAD = [
     (trace(message("user", {"image": "images/no.png"})), 'message 3: image "images/no.png" does not exist'),
     (trace(message("user", {"image": "../x.png"})), "leaves the directory"),
     (trace(message("user", {"image": ["images/small.png"]})), 'image is ["images/small.png"]; expected a path'),
-    (trace(message("user", {"video": []})), "message 3: video is []; expected a list of paths"),
+    (trace(message("user", {"video": []})), "message 3: the video is []; expected a path, or a list of paths"),
     (trace(message("user", {"video": ["clip/9.png"]})), 'frame 1 "clip/9.png" does not exist'),
     (trace(qid=[1]), "qid is [1]; expected text"),
     ("text", 'it is "text"; expected an object'),

@@ -52,7 +52,7 @@ def test_images_may_lie_in_a_folder_and_splits_have_their_own_file(tally):
 
 def test_bad_rows_are_named(tally, causes):
     expected = {
-        "1": (row(1, answer="4"), 'answer is "4"; expected a whole number'),
+        "1": (row(1, answer="four"), 'answer is "four"; expected a whole number'),
         "2": (row(2, answer=-1), "answer is -1"),
         "3": (row(3, answer=2.5), "answer is 2.5"),
         "4": (row(4, answer=True), "answer is true"),
@@ -64,14 +64,14 @@ def test_bad_rows_are_named(tally, causes):
     rows = [row(0), *(bad for bad, _ in expected.values()), row(9, issimple=True, answer="not in the subset"), row(0)]
     (tally / "test.json").write_text(json.dumps(rows))
     found = causes(lambda: TallyQA(tally))
-    assert "came in row 0 already" in found.pop("0")
+    assert "came in row 0 (line 1) already" in found.pop("0")
     assert found.keys() == expected.keys()
     for name, (_, cause) in expected.items():
         assert cause in found[name]
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [('{"a": 1}', "holds dict; expected a list"), ("[", "it is no JSON"), ("\xff", "no UTF-8")]
+    ("text", "message"), [('{"a": 1}', 'holds {"a": 1}; expected a list'), ("[", "it is no JSON"), ("\xff", "no UTF-8")]
 )
 def test_files_of_another_kind_are_refused(tally, text, message):
     (tally / "test.json").write_text(text, encoding="latin-1")

@@ -72,7 +72,7 @@ def test_bad_rows_are_named(vstar, write_lines, causes):
     expected = {
         "letter": (row("letter", label="E"), 'label is "E"; expected a letter from A to D'),
         "no label": (row("no label", label=None), "label is null"),
-        "word": (row("word", label="rubber"), "expected a letter from A to D"),
+        "word": (row("word", label="paper"), "expected a letter from A to D"),
         "no options": (row("no options", text="What is it?"), "expected lines that begin with (A), (B), ... in order"),
         "gap": (row("gap", text="?\n(A) x\n(C) y"), 'its options are "AC"'),
         "empty": (row("empty", text="?\n(A) x\n(B)"), "option B is empty"),
@@ -88,7 +88,7 @@ def test_bad_rows_are_named(vstar, write_lines, causes):
     }
     write_lines(vstar / "test_questions.jsonl", [row("good"), *(bad for bad, _ in expected.values()), row("good")])
     found = causes(lambda: VStar(vstar))
-    assert "came in row 0 already" in found.pop("good")
+    assert "came in line 1 already" in found.pop("good")
     assert found.keys() == expected.keys()
     for name, (_, cause) in expected.items():
         assert cause in found[name]
