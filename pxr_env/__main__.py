@@ -9,8 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pxr_env.errors import did_you_mean
-from pxr_env.tasks import TASKS
+from pxr_env.tasks import TASKS, find_task
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.set_defaults(run=implementation.run)
 
     pages = commands.add_parser("docs", help="write the documentation pages of tasks, yours included")
-    pages.add_argument("task", nargs="*", help="task ids; all registered by this package if left out")
+    pages.add_argument(
+        "task",
+        nargs="*",
+        help="task ids, my_module:my/Task-v0 for your own; all registered by this package if left out",
+    )
     pages.add_argument("--out", type=Path, default=Path("docs/environments"), help="directory (default: %(default)s)")
     pages.set_defaults(run=_docs)
 
@@ -60,14 +63,15 @@ def _list(args: argparse.Namespace) -> int:
 def _docs(args: argparse.Namespace) -> int:
     from pxr_env.pages import page
 
-    for task_id in args.task or TASKS:
-        if task_id not in TASKS:
-            print(f'no task "{task_id}"; expected one of {", ".join(TASKS)}.{did_you_mean(task_id, TASKS)}')
-            return 2
-        path = args.out / f"{task_id.rpartition('/')[2]}.md"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page(TASKS[task_id]), encoding="utf-8")
-        print(path)
+    try:
+        for task in [find_task(name) for name in args.task or TASKS]:
+            path = args.out / f"{task.id.rpartition('/')[2]}.md"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(page(task), encoding="utf-8")
+            print(path)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
     return 0
 
 

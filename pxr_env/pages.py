@@ -71,7 +71,7 @@ def _arguments(task: Task) -> str:
     lines = ["| argument | default | meaning |", "|---|---|---|"]
     for name, default in task.parameters().items():
         shown = "required" if default is inspect.Parameter.empty else f"`{_literal(default)}`"
-        text = meaning[name].replace("|", "\\|")
+        text = meaning.get(name, "").replace("|", "\\|")
         lines.append(f"| `{name}` | {shown} | {text} |")
     return "\n".join(lines)
 
@@ -82,11 +82,13 @@ def _literal(value: object) -> str:
 
 def _example(task: Task) -> str:
     data = ', data="DIR"' if "data" in task.parameters() else ""
+    module = task.data.partition(":")[0]
+    owner = "pxr_env" if module.startswith("pxr_env.") else module
     return (
-        f'```python\nimport gymnasium\n\nenv = gymnasium.make("pxr_env:{task.id}"{data})\n'
+        f'```python\nimport gymnasium\n\nenv = gymnasium.make("{owner}:{task.id}"{data})\n'
         "observation, info = env.reset(seed=0)\n```"
     )
 
 
 def _first_letter_up(text: str) -> str:
-    return text[0].upper() + text[1:]
+    return text[:1].upper() + text[1:]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
 
-from pxr_env.arguments import hints_of, typed_arguments
+from pxr_env.arguments import choose, hints_of, typed_arguments
 from pxr_env.env import VisualReasoningEnv
 from pxr_env.errors import did_you_mean, quote
 
@@ -181,12 +182,38 @@ def make(task: str, *, module: str | None = None, **arguments: Any) -> VisualRea
     """
     if task not in TASKS and module is not None:
         importlib.import_module(module)
-    if task not in TASKS:
-        raise ValueError(
-            f'the task "{quote(task)}" came; expected one of {", ".join(TASKS)}.{did_you_mean(task, TASKS)} '
-            "Import the module that registers it first if it is your own."
-        )
-    return TASKS[task].build(**arguments)
+    return find_task(task).build(**arguments)
+
+
+def find_task(name: str) -> Task:
+    """Returns the task of an id, or of "module:id" for one of your own.
+
+    Raises:
+        ValueError: the module cannot be imported, or the task is not in the table.
+    """
+    advice = 'Write "my_module:ID" for one of your own, with the module that registers it.'
+    return choose(TASKS, import_module_of(name), "the task ", advice)
+
+
+def import_module_of(name: str) -> str:
+    """Imports the module of "module:id", also one in the working directory, and returns the id.
+
+    Raises:
+        ValueError: the module cannot be imported.
+    """
+    module, _, task = name.rpartition(":")
+    # What sits beside the user's own script is importable for `python script.py`, and so it should be here.
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    if module:
+        try:
+            importlib.import_module(module)
+        except (ImportError, TypeError) as error:
+            raise ValueError(
+                f'the module "{quote(module)}" cannot be imported ({error}); expected the one that registers '
+                f'"{quote(task)}". Run the command where it lies, or install it.'
+            ) from error
+    return task
 
 
 def register_task(task: Task) -> None:

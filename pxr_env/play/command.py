@@ -20,7 +20,7 @@ from pxr_env.errors import did_you_mean, quote
 from pxr_env.play import pictures
 from pxr_env.play.seat import Seat
 from pxr_env.play.terminal import Terminal, line_reader, terminal_columns
-from pxr_env.tasks import TASKS
+from pxr_env.tasks import TASKS, import_module_of
 
 #: Where the page is served unless told otherwise.
 PORT = 8765
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Plays until the person leaves; returns 0, 2 for wrong arguments, or 130 after Ctrl-C."""
     try:
-        arguments = read_settings(args.task, args.set)
+        arguments = read_settings(import_module_of(args.task), args.set)
         if args.web:
             return _play_in_browser(args, arguments)
         return _play_in_terminal(args, make_environment(args.task, arguments))
@@ -75,7 +75,7 @@ def make_environment(task: str, arguments: dict[str, Any]) -> VisualReasoningEnv
         ValueError: there is no such task, or it is another kind of environment.
         TypeError: an argument is unknown or lacks.
     """
-    if ":" not in task and task not in gymnasium.registry:
+    if import_module_of(task) not in gymnasium.registry:
         raise ValueError(
             f'the task "{quote(task)}" came; expected one of {", ".join(TASKS)}.{did_you_mean(task, TASKS)} '
             'Write "module:ID" for your own.'

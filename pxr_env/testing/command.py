@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 
 import gymnasium
 
 from pxr_env.errors import did_you_mean, quote
 from pxr_env.play.command import read_settings
+from pxr_env.tasks import import_module_of
 from pxr_env.testing.task import SAMPLES, check_task
 
 
@@ -53,18 +53,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _problem(target: str) -> str | None:
     """Says why a target cannot be checked at all, or None."""
-    module, _, task_id = target.rpartition(":")
-    # What sits beside the user's own script is importable for `python script.py`, and so it should be here.
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    if module:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            return (
-                f'the module "{quote(module)}" cannot be imported ({error}); expected the one that registers '
-                f'"{quote(task_id)}". Run the command where it lies, or install it.'
-            )
+    try:
+        task_id = import_module_of(target)
+    except ValueError as error:
+        return str(error)
     if task_id not in gymnasium.registry:
         known = [name for name in gymnasium.registry if name.startswith("pxr/")]
         return (

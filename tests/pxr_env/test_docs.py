@@ -1,6 +1,8 @@
 """What the pages say about environments: their code runs, their names are the environment's, none is out of date."""
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -63,6 +65,69 @@ def test_the_page_about_tasks_of_your_own_runs(tmp_path, monkeypatch):
         TASKS.pop("my/Doors-v0", None)
         gymnasium.registry.pop("my/Doors-v0", None)
         sys.modules.pop("my_module", None)
+
+
+OWN = '''
+from pxr_env import Sample, Task, register_task
+
+
+class Doors:
+    def __init__(self, place, *, n_doors: int = 3, kinds=("a", "b")):
+        self.n_doors = n_doors
+
+    def __len__(self):
+        return 1
+
+
+class Described(Doors):
+    """Counting doors.
+
+    Args:
+        n_doors: how many | there are.
+    """
+
+
+register_task(Task(id="my/Doors-v0", summary="counting doors", data="my.tasks:Doors"))
+register_task(Task(id="my/Described-v0", summary="", data="my.tasks:Described"))
+'''
+
+
+def documented(folder, *arguments):
+    environment = {**os.environ, "PYTHONPATH": str(DOCS.parent)}
+    command = [sys.executable, "-m", "pxr_env", "docs", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_pages_of_tasks_of_your_own_are_written(tmp_path):
+    (tmp_path / "my").mkdir()
+    (tmp_path / "my" / "tasks.py").write_text(OWN, encoding="utf-8")
+    done = documented(tmp_path, "my.tasks:my/Doors-v0", "my.tasks:my/Described-v0", "--out", "pages")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["pages/Doors-v0.md", "pages/Described-v0.md"]
+    text = (tmp_path / "pages" / "Doors-v0.md").read_text(encoding="utf-8")
+    assert 'gymnasium.make("my.tasks:my/Doors-v0", data="DIR")' in text
+    assert "| `data` | required | where the data is. |\n| `n_doors` | `3` |  |\n| `kinds` | `['a', 'b']` |  |\n" in text
+    text = (tmp_path / "pages" / "Described-v0.md").read_text(encoding="utf-8")
+    assert "## Description\nCounting doors.\n" in text
+    assert "| `n_doors` | `3` | how many \\| there are. |" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pxr/Doors-v0"], 'the task "pxr/Doors-v0" came; expected one of pxr/SyntheticSearch-v0'),
+        (["no_such:my/Doors-v0"], 'the module "no_such" cannot be imported (No module named'),
+        (["pxr_env:my/Doors-v0"], 'the task "my/Doors-v0" came; expected one of'),
+        ([":my/Doors-v0"], 'the task "my/Doors-v0" came; expected one of'),
+        (["pxr/VStar-v0", "--out", "file"], "file"),
+    ],
+)
+def test_pages_that_cannot_be_written_are_explained(arguments, message, tmp_path):
+    (tmp_path / "file").touch()
+    done = documented(tmp_path, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_table_of_info_is_complete():

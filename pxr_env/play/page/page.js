@@ -190,7 +190,7 @@ function refresh() {
 
 function describe(view) {
   const box = view.box.map((edge) => Number(edge.toFixed(1)));
-  const time = view.time === undefined ? "" : `, frame ${view.frame} at ${view.time.toFixed(2)} s`;
+  const time = view.time === undefined ? "" : `, frame ${view.frame + 1} at ${view.time.toFixed(2)} s`;
   const from = view.panels ? "two images side by side" : `source ${view.source}${time}, box ${box.join(", ")}`;
   return `Image ${view.index}: ${view.size[0]}×${view.size[1]} from ${from}`;
 }

@@ -242,6 +242,11 @@ def test_frames_are_chosen_by_clicks(play):
         page.click("#call button.primary")
         shown(page, n_frames + 2)
         assert [env.views[n_frames + number - 1].frame for number in (1, 2)] == [env.views[4].frame, env.views[2].frame]
+        # The caption counts frames as the reply does.
+        page.click(f".thumb[data-number='{n_frames + 1}']")
+        name = f"frame {env.views[4].frame + 1} at "
+        assert name in page.locator("#caption").inner_text()
+        assert name in page.locator("#reply").inner_text()
 
 
 def test_what_was_refused_stays_to_be_mended(play, ask):
