@@ -1,4 +1,4 @@
-"""Reads recipes: dataclasses filled from TOML files and `key=value` overrides.
+"""Reads recipes: pydantic dataclasses filled from TOML files and `key=value` overrides.
 
 What is not known is refused, with the file, the dotted key and the nearest valid one, so that a typo never trains the
 wrong thing:
@@ -9,15 +9,14 @@ wrong thing:
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import re
 import tomllib
-import types
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
 
 from pxr_env.errors import did_you_mean, show
 
@@ -37,20 +36,26 @@ def load_recipe(source: str | Path | None, recipe_class: type[Recipe], overrides
     Args:
         source: path of a .toml file (or of a .json file with what `to_dict` returned), the name of a recipe that
             comes with the package, or None for the defaults alone.
-        recipe_class: the dataclass to fill. What a file leaves out keeps its default; a table changes the keys it
-            names in the default of its field and leaves the others.
+        recipe_class: the pydantic dataclass to fill. What a file leaves out keeps its default; a table changes the keys
+            it names in the default of its field and leaves the others.
         overrides: "key=value" with dotted keys, as they come from the command line. Values are TOML, and what is
             not TOML is a string, so that paths need no quotes.
 
     Raises:
         RecipeError: the file is missing or cannot be parsed, a key is unknown or missing, a value has the wrong type
-            or is out of range.
+            or is out of range. All mistakes are named, one a line.
     """
     table = {} if source is None else _read_file(source)
     overridden = [_apply_override(table, override) for override in overrides]
-    reader = _Reader(file="recipe" if source is None else str(source), overridden=overridden)
-    recipe: Recipe = reader.build(recipe_class, table, key="", default=None)
-    return recipe
+    fields = dataclasses.fields(recipe_class)  # type: ignore[arg-type]
+    defaults = {field.name: _default(field) for field in fields}
+    values = table | {name: _completed(defaults[name], table[name]) for name in table.keys() & defaults}
+    try:
+        # As JSON: lists become tuples and strings paths, and nothing else is converted.
+        return TypeAdapter(recipe_class).validate_json(json.dumps(values, default=str))
+    except ValidationError as error:
+        reader = _Mistakes(recipe_class, values, "recipe" if source is None else str(source), overridden)
+        raise RecipeError("\n".join(reader.lines(error))) from error
 
 
 def to_dict(recipe: Any) -> dict[str, Any]:
@@ -59,26 +64,13 @@ def to_dict(recipe: Any) -> dict[str, Any]:
     return values
 
 
-def recipe_keys(recipe_class: type, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yields every dotted key of a recipe and what the "Attributes:" of its class say of it, for a help text."""
-    hints = typing.get_type_hints(recipe_class)
-    texts = _attribute_texts(recipe_class)
-    for field in dataclasses.fields(recipe_class):
-        if dataclasses.is_dataclass(hints[field.name]):
-            yield from recipe_keys(hints[field.name], f"{prefix}{field.name}.")
+def recipe_keys(recipe_class: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yields every dotted key of a recipe and what the text below it says, for a help text."""
+    for name, field in recipe_class.__pydantic_fields__.items():
+        if dataclasses.is_dataclass(field.annotation):
+            yield from recipe_keys(field.annotation, f"{prefix}{name}.")
         else:
-            yield prefix + field.name, texts.get(field.name, "")
-
-
-def _attribute_texts(recipe_class: type) -> dict[str, str]:
-    _, _, section = inspect.cleandoc(recipe_class.__doc__ or "").partition("Attributes:\n")
-    texts: dict[str, str] = {}
-    # One entry per line of the form "    name, name: text"; lines that are indented deeper go on with it.
-    for entry in re.split(r"\n(?= {4}\S)", "\n" + section):
-        names, colon, text = entry.partition(":")
-        if colon:
-            texts.update({name.strip(): " ".join(text.split()) for name in names.split(",")})
-    return texts
+            yield prefix + name, " ".join((field.description or "").split())
 
 
 def _read_file(source: str | Path) -> dict[str, Any]:
@@ -97,7 +89,7 @@ def _read_file(source: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise RecipeError(f"{path}: cannot be parsed: {error}") from error
     if not isinstance(table, dict):
-        raise RecipeError(f"{path}: holds {_describe(table)}; expected the keys of a recipe")
+        raise RecipeError(f"{path}: holds {show(table)}; expected the keys of a recipe")
     return table
 
 
@@ -112,7 +104,7 @@ def _apply_override(table: dict[str, Any], override: str) -> str:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
             where = ".".join(parents[: depth + 1])
-            raise RecipeError(f"command line: {key}: {where} is {_describe(table)}; expected a table to set a key in")
+            raise RecipeError(f"command line: {key}: {where} is {show(table)}; expected a table to set a key in")
     value = _parse_value(key, text.strip())
     old = table.get(name)
     table[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
@@ -129,117 +121,73 @@ def _parse_value(key: str, text: str) -> Any:
     return parsed["value"] if parsed.keys() == {"value"} else text
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _Reader:
-    """Turns tables into dataclasses; knows where a key came from."""
-
-    file: str
-    overridden: Sequence[str]
-
-    def error(self, key: str, message: str) -> RecipeError:
-        origin = self.file
-        if any(key == given or key.startswith((f"{given}.", f"{given}[")) for given in self.overridden):
-            origin = "command line"
-        elif any(given.startswith(f"{key}.") for given in self.overridden):
-            origin = f"{self.file} and command line"
-        return RecipeError(f"{origin}: {key}: {message}")
-
-    def build(self, cls: type, table: Mapping[str, Any], *, key: str, default: Any) -> Any:
-        """Returns a `cls` with the values of `table`, and for the rest those of `default` (an instance) or its own."""
-        prefix = f"{key}." if key else ""
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        for name in table:
-            if name not in fields:
-                raise self.error(prefix + name, self._unknown(name, cls, prefix))
-        values: dict[str, Any] = {}
-        hints = typing.get_type_hints(cls)
-        for name, field in fields.items():
-            own = _default(field) if default is None else getattr(default, name)
-            if name in table:
-                values[name] = self.convert(table[name], hints[name], key=prefix + name, default=own)
-            elif own is dataclasses.MISSING:
-                raise self.error(prefix + name, f"is missing; expected {_expected(hints[name])}")
-            else:
-                values[name] = own
-        try:
-            return cls(**values)
-        except (TypeError, ValueError) as error:
-            # A check of the dataclass itself; if it begins with the name of a field, that is the key.
-            message = str(error)
-            name = re.split(r"\W", message, maxsplit=1)[0]
-            if name in fields:
-                raise self.error(prefix + name, message.removeprefix(f"{name} ")) from error
-            raise self.error(key or cls.__name__, message) from error
-
-    def _unknown(self, name: str, cls: type, prefix: str) -> str:
-        siblings = [prefix + field.name for field in dataclasses.fields(cls)]
-        # The right name in the wrong table is closer than a similar one in the right table.
-        deeper = [prefix + path for path, _ in recipe_keys(cls) if path.rpartition(".")[2] == name]
-        hint = f' Did you mean "{deeper[0]}"?' if deeper else did_you_mean(prefix + name, siblings)
-        return f"there is no such key.{hint or ' Expected one of ' + ', '.join(siblings) + '.'}"
-
-    def convert(self, value: Any, hint: Any, *, key: str, default: Any) -> Any:
-        """Returns `value` as the type `hint`, or raises RecipeError."""
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
-            return self.build(hint, value, key=key, default=None if default is dataclasses.MISSING else default)
-        origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-        if origin in (types.UnionType, typing.Union):
-            for argument in arguments:
-                try:
-                    return self.convert(value, argument, key=key, default=default)
-                except RecipeError:
-                    continue
-        elif origin is Literal and value in arguments:
-            return value
-        elif origin is tuple and isinstance(value, list):
-            kinds = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
-            if len(kinds) == len(value):
-                return tuple(
-                    self.convert(item, kind, key=f"{key}[{index}]", default=dataclasses.MISSING)
-                    for index, (item, kind) in enumerate(zip(value, kinds, strict=True))
-                )
-        elif origin is dict and isinstance(value, dict):
-            kept = default if isinstance(default, dict) else {}
-            return kept | {
-                name: self.convert(item, arguments[1], key=f"{key}.{name}", default=dataclasses.MISSING)
-                for name, item in value.items()
-            }
-        elif hint is Any or (isinstance(hint, type) and type(value) is hint):
-            return value
-        elif hint is float and type(value) is int:
-            return float(value)
-        elif hint is Path and isinstance(value, str):
-            return Path(value)
-        elif hint is types.NoneType and value is None:
-            return None
-        choices = [choice for choice in arguments if isinstance(choice, str)] if origin is Literal else []
-        raise self.error(key, f"{_describe(value)} came; expected {_expected(hint)}{did_you_mean(value, choices)}")
-
-
 def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-NAMES = {bool: "true or false", int: "an integer", float: "a number", str: 'a string, in "quotes"', Path: "a path"}
+def _completed(default: Any, given: Any) -> Any:
+    """What a file gives for a key, and for the rest of a table its default."""
+    if not isinstance(given, dict):
+        return given
+    if dataclasses.is_dataclass(default):
+        own = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
+        return to_dict(default) | {name: _completed(own.get(name), value) for name, value in given.items()}
+    return default | given if isinstance(default, dict) else given
 
 
-def _expected(hint: Any) -> str:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return f"one of {', '.join(json.dumps(choice) for choice in arguments)}."
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join(_expected(argument) for argument in arguments if argument is not types.NoneType)
-    if origin is tuple:
-        length = "" if arguments[1:] == (...,) else f"{len(arguments)} values, each "
-        return f"a list of {length}{_expected(arguments[0])}"
-    if origin is dict or dataclasses.is_dataclass(hint):
-        return "a table"
-    return NAMES.get(hint, str(hint))
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Mistakes:
+    """Says what pydantic found wrong with a recipe in the words of who wrote it."""
 
+    recipe_class: type
+    values: Mapping[str, Any]
+    file: str
+    overridden: Sequence[str]
 
-def _describe(value: Any) -> str:
-    kinds = {bool: "the boolean", int: "the integer", float: "the number", str: "the string", list: "the list"}
-    if isinstance(value, dict):
-        return f"the table {show(value)}"
-    # TOML has dates and times, too.
-    return f"{kinds[type(value)]} {show(value)}" if type(value) in kinds else f"the {type(value).__name__} {value}"
+    def lines(self, error: ValidationError) -> list[str]:
+        """One line for each key: where it came from, what came, what was expected."""
+        lines: dict[str, str] = {}
+        for mistake in error.errors():
+            key = self._key(mistake["loc"])
+            # Where a value may be of several kinds, each kind complains; the first one is what it should be.
+            lines.setdefault(key, f"{self._origin(key)}: {self._text(key, mistake)}")
+        return list(lines.values())
+
+    def _text(self, key: str, mistake: Any) -> str:
+        kind, message, value = mistake["type"], mistake["msg"], mistake["input"]
+        if kind == "missing":
+            return f"{key}: is missing; expected a value"
+        if kind == "unexpected_keyword_argument":
+            return f"{key}: there is no such key.{self._nearest(key)}"
+        if kind == "value_error":
+            # A check of several keys, which names the one.
+            return f"{key}: {message}".removeprefix(": ").replace("Value error, ", "")
+        choices = re.findall(r"'([^']*)'", mistake.get("ctx", {}).get("expected", ""))
+        expected = message.replace("Input should be", "expected", 1)
+        return f"{key}: got {show(value)}; {expected}.{did_you_mean(value, choices)}"
+
+    def _origin(self, key: str) -> str:
+        """The file, the command line, or both for a table."""
+        if any(key == given or key.startswith((f"{given}.", f"{given}[")) for given in self.overridden):
+            return "command line"
+        both = any(given.startswith(f"{key}.") or not key for given in self.overridden)
+        return f"{self.file} and command line" if both else self.file
+
+    def _key(self, location: Sequence[str | int]) -> str:
+        """The dotted key, without the kinds that pydantic tried there."""
+        key, value = "", cast(Any, self.values)
+        for step in location:
+            if isinstance(value, list) and isinstance(step, int):
+                key, value = f"{key}[{step}]", value[step] if step < len(value) else None
+            elif isinstance(value, dict):
+                key, value = f"{key}.{step}".removeprefix("."), value.get(step)
+        return key
+
+    def _nearest(self, key: str) -> str:
+        """The right name in the wrong table is closer than a similar one in the right table."""
+        table, dot, name = key.rpartition(".")
+        keys = [path.removeprefix(table + dot) for path, _ in recipe_keys(self.recipe_class) if path.startswith(table)]
+        deeper = [path for path in keys if path.rpartition(".")[2] == name]
+        siblings = [table + dot + path for path in dict.fromkeys(path.partition(".")[0] for path in keys)]
+        hint = f' Did you mean "{table}{dot}{deeper[0]}"?' if deeper else did_you_mean(key, siblings)
+        return hint or f" Expected one of {', '.join(siblings)}."

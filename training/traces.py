@@ -10,11 +10,11 @@ Every observation in a trace comes from the environment itself, so a trace is ex
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 import numpy as np
+from pydantic.dataclasses import dataclass
 
 from pxr_agents.chat import ChatFormat, Conversation
 from pxr_agents.types import Tokens
@@ -23,6 +23,7 @@ from pxr_env.media import Box
 from pxr_env.oracle import oracle_turns as base_oracle_turns
 from pxr_env.synthetic import LETTERS, cell_box
 from pxr_env.types import OperationCall, Sample
+from training.config.base import RECIPE, Share
 from training.mistakes import wrong_call
 
 
@@ -133,29 +134,20 @@ def _play(env: gymnasium.Env[Any, Any], turn: ScriptedTurn) -> None:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
 class TraceRecipe:
-    """What demonstrations look like, as shares in [0, 1].
+    """What demonstrations look like, as shares in [0, 1]."""
 
-    Attributes:
-        zoom: demonstrations that use the operation at all. The same for samples that need it and samples that do
-            not: when to zoom is left to reinforcement learning.
-        correction: zooming demonstrations that begin with a wrong operation, which carries no loss.
-        miss: zooming demonstrations whose (trained) operation misses the evidence.
-        answer_from_view: after a miss, whether the answer that the missed view suggests is trained on (the
-            letter it shows, or a guess); otherwise that answer carries no loss.
-    """
-
-    zoom: float = 0.35
-    correction: float = 0.2
-    miss: float = 0.0
+    zoom: Share = 0.35
+    """Demonstrations that use the operation at all. The same for samples that need it and samples that do not: when to
+    zoom is left to reinforcement learning."""
+    correction: Share = 0.2
+    """Zooming demonstrations that begin with a wrong operation, which carries no loss."""
+    miss: Share = 0.0
+    """Zooming demonstrations whose (trained) operation misses the evidence."""
     answer_from_view: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("zoom", "correction", "miss"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}={value} came for a share of traces; expected a number from 0 to 1")
+    """After a miss, whether the answer that the missed view suggests is trained on (the letter it shows, or a guess);
+    otherwise that answer carries no loss."""
 
 
 def search_trace(

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import pytest
+from pydantic import ValidationError
 
 from training.config import (
     CuriosityRecipe,
@@ -88,8 +89,10 @@ def test_a_typo_names_file_key_and_nearest(tmp_path):
     ],
 )
 def test_ranges(recipe, name, value):
-    with pytest.raises(ValueError, match=rf"^{name} is .*; expected "):
+    with pytest.raises(ValidationError) as refused:
         dataclasses.replace(recipe, **{name: value})
+    [mistake] = refused.value.errors()
+    assert (mistake["loc"] or (mistake["msg"].removeprefix("Value error, ").split()[0],))[0] == name
 
 
 def test_replay_with_the_learners_own_logprobs_needs_importance_weights():
@@ -101,11 +104,11 @@ def test_replay_with_the_learners_own_logprobs_needs_importance_weights():
 
 def test_rollouts_ahead_need_processes_of_their_own_and_a_correction():
     ahead = dataclasses.replace(PPO, num_env_runners=1, max_staleness=1)
-    with pytest.raises(ValueError, match=r"^max_staleness is 2; expected 0 or 1: sampling further ahead"):
+    with pytest.raises(ValueError, match=r"max_staleness is 2; expected 0 or 1: sampling further ahead"):
         dataclasses.replace(ahead, max_staleness=2)
-    with pytest.raises(ValueError, match=r"^num_env_runners is 0; expected 1 or more where max_staleness is 1"):
+    with pytest.raises(ValueError, match=r"num_env_runners is 0; expected 1 or more where max_staleness is 1"):
         dataclasses.replace(ahead, num_env_runners=0)
-    with pytest.raises(ValueError, match=r"^importance_cap is None; expected .* rollouts come from older weights"):
+    with pytest.raises(ValueError, match=r"importance_cap is None; expected .* rollouts come from older weights"):
         dataclasses.replace(ahead, old_logprobs="learner")
     dataclasses.replace(ahead, old_logprobs="learner", importance_cap=2.0)
 
@@ -113,10 +116,10 @@ def test_rollouts_ahead_need_processes_of_their_own_and_a_correction():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"floor": 0.0}, "^floor is 0.0; expected a number above 0, at most 1"),
-        ({"share": 0.6}, "^share is 0.6; expected a number above 0, at most 0.5"),
-        ({"window": 0}, "^window is 0; expected 1 or more"),
-        ({"patience": 0}, "^patience is 0; expected an int >= 1"),
+        ({"floor": 0.0}, r"floor\n  Input should be greater than 0 "),
+        ({"share": 0.6}, r"share\n  Input should be less than or equal to 0\.5 "),
+        ({"window": 0}, r"window\n  Input should be greater than 0 "),
+        ({"patience": 0}, r"patience\n  Input should be greater than 0 "),
     ],
 )
 def test_ranges_of_probes(changes, message):
@@ -127,10 +130,10 @@ def test_ranges_of_probes(changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"advantage": "gae"}, "^advantage is 'gae'; expected 'group' where probes are enabled"),
-        ({"group_size": 3}, "^probes.share is 0.25; expected at least one rollout of a group of 3"),
+        ({"advantage": "gae"}, "advantage is 'gae'; expected 'group' where probes are enabled"),
+        ({"group_size": 3}, "probes.share is 0.25; expected at least one rollout of a group of 3"),
         # 2 groups with 6 rollouts that are no probes: 64 episodes are counted in 6 iterations.
-        ({"groups_per_iteration": 2}, "^probes.window is 5; expected 6 or more"),
+        ({"groups_per_iteration": 2}, "probes.window is 5; expected 6 or more"),
     ],
 )
 def test_probes_that_could_never_happen_are_refused(changes, message):

@@ -1,38 +1,37 @@
 """Recipes from files and the command line: what they become, and what a mistake is told."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from pydantic import PositiveInt
+from pydantic.dataclasses import dataclass
 
 from training import recipe_reader
+from training.config.base import RECIPE
 from training.recipe_reader import RecipeError, load_recipe, recipe_keys, to_dict
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
 class Phase:
-    """A phase.
+    """A phase."""
 
-    Attributes:
-        steps, length: how long
-            it lasts.
-        rate: how fast: in steps per second.
-    """
-
-    steps: int
+    steps: PositiveInt
+    """How long
+    it lasts."""
     length: int = 1
+    """How long it is."""
     rate: float = 0.5
+    """How fast: in steps per second."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; expected 1 or more")
         if self.rate > self.length:
             raise ValueError("too fast")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
 class Plan:
     """No attributes are described."""
 
@@ -135,18 +134,18 @@ class TestMistakes:
             ("name = 'n'\n[first]\nsetps = 1", r'plan\.toml: first\.setps: .* Did you mean "first\.steps"\?'),
             ("name = 'n'\nrate = 1", r'rate: .* Did you mean "first\.rate"\?'),
             ("name = 'n'\nxyzzy = 1", "xyzzy: there is no such key. Expected one of name, folder, kind"),
-            ("active = true", "name: is missing; expected a string"),
-            ("name = 3", "name: the integer 3 came; expected a string"),
-            ("name = 'n'\nsizes = [1, 2.5]", r"sizes\[1\]: the number 2.5 came; expected an integer"),
-            ("name = 'n'\nbetas = [1]", r"betas: the list \[1\] came; expected a list of 2 values, each a number"),
-            ("name = 'n'\nlimit = true", "limit: the boolean true came; expected a number"),
-            ("name = 'n'\nactive = 1", "active: the integer 1 came; expected true or false"),
-            ("name = 'n'\nactive = 2024-01-01", "active: the date 2024-01-01 came"),
-            ("name = 'n'\nkind = 'fanzy'", r'kind: .* expected one of "plain", "fancy"\. Did you mean "fancy"\?'),
-            ("name = 'n'\nweights.a = 'x'", r"weights\.a: the string \"x\" came; expected a number"),
-            ("name = 'n'\nfirst = 1", "first: the integer 1 came; expected a table"),
-            ("name = 'n'\noptions = 1", "options: the integer 1 came; expected a table"),
-            ("name = 'n'\nfirst.steps = 0", r"plan\.toml: first\.steps: is 0; expected 1 or more"),
+            ("active = true", "name: is missing"),
+            ("name = 3", "name: got 3; expected a valid string"),
+            ("name = 'n'\nsizes = [1, 2.5]", r"sizes\[1\]: got 2.5; expected a valid integer"),
+            ("name = 'n'\nbetas = [1]", r"betas\[1\]: is missing"),
+            ("name = 'n'\nlimit = true", "limit: got true; expected a valid number"),
+            ("name = 'n'\nactive = 1", "active: got 1; expected a valid boolean"),
+            ("name = 'n'\nactive = 2024-01-01", 'active: got "2024-01-01"; expected a valid boolean'),
+            ("name = 'n'\nkind = 'fanzy'", r"kind: got .* expected 'plain' or 'fancy'\. Did you mean \"fancy\"\?"),
+            ("name = 'n'\nweights.a = 'x'", r"weights\.a: got \"x\"; expected a valid number"),
+            ("name = 'n'\nfirst = 1", "first: got 1; expected an object"),
+            ("name = 'n'\noptions = 1", "options: got 1; expected an object"),
+            ("name = 'n'\nfirst.steps = 0", r"plan\.toml: first\.steps: got 0; expected greater than 0"),
             ("name = 'n'\nfirst.length = 1", r"plan\.toml: first: too fast"),
             ("\nname = x", r"plan\.toml: cannot be parsed: .*line 2"),
         ],
@@ -159,13 +158,13 @@ class TestMistakes:
         ("override", "message"),
         [
             ("limti=1", r'^command line: limti: .* Did you mean "limit"\?'),
-            ("limit=1e-6x", '^command line: limit: the string "1e-6x" came; expected a number'),
+            ("limit=1e-6x", '^command line: limit: got "1e-6x"; expected a valid number'),
             ("sizes=[1, 'a']", r"^command line: sizes\[1\]"),
-            ("active=True", '^command line: active: the string "True" came; expected true or false'),
-            ("first.steps=0", r"^command line: first\.steps: is 0"),
+            ("active=True", '^command line: active: got "True"; expected a valid boolean'),
+            ("first.steps=0", r"^command line: first\.steps: got 0"),
             ("first.length=1", r"plan\.toml and command line: first: too fast"),
             ("sizes=[1", r"^command line: sizes: .* no TOML value"),
-            ("name.x=1", "^command line: name.x: name is the string \"n\"; expected a table"),
+            ("name.x=1", "^command line: name.x: name is \"n\"; expected a table"),
             ("limit", "^command line: 'limit' came; expected key=value"),
             ("=1", "^command line: '=1' came; expected key=value"),
         ],
@@ -178,18 +177,23 @@ class TestMistakes:
         with pytest.raises(RecipeError, match=r"plan\.toml: limit"):
             load('name = "n"\nlimit = "x"', "active=true")
 
+    def test_all_at_once(self, load):
+        with pytest.raises(RecipeError) as caught:
+            load("name = 3\nlimti = 1", "first.steps=x")
+        assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == ["name", "first.steps", "limti"]
+
     def test_no_such_file(self, tmp_path):
         with pytest.raises(RecipeError, match=r"none\.toml: there is no such recipe .*No such file"):
             load_recipe(tmp_path / "none.toml", Plan)
 
     def test_no_table(self, load):
-        with pytest.raises(RecipeError, match=r"holds the list \[1\]"):
+        with pytest.raises(RecipeError, match=r"holds \[1\]"):
             load("[1]", suffix=".json")
 
 
 def test_keys_for_a_help_text():
     keys = dict(recipe_keys(Plan))
     assert list(keys)[-4:] == ["weights", "first.steps", "first.length", "first.rate"]
-    assert keys["first.length"] == keys["first.steps"] == "how long it lasts."
-    assert keys["first.rate"] == "how fast: in steps per second."
+    assert (keys["first.steps"], keys["first.length"]) == ("How long it lasts.", "How long it is.")
+    assert keys["first.rate"] == "How fast: in steps per second."
     assert keys["name"] == ""

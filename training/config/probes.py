@@ -3,42 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
+from pydantic.dataclasses import dataclass
 
 from pxr_env.curiosity import Revival
-from training.config.checks import at_least
+from training.config.base import RECIPE
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
 class ProbesRecipe:
-    """Brings an operation back that has died out (docs/curiosity.md, "Reviving a dead operation").
-
-    Attributes:
-        enabled: whether there are probes.
-        floor: an operation is probed while the policy uses it in a smaller share of its episodes; the more, the rarer
-            it is.
-        share: share of the rollouts of a group that are probes, at most 0.5; rounded down to whole rollouts.
-        window: iterations over which usage is counted.
-        patience: probes of an operation within the window from which on they become rarer, for one that does not pay;
-            by default they go on.
-    """
+    """Brings an operation back that has died out (docs/curiosity.md, "Reviving a dead operation")."""
 
     enabled: bool = False
-    floor: float = 0.05
-    share: float = 0.25
-    window: int = 5
-    patience: int | None = None
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "window")
-        self.revival(["any"], seed=0)
+    """Whether there are probes."""
+    floor: Annotated[float, Field(gt=0, le=1)] = 0.05
+    """An operation is probed while the policy uses it in a smaller share of its episodes; the more, the rarer it is."""
+    share: Annotated[float, Field(gt=0, le=0.5)] = 0.25
+    """Share of the rollouts of a group that are probes, at most 0.5; rounded down to whole rollouts."""
+    window: PositiveInt = 5
+    """Iterations over which usage is counted."""
+    patience: PositiveInt | None = None
+    """Probes of an operation within the window from which on they become rarer, for one that does not pay; by default
+    they go on."""
 
     def revival(self, operations: Sequence[str], *, seed: int) -> Revival:
-        """What decides which rollouts are probes.
-
-        Raises:
-            ValueError: a value is out of range.
-        """
+        """What decides which rollouts are probes."""
         return Revival(
             operations=tuple(operations), floor=self.floor, share=self.share, patience=self.patience, seed=seed
         )

@@ -7,17 +7,19 @@ operation: describe a scene, point at a box, read a letter it can see. It ends b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import gymnasium
 import numpy as np
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
 
 from pxr_agents.chat import Conversation
 from pxr_agents.types import Observation, Tokens
 from pxr_agents.vlm import VLM
 from pxr_env.synthetic import LETTERS, cell_box
 from pxr_env.types import Sample
+from training.config.base import RECIPE, Share
 from training.sft import Optimizers, TokenWeights, cross_entropy, token_accuracy
 from training.traces import answer_turn, demonstrate, target_cell, zoom_turn
 
@@ -25,33 +27,37 @@ Report = Callable[[int, int, dict[str, float]], None]
 """Progress: step, limit of steps, latest measurements."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
 class PretrainRecipe:
-    """Constants of stage A and why.
+    """Constants of stage A and why."""
 
-    Attributes:
-        lr, muon_lr: AdamW for embeddings and convolutions, Muon for matrices: at 0.5M parameters the usual AdamW
-            alone needs several times the steps.
-        pointing_first: until held-out localization is this good, coordinates weigh more and letters less. A model that
-            learns to read first reads whatever box it likes, and needs twice the steps to bind letters to colours.
-        localization, reading: the stage ends when held-out (x, y) pairs and letters are right this often: a base
-            that cannot point spoils everything after it, since reinforcement learning only sharpens what is there.
-        held_out: rows of the mixture that are measured on, and half as many direct questions and zoomed views.
-        decay: steps over which the learning rate falls to 0 once that is reached.
-    """
-
-    steps: int = 600
-    batch_size: int = 64
-    pool: int = 6000
-    lr: float = 3e-3
-    muon_lr: float = 6e-3
-    warmup: int = 30
-    decay: int = 60
-    pointing_first: float = 0.7
-    localization: float = 0.95
-    reading: float = 0.88
-    measure_every: int = 25
-    held_out: int = 256
+    steps: PositiveInt = 600
+    """Most steps."""
+    batch_size: PositiveInt = 64
+    """Rows of a step."""
+    pool: PositiveInt = 6000
+    """Rows that steps are drawn from."""
+    lr: PositiveFloat = 3e-3
+    """AdamW for embeddings and convolutions, Muon for matrices: at 0.5M parameters the usual AdamW alone needs several
+    times the steps."""
+    muon_lr: PositiveFloat = 6e-3
+    """Muon for matrices, see lr."""
+    warmup: NonNegativeInt = 30
+    """Steps over which the learning rate rises."""
+    decay: PositiveInt = 60
+    """Steps over which the learning rate falls to 0 once localization and reading are reached."""
+    pointing_first: Share = 0.7
+    """Until held-out localization is this good, coordinates weigh more and letters less. A model that learns to read
+    first reads whatever box it likes, and needs twice the steps to bind letters to colours."""
+    localization: Share = 0.95
+    """The stage ends when held-out (x, y) pairs are right this often, and letters as `reading` says: a base that cannot
+    point spoils everything after it, since reinforcement learning only sharpens what is there."""
+    reading: Share = 0.88
+    """How often held-out letters must be right."""
+    measure_every: PositiveInt = 25
+    """Steps between measurements."""
+    held_out: PositiveInt = 256
+    """Rows of the mixture that are measured on, and half as many direct questions and zoomed views."""
 
 
 HELD_OUT = 1000

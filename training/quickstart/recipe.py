@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from pydantic import NonNegativeInt, PositiveInt
+from pydantic.dataclasses import dataclass
+
 from training.config import CuriosityRecipe, EnvRecipe, PPORecipe
+from training.config.base import RECIPE
 from training.quickstart.pretrain import PretrainRecipe
 from training.quickstart.warm_start import WarmStartRecipe
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
 class QuickstartRecipe:
-    """The quick start: `make quickstart`, or `python -m training quickstart [RECIPE] [key=value ...]`.
+    """The quick start: `make quickstart`, or `python -m training quickstart [RECIPE] [key=value ...]`."""
 
-    Attributes:
-        seed: of everything: weights, samples, sampling noise.
-        out: directory of the run; stages that are done there are reused.
-        eval_samples: held-out samples that both arms are evaluated on, greedily.
-        ppo: reinforcement learning, the same for both arms except for curiosity; `model`, `seed` and `out` are set
-            by the quick start.
-    """
-
-    seed: int = 0
+    seed: NonNegativeInt = 0
+    """Seed of everything: weights, samples, sampling noise."""
     out: str = "runs/quickstart"
-    eval_samples: int = 400
+    """Directory of the run; stages that are done there are reused."""
+    eval_samples: PositiveInt = 400
+    """Held-out samples that both arms are evaluated on, greedily."""
     env: EnvRecipe = field(default_factory=lambda: EnvRecipe(id=ENV_ID, kwargs=dict(ENV_KWARGS)))
+    """The task."""
     pretrain: PretrainRecipe = field(default_factory=PretrainRecipe)
+    """Stage A."""
     warm_start: WarmStartRecipe = field(default_factory=WarmStartRecipe)
+    """Stage B."""
     ppo: PPORecipe = field(default_factory=lambda: default_ppo())
+    """Reinforcement learning, the same for both arms except for curiosity; `model`, `seed` and `out` are set by the
+    quick start."""
 
 
 ENV_ID = "pxr_env:pxr/SyntheticSearch-v0"

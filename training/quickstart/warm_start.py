@@ -12,11 +12,13 @@ and is what plain reinforcement learning falls for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import gymnasium
 import numpy as np
+from pydantic import PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
 
 from pxr_agents.agents import VLMAgent
 from pxr_agents.engines.transformers import TransformersEngine
@@ -25,45 +27,44 @@ from pxr_agents.rollout import rollout
 from pxr_agents.statistics import episode_statistics
 from pxr_agents.types import Episode, Job, Sampling, Tokens
 from pxr_agents.vlm import VLM
+from training.config.base import RECIPE, Share
 from training.quickstart.pretrain import Report, Rows, coordinate_ids, held_out_ids
 from training.sft import Optimizers, TokenWeights, cross_entropy, token_accuracy
 from training.traces import TraceRecipe, search_trace
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
 class PhaseRecipe:
     """One phase: how long, how fast, and what share of rows are clean "where is" questions that keep pointing alive."""
 
-    steps: int
-    lr: float
-    measure_every: int
-    pointing: float
+    steps: PositiveInt
+    """Most steps."""
+    lr: PositiveFloat
+    """Learning rate of AdamW."""
+    measure_every: PositiveInt
+    """Steps between measurements."""
+    pointing: Share
+    """Share of rows that are "where is" questions."""
     traces: TraceRecipe
+    """What the demonstrations look like."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
 class WarmStartRecipe:
-    """Constants of stage B and why.
+    """Constants of stage B and why."""
 
-    Attributes:
-        held_out: samples that are measured on; training never sees them.
-        valid, box, direct: *form* ends when sampled calls are valid, the most likely box is right and easy questions
-            are answered directly this often.
-        hit_window: *clumsy* ends when forced zooms hit at a rate inside it. Above, plain reinforcement learning finds
-            zooming by itself and there is no trap; below, curiosity restores usage but has no skill to sharpen.
-        gap: how much better easy questions must be answered directly than by zooming.
-        latent_box: how often the most likely box must still be right; when it comes within 0.1 of that, or hits fall
-            below the window, training goes back to *form*'s demonstrations until the next measurement.
-    """
-
-    batch_size: int = 64
-    pool: int = 2500
-    held_out: int = 192
+    batch_size: PositiveInt = 64
+    """Rows of a step."""
+    pool: PositiveInt = 2500
+    """Demonstrations that steps are drawn from."""
+    held_out: PositiveInt = 192
+    """Samples that are measured on; training never sees them."""
     form: PhaseRecipe = field(
         default_factory=lambda: PhaseRecipe(
             steps=200, lr=8e-4, measure_every=10, pointing=0.4, traces=TraceRecipe(miss=0.2)
         )
     )
+    """The first phase."""
     clumsy: PhaseRecipe = field(
         default_factory=lambda: PhaseRecipe(
             steps=150,
@@ -73,13 +74,23 @@ class WarmStartRecipe:
             traces=TraceRecipe(miss=0.75, answer_from_view=True),
         )
     )
-    valid: float = 0.9
-    box: float = 0.8
-    direct: float = 0.9
+    """The second phase, whose demonstrations mostly miss."""
+    valid: Share = 0.9
+    """*form* ends when sampled calls are valid this often,"""
+    box: Share = 0.8
+    """the most likely box is right this often,"""
+    direct: Share = 0.9
+    """and easy questions are answered directly this often."""
     hit_window: tuple[float, float] = (0.20, 0.32)
-    gap: float = 0.4
-    latent_box: float = 0.6
-    max_tokens: int = 16
+    """*clumsy* ends when forced zooms hit at a rate inside it. Above, plain reinforcement learning finds zooming by
+    itself and there is no trap; below, curiosity restores usage but has no skill to sharpen."""
+    gap: Share = 0.4
+    """How much better easy questions must be answered directly than by zooming."""
+    latent_box: Share = 0.6
+    """How often the most likely box must still be right; when it comes within 0.1 of that, or hits fall below the
+    window, training goes back to *form*'s demonstrations until the next measurement."""
+    max_tokens: PositiveInt = 16
+    """Limit of a turn."""
 
 
 class WarmStart:
