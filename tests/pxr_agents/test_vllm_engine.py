@@ -177,6 +177,9 @@ def test_caches_hit_across_turns_and_rollouts(engine, vlm, draw):
     image = draw(4, 4)
     before = engine.cache_counts()
     talk.prompt(0, [image], "a new question " * 10)
+    # However short the turn is, it fills a block of 32 ids.
+    filler = [talk.conversations[0].last_id] * (31 - len(talk.conversations[0].ids) % 32)
+    talk.conversations[0].append_ids(filler)
     prompt = len(talk.conversations[0].ids)
     talk.turn([0])
     first = {name: n - before[name] for name, n in engine.cache_counts().items()}
@@ -191,6 +194,7 @@ def test_caches_hit_across_turns_and_rollouts(engine, vlm, draw):
     assert (second["image_queries"], second["image_hits"]) == (2, 1)
 
     talk.prompt(1, [image.copy()], "a new question " * 10)
+    talk.conversations[1].append_ids(filler)
     talk.turn([1])
     third = {name: n - before[name] - first[name] - second[name] for name, n in engine.cache_counts().items()}
     assert third["prefix_hits"] == prompt // 32 * 32
