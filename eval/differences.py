@@ -90,10 +90,12 @@ MODEL_FIELDS = (
 )  # fmt: skip
 
 
-#: Limits of an engine -> what holds where none is given. With a higher one all that fitted stays as it is.
+#: Limits of an engine, or of a server that names its own -> what holds where none is given. With a higher one all that
+#: fitted stays as it is.
 _LIMITS: Mapping[str, float] = {
     "engine.max_model_len": math.inf,
     "engine.images_per_prompt": StartArguments().images_per_prompt,
+    "server.says.max_model_len": math.inf,
 }
 
 
@@ -144,9 +146,9 @@ def describe(difference: Difference) -> str:
 def changes_that_matter(started: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """In words, why an interrupted run cannot be continued with other settings; empty if it can.
 
-    Here the number of samples and repeats, the data and the agent matter as well. Versions, the commit and what a
-    server says of itself may change: the manifest keeps what the run began with. Limits of the engine may be raised,
-    and what only decides how much fits may change (see `limits`).
+    Here the number of samples and repeats, the data and the agent matter as well. Versions and the commit may
+    change: the manifest keeps what the run began with. Limits of the engine may be raised; what only decides how much
+    fits, and what a server says of itself, may change (see `limits`): the manifest follows.
     """
     strict = ("n_samples", "samples_sha256", "data.file_sha256", "agent", "seed", "repeats", "model_sha256")
     return [

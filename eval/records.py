@@ -25,7 +25,7 @@ _EPISODE_FIELDS = frozenset(field.name for field in fields(Episode)) - {"tokens"
 # Records of earlier versions lack them.
 _LATER_FIELDS = frozenset({"probe", "token_spans"})
 #: What a run may be continued with (see `eval.differences.changes_that_matter`), so that the manifest has to follow.
-_MAY_CHANGE = ("engine", "concurrency")
+_MAY_CHANGE = ("engine", "concurrency", "server")
 _STEP_FIELDS = tuple(field.name for field in fields(Step))
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from eval.differences import changes_that_matter
 from eval.records import Record, RunDirectory, episode_from_json, episode_to_json, record_from_json, record_to_json
 from pxr_agents.types import Episode, Step, Tokens
 
@@ -160,3 +162,23 @@ def test_a_bad_line_is_named(tmp_path: Path) -> None:
 def test_a_run_without_metrics_is_not_finished(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="continue an interrupted evaluation"):
         RunDirectory(tmp_path).metrics()
+
+
+def test_a_server_with_a_larger_context_is_asked_again_what_outgrew_the_smaller_one(tmp_path: Path) -> None:
+    def manifest(room: int | None) -> dict[str, Any]:
+        says = {"id": "m"} if room is None else {"id": "m", "max_model_len": room}
+        return {"model": "m", "server": {"model": "m", "says": says}}
+
+    directory = RunDirectory(tmp_path / "run")
+    directory.start(manifest(512), changes_that_matter)
+    fits = Record(episode=Episode(task="t", sample_id="a", truncated_by="max_turns"), score=0.0)
+    full = Record(episode=Episode(task="t", sample_id="b", truncated_by="context"), score=0.0)
+    for record in (fits, full):
+        directory.append(record)
+    assert len(directory.start(manifest(512), changes_that_matter)) == 2
+    assert directory.start(manifest(1024), changes_that_matter) == [fits]
+    assert directory.manifest() == manifest(1024)
+    # It was asked again, and there still was no room: the same server is not asked a third time.
+    directory.append(full)
+    assert directory.start(manifest(1024), changes_that_matter) == [fits, full]
+    assert directory.start(manifest(None), changes_that_matter) == [fits]
