@@ -318,7 +318,7 @@ def test_boxes_that_are_clipped(make_env, monkeypatch):
         return context.frame.region(clipped, context.view(target_image))
 
     replace_zoom(monkeypatch, zoom_in)
-    assert_only("impossible_boxes_are_refused", make_env, "the box [-1, 0, 0.5, 0.5] (unit): 1 images came")
+    assert_only("impossible_boxes_are_refused", make_env, "the box [-0.5, 0, 0.5, 0.5] (unit): 1 images came")
 
 
 @breaks("image_numbers_count_from_one")
