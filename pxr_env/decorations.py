@@ -42,9 +42,9 @@ _BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">", "\uff08": "\uff09", "\u3010
 # Lists, intervals and formulas mean something else without their brackets.
 _SEVERAL = re.compile(r"[,;|=+^]|(?<=[\w ])[*/](?=[\w ])")
 _DECLARATION = re.compile(
-    r"[*_#>\s]{0,8}(?:(?:so|thus|therefore|hence)\b,?\s+)?(?:(?:the|my|our)\s+)?"
+    r"(?P<open>[*_#>\s]{1,8})?(?:(?:so|thus|therefore|hence)\b,?\s+)?(?:(?:the|my|our)\s+)?"
     r"(?:(?:final|correct|right|best|short)\s+){0,2}answer(?:\s+to\s+(?:the|this|your)\s+question)?(?:[*_]{1,3}(?=[\s:=]))?"
-    r"(?:\s+(?:is|would\s+be|should\s+be|must\s+be)(?!\w)\s*[:=]?|\s*[:=])(?:[*_]{1,3}(?=\s))?\s*",
+    r"(?:\s+(?:is|would\s+be|should\s+be|must\s+be)(?!\w)\s*[:=]?|\s*[:=])(?(open)(?:[*_]{1,3}(?=\s))?)\s*",
     re.IGNORECASE,
 )
 _INNER_FONT = re.compile(_FONT + r"([^{}]*)\}")
