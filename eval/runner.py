@@ -90,8 +90,8 @@ def evaluate(
     started = time.perf_counter()
     suite = get_suite(suite) if isinstance(suite, str) else suite
     if isinstance(agent, str):
-        greedy = Sampling(temperature=0.0)
-        agent = AgentChoice(name=agent, model=model, sampling=sampling or greedy, seed=seed, concurrency=n_envs)
+        sampling = sampling or Sampling(temperature=0.0)
+        agent = AgentChoice(name=agent, model=model, sampling=sampling, seed=seed, concurrency=n_envs)
     if repeats > 1 and agent.has_model and agent.sampling.temperature == 0:
         raise ValueError(f"{repeats} repeats came with temperature 0, at which all are alike; expected a temperature")
     first = gymnasium.make(suite.env_id, **{**suite.arguments, **(env_args or {})})
@@ -119,22 +119,34 @@ def evaluate(
             manifest["server"]["preflight"] = found.as_manifest()
         with open_agent(agent, client) as player:
             done = directory.start(manifest, changes_that_matter, reopen=retry_errors)
-            records = {record.key: record for record in done}
             # All repeats of a sample in a row: its pictures are decoded once.
             keys = [(sample_id, repeat) for sample_id in sample_ids for repeat in range(repeats)]
-            missing = [key for key in keys if key not in records]
-            environments = siblings(first, min(n_envs, len(missing)))
-            for record in play(
-                environments, player, missing, directory, seed=seed, n_done=len(records), console=console
-            ):
-                records[record.key] = record
-    ordered = [records[key] for key in keys]
+            records = _all_of(keys, done, first, player, directory, seed=seed, n_envs=n_envs, console=console)
     if judge is not None:
         get_sample = first.unwrapped.data.get  # type: ignore[attr-defined]
-        Judge(judge, judge.cache or out / "judgments.jsonl").judge(ordered, get_sample)
+        Judge(judge, judge.cache or out / "judgments.jsonl").judge(records, get_sample)
     first.close()
-    metrics = _finish(directory, ordered)
-    return metrics | {"seconds": time.perf_counter() - started}
+    return _finish(directory, records) | {"seconds": time.perf_counter() - started}
+
+
+def _all_of(
+    keys: Sequence[tuple[str, int]],
+    done: Sequence[Record],
+    first: gymnasium.Env,
+    player: Agent,
+    directory: RunDirectory,
+    *,
+    seed: int,
+    n_envs: int,
+    console: Console | None,
+) -> list[Record]:
+    """The episodes of all keys in their order: those that are done, and the others played now."""
+    records = {record.key: record for record in done}
+    missing = [key for key in keys if key not in records]
+    environments = siblings(first, min(n_envs, len(missing)))
+    played = play(environments, player, missing, directory, seed=seed, n_done=len(records), console=console)
+    records |= {record.key: record for record in played}
+    return [records[key] for key in keys]
 
 
 def _finish(directory: RunDirectory, records: Sequence[Record]) -> dict[str, Any]:
