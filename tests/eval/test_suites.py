@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,10 +80,14 @@ def test_tallyqa_complex(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         row = {"image": f"VG_100K_2/{number}.jpg", "question": "How many?", "answer": answer, "issimple": simple}
         rows.append(row | {"question_id": number, "data_source": "imported_genome", "image_id": number})
     (data / "test.json").write_text(json.dumps(rows))
-    # The simple question is not asked; words are no numbers.
-    run = run_suite("tallyqa-complex", data, {"0": "4", "1": "three", "2": "12.0"}, monkeypatch)
+    # The simple question is not asked; a word is a number, and another number is not.
+    run = run_suite("tallyqa-complex", data, {"0": "4", "1": "three", "2": "13"}, monkeypatch)
     assert run.metrics()["statistics"]["accuracy"] == 2 / 3
     assert run.manifest()["n_samples"] == 3
+    monkeypatch.setitem(SMALL, "scorer", "number_strict")
+    shutil.rmtree(run.path)
+    run = run_suite("tallyqa-complex", data, {"0": "4", "1": "three", "2": "13"}, monkeypatch)
+    assert run.metrics()["statistics"]["accuracy"] == 1 / 3
 
 
 def test_infographicvqa(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,6 +101,28 @@ def test_env_runners_on_two_nodes_sample_with_the_whole_recipe(cluster, recipe_f
     assert told["metrics"]["learner/logprob_gap_max"] < 1e-4
 
 
+ALONE = """
+import sys
+import ray
+from training.config import PPORecipe, load_recipe
+from training.rllib.run import ray_session
+
+with ray_session(load_recipe(sys.argv[1], PPORecipe)):
+    print(len(ray.nodes()))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_a_cluster_that_nobody_named_is_left_alone(recipe_file):
+    """`ray.init` would join the two nodes, and then refuse to be told how many CPUs there are."""
+    command = [sys.executable, "-c", ALONE, str(recipe_file)]
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split()[-1] == "1"
+
+
 def submit(*arguments):
     address = ["--address", f"http://127.0.0.1:{DASHBOARD_PORT}", "--log-color", "false"]
     command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", *address, "--working-dir", str(ROOT), "--"]

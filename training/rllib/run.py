@@ -218,7 +218,7 @@ def _export(algorithm: Any, recipe: PPORecipe, path: Path) -> None:
 
 @contextmanager
 def ray_session(recipe: PPORecipe) -> Iterator[None]:
-    """Join the cluster this process belongs to, or start one on this machine for the length of the run."""
+    """Join the cluster of RAY_ADDRESS, or start one on this machine for the length of the run."""
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
     # Ray's C++ core writes warnings about restartable actors over the progress bars.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -230,8 +230,9 @@ def ray_session(recipe: PPORecipe) -> Iterator[None]:
         engines = recipe.engine.num_engines * recipe.engine.num_cpus_per_engine if uses_engines else 0
         cpus = max(int(runners + learners + engines) + 1, os.cpu_count() or 1)
         in_cluster = bool(os.environ.get("RAY_ADDRESS"))
-        local: dict[str, Any] = {} if in_cluster else {"num_cpus": cpus, "include_dashboard": False}
-        ray.init(log_to_driver=False, logging_level="ERROR", **local)
+        # Not whatever cluster somebody else has started on this machine.
+        local: dict[str, Any] = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+        ray.init(log_to_driver=False, logging_level="ERROR", **({} if in_cluster else local))
     try:
         yield
     finally:
