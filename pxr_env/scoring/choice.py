@@ -37,6 +37,7 @@ _TAIL = re.compile(
     r"(?:(?:most )?(?:correct|right|best|final|accurate|appropriate)(?: (?:answer|option|choice|one))?|answer)",
     re.IGNORECASE,
 )
+_REASON = re.compile(r"(.{1,200}?),? (?:because|since) (.+)", re.IGNORECASE | re.DOTALL)
 # What, behind a letter, may name another option.
 _ANOTHER = re.compile(r"\b(?:[B-HJ-Z]|[AI](?=[^\w\s]|$))\b(?!')|\([a-z]\)|\b(?:answer|option|choice|or|not|actually)\b")
 _WORD = re.compile(r"\w+")
@@ -124,7 +125,13 @@ def _tail(text: str) -> str | None:
     return found[1] if found else None
 
 
-_PEELERS = (*ALL, _lead, _tail)
+def _without_reason(text: str) -> str | None:
+    """The text before "because", unless the reason may name another option."""
+    found = _REASON.fullmatch(text)
+    return found[1] if found and not _ANOTHER.search(found[2]) else None
+
+
+_PEELERS = (*ALL, _lead, _tail, _without_reason)
 
 
 def _option(answer: str, options: Sequence[str]) -> int | None:

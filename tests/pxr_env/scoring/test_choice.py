@@ -40,9 +40,10 @@ RIGHT += [
     "Based on the image, the answer is B.", "(B) is the correct answer.", "Option B is correct.", "**Answer:** B",
     "**Answer**: **B**", "## Answer: B", "**B.** a dog", "(**B**) a dog", "$B$: a dog", "`B` - a dog", "B) *a dog*",
     '"B" a dog', "B\na dog", "The **answer** is **B**.", 'The answer is "a dog".', "- B", "B. dog", "```\nB\n```",
-    "\uff22",
+    "\uff22", "The answer is B because it barks", "B, because it barks.", "Option B, since its ears hang down.",
 ]  # fmt: skip
 WRONG += [
+    "A because it barks", "B because C is wrong, or A", "Because B", "The answer is B because it is not A",
     "The answer is not B", "The answer is B or C", "The answer is A. The answer is B.", "B is wrong", "B is incorrect",
     "B is not the correct answer", "A, actually B", "**A** or **B**", "**A** and **B**", "neither B", "All but B",
     "B. not a dog", "B. a dog or a cat", "B1", "BB", "Based on B", "Because", "Option A or option B", "B? A", "B. a",
