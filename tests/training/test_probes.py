@@ -225,7 +225,8 @@ class TestTrainer:
         algorithm.probes.count(played(64), 0)
 
     def test_what_nobody_does_is_probed_and_the_rates_stay_the_policys(self, build, probing):
-        algorithm = build(probing())
+        # A seed with which some group of the last iteration does not score alike: otherwise nothing is learned there.
+        algorithm = build(probing(seed=1))
         for _ in range(4):  # 16 episodes each
             algorithm.train()
             assert algorithm.last_iteration["usage_rate"] == algorithm.last_iteration["probe_rate"] == 0
