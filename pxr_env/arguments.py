@@ -15,8 +15,6 @@ import numpy as np
 from pxr_env.errors import did_you_mean, represent
 
 T = TypeVar("T")
-
-
 Init = TypeVar("Init", bound=Callable[..., None])
 
 

@@ -11,12 +11,10 @@ import dataclasses
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
@@ -24,6 +22,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from training.config import SFTRecipe
 from training.logs import read_lines
 from training.processes import Processes
+from training.rllib.cluster import joined_ray
 from training.run_directory import Interrupted, RunDirectory
 from training.sft_loop import Report, train
 
@@ -49,7 +48,7 @@ def train_on_ray(
     stop_file = Path(recipe.out) / "stop"
     stop_file.unlink(missing_ok=True)
     progress = _Progress(recipe, report)
-    with _session(recipe):
+    with joined_ray(recipe.num_learners * recipe.num_cpus_per_learner):
         # Workers stay in the directory they are started in: data may be at relative paths.
         os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
         fit = _Background(_trainer(recipe, stop_file).fit)
@@ -136,19 +135,3 @@ def _absolute(recipe: SFTRecipe) -> SFTRecipe:
     traces, out = (str(Path(path).absolute()) for path in (recipe.traces, recipe.out))
     model = str(Path(recipe.model).absolute()) if Path(recipe.model).exists() else recipe.model
     return dataclasses.replace(recipe, model=model, traces=traces, out=out)
-
-
-@contextmanager
-def _session(recipe: SFTRecipe) -> Iterator[None]:
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    started = not ray.is_initialized()
-    if started:
-        in_cluster = bool(os.environ.get("RAY_ADDRESS"))
-        cpus = max(int(recipe.num_learners * recipe.num_cpus_per_learner) + 1, os.cpu_count() or 1)
-        local: dict[str, Any] = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
-        ray.init(log_to_driver=False, logging_level="ERROR", **({} if in_cluster else local))
-    try:
-        yield
-    finally:
-        if started:
-            ray.shutdown()

