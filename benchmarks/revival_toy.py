@@ -4,8 +4,8 @@
 
 A policy answers questions of two kinds, "plain" and "fine" print. It chooses to answer directly or to use an operation,
 and if it uses it, whether it aims well. It begins with P(operation) = 1e-6, as after the learning trap, and learns by
-group-relative PPO on groups of 8. Who is probed, what is counted, paid and learned is decided by `pxr_env.curiosity`;
-only the policy, its gradient and the rules it is compared with are written here.
+group-relative PPO on groups of 8. Who is probed, what is counted and paid is decided by `pxr_env.curiosity`, what is
+learned by `training.advantages`; only the policy, its gradient and the rules it is compared with are written here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pxr_env.curiosity import Revival, UsageRates, credit_tokens, probe_advantages, settle_group
+from pxr_env.curiosity import Revival, UsageRates, settle_group
+from training.advantages import credit_tokens, group_advantages
 
 Floats = NDArray[np.float64]
 
@@ -209,7 +210,7 @@ def settle(rollouts: Rollouts, *, joint_mean: bool) -> tuple[float, Floats]:
         )
         paid += sum(term["curiosity"] for term in terms)
         compared = np.zeros_like(probed) if joint_mean else probed
-        advantages[group] = probe_advantages([sum(term.values()) for term in terms], compared)
+        advantages[group] = group_advantages([sum(term.values()) for term in terms], compared)
     return paid, advantages
 
 

@@ -1,13 +1,21 @@
-"""Advantages of the tokens of an episode, in float64; those of a group are `pxr_env.curiosity.probe_advantages`."""
+"""Advantages, in float64: of the tokens of an episode (GAE), of the episodes of a group, and of forced tokens.
+
+Forced tokens are those of a probe's opening (docs/curiosity.md, "What a probe teaches", says why they are credited so).
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
+
+#: Probability of an opening below which a probe that did worse than its group teaches nothing about the opening.
+DEAD_BELOW = 1e-4
 
 
 def gae(
@@ -63,6 +71,94 @@ def gae(
         advantages[actions[step]] = running
         returns[actions[step]] = running + states[step]
     return advantages, returns
+
+
+def group_advantages(
+    rewards: ArrayLike, probed: ArrayLike, *, normalize_std: bool = False, eps: float = 1e-4
+) -> Floats:
+    """Returns how much better each rollout of a group did than the mean of those that were not probes.
+
+    Probes stay out of the mean: the advantages of the others are exactly those of a group without probes, and the
+    reward of a probe has no part in what it is compared with, so that its advantage is on average that of the forced
+    opening over the policy. `settle_group(..., probed=...)` keeps them out of the curiosity terms in the same way.
+
+    Args:
+        rewards: (n,) total rewards of the rollouts of one sample.
+        probed: (n,) bool, whether each was a (followed) probe.
+        normalize_std: divide by a standard deviation + eps: for the others that of the others, for probes the root
+            mean square of all rollouts' differences from the mean (the others alone may all have done alike, which
+            is when a probe that did not matters most).
+        eps: see `normalize_std`.
+
+    Returns:
+        (n,) advantages; without probes those of GRPO (arXiv 2402.03300), exactly 0 if all did alike.
+
+    Raises:
+        ValueError: there is not one finite reward and one flag per rollout, or all rollouts are probes.
+    """
+    rewards, probed = _finite("rewards", rewards), _flags("probed", probed, len(np.asarray(rewards)))
+    own = rewards[~probed]
+    if rewards.size == 0:
+        return rewards
+    if own.size == 0:
+        raise ValueError(
+            f"all {len(rewards)} rollouts of a group are probes; expected at least one that is not, to compare with. "
+            "Probe a smaller share."
+        )
+    # The mean of equal floats can differ from them by rounding; a tie carries no signal at all.
+    advantages = rewards - (own[0] if np.ptp(own) == 0.0 else own.mean())
+    if not normalize_std:
+        return advantages
+    spread = math.sqrt(float(np.mean(advantages**2)))
+    return advantages / (np.where(probed, spread, own.std()) + eps)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class TokenCredit:
+    """What the action tokens of one rollout teach.
+
+    Args:
+        advantages: (T,) float64, the advantage of each token; its ratio is exp(new - old log-probability).
+        trained: (T,) bool, False for tokens that carry no loss of any kind and are not counted in means.
+    """
+
+    advantages: Floats
+    trained: NDArray[np.bool_]
+
+
+def credit_tokens(
+    old_logprobs: ArrayLike, forced: ArrayLike, advantage: float, *, dead_below: float = DEAD_BELOW
+) -> TokenCredit:
+    """Returns what each token of a rollout teaches.
+
+    Sampled tokens carry the advantage. Forced tokens carry it too, together or not at all: they do unless the
+    advantage is <= 0 and the old policy's probability of the whole opening was below `dead_below`.
+
+    Args:
+        old_logprobs: (T,) log-probability of each action token under the policy that sampled the rollout. For forced
+            tokens too: the policy's own, not 0 because they were forced.
+        forced: (T,) bool, True for forced tokens; all False for a rollout that is no probe.
+        advantage: of the rollout, from `group_advantages`.
+        dead_below: see above; 0 lets every loss count ("signed" in docs/curiosity.md), 1 none ("imitate wins").
+
+    Raises:
+        ValueError: shapes differ, or a number is not finite.
+    """
+    logprobs = _finite("old_logprobs", old_logprobs)
+    forced = _flags("forced", forced, len(logprobs))
+    if not math.isfinite(advantage):
+        raise ValueError(f"the advantage is {advantage!r}; expected a finite number")
+    trained = np.ones(len(logprobs), np.bool_)
+    if advantage <= 0.0 and np.exp(logprobs[forced].sum()) < dead_below:
+        trained[forced] = False
+    return TokenCredit(advantages=np.where(trained, advantage, 0.0), trained=trained)
+
+
+def _flags(name: str, flags: ArrayLike, n: int) -> NDArray[np.bool_]:
+    array = np.asarray(flags)
+    if array.shape != (n,) or (n and array.dtype != np.bool_):
+        raise ValueError(f"{name} is {array.dtype}{list(array.shape)}; expected bool[{n}]")
+    return array.astype(np.bool_)
 
 
 def _rewards_per_action(rewards: Floats, turn_ends: Sequence[int], actions: NDArray[np.intp]) -> Floats:

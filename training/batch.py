@@ -15,8 +15,8 @@ from pxr_agents.lengths import split_by_length
 from pxr_agents.statistics import term_returns
 from pxr_agents.types import Episode, Tokens
 from pxr_agents.vlm import TokenBatch, collate
-from pxr_env.curiosity import credit_tokens, probe_advantages, settle_group
-from training.advantages import Floats, gae
+from pxr_env.curiosity import settle_group
+from training.advantages import Floats, credit_tokens, gae, group_advantages
 
 # Advantages up to this are rounding.
 NO_ADVANTAGE = 1e-8
@@ -146,18 +146,18 @@ def _probed(episodes: Sequence[Episode]) -> list[bool]:
     return [episode.probe is not None for episode in episodes]
 
 
-def group_advantages(episodes: Sequence[Episode], *, normalize_std: bool) -> Floats:
+def episode_advantages(episodes: Sequence[Episode], *, normalize_std: bool) -> Floats:
     """(n,) how much better each episode of a group did than the mean of those that are no probes."""
-    return probe_advantages([e.reward for e in episodes], _probed(episodes), normalize_std=normalize_std)
+    return group_advantages([e.reward for e in episodes], _probed(episodes), normalize_std=normalize_std)
 
 
 def group_rows(group: Group, *, normalize_std: bool) -> list[TrainingRow]:
     """Rows with the group-relative advantage: one number per episode, the same for each of its action ids.
 
     Of a probe that did no better than the others the ids it was made to begin with may carry no loss
-    (`pxr_env.curiosity.credit_tokens`).
+    (`credit_tokens`).
     """
-    advantages = group_advantages(group.episodes, normalize_std=normalize_std)
+    advantages = episode_advantages(group.episodes, normalize_std=normalize_std)
     return [_credited(episode, advantage) for episode, advantage in zip(group.episodes, advantages, strict=True)]
 
 

@@ -92,9 +92,4 @@ class ProbePlanner:
 def make_env(recipe: EnvRecipe, *, probes: bool) -> gymnasium.Env[Any, Any]:
     """An environment to sample in; with `probes` the option "probe" of its `reset` says what an episode begins with."""
     env = gymnasium.make(recipe.id, **recipe.kwargs)
-    if not probes:
-        return env
-    wrapped = ProbeOperations(env)
-    # It counts by itself, too, and is not asked.
-    wrapped.rates = UsageRates(max_samples=0)
-    return wrapped
+    return ProbeOperations(env) if probes else env

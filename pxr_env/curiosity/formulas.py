@@ -1,8 +1,7 @@
-"""The formulas of the curiosity reward, by name, and the terms of one group.
+"""The formulas of the curiosity reward by name, and the reward terms of a group that one of them gives.
 
 A *formula* turns the number of operations of one rollout, and the rate at which operations are used, into two reward
-terms. A `CuriosityRule` applies one to all operations together, as published, or to each operation with its own rate.
-`curiosity_terms` applies it to a finished group with the group's own rates.
+terms. A group has its own exact rate; `pxr_env.curiosity.CuriosityReward` takes a running one.
 """
 
 from __future__ import annotations
@@ -11,13 +10,10 @@ import dataclasses
 import math
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 from pxr_env.errors import did_you_mean
-
-#: How many operations a rollout executed: one number, or by name as in `info["usage"]`.
-Usage = int | Mapping[str, int]
 
 
 class CuriosityTerms(TypedDict):
@@ -25,6 +21,11 @@ class CuriosityTerms(TypedDict):
 
     curiosity: float
     penalty: float
+
+
+def _number(default: float, most: float = math.inf) -> Any:
+    """A field that is checked to be a finite number from 0 to `most`."""
+    return dataclasses.field(default=default, metadata={"most": most})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,13 +36,24 @@ class CuriosityFormula(ABC):
         rate_floor: smallest *running* rate that `CuriosityReward` hands to `terms`, for formulas that are not
             defined or not bounded at 0. The exact rate of a group is never touched.
         void_unrepaired: a correct answer counts 0 if the last operation failed and was not repaired.
+
+    Raises:
+        TypeError, ValueError: a constant has the wrong type or is out of range.
     """
 
-    rate_floor: float = 0.0
+    rate_floor: float = _number(0.0, 1.0)
     void_unrepaired: bool = False
 
     def __post_init__(self) -> None:
-        self.check_number("rate_floor", 0.0, 1.0)
+        for field in dataclasses.fields(self):
+            value, most = getattr(self, field.name), field.metadata.get("most")
+            if most is None:
+                continue
+            expected = f"a number from 0 to {most:g}" if most < math.inf else "a number >= 0"
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{field.name} is {value!r} ({type(value).__name__}); expected {expected}")
+            if not (math.isfinite(value) and 0.0 <= value <= most):
+                raise ValueError(f"{field.name} is {value!r}; expected {expected}")
         if not isinstance(self.void_unrepaired, bool):
             raise TypeError(f"void_unrepaired is {self.void_unrepaired!r}; expected True or False")
 
@@ -50,14 +62,11 @@ class CuriosityFormula(ABC):
         """Terms of one rollout with `n_operations` executed operations, where a share `rate` (0..1) of rollouts
         uses at least one. In a group the rollout itself counts, so that rate > 0 where n_operations > 0."""
 
-    def check_number(self, name: str, low: float, high: float = math.inf) -> None:
-        """Raises TypeError or ValueError unless field `name` is a finite number in [low, high]."""
-        value = getattr(self, name)
-        expected = f"a number from {low:g} to {high:g}" if high < math.inf else f"a number >= {low:g}"
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"{name} is {value!r} ({type(value).__name__}); expected {expected}")
-        if not (math.isfinite(value) and low <= value <= high):
-            raise ValueError(f"{name} is {value!r}; expected {expected}")
+    def probe_terms(self, n_operations: int) -> CuriosityTerms:
+        """Terms of a probe: it was forced to begin with an operation, chose nothing and gets no bonus. The penalty for
+        the operations it went on to call stays."""
+        # Every formula is defined at a rate of 1.
+        return {"curiosity": 0.0, "penalty": self.terms(n_operations, 1.0)["penalty"]}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,18 +82,10 @@ class PaperCuriosity(CuriosityFormula):
         N: operations that cost nothing.
     """
 
-    alpha: float = 0.5
-    beta: float = 0.05
-    H: float = 0.3
-    N: int = 1
-
-    def __post_init__(self) -> None:
-        # A dataclass with slots is a new class, which the short form of super() does not know.
-        super(PaperCuriosity, self).__post_init__()
-        self.check_number("alpha", 0.0)
-        self.check_number("beta", 0.0)
-        self.check_number("H", 0.0, 1.0)
-        self.check_number("N", 0.0)
+    alpha: float = _number(0.5)
+    beta: float = _number(0.05)
+    H: float = _number(0.3, 1.0)
+    N: int = _number(1)
 
     def terms(self, n_operations: int, rate: float) -> CuriosityTerms:
         bonus = self.alpha * max(self.H - rate, 0.0) if n_operations > 0 else 0.0
@@ -107,18 +108,16 @@ class ReleasedCodeCuriosity(CuriosityFormula):
         media: "image" or "video".
     """
 
-    alpha: float = 0.25
-    beta: float = 0.05
-    H: float = 0.3
+    alpha: float = _number(0.25)
+    beta: float = _number(0.05)
+    H: float = _number(0.3, 1.0)
     media: Literal["image", "video"] = "image"
-    rate_floor: float = 0.125
+    rate_floor: float = _number(0.125, 1.0)
     void_unrepaired: bool = True
 
     def __post_init__(self) -> None:
+        # A dataclass with slots is a new class, which the short form of super() does not know.
         super(ReleasedCodeCuriosity, self).__post_init__()
-        self.check_number("alpha", 0.0)
-        self.check_number("beta", 0.0)
-        self.check_number("H", 0.0, 1.0)
         if self.media not in ("image", "video"):
             raise ValueError(f"media is {self.media!r}; expected 'image' or 'video'")
 
@@ -168,86 +167,19 @@ def _one_of(given: str, options: Collection[str]) -> str:
     return "one of " + ", ".join(map(repr, options)) + "." + did_you_mean(given, options)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class CuriosityRule:
-    """A formula, and whether it looks at all operations together or at each of some.
-
-    Args:
-        formula: the formula; its penalty always looks at all operations together.
-        by_operation: operation -> the formula of its own bonus. A rollout gets the sum of the bonuses of the
-            operations it used. If empty, one bonus is paid for any operation, as published.
-    """
-
-    formula: CuriosityFormula
-    by_operation: Mapping[str, CuriosityFormula] = dataclasses.field(default_factory=dict)
-
-    def terms(self, usage: Usage, rate: Callable[[str | None], float], *, probed: bool = False) -> CuriosityTerms:
-        """Returns the terms of one rollout.
-
-        Args:
-            usage: what it executed; by name where the rule looks at each operation.
-            rate: the share of rollouts, 0..1, that uses an operation; of None, that uses any.
-            probed: the rollout was forced to begin with an operation. It chose nothing, so it gets no bonus; the
-                penalty for the operations it went on to call stays.
-        """
-        total = n_executed(usage)
-        if probed:
-            # A rate of 1 asks for no bonus, and is one that every formula is defined at.
-            return {"curiosity": 0.0, "penalty": self.formula.terms(total, 1.0)["penalty"]}
-        terms = self.formula.terms(total, rate(None))
-        if not self.by_operation:
-            return terms
-        if isinstance(usage, int):
-            raise TypeError(
-                f"{usage} operations came for a bonus by operation; expected executed operations by name, as in "
-                'info["usage"]'
-            )
-        bonuses = [
-            formula.terms(usage.get(name, 0), rate(name))["curiosity"] for name, formula in self.by_operation.items()
-        ]
-        return {"curiosity": sum(bonuses), "penalty": terms["penalty"]}
-
-
-def curiosity_rule(
-    preset: str = "paper", *, operation_floors: Mapping[str, float] | None = None, **overrides: float | str
-) -> CuriosityRule:
-    """Returns the rule of a preset.
-
-    Args:
-        preset: a name in `PRESETS`.
-        operation_floors: operation -> its own H. The published bonus asks that a share H of rollouts uses *any*
-            operation, so that one in frequent use ends the bonus of a dead one; with floors, each operation has its
-            own constraint RaPR(operation) >= H(operation), and the bonus is the Lagrangian of all of them:
-            the sum over used operations of alpha * max(H(operation) - RaPR(operation), 0). The penalty stays as
-            published.
-        overrides: constants of the preset, such as `alpha=1.0`.
-
-    Raises:
-        ValueError, TypeError: as `curiosity_formula` does; a preset without H knows no floors.
-    """
-    formula = curiosity_formula(preset, **overrides)
-    floors = {
-        name: curiosity_formula(preset, **{**overrides, "H": floor}) for name, floor in (operation_floors or {}).items()
-    }
-    return CuriosityRule(formula=formula, by_operation=floors)
-
-
 def curiosity_terms(
-    n_operations: Sequence[Usage],
+    n_operations: Sequence[int],
     *,
     probed: Sequence[bool] | None = None,
-    operation_floors: Mapping[str, float] | None = None,
     preset: str = "paper",
     **overrides: float | str,
 ) -> list[CuriosityTerms]:
-    """Returns the curiosity terms of one group, by default exactly as published: its own rate, no state.
+    """Returns the curiosity terms of one group, exactly as published: its own rate, no state.
 
     Args:
-        n_operations: executed operations of each rollout of the group (failed ones do not count): numbers or, needed
-            with `operation_floors`, dicts by name as in `info["usage"]`.
-        probed: whether each rollout was forced to begin with an operation. The rates are those of the others, and a
-            probe gets no bonus (see `CuriosityRule.terms`).
-        operation_floors: operation -> its own H, see `curiosity_rule`; by default one bonus for any operation.
+        n_operations: executed operations of each rollout of the group; failed ones do not count.
+        probed: whether each rollout was forced to begin with an operation. The rate is that of the others, and a probe
+            gets no bonus (see `CuriosityFormula.probe_terms`).
         preset: a name in `PRESETS`.
         overrides: constants of the preset, such as `alpha=1.0` or, for "released-code", `media="video"`.
 
@@ -255,7 +187,7 @@ def curiosity_terms(
         One dict per rollout, in order: "curiosity" (>= 0) and "penalty" (<= 0), weighted.
 
     Raises:
-        ValueError, TypeError: a count is not an int >= 0, there is not one flag per rollout, or as `curiosity_rule`
+        ValueError, TypeError: a count is not an int >= 0, there is not one flag per rollout, or as `curiosity_formula`
             does.
 
     Example:
@@ -264,44 +196,69 @@ def curiosity_terms(
         >>> curiosity_terms([1, 0, 0, 0, 0, 0, 0, 0])[0]["curiosity"]
         0.0875
     """
-    rule = curiosity_rule(preset, operation_floors=operation_floors, **overrides)
-    usages = [_checked(usage, f"n_operations[{index}]") for index, usage in enumerate(n_operations)]
-    flags = probe_flags(probed, len(usages))
-    own = [usage for usage, flag in zip(usages, flags, strict=True) if not flag]
-
-    def rate(name: str | None) -> float:
-        return sum(_uses(usage, name) for usage in own) / len(own)
-
-    return [rule.terms(usage, rate, probed=flag) for usage, flag in zip(usages, flags, strict=True)]
-
-
-def n_executed(usage: Usage) -> int:
-    """Returns the number of executed operations."""
-    return usage if isinstance(usage, int) else sum(usage.values())
+    formula = curiosity_formula(preset, **overrides)
+    counts = [_count(n, f"n_operations[{index}]") for index, n in enumerate(n_operations)]
+    flags = [False] * len(counts) if probed is None else [bool(flag) for flag in probed]
+    if len(flags) != len(counts):
+        raise ValueError(f"{len(flags)} flags in probed for {len(counts)} rollouts; expected one bool per rollout")
+    own = [n > 0 for n, flag in zip(counts, flags, strict=True) if not flag]
+    rate = sum(own) / len(own) if own else 0.0
+    return [formula.probe_terms(n) if flag else formula.terms(n, rate) for n, flag in zip(counts, flags, strict=True)]
 
 
-def probe_flags(probed: Sequence[bool] | None, n_rollouts: int) -> list[bool]:
-    """Returns one flag per rollout, all False without `probed`.
+def settle_group(
+    n_operations: Sequence[int],
+    reward_terms: Sequence[Mapping[str, float]],
+    *,
+    unrepaired: Sequence[bool] | None = None,
+    probed: Sequence[bool] | None = None,
+    preset: str = "paper",
+    **overrides: float | str,
+) -> list[dict[str, float]]:
+    """Returns the reward terms of the rollouts of one group, curiosity included. A rollout's reward is their sum.
+
+    Args:
+        n_operations, probed, preset, overrides: as for `curiosity_terms`.
+        reward_terms: the environment's terms of each rollout, summed over its turns; they are not changed.
+        unrepaired: whether the last operation of each rollout failed. Needed where the preset takes the reward of
+            such rollouts (`void_unrepaired`, as "released-code" does): their "correct" becomes 0.
 
     Raises:
-        ValueError: there is another number of flags.
+        ValueError: lengths differ, the terms hold curiosity already, `unrepaired` is missing, or as
+            `curiosity_terms` does.
     """
-    flags = [False] * n_rollouts if probed is None else [bool(flag) for flag in probed]
-    if len(flags) != n_rollouts:
-        raise ValueError(f"{len(flags)} flags in probed for {n_rollouts} rollouts; expected one bool per rollout")
-    return flags
+    void = curiosity_formula(preset, **overrides).void_unrepaired
+    if void and unrepaired is None:
+        raise ValueError(
+            f"unrepaired is missing: preset {preset!r} voids correct answers after a failed operation; pass one "
+            "bool per rollout, or void_unrepaired=False to let them count"
+        )
+    flags = [False] * len(n_operations) if unrepaired is None else list(unrepaired)
+    if not len(n_operations) == len(reward_terms) == len(flags):
+        raise ValueError(
+            f"a group of {len(n_operations)} n_operations, {len(reward_terms)} reward_terms and {len(flags)} "
+            "unrepaired; expected one of each per rollout"
+        )
+    bonuses = curiosity_terms(n_operations, probed=probed, preset=preset, **overrides)
+    return [
+        settle_episode(terms, bonus, void=void and flag)
+        for terms, bonus, flag in zip(reward_terms, bonuses, flags, strict=True)
+    ]
 
 
-def _uses(usage: Usage, name: str | None) -> bool:
-    if name is None:
-        return n_executed(usage) > 0
-    return not isinstance(usage, int) and usage.get(name, 0) > 0
+def settle_episode(terms: Mapping[str, float], bonus: CuriosityTerms, *, void: bool) -> dict[str, float]:
+    """Returns the terms of one episode with its bonus added, and with `void` its correct answer taken.
 
-
-def _checked(usage: Any, where: str) -> Usage:
-    if isinstance(usage, Mapping):
-        return {name: _count(n, f"{where}[{name!r}]") for name, n in usage.items()}
-    return _count(usage, where)
+    Raises:
+        ValueError: the terms hold curiosity already.
+    """
+    taken = sorted(bonus.keys() & terms.keys())
+    if taken:
+        raise ValueError(f"the reward terms already hold {taken}; expected terms without curiosity: add it once")
+    settled = {**terms, "curiosity": bonus["curiosity"], "penalty": bonus["penalty"]}
+    if void and "correct" in settled:
+        settled["correct"] = 0.0
+    return settled
 
 
 def _count(n: Any, where: str) -> int:

@@ -2,7 +2,7 @@
 
 A bonus pays for use, so it cannot bring back what nobody uses: at a rate of 0 in every group there is no rollout to
 pay. `Revival` decides, from what was counted so far, which rollouts of which samples begin with a dead operation;
-`ProbeOperations` carries it out, and `pxr_env.curiosity.credit` says what is learned from it.
+`ProbeOperations` carries it out, and docs/curiosity.md says what is learned from it.
 """
 
 from __future__ import annotations
@@ -102,8 +102,7 @@ class Revival:
         """Returns the operation that a rollout has to begin with, or None for a rollout that is left alone.
 
         Args:
-            rates: what was counted so far. Processes agree as far as their counts do: decide once, or `adopt` a
-                common count before each iteration.
+            rates: what was counted so far. Processes agree as far as their counts do: decide in one place.
             task: the task.
             sample_id: the sample.
             rollout: index of the rollout in its group, from 0; without groups, of the episode in its stream.

@@ -1,46 +1,48 @@
-"""How often pixel operations are used, by sample, task and operation, counted by one process or by many."""
+"""How often pixel operations are used: integer counts of finished episodes by task, sample and operation."""
 
 from __future__ import annotations
 
-import dataclasses
-import uuid
-from collections.abc import Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
-from pxr_env.curiosity.counts import Counts, UsageCount
 from pxr_env.errors import show
 
-__all__ = ["UsageDelta", "UsageRates"]
+Key = TypeVar("Key")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class UsageDelta:
-    """What one process counted between two hand-overs. Send it once; a receiver counts it at most once.
+@dataclass(kw_only=True, slots=True)
+class UsageCount:
+    """What was counted of some episodes.
 
     Args:
-        source: the process that counted.
-        number: 1 for its first delta, then 2, 3, ...
-        counts: the counts.
+        episodes: those in which the policy chose by itself.
+        used: those of them that used any operation.
+        by_operation: operation -> those of them that used it.
+        probes: operation -> episodes that were forced to begin with it; they are not among `episodes`.
     """
 
-    source: str
-    number: int
-    counts: Counts
+    episodes: int = 0
+    used: int = 0
+    by_operation: Counter[str] = field(default_factory=Counter)
+    probes: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: UsageCount) -> None:
+        """Adds the counts of other episodes."""
+        self.episodes += other.episodes
+        self.used += other.used
+        self.by_operation.update(other.by_operation)
+        self.probes.update(other.probes)
 
     def to_dict(self) -> dict[str, Any]:
-        """The delta as JSON-ready values."""
-        return {"source": self.source, "number": self.number, "counts": self.counts.to_dict()}
+        """The counts as JSON-ready values."""
+        counts = {"episodes": self.episodes, "used": self.used}
+        return counts | {"by_operation": dict(self.by_operation), "probes": dict(self.probes)}
 
-    @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> UsageDelta:
-        """Rebuilds what `to_dict` wrote. Raises ValueError if `state` is something else."""
-        try:
-            source, number, counts = str(state["source"]), int(state["number"]), state["counts"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{show(state)} is no usage delta ({error!r}); expected what UsageDelta.to_dict wrote."
-            ) from error
-        return cls(source=source, number=number, counts=Counts.from_dict(counts))
+
+#: Counts by tick; without a window they are all kept under tick 0.
+Tally = dict[int, UsageCount]
 
 
 class UsageRates:
@@ -53,44 +55,30 @@ class UsageRates:
     where used(t) counts the episodes of tick t that executed the operation at least once; without a window both sums
     go over the whole past. A tick is whatever `advance` says, as a rule the training iteration.
 
-    Why a window. Over the whole past, an operation that was used by 20% of 10,000 episodes and then never again falls
-    below 5% only 30,000 episodes later; a window of W ticks has noticed after at most W. A sum that decays
-    exponentially would react as well, but it never forgets wholly, and it is a sum of rounded floats, so that merging
-    gives another number in another order. A window keeps integers: merging is exact, in every order and grouping.
+    Why a window: over the whole past, an operation that was used by 20% of 10,000 episodes and then never again falls
+    below 5% only 30,000 episodes later; a window of W ticks has noticed after at most W. Counts are integers, so that
+    merging is exact in every order and grouping.
 
     Memory: per task `window` counts; per sample the same, for at most `max_samples` samples: the ones met last (after
-    `merge`, those with most episodes). A forgotten sample starts again at 0; counts of tasks stay exact. What was not
-    handed over yet is kept a second time, and one number for each process that ever sent a delta.
-
-    Sharing. Each process records its own episodes. `take_delta` hands over what was recorded since the last call and
-    never again; `absorb` adds a delta of another process, and refuses one that it has seen. `adopt` replaces what a
-    process knows by a common count, and keeps what it has still to hand over. Every episode is thus counted at most
-    once, whatever is sent twice. Deltas of one process have to arrive in order, as through a pipe or from an actor: one
-    that is overtaken is refused, since it cannot be told from one that came before. `merge` knows no deltas: it adds
-    counts of different episodes, and states with a common history would count it twice.
+    `merge`, those with most episodes). A forgotten sample starts again at 0; counts of tasks stay exact.
 
     Args:
         max_samples: number of samples whose own counts are kept, over all tasks; None for all.
         window: number of latest ticks that count; None for the whole past.
-        source: name of this process in its deltas, unique among all that ever send one; by default a random one.
+
+    Attributes:
+        tick: the tick of what is recorded now.
     """
 
-    def __init__(
-        self, *, max_samples: int | None = 100_000, window: int | None = None, source: str | None = None
-    ) -> None:
+    def __init__(self, *, max_samples: int | None = 100_000, window: int | None = None) -> None:
+        _check_limit("max_samples", max_samples, least=0, none="to keep all samples")
+        _check_limit("window", window, least=1, none="to count the whole past")
         self.max_samples = max_samples
         self.window = window
-        self._known = Counts(max_samples=max_samples, window=window)
-        self._pending = Counts(max_samples=max_samples, window=window)
-        self._source = source
-        self._n_deltas = 0
-        #: Source -> number of the last delta that came from it.
-        self._absorbed: dict[str, int] = {}
-
-    @property
-    def tick(self) -> int:
-        """The tick of what is recorded now."""
-        return self._known.tick
+        self.tick = 0
+        self._tasks: dict[str, Tally] = {}
+        #: The sample met last is at the end.
+        self._samples: dict[tuple[str, str], Tally] = {}
 
     def advance(self, tick: int) -> None:
         """Says that what is recorded from now on belongs to `tick`, such as the training iteration.
@@ -99,9 +87,9 @@ class UsageRates:
             ValueError: `tick` is no int, or earlier than the current one.
         """
         if isinstance(tick, bool) or not isinstance(tick, int) or tick < self.tick:
-            raise ValueError(f"tick {tick!r} came at tick {self.tick}; expected an int that is not smaller")
-        self._known.advance(tick)
-        self._pending.advance(tick)
+            raise ValueError(f"got tick {tick!r} at tick {self.tick}; expected an int that is not smaller")
+        self.tick = tick
+        self._tasks, self._samples = self._current(self._tasks), self._current(self._samples)
 
     def record(self, task: str, sample_id: str, usage: Mapping[str, int], *, probe: str | None = None) -> None:
         """Counts one finished episode.
@@ -113,114 +101,84 @@ class UsageRates:
             probe: the operation it was forced to begin with. Such an episode is counted as a probe only, since a
                 forced use is no evidence of what the policy uses.
         """
+        names = [name for name, executed in usage.items() if executed > 0]
         if probe is None:
-            names = [name for name, executed in usage.items() if executed > 0]
-            count = UsageCount(episodes=1, used=int(bool(names)), by_operation=dict.fromkeys(names, 1))
+            count = UsageCount(episodes=1, used=int(bool(names)), by_operation=Counter(names))
         else:
-            count = UsageCount(probes={probe: 1})
-        self._known.add(task, sample_id, count)
-        self._pending.add(task, sample_id, count)
+            count = UsageCount(probes=Counter([probe]))
+        tick = 0 if self.window is None else self.tick
+        _add(self._tasks, task, {tick: count})
+        _add(self._samples, (task, sample_id), {tick: count})
+        if self.max_samples is not None and len(self._samples) > self.max_samples:
+            del self._samples[next(iter(self._samples))]
 
     def rate(self, task: str, sample_id: str | None = None, *, operation: str | None = None) -> float | None:
         """Share of the episodes of a sample (of a task without `sample_id`) that used `operation`, or any operation.
         None if no such episode has been counted."""
-        return self._known.total(task, sample_id).rate(operation)
+        total = self._total(task, sample_id)
+        if total.episodes == 0:
+            return None
+        return (total.used if operation is None else total.by_operation[operation]) / total.episodes
 
     def episodes(self, task: str, sample_id: str | None = None) -> int:
         """Number of episodes counted for a sample (for a task without `sample_id`), probes excluded."""
-        return self._known.total(task, sample_id).episodes
+        return self._total(task, sample_id).episodes
 
     def probes(self, task: str, sample_id: str | None = None, *, operation: str | None = None) -> int:
         """Number of probes counted for a sample (for a task without `sample_id`), of one operation or of all."""
-        probes = self._known.total(task, sample_id).probes
-        return sum(probes.values()) if operation is None else probes.get(operation, 0)
+        probes = self._total(task, sample_id).probes
+        return probes.total() if operation is None else probes[operation]
 
     def merge(self, other: UsageRates) -> UsageRates:
-        """Returns the counts of both, changing neither; order and grouping of merges do not matter as long as the
-        samples fit. Of two limits of samples the larger holds, and None is the largest.
+        """Returns the counts of both, changing neither, such as those of two processes. Order and grouping of merges do
+        not matter as long as the samples fit. Of two limits of samples the larger holds, and None is the largest.
 
         Raises:
             ValueError: the windows differ.
         """
+        if other.window != self.window:
+            raise ValueError(
+                f"got counts with window={other.window} to merge into counts with window={self.window}; expected the "
+                "same: a rate over both would have no meaning. Give every process the same window."
+            )
         limits = (self.max_samples, other.max_samples)
         limit = None if None in limits else max(limit for limit in limits if limit is not None)
-        together = Counts(max_samples=None, window=self.window)
-        together.include(self._known)
-        together.include(other._known)
-        together.keep_largest(limit)
         merged = UsageRates(max_samples=limit, window=self.window)
-        merged._known = together
-        merged._pending.advance(together.tick)
+        for rates in (self, other):
+            for task, tally in rates._tasks.items():
+                _add(merged._tasks, task, tally)
+            for key, tally in rates._samples.items():
+                _add(merged._samples, key, tally)
+        merged.advance(max(self.tick, other.tick))
+        if limit is not None:
+            # A choice that does not depend on the order of merges.
+            by_episodes = sorted(merged._samples, key=lambda key: (merged.episodes(*key), key))
+            for key in by_episodes[: max(len(by_episodes) - limit, 0)]:
+                del merged._samples[key]
         return merged
 
-    def take_delta(self) -> UsageDelta:
-        """Returns what was recorded here since the last call, and will not return it again.
-
-        What was absorbed or adopted from others is theirs to hand over, and is not in it.
-        """
-        if self._source is None:
-            self._source = uuid.uuid4().hex
-        self._n_deltas += 1
-        taken = self._pending
-        self._pending = Counts(max_samples=self.max_samples, window=self.window)
-        self._pending.advance(self.tick)
-        return UsageDelta(source=self._source, number=self._n_deltas, counts=taken)
-
-    def absorb(self, delta: UsageDelta) -> bool:
-        """Adds what another process handed over. Returns False, and adds nothing, if it is known already.
-
-        Raises:
-            ValueError: the windows differ.
-        """
-        if delta.source == self._source or delta.number <= self._absorbed.get(delta.source, 0):
-            return False
-        self._known.include(delta.counts)
-        self._pending.advance(self._known.tick)
-        self._absorbed[delta.source] = delta.number
-        return True
-
-    def adopt(self, shared: UsageRates) -> None:
-        """Replaces what is known here by `shared`, the count of all processes, plus what was not handed over yet.
-
-        A delta that was handed over but had not reached `shared` is missing here until the next `adopt`.
-
-        Raises:
-            ValueError: the windows differ.
-        """
-        known = Counts(max_samples=self.max_samples, window=self.window)
-        known.include(shared._known)
-        known.include(self._pending)
-        self._known = known
-        self._pending.advance(known.tick)
-
     def to_dict(self) -> dict[str, Any]:
-        """The whole state as JSON-ready values: the counts, and what was handed over and absorbed."""
+        """The whole state as JSON-ready values; lists keep the order in which samples were met."""
         return {
-            **self._known.to_dict(),
-            "pending": self._pending.to_dict(),
-            "source": self._source,
-            "n_deltas": self._n_deltas,
-            "absorbed": dict(self._absorbed),
+            "max_samples": self.max_samples,
+            "window": self.window,
+            "tick": self.tick,
+            "tasks": [[task, _tally_state(tally)] for task, tally in self._tasks.items()],
+            "samples": [[*key, _tally_state(tally)] for key, tally in self._samples.items()],
         }
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> UsageRates:
-        """Rebuilds the rates from `to_dict`. Raises ValueError if `state` is something else.
-
-        They go on under the same name: a delta that was taken before the state was written and one that is taken after
-        it was read have different numbers.
-        """
-        known = Counts.from_dict(state)
-        rates = cls(max_samples=known.max_samples, window=known.window)
-        rates._known = known
+        """Rebuilds what `to_dict` wrote. Raises ValueError if `state` is something else."""
         try:
-            rates._pending = Counts.from_dict(state["pending"])
-            rates._source = state["source"]
-            rates._n_deltas = int(state["n_deltas"])
-            rates._absorbed = {str(source): int(number) for source, number in state["absorbed"].items()}
-        except (AttributeError, KeyError, TypeError) as error:
+            rates = cls(max_samples=state["max_samples"], window=state["window"])
+            rates.tick = int(state["tick"])
+            rates._tasks = {task: _read_tally(tally) for task, tally in state["tasks"]}
+            rates._samples = {(task, sample_id): _read_tally(tally) for task, sample_id, tally in state["samples"]}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{show(state)} are not usage rates ({error!r}); expected what UsageRates.to_dict wrote."
+                f"{show(state)} are not usage rates ({error!r}); expected what UsageRates.to_dict wrote. "
+                "Start with new rates, UsageRates(), if there is no such state."
             ) from error
         return rates
 
@@ -228,11 +186,55 @@ class UsageRates:
         """Whether both know the same counts, so that they will answer alike."""
         if not isinstance(other, UsageRates):
             return NotImplemented
-        return self._known == other._known
+        return all(getattr(self, name) == getattr(other, name) for name in vars(self))
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        totals = {task: self._known.total(task, None) for task in self._known.tasks}
+        totals = {task: self._total(task, None) for task in self._tasks}
         tasks = ", ".join(f"{task}: {count.used}/{count.episodes}" for task, count in totals.items())
-        return f"UsageRates({tasks or 'nothing counted'}; {len(self._known.samples)} samples)"
+        return f"UsageRates({tasks or 'nothing counted'}; {len(self._samples)} samples)"
+
+    def _total(self, task: str, sample_id: str | None) -> UsageCount:
+        tally = self._tasks.get(task) if sample_id is None else self._samples.get((task, sample_id))
+        total = UsageCount()
+        for count in (tally or {}).values():
+            total.add(count)
+        return total
+
+    def _current(self, tallies: dict[Key, Tally]) -> dict[Key, Tally]:
+        """What is not out of the window."""
+        if self.window is None:
+            return tallies
+        first = self.tick - self.window + 1
+        kept = {key: {t: count for t, count in tally.items() if t >= first} for key, tally in tallies.items()}
+        return {key: tally for key, tally in kept.items() if tally}
+
+
+def _add(tallies: dict[Key, Tally], key: Key, new: Tally) -> None:
+    """Adds to the counts of a key, which becomes the last one."""
+    tally = tallies.pop(key, {})
+    for tick, count in new.items():
+        tally.setdefault(tick, UsageCount()).add(count)
+    tallies[key] = tally
+
+
+def _tally_state(tally: Tally) -> list[list[Any]]:
+    return [[tick, count.to_dict()] for tick, count in sorted(tally.items())]
+
+
+def _read_tally(state: Iterable[Any]) -> Tally:
+    return {
+        int(tick): UsageCount(
+            episodes=int(count["episodes"]),
+            used=int(count["used"]),
+            by_operation=Counter(dict(count["by_operation"])),
+            probes=Counter(dict(count["probes"])),
+        )
+        for tick, count in state
+    }
+
+
+def _check_limit(name: str, value: object, *, least: int, none: str) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+        raise ValueError(f"{name} is {value!r}; expected an int >= {least}, or None {none}")

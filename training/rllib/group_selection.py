@@ -11,7 +11,7 @@ import ray
 from ray.rllib.core.learner.training_data import TrainingData
 
 from pxr_agents.types import Episode
-from training.batch import NO_ADVANTAGE, Group, balanced, group_advantages, group_bytes
+from training.batch import NO_ADVANTAGE, Group, balanced, episode_advantages, group_bytes
 from training.config import PPORecipe
 from training.replay import ReplayBuffer
 from training.rllib.env_runner import SampledGroup
@@ -64,7 +64,7 @@ class GroupSelection:
         recipe = self._recipe
         if recipe.uniform_groups == "keep":
             return [_selected(group) for group in groups], {}
-        advantages = [group_advantages(group.episodes, normalize_std=recipe.normalize_std) for group in groups]
+        advantages = [episode_advantages(group.episodes, normalize_std=recipe.normalize_std) for group in groups]
         differ = [bool(np.abs(a).max(initial=0.0) > NO_ADVANTAGE) for a in advantages]
         useful = [_selected(group) for group, d in zip(groups, differ, strict=True) if d]
         uniform = [_selected(group) for group, d in zip(groups, differ, strict=True) if not d]

@@ -6,18 +6,18 @@ from pathlib import Path
 
 from benchmarks.revival_toy import RULES
 from pxr_env.curiosity import PRESETS, Revival
-from pxr_env.curiosity.credit import DEAD_BELOW
+from training.advantages import DEAD_BELOW
 
 PAGE = (Path(__file__).parents[3] / "docs" / "curiosity.md").read_text(encoding="utf-8")
 
 
 def test_the_python_blocks_run():
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 5
     names = {}
     for block in blocks:
         exec(block, names)
-    assert names["shared"].episodes("task") == 3
+    assert names["together"].episodes("task") == 3
     assert names["info"]["probe"]["opening"] in names["turn"]
 
 

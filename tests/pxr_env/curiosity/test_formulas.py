@@ -1,4 +1,4 @@
-"""The curiosity terms against values computed by hand."""
+"""The curiosity terms and settled groups against values computed by hand."""
 
 import dataclasses
 
@@ -13,6 +13,7 @@ from pxr_env.curiosity import (
     CuriosityTerms,
     curiosity_formula,
     curiosity_terms,
+    settle_group,
 )
 
 GROUPS = st.lists(st.integers(0, 6), max_size=16)
@@ -96,54 +97,6 @@ def test_off_is_zero():
     assert curiosity_terms([0, 5, 1], preset="off") == [{"curiosity": 0.0, "penalty": 0.0}] * 3
 
 
-ZOOM_AND_SEEK = {"zoom_in": 0.3, "seek": 0.2}
-
-
-class TestByOperation:
-    def test_a_dead_operation_is_paid_beside_one_in_use(self):
-        group = [{"zoom_in": 1, "seek": 1}, {"zoom_in": 2}, {"zoom_in": 1}, {"zoom_in": 1}, {}, {}, {}, {}]
-        terms = curiosity_terms(group, operation_floors=ZOOM_AND_SEEK)
-        # RaPR(zoom_in) = 4/8 > .3: nothing; RaPR(seek) = 1/8: .5 * (.2 - .125) = .0375, for the first only
-        assert column(terms, "curiosity") == pytest.approx([0.0375] + [0.0] * 7)
-        # n = 2 in all: .05 * (1 - 2)
-        assert column(terms, "penalty") == pytest.approx([-0.05, -0.05] + [0.0] * 6)
-        # The published bonus sees RaPR = 4/8 and pays nobody.
-        assert column(curiosity_terms(group), "curiosity") == [0.0] * 8
-
-    def test_bonuses_of_several_operations_add_up(self):
-        terms = curiosity_terms([{"zoom_in": 1, "seek": 3}] + [{"seek": 0}] * 7, operation_floors=ZOOM_AND_SEEK)
-        # .5 * (.3 - .125) + .5 * (.2 - .125) = .0875 + .0375; .05 * (1 - 4) = -.15
-        assert column(terms, "curiosity") == pytest.approx([0.125] + [0.0] * 7)
-        assert terms[0]["penalty"] == pytest.approx(-0.15)
-
-    def test_an_operation_without_floor_is_paid_nothing(self):
-        assert column(curiosity_terms([{"seek": 1}, {}], operation_floors={"zoom_in": 1.0}), "curiosity") == [0, 0]
-
-    def test_released_code(self):
-        terms = curiosity_terms([{"seek": 1}, *[{}] * 7], operation_floors=ZOOM_AND_SEEK, preset="released-code")
-        # (.2 - .125) / 2 / .125 * .25 = .075
-        assert column(terms, "curiosity") == pytest.approx([0.075] + [0.0] * 7)
-
-    @given(GROUPS)
-    def test_names_do_not_matter_without_floors(self, group):
-        assert curiosity_terms([{"zoom_in": n, "seek": 0} for n in group]) == curiosity_terms(group)
-
-    @given(GROUPS)
-    def test_one_operation_with_the_published_floor_is_the_published_bonus(self, group):
-        named = [{"zoom_in": n} for n in group]
-        assert curiosity_terms(named, operation_floors={"zoom_in": 0.3}) == curiosity_terms(group)
-
-    def test_mistakes(self):
-        with pytest.raises(TypeError, match="executed operations by name"):
-            curiosity_terms([1, 0], operation_floors={"zoom_in": 0.3})
-        with pytest.raises(ValueError, match="H is 3; expected a number from 0 to 1"):
-            curiosity_terms([{}], operation_floors={"zoom_in": 3})
-        with pytest.raises(TypeError, match="'off' has no 'H'"):
-            curiosity_terms([{}], operation_floors={"zoom_in": 0.3}, preset="off")
-        with pytest.raises(TypeError, match=r"n_operations\[1\]\['seek'\] is 0.5"):
-            curiosity_terms([{}, {"seek": 0.5}])
-
-
 class TestProbed:
     def test_a_probe_is_neither_paid_nor_counted(self):
         terms = curiosity_terms([3, 1, 1, 0, 0, 0, 0, 0], probed=[True, True] + [False] * 6)
@@ -159,15 +112,53 @@ class TestProbed:
         assert terms[len(probes) :] == curiosity_terms(own, preset=preset)
         assert column(terms[: len(probes)], "curiosity") == [0.0] * len(probes)
 
-    def test_by_operation(self):
-        group = [{"seek": 1}, {"seek": 1}, {"zoom_in": 1}, {}, {}]
-        terms = curiosity_terms(group, probed=[True, False, False, False, False], operation_floors={"seek": 0.5})
-        # RaPR(seek) of the four others = 1/4: .5 * (.5 - .25)
-        assert column(terms, "curiosity") == pytest.approx([0, 0.125, 0, 0, 0])
-
     def test_one_flag_per_rollout(self):
         with pytest.raises(ValueError, match="1 flags in probed for 2 rollouts"):
             curiosity_terms([1, 0], probed=[True])
+
+
+class TestSettleGroup:
+    def test_adds_terms_and_changes_nothing_given(self):
+        given_terms = [{"correct": 1.0, "format": 0.5}] + [{"correct": 0.0}] * 7
+        settled = settle_group([1] + [0] * 7, given_terms)
+        # the user's reward: 1 + .5 + .0875 + 0 = 1.5875
+        assert settled[0] == pytest.approx({"correct": 1.0, "format": 0.5, "curiosity": 0.0875, "penalty": 0.0})
+        assert sum(settled[0].values()) == pytest.approx(1.5875)
+        assert settled[1] == {"correct": 0.0, "curiosity": 0.0, "penalty": 0.0}
+        assert given_terms[0] == {"correct": 1.0, "format": 0.5}
+
+    def test_an_unrepaired_failure_takes_the_reward_of_its_own_rollout_only(self):
+        correct = [{"correct": 1.0}] * 3
+        first = settle_group([0, 1, 2], correct, unrepaired=[False, True, False], preset="released-code")
+        second = settle_group([0, 1, 2], correct, unrepaired=[False, False, False], preset="released-code")
+        assert column(first, "correct") == [1.0, 0.0, 1.0]
+        assert column(second, "correct") == [1.0, 1.0, 1.0]
+
+    def test_the_paper_does_not_look_at_failures(self):
+        settled = settle_group([0, 1], [{"correct": 1.0}] * 2, unrepaired=[True, True])
+        assert column(settled, "correct") == [1.0, 1.0]
+
+    @given(st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.booleans()), min_size=1, max_size=8), GROUPS)
+    def test_groups_do_not_know_each_other(self, rollouts, other):
+        counts, correct, unrepaired = zip(*rollouts, strict=True)
+        terms = [{"correct": float(c)} for c in correct]
+        alone = settle_group(counts, terms, unrepaired=unrepaired, preset="released-code")
+        settle_group(other, [{"correct": 1.0}] * len(other), unrepaired=[True] * len(other), preset="released-code")
+        assert settle_group(counts, terms, unrepaired=unrepaired, preset="released-code") == alone
+        assert column(alone, "correct") == [float(c and not u) for c, u in zip(correct, unrepaired, strict=True)]
+
+    def test_a_probe_keeps_its_reward_without_bonus(self):
+        settled = settle_group([1, 0, 0], [{"correct": 1.0}] * 3, probed=[True, False, False])
+        assert settled == [{"correct": 1.0, "curiosity": 0.0, "penalty": 0.0}] * 3
+
+    def test_mistakes(self):
+        with pytest.raises(ValueError, match=r"unrepaired is missing.*void_unrepaired=False"):
+            settle_group([1], [{"correct": 1.0}], preset="released-code")
+        settle_group([1], [{"correct": 1.0}], preset="released-code", void_unrepaired=False)
+        with pytest.raises(ValueError, match="group of 2 n_operations, 1 reward_terms"):
+            settle_group([1, 0], [{"correct": 1.0}])
+        with pytest.raises(ValueError, match="already hold"):
+            settle_group([1], settle_group([1], [{"correct": 1.0}]))
 
 
 class TestMistakes:

@@ -1,10 +1,18 @@
-"""The curiosity reward of single episodes against values computed by hand."""
+"""The curiosity reward of single episodes by hand, and probes in real environments."""
+
+import functools
 
 import gymnasium
 import pytest
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
-from pxr_env.curiosity import CuriosityReward, UsageRates, curiosity_formula
+from pxr_env.curiosity import CuriosityReward, ProbeOperations, UsageRates, curiosity_formula, followed_probe
+
+TASK = "pxr_env:pxr/SyntheticSearch-v0"
+NAME = "pxr/SyntheticSearch-v0"
+ZOOM = '<tool_call>{"name": "zoom_in", "arguments": {"bbox_2d": [0, 0, 0.5, 0.5], "target_image": 1}}</tool_call>'
+ANSWER = "\\boxed{A}"
 
 
 def counted(episodes):
@@ -106,13 +114,6 @@ class TestCuriosityReward:
         # 1 of 4: .5 * (.3 - .25) = .025
         assert play(env, [1, 0])[0] == pytest.approx(1.025)
 
-    def test_by_operation_with_running_rates(self):
-        env = CuriosityReward(ScriptedEnv(), operation_floors={"zoom_in": 0.2, "seek": 0.9})
-        # rate 0: .5 * .2; then rate 1: nothing; seek, which nobody used, is paid to nobody
-        assert play(env, [1, 0])[0] == pytest.approx(1.1)
-        assert play(env, [1, 0])[0] == 1.0
-        assert (env.expected_rate("zoom_in"), env.expected_rate("seek"), env.expected_rate()) == (1.0, 0.0, 1.0)
-
     def test_a_followed_probe_is_neither_paid_nor_counted_as_usage(self):
         env = CuriosityReward(ScriptedEnv(probe={"operation": "zoom_in", "opening": "", "followed": True}))
         reward, info = play(env, [1, 1, 0])
@@ -145,3 +146,100 @@ class TestCuriosityReward:
             play(CuriosityReward(CuriosityReward(ScriptedEnv())), [0])
         with pytest.raises(KeyError, match='no "usage"'):
             play(CuriosityReward(ScriptedEnv(keys=("sample_id", "reward_terms"))), [0])
+
+
+def make_env():
+    return CuriosityReward(gymnasium.make(TASK))
+
+
+# One episode per row, and the turns of the three environments: every environment answers in the same step.
+EPISODES = [
+    [(ZOOM, ANSWER), (ZOOM, ANSWER), ("hm", ANSWER)],
+    [("hm", ANSWER), ("hm", ANSWER), ("hm", ANSWER)],
+    [(ZOOM, ANSWER), ("hm", ANSWER), ("hm", ANSWER)],
+]
+
+
+def test_three_processes_count_like_one():
+    envs = AsyncVectorEnv([make_env] * 3, shared_memory=False, autoreset_mode=AutoresetMode.DISABLED)
+    alone = make_env()
+    try:
+        for number, episode in enumerate(EPISODES):
+            seeds = [100 * number + who for who in range(3)]
+            envs.reset(seed=seeds)
+            for turns in zip(*episode, strict=True):
+                _, _, terminated, _, _ = envs.step(turns)
+            assert terminated.all()
+            for seed, turns in zip(seeds, episode, strict=True):
+                alone.reset(seed=seed)
+                for turn in turns:
+                    alone.step(turn)
+        together = functools.reduce(UsageRates.merge, envs.get_attr("rates"))
+    finally:
+        envs.close()
+    assert together == alone.rates
+    assert together.episodes(NAME) == 9
+    assert together.rate(NAME) == together.rate(NAME, operation="zoom_in") == 3 / 9
+
+
+def turns_of(env):
+    """A turn that calls zoom_in as asked, one that thinks first, and an answer."""
+    call = env.unwrapped.dialect.call_opening("zoom_in") + '0, 0, 0.5, 0.5], "target_image": 1}}\n</tool_call>'
+    return call, f"Hm. {call}", ANSWER
+
+
+@pytest.fixture
+def env():
+    return CuriosityReward(ProbeOperations(gymnasium.make(TASK, operations=["zoom_in", "flip"])))
+
+
+class TestProbeOperations:
+    def test_the_opening_is_that_of_the_dialect(self, env):
+        _, info = env.reset(seed=0, options={"probe": "zoom_in"})
+        assert info["probe"] == {"operation": "zoom_in", "opening": env.unwrapped.dialect.call_opening("zoom_in")}
+
+    def test_a_followed_probe_is_no_usage_and_gets_no_bonus(self, env):
+        call, _, answer = turns_of(env)
+        env.reset(seed=0, options={"probe": "zoom_in"})
+        _, _, _, _, info = env.step(call)
+        assert info["probe"]["followed"] is True
+        assert info["usage"] == {"zoom_in": 1, "flip": 0}
+        _, _, terminated, _, info = env.step(answer)
+        assert terminated
+        assert followed_probe(info) == "zoom_in"
+        assert (info["reward_terms"]["curiosity"], info["reward_terms"]["penalty"]) == (0.0, 0.0)
+        assert (env.rates.episodes(NAME), env.rates.probes(NAME, operation="zoom_in")) == (0, 1)
+
+    def test_a_probe_that_is_not_followed_is_the_policys_own(self, env):
+        _, later, answer = turns_of(env)
+        env.reset(seed=0, options={"probe": "zoom_in"})
+        assert env.step(later)[-1]["probe"]["followed"] is False
+        info = env.step(answer)[-1]
+        assert followed_probe(info) is None
+        assert info["reward_terms"]["curiosity"] == pytest.approx(0.15)  # .5 * .3
+        assert (env.rates.episodes(NAME), env.rates.probes(NAME)) == (1, 0)
+        assert env.rates.rate(NAME, operation="zoom_in") == 1.0
+
+    def test_blanks_at_the_end_of_the_opening_are_not_asked_for(self):
+        env = ProbeOperations(gymnasium.make("pxr_env:pxr/SyntheticVideo-v0"))
+        _, info = env.reset(seed=0, options={"probe": "seek"})
+        opening = info["probe"]["opening"]
+        assert opening.endswith('"start": ')
+        _, _, _, _, info = env.step(opening.rstrip() + '0, "end": 1}}\n</tool_call>')
+        assert info["probe"]["followed"] is True
+        assert info["usage"]["seek"] == 1
+
+    @pytest.mark.parametrize("options", [None, {"probe": None}])
+    def test_other_episodes_have_no_probe(self, env, options):
+        env.reset(seed=0, options={"probe": "flip"})
+        assert "probe" not in env.reset(seed=0, options=options)[1]
+        assert "probe" not in env.step(ANSWER)[-1]
+
+    def test_an_operation_that_there_is_not(self, env):
+        with pytest.raises(ValueError, match=r'got a probe of "zoom_on"; expected .*Did you mean "zoom_in"'):
+            env.reset(options={"probe": "zoom_on"})
+
+    def test_the_spec_survives_json(self, env):
+        again = gymnasium.make(EnvSpec.from_json(env.spec.to_json()))
+        assert isinstance(again.env, ProbeOperations)
+        assert again.reset(options={"probe": "flip"})[1]["probe"]["operation"] == "flip"

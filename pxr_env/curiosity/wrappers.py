@@ -1,0 +1,178 @@
+"""Gymnasium wrappers: the curiosity reward of single episodes, and episodes that have to begin with an operation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NotRequired, TypedDict
+
+import gymnasium
+from gymnasium.utils import RecordConstructorArgs
+
+from pxr_env.curiosity.formulas import curiosity_formula, settle_episode
+from pxr_env.curiosity.usage import UsageRates
+from pxr_env.errors import did_you_mean, quote
+
+
+class ProbeInfo(TypedDict):
+    """`info["probe"]`, there in the episodes that are to begin with an operation.
+
+    Keys:
+        operation: the operation.
+        opening: the text with which the first turn has to begin.
+        followed: whether it did; there from the first turn on.
+    """
+
+    operation: str
+    opening: str
+    followed: NotRequired[bool]
+
+
+def followed_probe(info: Mapping[str, Any]) -> str | None:
+    """Returns the operation that the episode of this `info` was forced to begin with, or None.
+
+    A first turn that does not begin as asked was the policy's own, and so is the episode.
+    """
+    probe: ProbeInfo | None = info.get("probe")
+    return probe["operation"] if probe is not None and probe.get("followed", False) else None
+
+
+class CuriosityReward(gymnasium.Wrapper, RecordConstructorArgs):
+    """Adds curiosity to the reward of a pixel environment, for any Gymnasium learner.
+
+    A single environment sees no group, so the terms of the step that ends an episode come from the rate counted
+    before that episode: of its sample if the sample was seen, else of its task, else 0 (the bonus is paid in full).
+    Both terms join `info["reward_terms"]` and the reward; after that the episode is counted in `rates`. Episodes
+    that are reset before their end are not counted. Unlike a group, running rates pay an operation that had died out,
+    as soon as somebody uses it.
+
+    An episode that was forced to begin with an operation (see `ProbeOperations`, which goes inside this wrapper) gets
+    no bonus and is counted as a probe, not as usage.
+
+    Args:
+        env: an environment whose `info` has "sample_id", "usage", "failures" and "reward_terms".
+        preset: a name in `PRESETS`.
+        overrides: constants of the preset, such as `alpha=1.0`.
+
+    Attributes:
+        rates: the `UsageRates`. Replace them to count in a window, to go on with earlier counts, or to share one count
+            between environments of a process.
+
+    Raises:
+        ValueError, TypeError: as `curiosity_formula` does.
+        KeyError: `info` lacks a key that is needed.
+    """
+
+    def __init__(self, env: gymnasium.Env, *, preset: str = "paper", **overrides: float | str) -> None:
+        recorded: dict[str, Any] = {"preset": preset, **overrides}
+        RecordConstructorArgs.__init__(self, **recorded)
+        gymnasium.Wrapper.__init__(self, env)
+        self.formula = curiosity_formula(preset, **overrides)
+        self.rates = UsageRates()
+        self._sample_id = ""
+        self._executed = 0
+        self._failed = 0
+        self._unrepaired = False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._sample_id = _read(info, "sample_id")
+        self._executed = self._failed = 0
+        self._unrepaired = False
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._watch_failures(info)
+        if not (terminated or truncated):
+            return observation, float(reward), terminated, truncated, info
+
+        probe, before = followed_probe(info), _read(info, "reward_terms")
+        if probe is None:
+            rate = max(self.expected_rate(), self.formula.rate_floor)
+            bonus = self.formula.terms(self._executed, rate)
+        else:
+            bonus = self.formula.probe_terms(self._executed)
+        after = settle_episode(before, bonus, void=self.formula.void_unrepaired and self._unrepaired)
+        self.rates.record(self.task, self._sample_id, info["usage"], probe=probe)
+        voided = after.get("correct", 0.0) - before.get("correct", 0.0)
+        reward = float(reward) + bonus["curiosity"] + bonus["penalty"] + voided
+        return observation, reward, terminated, truncated, {**info, "reward_terms": after}
+
+    @property
+    def task(self) -> str:
+        """Name under which `rates` counts this environment: its registered id, or the name of its class."""
+        return self.env.spec.id if self.env.spec is not None else type(self.env.unwrapped).__name__
+
+    def expected_rate(self) -> float:
+        """Returns the rate that stands in for a group's: of the current sample if seen, else of the task, else 0."""
+        rate = self.rates.rate(self.task, self._sample_id)
+        if rate is None:
+            rate = self.rates.rate(self.task)
+        return rate if rate is not None else 0.0
+
+    def _watch_failures(self, info: Mapping[str, Any]) -> None:
+        executed, failed = (sum(_read(info, key).values()) for key in ("usage", "failures"))
+        # A turn in which one operation failed and another did not counts as failed: their order is not known here.
+        if failed > self._failed:
+            self._unrepaired = True
+        elif executed > self._executed:
+            self._unrepaired = False
+        self._executed, self._failed = executed, failed
+
+
+def _read(info: Mapping[str, Any], key: str) -> Any:
+    if key not in info:
+        raise KeyError(
+            f'info has {sorted(info)} but no "{key}"; CuriosityReward expects the info of a pixel environment: put it '
+            f'directly around one, or add "{key}" in the wrapper below it.{did_you_mean(key, info)}'
+        )
+    return info[key]
+
+
+class ProbeOperations(gymnasium.Wrapper, RecordConstructorArgs):
+    """Lets whoever resets a pixel environment ask for probes: episodes whose first turn has to begin with a call.
+
+    After `reset(options={"probe": name})`, `info["probe"]` is `{"operation": name, "opening": text}` (see `ProbeInfo`).
+    Whoever writes the turns begins the first one with exactly this text and goes on by itself; the arguments, and
+    everything after, are the policy's own. From the first turn on "followed" says whether it did. Blanks at the end of
+    the opening are not asked for, so that a tokenizer may join them with what comes next.
+
+    `{"probe": None}`, or no such option, is an episode like all others. Which rollouts are probes, `Revival` decides.
+
+    Args:
+        env: a pixel environment, or wrappers around one.
+    """
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        RecordConstructorArgs.__init__(self)
+        gymnasium.Wrapper.__init__(self, env)
+        self._probe: ProbeInfo | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """As the environment, with the option "probe".
+
+        Raises:
+            ValueError: the environment has no such operation.
+        """
+        remaining = dict(options or {})
+        name = remaining.pop("probe", None)
+        pixel_env: Any = self.env.unwrapped
+        if name is not None and name not in pixel_env.operations:
+            raise ValueError(
+                f'got a probe of "{quote(str(name))}"; expected an operation of the environment: '
+                f"{', '.join(pixel_env.operations)}.{did_you_mean(name, pixel_env.operations)}"
+            )
+        observation, info = self.env.reset(seed=seed, options=remaining or None)
+        self._probe = None
+        if name is not None:
+            self._probe = {"operation": name, "opening": pixel_env.dialect.call_opening(name)}
+        return observation, self._with_probe(info)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if self._probe is not None and "followed" not in self._probe:
+            self._probe["followed"] = str(action).startswith(self._probe["opening"].rstrip())
+        return observation, reward, terminated, truncated, self._with_probe(info)
+
+    def _with_probe(self, info: dict[str, Any]) -> dict[str, Any]:
+        return info if self._probe is None else {**info, "probe": dict(self._probe)}
