@@ -75,5 +75,19 @@ def _docs(args: argparse.Namespace) -> int:
     return 0
 
 
+#: What `pxr NAME ...` runs: the command line of a package, as `python -m PACKAGE` does.
+PACKAGES = {"env": "pxr_env", "train": "training", "eval": "eval"}
+
+
+def pxr(arguments: Sequence[str] | None = None) -> int:
+    """The console command: `pxr env|train|eval ...` is `python -m pxr_env|training|eval ...`."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] not in PACKAGES:
+        print(f"usage: pxr {'|'.join(PACKAGES)} ...: the same as python -m {'|'.join(PACKAGES.values())} ...")
+        return 0 if given in (["-h"], ["--help"]) else 2
+    status: int = importlib.import_module(f"{PACKAGES[given[0]]}.__main__").main(given[1:])
+    return status
+
+
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
-from training.config import PPORecipe, RecipeError, SFTRecipe, TracesRecipe, load_recipe, recipe_keys
+from training.config import PPORecipe, SFTRecipe, TracesRecipe, load_recipe, recipe_keys
 from training.errors import TrainingError
 from training.run_directory import FinishedRunError, Interrupted
-
-Recipe = TypeVar("Recipe")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,141 +23,117 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = _parser().parse_args(argv)
     try:
-        return int(arguments.command(arguments))
-    except KeyboardInterrupt:
-        print("\nInterrupted.", file=sys.stderr)
+        return _run(arguments)
+    except (KeyboardInterrupt, Interrupted) as stop:
+        print(f"\n{stop if isinstance(stop, Interrupted) else 'Interrupted.'}", file=sys.stderr)
         return 130
-    except Interrupted as stop:
-        print(f"\n{stop}", file=sys.stderr)
-        return 130
-    except TrainingError as error:
-        if arguments.traceback:
-            raise
-        print(f"\nerror: {error}", file=sys.stderr)
-        return 1
-    except (RecipeError, FinishedRunError, ValueError, OSError) as error:
+    except (FinishedRunError, ValueError, OSError) as error:
         if arguments.traceback:
             raise
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, TrainingError) else 2
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description="Train agents by recipes.")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
-    commands = parser.add_subparsers(required=True, metavar="traces|sft|ppo|quickstart|doctor")
-    added: dict[str, argparse.ArgumentParser] = {}
-    for name, function, text in (
-        ("traces", _traces, "demonstrations for the warm start, by an environment's oracle"),
-        ("sft", _sft, "warm start: supervised training on traces"),
-        ("ppo", _ppo, "reinforcement learning with PPO on Ray"),
-        ("quickstart", _quickstart, "the whole chain with a tiny model, without and with curiosity"),
-        ("doctor", _doctor, "what will fail here before anything is started: versions, devices, a recipe's needs"),
-    ):
-        command = added[name] = commands.add_parser(name, help=text, description=text)
-        command.add_argument(
-            "recipe",
-            nargs="?",
-            help="a TOML file, or the name of a recipe in training/recipes",
-        )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
+    for name, (_, train, text) in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("recipe", nargs="?", help="a TOML file, or the name of a recipe in training/recipes")
         command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the recipe, such as seed=1")
-        command.set_defaults(command=function)
-        if name != "doctor":
+        if train is None:
+            command.add_argument("--json", action="store_true", help="findings as JSON")
+        else:
             command.add_argument("--keys", action="store_true", help="list the keys of the recipe and stop")
-    added["doctor"].add_argument("--json", action="store_true", help="findings as JSON")
     return parser
 
 
-def _split(arguments: argparse.Namespace) -> tuple[str | None, list[str]]:
-    """A first KEY=VALUE where the recipe may be left out is an override."""
+def _run(arguments: argparse.Namespace) -> int:
     recipe, overrides = arguments.recipe, list(arguments.overrides)
     if recipe is not None and "=" in recipe and not Path(recipe).exists():
-        return None, [recipe, *overrides]
-    return recipe, overrides
-
-
-def _list_keys(recipe_class: type) -> int:
-    for key, text in recipe_keys(recipe_class):
-        print(f"{key:<40} {text}")
-    return 0
-
-
-def _quickstart(arguments: argparse.Namespace) -> int:
-    _quiet()
-    from training.quickstart.recipe import QuickstartRecipe
-
+        # The recipe was left out: this is an override.
+        recipe, overrides = None, [recipe, *overrides]
+    class_name, train, _ = COMMANDS[arguments.command]
+    if train is None:
+        return _doctor(recipe, overrides, as_json=arguments.json)
+    recipe_class = pkgutil.resolve_name(class_name)
     if arguments.keys:
-        return _list_keys(QuickstartRecipe)
-    recipe = _load(arguments, QuickstartRecipe)
-    from rich.console import Console
-
-    from training.quickstart.pipeline import Quickstart
-
-    Quickstart(recipe, Console()).run()
+        for key, text in recipe_keys(recipe_class):
+            print(f"{key:<40} {text}")
+    else:
+        train(load_recipe(recipe, recipe_class, overrides))
     return 0
 
 
-def _ppo(arguments: argparse.Namespace) -> int:
-    _quiet()
-    if arguments.keys:
-        return _list_keys(PPORecipe)
-    recipe = _load(arguments, PPORecipe)
-    from rich.console import Console
-
-    from training.progress import StageProgress
-    from training.rllib.run import run_ppo
-
-    console = Console()
-    with StageProgress(console) as progress:
-        report = progress.begin("PPO", recipe.iterations)
-        model = run_ppo(recipe, on_iteration=lambda m: report(int(m["iteration"]), recipe.iterations, m))
-    console.print(f"Trained model: {model}")
-    return 0
-
-
-def _doctor(arguments: argparse.Namespace) -> int:
+def _doctor(recipe: str | None, overrides: Sequence[str], *, as_json: bool) -> int:
     from training.doctor import examine, exit_status, report, to_json
 
-    recipe, overrides = _split(arguments)
     if recipe is None and overrides:
-        raise ValueError(f"{overrides[0]} came without a recipe; expected one that it changes: doctor RECIPE KEY=VALUE")
+        raise ValueError(f"got {overrides[0]} without a recipe; expected one that it changes: doctor RECIPE KEY=VALUE")
     findings = examine(recipe, overrides)
-    print(to_json(findings) if arguments.json else report(findings))
+    print(to_json(findings) if as_json else report(findings))
     return exit_status(findings)
 
 
-def _traces(arguments: argparse.Namespace) -> int:
-    if arguments.keys:
-        return _list_keys(TracesRecipe)
-    recipe = _load(arguments, TracesRecipe)
+def _traces(recipe: TracesRecipe) -> None:
     from training.demonstrations import oracle_traces, write_traces
 
     write_traces(recipe.out, oracle_traces(recipe))
     print(f"{recipe.count} traces: {recipe.out}")
-    return 0
 
 
-def _sft(arguments: argparse.Namespace) -> int:
+def _sft(recipe: SFTRecipe) -> None:
+    from training.sft_run import run_sft
+
+    _with_a_bar("SFT", recipe.steps, lambda report: run_sft(recipe, report=report))
+
+
+def _ppo(recipe: PPORecipe) -> None:
+    from training.rllib.run import run_ppo
+
+    n = recipe.iterations
+    _with_a_bar("PPO", n, lambda report: run_ppo(recipe, on_iteration=lambda m: report(int(m["iteration"]), n, m)))
+
+
+def _quickstart(recipe: Any) -> None:
+    from rich.console import Console
+
+    from training.quickstart.pipeline import Quickstart
+
     _quiet()
-    if arguments.keys:
-        return _list_keys(SFTRecipe)
-    recipe = _load(arguments, SFTRecipe)
+    Quickstart(recipe, Console()).run()
+
+
+#: Command -> its recipe class, what is done with a recipe, and its help. What a command needs is imported by it alone.
+COMMANDS: dict[str, tuple[str, Callable[[Any], None] | None, str]] = {
+    "traces": (
+        "training.config:TracesRecipe",
+        _traces,
+        "demonstrations for the warm start, by an environment's oracle",
+    ),
+    "sft": ("training.config:SFTRecipe", _sft, "warm start: supervised training on traces"),
+    "ppo": ("training.config:PPORecipe", _ppo, "reinforcement learning with PPO on Ray"),
+    "quickstart": (
+        "training.quickstart.recipe:QuickstartRecipe",
+        _quickstart,
+        "the whole chain with a tiny model, without and with curiosity",
+    ),
+    "doctor": ("", None, "what will fail here before anything is started: versions, devices, a recipe's needs"),
+}
+
+
+def _with_a_bar(title: str, total: int, train: Callable[[Any], Path]) -> None:
+    """Trains with a progress bar, which `train` gets the function to move of."""
+    _quiet()
     from rich.console import Console
 
     from training.progress import StageProgress
-    from training.sft_run import run_sft
 
     console = Console()
     with StageProgress(console) as progress:
-        report = progress.begin("SFT", recipe.steps)
-        model = run_sft(recipe, report=report)
+        model = train(progress.begin(title, total))
     console.print(f"Trained model: {model}")
-    return 0
-
-
-def _load(arguments: argparse.Namespace, recipe_class: type[Recipe]) -> Recipe:
-    recipe, overrides = _split(arguments)
-    return load_recipe(recipe, recipe_class, overrides)
 
 
 def _quiet() -> None:

@@ -13,10 +13,11 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pxr_env.errors import did_you_mean, show
 
@@ -25,9 +26,20 @@ Recipe = TypeVar("Recipe")
 RECIPES = Path(__file__).parent / "recipes"
 """The recipes that come with the package, by name."""
 
+#: Of every recipe class: unknown keys, "1" for 1 and infinite numbers are refused; texts below fields are their help.
+RECIPE = ConfigDict(use_attribute_docstrings=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
 
 class RecipeError(ValueError):
-    """A recipe cannot be read: where the mistake is, what came, what was expected."""
+    """A recipe cannot be read: where the mistake is, what was found and what was expected."""
+
+
+def require(recipe: Any, key: str, holds: bool, expected: str) -> None:
+    """Raise a ValueError that names the key first, unless what depends on several keys `holds`."""
+    if not holds:
+        raise ValueError(f"{key} is {attrgetter(key)(recipe)!r}; expected {expected}")
 
 
 def load_recipe(source: str | Path | None, recipe_class: type[Recipe], overrides: Sequence[str] = ()) -> Recipe:
@@ -45,35 +57,24 @@ def load_recipe(source: str | Path | None, recipe_class: type[Recipe], overrides
         RecipeError: the file is missing or cannot be parsed, a key is unknown or missing, a value has the wrong type
             or is out of range. All mistakes are named, one a line.
     """
-    table = {} if source is None else _read_file(source)
+    table = {} if source is None else read_table(source)
     overridden = [_apply_override(table, override) for override in overrides]
-    fields = dataclasses.fields(recipe_class)  # type: ignore[arg-type]
-    defaults = {field.name: _default(field) for field in fields}
-    values = table | {name: _completed(defaults[name], table[name]) for name in table.keys() & defaults}
+    fields = {field.name: field for field in dataclasses.fields(recipe_class)}  # type: ignore[arg-type]
+    values = {name: _completed(_default(fields[name]), v) if name in fields else v for name, v in table.items()}
     try:
         # As JSON: lists become tuples and strings paths, and nothing else is converted.
         return TypeAdapter(recipe_class).validate_json(json.dumps(values, default=str))
     except ValidationError as error:
-        reader = _Mistakes(recipe_class, values, "recipe" if source is None else str(source), overridden)
-        raise RecipeError("\n".join(reader.lines(error))) from error
+        mistakes = _Mistakes(recipe_class, values, "recipe" if source is None else str(source), overridden)
+        raise RecipeError("\n".join(mistakes.lines(error))) from error
 
 
-def to_dict(recipe: Any) -> dict[str, Any]:
-    """Returns a recipe as JSON values (a path is a string, a tuple a list)."""
-    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe), default=str))
-    return values
+def read_table(source: str | Path) -> dict[str, Any]:
+    """The keys and values of a recipe file, unchecked; `source` as for `load_recipe`.
 
-
-def recipe_keys(recipe_class: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yields every dotted key of a recipe and what the text below it says, for a help text."""
-    for name, field in recipe_class.__pydantic_fields__.items():
-        if dataclasses.is_dataclass(field.annotation):
-            yield from recipe_keys(field.annotation, f"{prefix}{name}.")
-        else:
-            yield prefix + name, " ".join((field.description or "").split())
-
-
-def _read_file(source: str | Path) -> dict[str, Any]:
+    Raises:
+        RecipeError: the file is missing or cannot be parsed.
+    """
     path = Path(source)
     if path.suffix not in (".toml", ".json"):
         path = RECIPES / f"{source}.toml"
@@ -93,20 +94,34 @@ def _read_file(source: str | Path) -> dict[str, Any]:
     return table
 
 
+def to_dict(recipe: Any) -> dict[str, Any]:
+    """Returns a recipe as JSON values (a path is a string, a tuple a list)."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe), default=str))
+    return values
+
+
+def recipe_keys(recipe_class: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yields every dotted key of a recipe and what the text below it says, for a help text."""
+    for name, field in recipe_class.__pydantic_fields__.items():
+        if dataclasses.is_dataclass(field.annotation):
+            yield from recipe_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name, " ".join((field.description or "").split())
+
+
 def _apply_override(table: dict[str, Any], override: str) -> str:
     """Sets one "key=value" in the nested table and returns the key."""
     key, equals, text = override.partition("=")
     key = key.strip()
     *parents, name = key.split(".")
     if not equals or not name:
-        raise RecipeError(f"command line: {override!r} came; expected key=value, such as lr=1e-5")
-    for depth, parent in enumerate(parents):
+        raise RecipeError(f"command line: got {override!r}; expected key=value, such as lr=1e-5")
+    for depth, parent in enumerate(parents, start=1):
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
-            where = ".".join(parents[: depth + 1])
+            where = ".".join(parents[:depth])
             raise RecipeError(f"command line: {key}: {where} is {show(table)}; expected a table to set a key in")
-    value = _parse_value(key, text.strip())
-    old = table.get(name)
+    value, old = _parse_value(key, text.strip()), table.get(name)
     table[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
     return key
 
@@ -118,6 +133,7 @@ def _parse_value(key: str, text: str) -> Any:
         if text[:1] in ("'", '"', "[", "{"):
             raise RecipeError(f"command line: {key}: {show(text)} is no TOML value: {error}") from error
         return text
+    # A line break in the text could have set other keys, too.
     return parsed["value"] if parsed.keys() == {"value"} else text
 
 
@@ -130,8 +146,8 @@ def _completed(default: Any, given: Any) -> Any:
     if not isinstance(given, dict):
         return given
     if dataclasses.is_dataclass(default):
-        own = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
-        return to_dict(default) | {name: _completed(own.get(name), value) for name, value in given.items()}
+        named = {name: _completed(getattr(default, name, None), value) for name, value in given.items()}
+        return to_dict(default) | named
     return default | given if isinstance(default, dict) else given
 
 
@@ -145,7 +161,7 @@ class _Mistakes:
     overridden: Sequence[str]
 
     def lines(self, error: ValidationError) -> list[str]:
-        """One line for each key: where it came from, what came, what was expected."""
+        """One line for each key: where it is from, what was found and what was expected."""
         lines: dict[str, str] = {}
         for mistake in error.errors():
             key = self._key(mistake["loc"])

@@ -23,7 +23,7 @@ from pxr_env.media import Box
 from pxr_env.oracle import oracle_turns as base_oracle_turns
 from pxr_env.synthetic import LETTERS, cell_box
 from pxr_env.types import OperationCall, Sample
-from training.config.base import RECIPE, Share
+from training.config import RECIPE, Share
 from training.mistakes import wrong_call
 
 

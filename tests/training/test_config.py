@@ -6,13 +6,16 @@ import math
 import pytest
 from pydantic import ValidationError
 
+from pxr_agents.engines.vllm import StartArguments
 from training.config import (
     CuriosityRecipe,
+    EngineRecipe,
     EnvRecipe,
     PPORecipe,
     ProbesRecipe,
     RecipeError,
     SFTRecipe,
+    TracesRecipe,
     load_recipe,
     recipe_keys,
 )
@@ -20,6 +23,8 @@ from training.config import (
 ENV = EnvRecipe(id="pxr_env:pxr/SyntheticSearch-v0")
 PPO = PPORecipe(model="m", env=ENV)
 SFT = SFTRecipe(model="m", traces="t")
+PROBES, ENGINE = ProbesRecipe(), EngineRecipe()
+AHEAD = {"num_env_runners": 1, "max_staleness": 1, "importance_cap": 2.0}
 
 
 def test_a_recipe_file(tmp_path):
@@ -35,7 +40,10 @@ def test_a_recipe_file(tmp_path):
         [curiosity]
         overrides = {alpha = 1}
     """)
-    recipe = load_recipe(path, PPORecipe, ["env.kwargs.max_turns=3", "out=runs/x", "curiosity.overrides.N=2"])
+    recipe = load_recipe(path, PPORecipe, [
+        "env.kwargs.max_turns=3", "out=runs/x", "curiosity.overrides.N=2",
+        "engine.kind=vllm", "engine.num_engines=4", "engine.vllm.block_size=32",
+    ])  # fmt: skip
     assert recipe == PPORecipe(
         model="models/tiny",
         lr=3e-4,
@@ -44,7 +52,10 @@ def test_a_recipe_file(tmp_path):
         env=EnvRecipe(id="pxr_env:pxr/SyntheticSearch-v0", kwargs={"coordinates": "pixel", "max_turns": 3}),
         curiosity=CuriosityRecipe(overrides={"alpha": 1, "N": 2}),
         out="runs/x",
+        engine=EngineRecipe(kind="vllm", num_engines=4, vllm=StartArguments(block_size=32)),
     )
+    assert PPO.engine == EngineRecipe()
+    assert ENGINE.kind == "transformers"
 
 
 def test_a_typo_names_file_key_and_nearest(tmp_path):
@@ -86,6 +97,13 @@ def test_a_typo_names_file_key_and_nearest(tmp_path):
         (SFT, "steps", 0),
         (SFT, "lr", -1e-3),
         (SFT, "weight_decay", -0.1),
+        (PROBES, "floor", 0.0),
+        (PROBES, "share", 0.6),
+        (PROBES, "window", 0),
+        (PROBES, "patience", 0),
+        (ENGINE, "num_engines", 0),
+        (ENGINE, "num_gpus_per_engine", -1.0),
+        (ENGINE, "timeout", 0.0),
     ],
 )
 def test_ranges(recipe, name, value):
@@ -95,36 +113,32 @@ def test_ranges(recipe, name, value):
     assert (mistake["loc"] or (mistake["msg"].removeprefix("Value error, ").split()[0],))[0] == name
 
 
-def test_replay_with_the_learners_own_logprobs_needs_importance_weights():
-    with pytest.raises(ValueError, match=r"importance_cap is None; expected .* comes from older weights"):
-        dataclasses.replace(PPO, uniform_groups="replay", old_logprobs="learner")
-    dataclasses.replace(PPO, uniform_groups="replay", old_logprobs="learner", importance_cap=2.0)
-    dataclasses.replace(PPO, uniform_groups="replay")
-
-
-def test_rollouts_ahead_need_processes_of_their_own_and_a_correction():
-    ahead = dataclasses.replace(PPO, num_env_runners=1, max_staleness=1)
-    with pytest.raises(ValueError, match=r"max_staleness is 2; expected 0 or 1: sampling further ahead"):
-        dataclasses.replace(ahead, max_staleness=2)
-    with pytest.raises(ValueError, match=r"num_env_runners is 0; expected 1 or more where max_staleness is 1"):
-        dataclasses.replace(ahead, num_env_runners=0)
-    with pytest.raises(ValueError, match=r"importance_cap is None; expected .* rollouts come from older weights"):
-        dataclasses.replace(ahead, old_logprobs="learner")
-    dataclasses.replace(ahead, old_logprobs="learner", importance_cap=2.0)
-
-
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "mistake", "message"),
     [
-        ({"floor": 0.0}, r"floor\n  Input should be greater than 0 "),
-        ({"share": 0.6}, r"share\n  Input should be less than or equal to 0\.5 "),
-        ({"window": 0}, r"window\n  Input should be greater than 0 "),
-        ({"patience": 0}, r"patience\n  Input should be greater than 0 "),
+        (
+            {"uniform_groups": "replay", "importance_cap": 2.0},
+            {"importance_cap": None},
+            r"importance_cap is None; expected .* comes from older weights",
+        ),
+        (AHEAD, {"max_staleness": 2}, r"max_staleness is 2; expected 0 or 1: sampling further ahead"),
+        (AHEAD, {"num_env_runners": 0}, r"num_env_runners is 0; expected 1 or more where max_staleness is 1"),
+        (AHEAD, {"importance_cap": None}, r"importance_cap is None; expected .* rollouts come from older weights"),
+        (
+            {"groups_per_iteration": 2, "num_learners": 2, "minibatch_tokens": 1000},
+            {"minibatch_tokens": None},
+            "num_minibatches",
+        ),
     ],
 )
-def test_ranges_of_probes(changes, message):
+def test_keys_that_need_each_other(changes, mistake, message):
+    changes = {"old_logprobs": "learner", **changes}
+    dataclasses.replace(PPO, **changes)
     with pytest.raises(ValueError, match=message):
-        ProbesRecipe(**changes)
+        dataclasses.replace(PPO, **(changes | mistake))
+    if mistake == {"importance_cap": None}:
+        # With the engine's log-probabilities PPO's own ratio corrects.
+        dataclasses.replace(PPO, **(changes | mistake | {"old_logprobs": "engine"}))
 
 
 @pytest.mark.parametrize(
@@ -143,13 +157,6 @@ def test_probes_that_could_never_happen_are_refused(changes, message):
     dataclasses.replace(PPO, **changes)
 
 
-def test_a_budget_of_tokens_needs_no_number_of_minibatches():
-    recipe = dataclasses.replace(PPO, groups_per_iteration=2, num_minibatches=2, num_learners=0)
-    with pytest.raises(ValueError, match="num_minibatches"):
-        dataclasses.replace(recipe, num_learners=2)
-    dataclasses.replace(recipe, num_learners=2, minibatch_tokens=1000)
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -157,13 +164,17 @@ def test_a_budget_of_tokens_needs_no_number_of_minibatches():
         (["curiosity.overrides.alhpa=1"], 'curiosity: .*Did you mean "alpha"'),
         (["curiosity.overrides.alpha=-1"], "alpha is -1"),
         (["curiosity.preset=off", "curiosity.overrides.alpha=1"], "'off' has no 'alpha'"),
+        (["engine.kind=vlm"], r'engine\.kind: .*Did you mean "vllm"'),
+        (["engine.num_engine=2"], r'engine\.num_engine: .*Did you mean "engine\.num_engines"'),
+        (["engine.vllm.max_model_length=2"], r'Did you mean "engine\.vllm\.max_model_len"'),
+        (["engine.vllm.gpu_memory_utilization=90"], r"gpu_memory_utilization: got 90; expected less than or equal"),
     ],
-)  # fmt: skip
-def test_curiosity_is_checked_before_anything_runs(overrides, message):
+)
+def test_tables_are_checked_before_anything_runs(overrides, message):
     with pytest.raises(RecipeError, match=message):
         load_recipe(None, PPORecipe, ["model=m", "env.id=e", *overrides])
 
 
-@pytest.mark.parametrize("recipe_class", [PPORecipe, SFTRecipe])
+@pytest.mark.parametrize("recipe_class", [PPORecipe, SFTRecipe, TracesRecipe])
 def test_every_key_is_explained(recipe_class):
     assert [key for key, text in recipe_keys(recipe_class) if not text] == []

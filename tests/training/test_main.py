@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from pxr_env.__main__ import pxr
 from tests.training.conftest import ENV
 from training.__main__ import main
-from training.config import PPORecipe, SFTRecipe, TracesRecipe, load_recipe
 from training.demonstrations import read_traces
-from training.recipe_reader import RECIPES
 
 
 @pytest.mark.parametrize(
@@ -33,15 +32,6 @@ def test_a_typo_names_the_key_and_the_nearest(capsys, command, typo, nearest):
     assert "Traceback" not in errors
 
 
-def test_a_recipe_file_with_a_typo_is_named(capsys, tmp_path):
-    file = tmp_path / "mine.toml"
-    file.write_text('model = "m"\ntraces = "t"\nlr_warm_up_steps = 3\n')
-    assert main(["sft", str(file)]) == 2
-    errors = capsys.readouterr().err
-    assert "mine.toml: lr_warm_up_steps" in errors
-    assert '"lr_warmup_steps"' in errors
-
-
 def test_missing_files_are_errors_not_tracebacks(capsys, tmp_path):
     assert main(["ppo", str(tmp_path / "absent.toml")]) == 2
     assert "absent.toml" in capsys.readouterr().err
@@ -54,24 +44,19 @@ def test_traceback_on_demand(tmp_path):
         main(["--traceback", "ppo", str(tmp_path / "absent.toml")])
 
 
-def test_keys_are_listed_with_their_meaning(capsys):
-    assert main(["ppo", "--keys"]) == 0
+def test_keys_are_listed_with_their_meaning_by_the_console_command_too(capsys):
+    assert pxr(["train", "ppo", "--keys"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("clip_coef_high") and "1 + clip_coef_high" in line for line in lines)
     assert any(line.startswith("env.kwargs") for line in lines)
 
 
-def test_an_unknown_command_exits_with_2():
+def test_an_unknown_command_exits_with_2(capsys):
     with pytest.raises(SystemExit) as exit:
         main(["pro"])
     assert exit.value.code == 2
-
-
-def test_bundled_recipes_can_be_read():
-    kinds = {"traces_tiny": TracesRecipe, "sft_tiny": SFTRecipe, "ppo_tiny": PPORecipe}
-    assert {path.stem for path in RECIPES.glob("*.toml")} >= set(kinds)
-    recipes = {name: load_recipe(name, kind) for name, kind in kinds.items()}
-    assert recipes["sft_tiny"].traces == recipes["traces_tiny"].out
+    assert [pxr(["--help"]), pxr([]), pxr(["trian"]), pxr(["env", "list"])] == [0, 2, 2, 0]
+    assert "usage: pxr env|train|eval" in capsys.readouterr().out
 
 
 def test_traces_and_supervised_training_from_the_command_line(capsys, speaker, tmp_path):

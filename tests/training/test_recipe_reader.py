@@ -10,8 +10,7 @@ from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 
 from training import recipe_reader
-from training.config.base import RECIPE
-from training.recipe_reader import RecipeError, load_recipe, recipe_keys, to_dict
+from training.recipe_reader import RECIPE, RecipeError, load_recipe, recipe_keys, to_dict
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
@@ -165,8 +164,8 @@ class TestMistakes:
             ("first.length=1", r"plan\.toml and command line: first: too fast"),
             ("sizes=[1", r"^command line: sizes: .* no TOML value"),
             ("name.x=1", "^command line: name.x: name is \"n\"; expected a table"),
-            ("limit", "^command line: 'limit' came; expected key=value"),
-            ("=1", "^command line: '=1' came; expected key=value"),
+            ("limit", "^command line: got 'limit'; expected key=value"),
+            ("=1", "^command line: got '=1'; expected key=value"),
         ],
     )  # fmt: skip
     def test_on_the_command_line(self, load, override, message):

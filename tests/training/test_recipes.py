@@ -86,6 +86,10 @@ def test_conversations_fit_the_engine_and_the_learner(name):
     assert recipe.engine.vllm.dtype == recipe.learner.dtype
 
 
+def test_the_warm_start_reads_what_the_traces_recipe_writes():
+    assert load_recipe("sft_tiny", SFTRecipe).traces == load_recipe("traces_tiny", TracesRecipe).out
+
+
 def test_the_paper_s_setting():
     recipe = load_recipe("ppo_7b_4x8_4x8", PPORecipe)
     assert (recipe.groups_per_iteration, recipe.group_size, recipe.num_minibatches) == (512, 8, 2)

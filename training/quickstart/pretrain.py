@@ -19,7 +19,7 @@ from pxr_agents.types import Observation, Tokens
 from pxr_agents.vlm import VLM
 from pxr_env.synthetic import LETTERS, cell_box
 from pxr_env.types import Sample
-from training.config.base import RECIPE, Share
+from training.config import RECIPE, Share
 from training.sft import Optimizers, TokenWeights, cross_entropy, token_accuracy
 from training.traces import answer_turn, demonstrate, target_cell, zoom_turn
 

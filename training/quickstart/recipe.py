@@ -8,8 +8,7 @@ from typing import Any
 from pydantic import NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from training.config import CuriosityRecipe, EnvRecipe, PPORecipe
-from training.config.base import RECIPE
+from training.config import RECIPE, CuriosityRecipe, EnvRecipe, PPORecipe
 from training.quickstart.pretrain import PretrainRecipe
 from training.quickstart.warm_start import WarmStartRecipe
 

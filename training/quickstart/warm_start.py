@@ -27,7 +27,7 @@ from pxr_agents.rollout import rollout
 from pxr_agents.statistics import episode_statistics
 from pxr_agents.types import Episode, Job, Sampling, Tokens
 from pxr_agents.vlm import VLM
-from training.config.base import RECIPE, Share
+from training.config import RECIPE, Share
 from training.quickstart.pretrain import Report, Rows, coordinate_ids, held_out_ids
 from training.sft import Optimizers, TokenWeights, cross_entropy, token_accuracy
 from training.traces import TraceRecipe, search_trace
