@@ -28,7 +28,7 @@ from sklearn.datasets import load_sample_image
 
 from pxr_env import Sample, VisualReasoningEnv
 from pxr_env.media import ImageSource
-from pxr_env.media.cache import decoded_cache
+from pxr_env.media.images import decoded_cache
 
 SIZES = {"1080p": (1920, 1080), "12 MP": (4000, 3000)}
 #: Widths of the boxes, as shares of the photograph's.

@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=1 python benchmarks/soak.py --model runs/quickstart/warm --runners 1 --learners 1
 
 The recipe is `ppo_tiny` with all that keeps something from one iteration to the next switched on: replay, checkpoints,
-tables of episodes, wandb offline. Every process keeps up to 256 MiB of decoded pictures (`pxr_env/media/cache.py`). So
+tables of episodes, wandb offline. Every process keeps up to 256 MiB of decoded pictures (`pxr_env/media/images.py`). So
 that this is not taken for growth, there are only as many samples as come by in the warm-up, and the driver, which draws
 few of them for its tables, keeps 8 MiB. After the warm-up a line is fitted to the memory of the driver, each env runner
 and each learner (what is its own: pages of Ray's object store that it has looked at belong to the store) and to the
@@ -26,7 +26,7 @@ import numpy as np
 import psutil
 import ray
 
-from pxr_env.media.cache import decoded_cache
+from pxr_env.media.images import decoded_cache
 from training.config import PPORecipe, load_recipe
 from training.rllib.run import ray_session, run_ppo
 from training.run_directory import Interrupted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import types
@@ -32,6 +33,10 @@ def checks_arguments(init: Init) -> Init:
 def hints_of(owner: Callable[..., object]) -> Mapping[str, Any]:
     """Returns argument -> annotation of a function or of a class's `__init__`; nothing where they cannot be read."""
     try:
+        if isinstance(owner, type) and dataclasses.is_dataclass(owner):
+            # Each annotation as the module of its own class reads it.
+            hints = typing.get_type_hints(owner)
+            return {field.name: hints[field.name] for field in dataclasses.fields(owner)}
         return typing.get_type_hints(owner.__init__ if isinstance(owner, type) else owner)  # type: ignore[misc]
     except (NameError, TypeError):
         # Names that exist for type checkers only, or no function of Python.

@@ -58,12 +58,20 @@ def described_arguments(docstring: str) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in _ARGUMENT.findall(block.group(1))}
 
 
+def _described(owner: type) -> dict[str, str]:
+    """Argument -> what the docstrings of a class and of its bases say."""
+    described: dict[str, str] = {}
+    for base in reversed(owner.__mro__):
+        described |= described_arguments(inspect.cleandoc(base.__doc__ or ""))
+    return described
+
+
 def _owners(task: Task) -> tuple[type, type]:
     return task.data_class(), VisualReasoningEnv
 
 
 def _arguments(task: Task) -> str:
-    of_data, of_environment = (described_arguments(inspect.getdoc(owner) or "") for owner in _owners(task))
+    of_data, of_environment = (_described(owner) for owner in _owners(task))
     for name, parameter in inspect.signature(task.data_class()).parameters.items():
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
             of_data["data"] = of_data.pop(name, "where the data is.")

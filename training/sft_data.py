@@ -22,8 +22,7 @@ import numpy as np
 
 from pxr_agents.chat import ChatFormat, Conversation
 from pxr_agents.types import Tokens
-from pxr_env.datasets import BadRow, ImagePart, Message, SFTData, TextPart
-from pxr_env.datasets.sft_data import Part
+from pxr_env.datasets import BadRow, ImagePart, Message, Part, SFTData, TextPart
 from pxr_env.errors import DataError, show
 from pxr_env.geometry import Quad
 from pxr_env.media import ImageSource, VideoSource, cut, fit_size, uniform_frames

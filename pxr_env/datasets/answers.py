@@ -1,9 +1,13 @@
-"""The one reader of answers: whatever type a data file gives them, they become the texts that are accepted."""
+"""The one reader of answers, and of the options they choose from.
+
+Whatever type a data file gives an answer, it becomes the texts that are accepted.
+"""
 
 from __future__ import annotations
 
 import datetime
 import re
+import string
 import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal
@@ -11,8 +15,10 @@ from decimal import Decimal
 import numpy as np
 
 from pxr_env.datasets.fields import Fields, Label, RowError
-from pxr_env.datasets.options import LETTERS
 from pxr_env.errors import quote, show
+
+LETTERS = string.ascii_uppercase
+_LINE = re.compile(r"^[^\S\n]*\(([A-Z])\)[^\S\n]*(.*?)[^\S\n]*$", re.MULTILINE)
 
 #: Most digits of a decimal number that a float stores exactly as it was written.
 FLOAT_DIGITS = 15
@@ -22,6 +28,39 @@ _LETTER = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\]]?\s*[.:]?")
 _LETTER_AND_TEXT = re.compile(r"[(\[]?([A-Za-z])(?:[)\]][.:]?|[.:])\s+(.+)", re.DOTALL)
 _EXPECTED = "text or a number, or a list of them"
 _TEMPORAL = (datetime.date, datetime.time, datetime.timedelta)
+
+
+def check_options(options: Sequence[str]) -> tuple[str, ...]:
+    """Returns the options; raises `RowError` for fewer than two, more than 26, empty or equal ones."""
+    if not 2 <= len(options) <= len(LETTERS):
+        raise RowError(f"it has {len(options)} options; expected 2 to {len(LETTERS)}")
+    seen: dict[str, str] = {}
+    for letter, option in zip(LETTERS, options, strict=False):
+        if not option.strip():
+            raise RowError(f"option {letter} is empty; expected text")
+        first = seen.setdefault(option.strip(), letter)
+        if first != letter:
+            raise RowError(f'options {first} and {letter} are both "{quote(option)}"; expected different ones')
+    return tuple(options)
+
+
+def with_options(question: str, options: Sequence[str]) -> str:
+    """Returns the question as a model reads it: the options below it, a line "(A) ..." each."""
+    lines = [f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False)]
+    return "\n".join([question.rstrip(), *lines])
+
+
+def read_options(question: str) -> tuple[str, ...]:
+    """Returns the texts of the lines "(A) ...", "(B) ..." of a question.
+
+    Raises:
+        RowError: there are none, or their letters are not A, B, C, ... in order.
+    """
+    found = _LINE.findall(question)
+    letters = "".join(letter for letter, _ in found)
+    if not found or letters != LETTERS[: len(found)]:
+        raise RowError(f'its options are "{quote(letters)}"; expected lines that begin with (A), (B), ... in order')
+    return check_options([text for _, text in found])
 
 
 def read_answers(fields: Fields, name: str, options: Sequence[str] = (), form: str = "any") -> tuple[str, ...]:

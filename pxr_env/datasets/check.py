@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from pxr_env.datasets.evidence import box_problem, time_problem
+from pxr_env.datasets.fields import printable
 from pxr_env.datasets.formats import FORMATS, open_dataset, recognize
-from pxr_env.datasets.media_files import Medium
+from pxr_env.datasets.media import Medium
+from pxr_env.datasets.released import SFTData, Trace
 from pxr_env.datasets.rows import BadRow, Dataset, Progress, Record, RowWarning
-from pxr_env.datasets.sft_data import SFTData, Trace
-from pxr_env.datasets.text import printable
 from pxr_env.errors import DataError, MediaError, did_you_mean, quote
 from pxr_env.media.images import ImageSource
 from pxr_env.media.video import VideoSource
@@ -260,7 +260,7 @@ def _format(args: argparse.Namespace) -> str:
         return recognize(args.data)
     if args.format not in FORMATS:
         raise ValueError(
-            f'--format "{quote(args.format)}" came; expected auto or one of {", ".join(FORMATS)}.'
+            f'got --format "{quote(args.format)}", expected auto or one of {", ".join(FORMATS)}.'
             f"{did_you_mean(args.format, FORMATS)} Choose one."
         )
     if not args.data.exists():
@@ -273,7 +273,7 @@ def _arguments(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise ValueError(f'--set "{quote(pair)}" came; expected NAME=VALUE, such as split=train. Change it.')
+            raise ValueError(f'got --set "{quote(pair)}", expected NAME=VALUE, such as split=train. Change it.')
         try:
             arguments[name] = json.loads(value)
         except ValueError:

@@ -8,16 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pxr_env.datasets.hr_bench import HRBench
-from pxr_env.datasets.huggingface import HuggingFaceData
-from pxr_env.datasets.infographic_vqa import InfographicVQA
-from pxr_env.datasets.jsonl import JSONL
-from pxr_env.datasets.mvbench import MVBench
-from pxr_env.datasets.rl_data import EvaluationData, RLData
+from pxr_env.datasets.benchmarks import HRBench, InfographicVQA, MVBench, TallyQA, VStar
+from pxr_env.datasets.own_data import JSONL, HuggingFaceData
+from pxr_env.datasets.released import EvaluationData, RLData, SFTData
 from pxr_env.datasets.rows import Dataset
-from pxr_env.datasets.sft_data import SFTData
-from pxr_env.datasets.tallyqa import TallyQA
-from pxr_env.datasets.vstar import VStar
 from pxr_env.errors import DataError, did_you_mean, quote
 
 #: Name -> the class that reads the format.
@@ -60,15 +54,15 @@ def open_dataset(path: str | Path, format: str = "auto", **arguments: Any) -> Da
     name = recognize(path) if format == "auto" else format
     if name not in FORMATS:
         raise ValueError(
-            f'format="{quote(str(name))}" came; expected "auto" or one of {", ".join(FORMATS)}.'
-            f"{did_you_mean(name, FORMATS)} Choose one."
+            f'got format="{quote(str(name))}", expected "auto" or one of {", ".join(FORMATS)}.'
+            f"{did_you_mean(name, FORMATS)}"
         )
     known = list(inspect.signature(FORMATS[name]).parameters)[1:]
     for argument in arguments:
         if argument not in known:
             raise TypeError(
-                f'the argument "{quote(argument)}" came; {name} has {", ".join(known)}.'
-                f"{did_you_mean(argument, known)} Leave it out."
+                f'got the argument "{quote(argument)}", expected one of those of {name}: {", ".join(known)}.'
+                f"{did_you_mean(argument, known)}"
             )
     loader: Callable[..., Dataset | SFTData] = FORMATS[name]
     return loader(path, **arguments)

@@ -1,23 +1,19 @@
-"""The media of rows: small records of where an image or a video lies, and how they are found and checked."""
+"""Finds the media that rows name or hold, and checks their headers."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Protocol
 
-from pxr_env.datasets.embedded import Base64Image
 from pxr_env.datasets.fields import Fields, RowError
+from pxr_env.datasets.media import Base64Image, ImageFile, Medium, RowImage, VideoFile, digest, image_bytes
 from pxr_env.datasets.paths import DataDirectory, UnsafePathError
 from pxr_env.datasets.readers import Table
-from pxr_env.datasets.row_images import RowImage, digest, image_bytes
 from pxr_env.errors import MediaError, quote, show
 from pxr_env.geometry import Size
-from pxr_env.media.frame_files import frame_paths
-from pxr_env.media.images import ImageSource, probe
-from pxr_env.media.video import VideoSource
+from pxr_env.media.images import probe
+from pxr_env.media.video import FRAME_SUFFIXES, frame_paths
 
 #: Most frames per second of a video that is given as frames.
 HIGHEST_FPS = 1000
@@ -41,95 +37,6 @@ _CONTAINERS = (
 )
 
 
-class Medium(Protocol):
-    """Where an image or a video lies: a small, hashable record without pixels; `kind` is "image" or "video"."""
-
-    kind: ClassVar[str]
-
-    @property
-    def origin(self) -> Hashable:
-        """Equal for what is cut from the same image or video."""
-
-    def open(self) -> ImageSource | VideoSource:
-        """Returns it as a source; nothing is decoded yet."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ImageFile:
-    """An image file, by its path."""
-
-    kind: ClassVar[str] = "image"
-    path: str
-
-    @property
-    def origin(self) -> Hashable:
-        """What questions about the same image have in common."""
-        return self.path
-
-    def open(self) -> ImageSource:
-        """Returns it as a source; nothing is decoded yet."""
-        return ImageSource(path=Path(self.path))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VideoFile:
-    """A video file, by its path, and the clip of it that is asked about, in seconds."""
-
-    kind: ClassVar[str] = "video"
-    path: str
-    start: float | None = None
-    end: float | None = None
-
-    @property
-    def origin(self) -> Hashable:
-        """What questions about the same video have in common."""
-        return self.path
-
-    def open(self) -> VideoSource:
-        """Returns it as a source; nothing is decoded yet."""
-        return VideoSource(path=Path(self.path), start=self.start, end=self.end)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FrameFolder:
-    """A folder of frame images in the natural order of their names, at `fps` frames per second."""
-
-    kind: ClassVar[str] = "video"
-    path: str
-    fps: float
-    start: float | None = None
-    end: float | None = None
-
-    @property
-    def origin(self) -> Hashable:
-        """What questions about the same video have in common."""
-        return self.path
-
-    def open(self) -> VideoSource:
-        """Returns the frames as a video; nothing is decoded yet."""
-        return VideoSource(frames=frame_paths(Path(self.path)), fps=self.fps, start=self.start, end=self.end)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FrameFiles:
-    """A video as a list of frame images, at `fps` frames per second."""
-
-    kind: ClassVar[str] = "video"
-    paths: tuple[str, ...]
-    fps: float
-    start: float | None = None
-    end: float | None = None
-
-    @property
-    def origin(self) -> Hashable:
-        """What questions about the same video have in common."""
-        return self.paths
-
-    def open(self) -> VideoSource:
-        """Returns the frames as a video; nothing is decoded yet."""
-        return VideoSource(frames=[Path(path) for path in self.paths], fps=self.fps, start=self.start, end=self.end)
-
-
 class MediaFiles:
     """Finds the media that rows name or hold, and checks their headers. Every complaint is a `RowError`.
 
@@ -140,9 +47,7 @@ class MediaFiles:
         moved: is put before a name whose file is in none of its folders.
     """
 
-    def __init__(
-        self, directory: DataDirectory, table: Table | None = None, *, check: bool = True, moved: str | None = None
-    ) -> None:
+    def __init__(self, directory: DataDirectory, table: Table, *, check: bool = True, moved: str | None = None) -> None:
         self.directory = directory
         self.check = check
         self._table, self._moved = table, moved
@@ -161,6 +66,18 @@ class MediaFiles:
             self.image(item, folders, f"image {position + 1}" if len(value) > 1 else name, fields.key, (name, position))
             for position, item in enumerate(value)
         )
+
+    def images_or_frames(
+        self, fields: Fields, folders: Sequence[str], video_folders: Sequence[str], fps: float
+    ) -> tuple[Medium, ...]:
+        """The images in the field `image`; or, with `is_video`, the one video file or the frames of a video there."""
+        if not fields.flag("is_video"):
+            return self.images(fields, "image", folders)
+        value = fields.values["image"]
+        only = value[0] if isinstance(value, list) and len(value) == 1 else value
+        if isinstance(only, str) and not only.lower().endswith(FRAME_SUFFIXES):
+            return (self.video(only, video_folders, fps=fps),)
+        return (self.frames([only] if isinstance(only, str) else value, video_folders, fps=fps),)
 
     def image(
         self, value: object, folders: Sequence[str], what: str, key: int, steps: tuple[str | int, ...]
@@ -183,7 +100,6 @@ class MediaFiles:
             if path is None:
                 raise RowError(f"{what} is {show(value)}; expected a path, or the bytes or base64 of an image file")
             return self._file(path, folders, "image")
-        assert self._table is not None
         image = RowImage(table=self._table, key=key, steps=steps, digest=digest(data))
         if self.check:
             try:
@@ -225,7 +141,7 @@ class MediaFiles:
         *,
         fps: float = 1.0,
         span: tuple[float | None, float | None] = (None, None),
-    ) -> FrameFiles:
+    ) -> VideoFile:
         """The video whose frames are image files, given as a list of paths; all of the same size."""
         _check_fps(fps)
         if not isinstance(values, list | tuple) or not values:
@@ -241,7 +157,7 @@ class MediaFiles:
                         "frames of one size"
                     )
         _check_span(span, len(paths) / fps)
-        return FrameFiles(paths=paths, fps=fps, start=span[0], end=span[1])
+        return VideoFile(paths=paths, fps=fps, start=span[0], end=span[1])
 
     def video(
         self,
@@ -250,7 +166,7 @@ class MediaFiles:
         *,
         fps: float = 1.0,
         span: tuple[float | None, float | None] = (None, None),
-    ) -> VideoFile | FrameFolder:
+    ) -> VideoFile:
         """The video file, or the folder of frames, of that name in the first of `folders` that has it."""
         _check_fps(fps)
         if name.lstrip()[:5].lower() == "data:":
@@ -267,7 +183,7 @@ class MediaFiles:
             raise RowError(f'video "{quote(name)}" {complaint}')
         return VideoFile(path=path, start=span[0], end=span[1])
 
-    def _folder(self, path: str, name: str, fps: float, span: tuple[float | None, float | None]) -> FrameFolder:
+    def _folder(self, path: str, name: str, fps: float, span: tuple[float | None, float | None]) -> VideoFile:
         try:
             frames = frame_paths(Path(path))
         except MediaError as error:
@@ -278,7 +194,7 @@ class MediaFiles:
         if self.check:
             self._probe(str(frames[0]), f"{name}/{frames[0].name}", "frame")
         _check_span(span, len(frames) / fps)
-        return FrameFolder(path=path, fps=fps, start=span[0], end=span[1])
+        return VideoFile(path=path, fps=fps, start=span[0], end=span[1])
 
     def _find(self, name: str, folders: Sequence[str], what: str) -> str:
         try:

@@ -55,7 +55,7 @@ class DataDirectory:
         self.path = Path(path)
         if not self.path.is_dir():
             raise DataError(
-                f'data="{quote(str(path))}" came, which is no directory; expected one with the data files and their '
+                f'got data="{quote(str(path))}", which is no directory; expected one with the data files and their '
                 "images or videos. Check the path, or unpack the data there."
             )
         #: Its absolute path without symbolic links.

@@ -25,6 +25,8 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 class Table(Protocol):
     """A data file. What it holds is read when it is needed, so that images in it need no memory."""
 
+    path: Path
+
     def rows(self) -> Iterator[Row]:
         """Yields the rows.
 
@@ -50,6 +52,16 @@ def find_file(directory: Path, pattern: str, what: str) -> Path:
             "Move the others, or check the path."
         )
     return files[0]
+
+
+def check_columns(path: Path, required: Sequence[str], names: Sequence[str]) -> None:
+    """Raises DataError if a required column is not among those of a table."""
+    for name in required:
+        if name not in names:
+            raise DataError(
+                f'"{path}" has no column "{name}"; expected {", ".join(required)}, and found '
+                f"{quote(', '.join(names))}.{did_you_mean(name, names)} Rename or add it."
+            )
 
 
 def read_json(path: Path) -> Any:
@@ -278,12 +290,7 @@ class ParquetTable:
         try:
             with parquet.ParquetFile(self.path) as file:
                 names = file.schema_arrow.names
-                for name in self._required:
-                    if name not in names:
-                        raise DataError(
-                            f'"{self.path}" has no column "{name}"; expected {", ".join(self._required)}, and found '
-                            f"{quote(', '.join(names))}.{did_you_mean(name, names)} Rename or add it."
-                        )
+                check_columns(self.path, self._required, names)
                 columns = [name for name in (*self._required, *self._optional) if name in names]
                 labels = label_names(_declared_features(file.schema_arrow.metadata))
                 batches = file.iter_batches(batch_size=_BATCH, columns=columns)
@@ -321,8 +328,7 @@ def _import_pyarrow(path: Path) -> tuple[Any, Any]:
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise ImportError(
-            f'"{path}" came, and pyarrow is not installed; it is needed to read parquet files. '
-            "Run: pip install pxr-gym[data]"
+            f'"{path}" needs pyarrow, which is not installed, to be read. Run: pip install pxr-gym[data]'
         ) from error
     return pyarrow, parquet
 

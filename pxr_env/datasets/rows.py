@@ -1,16 +1,23 @@
-"""What all formats share: rows are checked one by one, the bad ones are named, the good ones kept as records."""
+"""What all formats share: rows are checked one by one, the bad ones are named, the good ones kept as records.
+
+A format is a class below `Dataset` that opens its table, says what its columns are called, and what is special.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from pxr_env.datasets.fields import Fields, Row, RowError
-from pxr_env.datasets.media_files import Medium
-from pxr_env.datasets.text import printable
+from pxr_env.datasets.answers import check_options, read_answers, with_options
+from pxr_env.datasets.fields import Fields, Row, RowError, printable
+from pxr_env.datasets.media import Medium
+from pxr_env.datasets.media_files import MediaFiles
+from pxr_env.datasets.paths import DataDirectory
+from pxr_env.datasets.readers import Table
 from pxr_env.errors import DataError, did_you_mean, quote, show
 from pxr_env.geometry import Box
 from pxr_env.types import Sample
@@ -24,14 +31,7 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BadRow:
-    """A row that is no sample.
-
-    Args:
-        row: its number, from 0.
-        place: where a person finds it, such as "line 3" of a file whose first line is line 1.
-        sample_id: its id; None if it has none.
-        cause: why.
-    """
+    """A row that is no sample, and why: its number from 0, where a person finds it, such as "line 3", and its id."""
 
     row: int
     place: str
@@ -47,11 +47,9 @@ class RowWarning:
     """Something about a usable row that its owner should know.
 
     Args:
-        row: its number, from 0.
-        place: where a person finds it, as of a `BadRow`.
-        sample_id: its id.
+        row, place, sample_id: as of a `BadRow`.
         kind: "duplicate" (question and media were in an earlier row) or "neutralized" (special tokens or control
-            characters were replaced, see `pxr_env.datasets.text`).
+            characters were replaced, see `pxr_env.datasets.fields`).
         text: what it is, in words.
     """
 
@@ -92,19 +90,9 @@ class Record:
 
     def sample(self) -> Sample:
         """Returns the sample, with new sources; nothing is decoded."""
-        return Sample(
-            sample_id=self.sample_id,
-            question=self.question,
-            sources=tuple(medium.open() for medium in self.media),
-            answers=self.answers,
-            options=self.options,
-            needs_operation=self.needs_operation,
-            evidence_box=self.evidence_box,
-            evidence_time=self.evidence_time,
-            category=self.category,
-            cluster=self.cluster,
-            metadata=self.metadata,
-        )
+        values = {field.name: getattr(self, field.name) for field in fields_of(self)}
+        del values["place"]
+        return Sample(sources=tuple(medium.open() for medium in values.pop("media")), **values)
 
 
 class _Checked(Protocol):
@@ -138,22 +126,17 @@ def check_rows(
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> CheckedRows[T]:
-    """Converts every row and sorts it: good, bad, or left out.
+    """Converts every row and sorts it: good, bad, or left out. For the arguments see `Dataset`.
 
     Args:
-        path: the file, for messages.
-        rows: the rows, also those that could not be read.
         convert: makes the record of a row; raises `RowError`; None leaves the row out without a word.
-        skip_bad_rows: return bad rows instead of raising an exception.
-        limit: read this many rows only.
-        progress: is called with the number of rows read so far, every 1,000 rows.
 
     Raises:
         DataError: bad rows, all of them named; or no usable row.
         ValueError: a limit below 1.
     """
     if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit} came; expected a number of rows, at least 1, or None for all. Change it.")
+        raise ValueError(f"got limit={limit}, expected a number of rows, at least 1, or None for all.")
     good: dict[str, T] = {}
     bad: list[BadRow] = []
     warnings: list[RowWarning] = []
@@ -168,7 +151,7 @@ def check_rows(
             if record is None:
                 continue
             if record.sample_id in good:
-                raise RowError(f"the id came in {good[record.sample_id].place} already; expected a new one")
+                raise RowError(f"the id is that of {good[record.sample_id].place}; expected a new one")
         except RowError as error:
             sample_id = fields.sample_id if fields else None
             bad.append(BadRow(row=number, place=row.place, sample_id=sample_id, cause=printable(str(error))))
@@ -220,38 +203,86 @@ def _clustered(records: Mapping[str, Record]) -> Mapping[str, Record]:
     }
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Names:
+    """What a format calls its columns; "" for those it does not have."""
+
+    id: str
+    question: str = "question"
+    media: str = "image"
+    answers: str = "answer"
+    options: str = ""
+    category: str = ""
+    cluster: str = ""
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
 class Dataset:
-    """Checked rows as a `SampleSource`. Formats derive from it and say how a row becomes a `Record`.
+    """Checked rows as a `SampleSource`.
+
+    A format derives from it: `open_table` finds its data file, `names` says which column is what, and the other methods
+    with an underscore are replaced where a column is special. After opening there are `path` (the data file, or the
+    directory of several), `skipped` (bad rows that were left out), `warnings` (what is odd about rows that were kept)
+    and `n_rows` (rows read, those that were left out included).
 
     Args:
-        path: the data file, or the directory if there are several.
-        rows: see `check_rows`, as are the other arguments.
+        directory: where the data are.
+        skip_bad_rows: leave bad rows out, and keep them in `skipped`, instead of raising an exception.
+        limit: read this many rows of the file only.
+        check_media: read the header of every image or video; without, files only have to exist.
+        progress: is called with the number of rows read so far, every 1,000 rows.
+
+    Raises:
+        DataError: the data file is missing or cannot be read, or has bad rows; all of them are named.
+        ImportError: a library that the format needs is not installed.
     """
 
     #: Name of the scorer that fits the answers of the format.
     scorer: ClassVar[str] = "auto"
+    names: ClassVar[Names]
+    #: Which answers there are to options, see `read_answers`.
+    answer_form: ClassVar[str] = "any"
+    #: Whether `directory` may also be the data file.
+    takes_files: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        path: Path,
-        rows: Iterable[Row],
-        convert: Callable[[Fields], Record | None],
-        *,
-        skip_bad_rows: bool,
-        limit: int | None,
-        progress: Progress | None,
-    ) -> None:
-        #: The data file, or the directory of several.
-        self.path = path
-        checked = check_rows(path, rows, convert, skip_bad_rows=skip_bad_rows, limit=limit, progress=progress)
-        #: The rows that were left out.
-        self.skipped = checked.bad
-        #: What is odd about rows that were kept.
-        self.warnings = checked.warnings
-        #: Number of rows read, those that were left out included.
-        self.n_rows = checked.n_rows
+    directory: str | Path = field(kw_only=False)
+    skip_bad_rows: bool = False
+    limit: int | None = None
+    check_media: bool = True
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        given = Path(self.directory)
+        self.files = DataDirectory(given.parent if self.takes_files and given.is_file() else given)
+        table = self.open_table(given)
+        self.path = table.path
+        self._media = MediaFiles(self.files, table, check=self.check_media, moved=self.moved)
+        checked = check_rows(
+            self.path,
+            table.rows(),
+            self._record,
+            skip_bad_rows=self.skip_bad_rows,
+            limit=self.limit,
+            progress=self.progress,
+        )
+        self.progress = None  # a local function would keep the data from travelling to other processes
+        self.skipped, self.warnings, self.n_rows = checked.bad, checked.warnings, checked.n_rows
         self._records = _clustered(checked.good)
         self._ids = tuple(checked.good)
+
+    @property
+    def folders(self) -> Sequence[str]:
+        """Where media are looked for, in this order."""
+        return ("",)
+
+    @property
+    def moved(self) -> str | None:
+        """What is put before a name whose file is in none of the folders."""
+        return None
+
+    def open_table(self, directory: Path) -> Table:
+        """Returns the table of the rows."""
+        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -276,7 +307,46 @@ class Dataset:
         """
         if sample_id not in self._records:
             raise DataError(
-                f'sample_id="{quote(str(sample_id))}" came; expected an id of "{self.path}".'
+                f'got sample_id="{quote(str(sample_id))}", expected an id of "{self.path}".'
                 f"{did_you_mean(sample_id, self._ids)}"
             )
         return self._records[sample_id]
+
+    def _record(self, fields: Fields) -> Record | None:
+        """The record of a row; None leaves the row out."""
+        names = self.names
+        sample_id = self._sample_id(fields)
+        media = self._find_media(fields)
+        question, options = self._question(fields)
+        values: dict[str, Any] = {
+            "answers": self._answers(fields, options),
+            "category": fields.optional_text(names.category) if names.category else None,
+            "cluster": fields.label(names.cluster) if names.cluster else None,
+            **self._details(fields, media),
+        }
+        values["metadata"] = {"row": fields.row, **values.get("metadata", {})}
+        return Record(
+            sample_id=sample_id, place=fields.place, question=question, options=options, media=media, **values
+        )
+
+    def _sample_id(self, fields: Fields) -> str:
+        return fields.identifier(self.names.id)
+
+    def _find_media(self, fields: Fields) -> tuple[Medium, ...]:
+        return self._media.images(fields, self.names.media, self.folders)
+
+    def _question(self, fields: Fields) -> tuple[str, tuple[str, ...]]:
+        """The question as it is shown, with its options below it, and the options."""
+        question = fields.text(self.names.question)
+        options = self._options(fields)
+        return (with_options(question, options) if options else question), options
+
+    def _options(self, fields: Fields) -> tuple[str, ...]:
+        return check_options(fields.texts(self.names.options)) if self.names.options in fields else ()
+
+    def _answers(self, fields: Fields, options: Sequence[str]) -> tuple[str, ...]:
+        return read_answers(fields, self.names.answers, options, form=self.answer_form)
+
+    def _details(self, fields: Fields, media: Sequence[Medium]) -> dict[str, Any]:
+        """Further values of the `Record`."""
+        return {}

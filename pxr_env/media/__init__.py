@@ -1,9 +1,8 @@
 """Image and video sources, the pixel budget, and how a part of a source becomes the pixels of a view."""
 
 from pxr_env.geometry import Box, Size
-from pxr_env.media.images import ImageSource
-from pxr_env.media.resample import cut
-from pxr_env.media.sizes import MAX_ASPECT_RATIO, check_budget, fit_size
+from pxr_env.media.images import MAX_ASPECT_RATIO, ImageSource
+from pxr_env.media.resample import check_budget, cut, fit_size
 from pxr_env.media.video import VideoSource, uniform_frames
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Decoders of video files: exactly frame i, in presentation order, whatever was read before.
+"""Decoders of video files: exactly frame i, in presentation order, whatever was read before; and a pool.
 
 decord comes first, but only for the files of which it is exact (`video_index` says which). Compared with decoding
 every file from its beginning, decord 0.6.0 returns wrong frames, without an error, for: edit lists (it counts the
@@ -11,6 +11,10 @@ of both are equal.
 from __future__ import annotations
 
 import bisect
+import ctypes
+import os
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,10 +22,17 @@ import numpy as np
 from PIL import Image
 
 from pxr_env.errors import MediaError
-from pxr_env.media.animations import AnimationDecoder
-from pxr_env.media.colours import to_rgb
-from pxr_env.media.containers import import_av, open_stream
-from pxr_env.media.video_index import VideoIndex
+from pxr_env.media.images import decoding
+from pxr_env.media.upright import orientation, to_rgb, turn
+from pxr_env.media.video_index import (
+    BROKEN_VIDEO,
+    FileKey,
+    VideoIndex,
+    import_av,
+    open_animation,
+    open_stream,
+    video_index,
+)
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -59,6 +70,28 @@ def open_decoder(path: str, index: VideoIndex) -> Decoder:
         except Exception:  # of any kind, and PyAV decides
             pass  # not installed, or it does not understand this file
     return PyAVDecoder(path, index)
+
+
+class AnimationDecoder:
+    """The frames of an animation; transparent parts are white.
+
+    It and `read` raise whatever Pillow raises.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._image = open_animation(path)
+        self._size = self._image.size
+
+    def read(self, index: int) -> Image.Image:
+        """Returns frame `index` as a new RGB image. Going back decodes from the beginning."""
+        self._image.seek(index)
+        # A frame may reach beyond the first one, which is the canvas.
+        shown = to_rgb(self._image).crop((0, 0, *self._size))
+        return turn(shown, orientation(self._image))
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._image.close()
 
 
 class PyAVDecoder:
@@ -221,3 +254,89 @@ def _missing_frame(path: str, index: int) -> MediaError:
         f'frame {index} of video file "{path}" cannot be decoded; expected a file that is not broken there. '
         "Download or convert it again."
     )
+
+
+#: Video files open at a time. Each holds a file handle or two, and as many pictures as its codec refers to.
+MAX_OPEN_VIDEOS = 16
+
+
+class _OpenVideo:
+    """One video file, opened by the first read."""
+
+    def __init__(self, file: FileKey) -> None:
+        self._file = file
+        self._lock = threading.Lock()
+        self.decoder: Decoder | None = None
+
+    def read(self, index: int) -> Image.Image:
+        name = f'frame {index} of video file "{self._file[0]}"'
+        with self._lock, decoding(name, BROKEN_VIDEO):
+            if self.decoder is None:
+                self.decoder = open_decoder(self._file[0], video_index(self._file))
+            return self.decoder.read(index)
+
+    def close(self) -> None:
+        with self._lock:
+            if self.decoder is not None:
+                self.decoder.close()
+            self.decoder = None
+
+
+class DecoderPool:
+    """Open video files, least recently used closed first. Threads may share it; a forked process starts an empty one.
+
+    Args:
+        max_open: bound of the files open at a time, apart from files that are being read at that moment.
+    """
+
+    def __init__(self, max_open: int = MAX_OPEN_VIDEOS) -> None:
+        self.max_open = max_open
+        self._videos: OrderedDict[FileKey, _OpenVideo] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._videos)
+
+    def read(self, file: FileKey, index: int) -> Image.Image:
+        """Returns frame `index` of a video file as a new RGB image.
+
+        Raises:
+            MediaError: the file cannot be opened or the frame not be decoded.
+            ImportError: PyAV is not installed.
+        """
+        closed = []
+        with self._lock:
+            video = self._videos.setdefault(file, _OpenVideo(file))
+            self._videos.move_to_end(file)
+            while len(self._videos) > self.max_open:
+                closed.append(self._videos.popitem(last=False)[1])
+        for old in closed:
+            old.close()
+        # A file that another thread closes in between is opened again, and closed when nobody refers to it.
+        return video.read(index)
+
+    def close(self) -> None:
+        """Closes all files; the next read opens its file again."""
+        with self._lock:
+            videos = list(self._videos.values())
+            self._videos.clear()
+        for video in videos:
+            video.close()
+
+    def abandon(self) -> None:
+        """Forgets all files without closing them, for a process that was forked off.
+
+        It shares their positions with its parent, and closing a decoder would wait for a thread that only runs there.
+        The lock may have been held by such a thread, too.
+        """
+        for video in self._videos.values():
+            # Immortal: not even the end of this process may call its destructor.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(video.decoder))
+        self._videos = OrderedDict()
+        self._lock = threading.Lock()
+
+
+#: The pool of this process.
+decoder_pool = DecoderPool()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=decoder_pool.abandon)

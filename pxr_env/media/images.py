@@ -1,29 +1,132 @@
-"""Images: where they come from, and decoding them without trusting the file."""
+"""Images: where they come from, decoding them without trusting the file, and the cache of decoded pictures.
+
+Libraries that decode promise no exceptions: on broken files Pillow raises `OSError`, `SyntaxError`, `ValueError`,
+`struct.error`, `TypeError`, `IndexError`, `RuntimeError` and more, PyAV and decord others again. Everything that hands
+bytes to one of them does it inside `decoding`, which makes a `MediaError` of whatever is raised.
+"""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Hashable
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pxr_env.errors import MediaError, quote
 from pxr_env.geometry import Size
-from pxr_env.media.cache import decoded_cache
-from pxr_env.media.colours import is_plain, to_rgb
-from pxr_env.media.decoding import decoding
-from pxr_env.media.metadata import without_metadata
-from pxr_env.media.orientation import orientation, turn, upright_size
-from pxr_env.media.sizes import MAX_ASPECT_RATIO
+from pxr_env.media.upright import is_plain, orientation, to_rgb, turn, upright_size, without_metadata
 
+#: The largest ratio of a picture's sides that Qwen's processors take.
+MAX_ASPECT_RATIO = 200
 #: What is opened. Pillow reads more, some of it through other programs (EPS) or with surprising sizes (icons, fonts).
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 _ADVICE = f"Expected a complete image ({', '.join(FORMATS)}); convert or replace it."
 _Found = TypeVar("_Found")
+
+
+#: Characters of a library's message that are quoted.
+_CAUSE_LIMIT = 200
+
+
+@contextmanager
+def decoding(name: str, advice: str) -> Iterator[None]:
+    """Raises MediaError in place of any exception.
+
+    A `MediaError` passes as it is, and so does an `ImportError`: that a library is not installed is no fault of the
+    file. A `MemoryError` is one: the size of a picture is checked before, so what asks for more is not as it says.
+
+    Args:
+        name: what is decoded, such as 'image file "a.png"'.
+        advice: what was expected and what to do, in whole sentences.
+    """
+    try:
+        yield
+    except (MediaError, ImportError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise MediaError(
+            f"{name} is too large to be decoded ({quote(str(error), _CAUSE_LIMIT)}). Make it smaller, or raise "
+            "PIL.Image.MAX_IMAGE_PIXELS if you trust it."
+        ) from error
+    except Exception as error:
+        raise MediaError(f"{name} cannot be decoded ({_cause(error)}). {advice}") from error
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        # Its text repeats the path, or the address of a buffer.
+        return "its header is that of no known format"
+    text = quote(str(getattr(error, "strerror", None) or error), _CAUSE_LIMIT)
+    # Others are written for people; "argument out of range" alone says little.
+    is_plain = isinstance(error, OSError | ValueError | SyntaxError) and text
+    return text if is_plain else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+#: Bytes of decoded pictures kept in this process.
+DECODED_CACHE_BYTES = 256 * 1024 * 1024
+
+
+class DecodedCache:
+    """Decoded pictures, least recently used out first. The newest one is kept even if it is larger than the bound.
+
+    Args:
+        max_bytes: bound of the bytes of all pictures in it.
+    """
+
+    def __init__(self, max_bytes: int = DECODED_CACHE_BYTES) -> None:
+        self.max_bytes = max_bytes
+        self._bytes = 0
+        self._images: OrderedDict[Hashable, Image.Image] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the pictures in it."""
+        return self._bytes
+
+    def get(self, key: Hashable, load: Callable[[], Image.Image]) -> Image.Image:
+        """Returns the picture of `key`, loaded if it is not here. It is shared: do not change it."""
+        with self._lock:
+            if key in self._images:
+                self._images.move_to_end(key)
+                return self._images[key]
+        # Outside of the lock: decoding takes long, and other threads want other pictures.
+        image = load()
+        with self._lock:
+            if key not in self._images:
+                self._images[key] = image
+                self._bytes += _n_bytes(image)
+            while self._bytes > self.max_bytes and len(self._images) > 1:
+                self._bytes -= _n_bytes(self._images.popitem(last=False)[1])
+        return image
+
+    def clear(self) -> None:
+        """Forgets all pictures."""
+        with self._lock:
+            self._images.clear()
+            self._bytes = 0
+
+    def unlock_after_fork(self) -> None:
+        """Replaces a lock that another thread of the parent may have held while this process was forked off."""
+        self._lock = threading.Lock()
+
+
+def _n_bytes(image: Image.Image) -> int:
+    # Pillow stores RGB with a fourth, unused byte.
+    return 4 * image.width * image.height
+
+
+#: The cache of this process.
+decoded_cache = DecodedCache()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=decoded_cache.unlock_after_fork)
 
 
 class ImageSource:
@@ -166,7 +269,7 @@ def to_image(picture: Image.Image | np.ndarray, name: str = "a picture in memory
         name: what messages call it.
 
     Raises:
-        TypeError: neither came.
+        TypeError: it is neither.
         MediaError: an array of another kind, or a picture that cannot be decoded.
     """
     if isinstance(picture, np.ndarray):
@@ -177,7 +280,7 @@ def to_image(picture: Image.Image | np.ndarray, name: str = "a picture in memory
             )
         return Image.fromarray(picture)
     if not isinstance(picture, Image.Image):
-        raise TypeError(f"{type(picture).__name__} came; expected a PIL image or a uint8 array HxWx3. Pass one.")
+        raise TypeError(f"got {type(picture).__name__}, expected a PIL image or a uint8 array HxWx3.")
     with decoding(name, _ADVICE):
         return picture if _is_shown_as_it_is(picture) else upright(picture)
 

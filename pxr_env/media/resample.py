@@ -1,17 +1,83 @@
-"""The one way a part of a picture becomes pixels: resampled once, from the source."""
+"""At which size a picture is shown, and the one way a part of it becomes pixels: resampled once, from the source."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from PIL import Image
 
 from pxr_env.geometry import Box, Quad, Size, overlap
-from pxr_env.media.images import ImageSource
+from pxr_env.media.images import MAX_ASPECT_RATIO, ImageSource
 
 #: What lies outside the source, where a tilted rectangle reaches beyond it.
 OUTSIDE = (128, 128, 128)
 #: Pixels around a tilted rectangle that its edges are interpolated from.
 _MARGIN = 4
+
+
+def fit_size(width: int, height: int, *, min_pixels: int, max_pixels: int, size_multiple: int) -> Size:
+    """Returns the size at which a picture is shown: `smart_resize` of Qwen2-VL, in exact integer arithmetic.
+
+    Each side is rounded to the nearest multiple; if the area then leaves the budget, both sides are scaled to it
+    keeping the aspect ratio, rounded towards the inside. Where no multiple lies between the limits, `max_pixels`
+    wins. No side is shorter than one multiple; a side that would then break `max_pixels`, or be more than 200 times the
+    other, is cut.
+
+    Args:
+        width: width of the picture in pixels, at least 1.
+        height: height of the picture in pixels, at least 1.
+        min_pixels: least area of the result in pixels.
+        max_pixels: largest area of the result in pixels, at least `size_multiple**2`.
+        size_multiple: both sides of the result are multiples of this.
+
+    Raises:
+        ValueError: the ratio of the sides is above 200, or the budget is impossible.
+    """
+    check_budget(min_pixels=min_pixels, max_pixels=max_pixels, size_multiple=size_multiple)
+    if width < 1 or height < 1:
+        raise ValueError(f"got a picture of {width}x{height} pixels, expected at least 1x1.")
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise ValueError(
+            f"got a picture of {width}x{height} pixels, expected a ratio of its sides of at most {MAX_ASPECT_RATIO}. "
+            "Choose a less narrow part."
+        )
+    # In units of the multiple. round() is Python's, half to even, as in the reference.
+    cells = max_pixels // size_multiple**2
+    columns, rows = max(1, round(width / size_multiple)), max(1, round(height / size_multiple))
+    if columns * rows * size_multiple**2 < min_pixels:
+        columns = _ceil_sqrt(width * min_pixels, height * size_multiple**2)
+        rows = _ceil_sqrt(height * min_pixels, width * size_multiple**2)
+    if columns * rows > cells:
+        columns = max(1, math.isqrt(width * max_pixels // (height * size_multiple**2)))
+        rows = max(1, math.isqrt(height * max_pixels // (width * size_multiple**2)))
+    # Only a side that was raised to one multiple can still break the budget: the other one pays for it.
+    columns = min(columns, max(1, cells // rows))
+    rows = min(rows, cells // columns)
+    # Rounding may have stretched the picture past what a processor accepts.
+    columns, rows = min(columns, MAX_ASPECT_RATIO * rows), min(rows, MAX_ASPECT_RATIO * columns)
+    return columns * size_multiple, rows * size_multiple
+
+
+def check_budget(*, min_pixels: int, max_pixels: int, size_multiple: int) -> None:
+    """Raises ValueError if no picture can be shown within the budget."""
+    if not 1 <= size_multiple**2 <= max_pixels or size_multiple < 1:
+        raise ValueError(
+            f"got max_pixels={max_pixels} with size_multiple={size_multiple}, expected size_multiple >= 1 and "
+            f"max_pixels >= size_multiple**2 = {size_multiple**2}, or not a single patch fits. Raise max_pixels."
+        )
+    if not 0 <= min_pixels <= max_pixels:
+        raise ValueError(
+            f"got min_pixels={min_pixels} and max_pixels={max_pixels}, expected 0 <= min_pixels <= max_pixels. "
+            "Lower min_pixels or raise max_pixels."
+        )
+
+
+def _ceil_sqrt(numerator: int, denominator: int) -> int:
+    """The least integer whose square is at least numerator / denominator."""
+    whole = -(-numerator // denominator)
+    root = math.isqrt(whole)
+    return root if root * root == whole else root + 1
 
 
 def cut(source: ImageSource | Image.Image, part: Box | Quad, size: Size) -> np.ndarray:
@@ -50,7 +116,7 @@ def _cut_box(image: Image.Image, box: Box, size: Size) -> np.ndarray:
     x1, y1, x2, y2 = box
     if not (0 <= x1 < x2 <= image.width and 0 <= y1 < y2 <= image.height):
         raise ValueError(
-            f"the box {box} came; expected 0 <= x1 < x2 <= {image.width} and 0 <= y1 < y2 <= {image.height}. "
+            f"got the box {box}, expected 0 <= x1 < x2 <= {image.width} and 0 <= y1 < y2 <= {image.height}. "
             "Clip the box to the source."
         )
     left, top, right, bottom = (round(value) for value in box)

@@ -1,22 +1,208 @@
-"""Videos: where their frames come from, when they are shown, and the part of them that counts."""
+"""Videos: what they are made of, when their frames are shown, and the part of them that counts."""
 
 from __future__ import annotations
 
 import bisect
 import math
 import operator
+import os
+import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
 from pxr_env.errors import MediaError
 from pxr_env.geometry import Size
-from pxr_env.media.images import file_key
-from pxr_env.media.tracks import FileTrack, ImageTrack, RenderedTrack, Track
+from pxr_env.media.decoders import decoder_pool
+from pxr_env.media.images import decoded_cache, decoding, file_key, open_image, probe, to_image
+from pxr_env.media.video_index import video_index
+
+#: How frame files end, in small letters.
+FRAME_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+
+
+def frame_paths(folder: Path) -> list[Path]:
+    """Returns the images in a folder in natural order: frame_2 before frame_10. Hidden files are no frames.
+
+    Raises:
+        MediaError: the folder cannot be read or holds no image.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if _is_frame(entry.name) and entry.is_file()]
+    except OSError as error:
+        raise MediaError(
+            f'folder of frames "{folder}" cannot be read ({error.strerror}). Expected a folder of images; check the '
+            "path."
+        ) from error
+    if not names:
+        raise MediaError(
+            f'folder of frames "{folder}" holds no image; expected files that end in {", ".join(FRAME_SUFFIXES)}. '
+            "Check the path, or unpack the frames there."
+        )
+    return [Path(folder) / name for name in sorted(names, key=natural_order)]
+
+
+def natural_order(name: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Returns what names are sorted by: numbers by their value, the text between them by its characters."""
+    # A number is compared by its length first: it may be longer than Python converts. Numbers come before text.
+    parts = [part for part in re.split("([0-9]+)", name) if part]
+    digits = [part.lstrip("0") if part[0] in "0123456789" else None for part in parts]
+    order = [
+        (1, 0, part) if value is None else (0, len(value), value) for part, value in zip(parts, digits, strict=True)
+    ]
+    return order, name
+
+
+def _is_frame(name: str) -> bool:
+    return name.lower().endswith(FRAME_SUFFIXES) and not name.startswith(".")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timeline:
+    """When the frames of a track are shown.
+
+    Args:
+        times: presentation time of each frame in seconds, float64, increasing from 0.
+        end: when the last frame is no longer shown, in seconds.
+    """
+
+    times: np.ndarray
+    end: float
+
+    @classmethod
+    def regular(cls, n_frames: int, fps: float) -> Timeline:
+        """Returns the timeline of frames at equal distances: frame i is shown from i / fps on."""
+        return cls(times=np.arange(n_frames) / fps, end=n_frames / fps)
+
+
+class Track(Protocol):
+    """All frames of a video, before a clip is cut from it. What is read stays in the caches of the process."""
+
+    def size(self) -> Size:
+        """Width and height of every frame in pixels."""
+
+    def timeline(self) -> Timeline:
+        """When its frames are shown."""
+
+    def read(self, index: int) -> Image.Image:
+        """Returns frame `index` (from 0), RGB. It is shared: do not change it."""
+
+
+class FileTrack:
+    """A video file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def size(self) -> Size:
+        """Width and height of the upright frames in pixels."""
+        return video_index(file_key(self._path)).size
+
+    def timeline(self) -> Timeline:
+        """When its frames are shown, from the packets of the file."""
+        index = video_index(file_key(self._path))
+        return Timeline(times=index.times, end=index.end)
+
+    def read(self, index: int) -> Image.Image:
+        """Returns frame `index` in presentation order."""
+        file = file_key(self._path)
+        return decoded_cache.get(("video frame", *file, index), lambda: decoder_pool.read(file, index))
+
+
+class ImageTrack:
+    """A list of images, or the images in a folder, at `fps` frames per second."""
+
+    def __init__(self, paths: Path | list[Path], fps: float) -> None:
+        self._folder = paths if isinstance(paths, Path) else None
+        self._paths = None if isinstance(paths, Path) else paths
+        self._fps = fps
+        self._size: Size | None = None
+
+    def size(self) -> Size:
+        """Width and height of the first frame; all others have to have it."""
+        if self._size is None:
+            self._size = probe(self._files()[0])
+        return self._size
+
+    def timeline(self) -> Timeline:
+        """When its frames are shown: frame i from i / fps on."""
+        return Timeline.regular(len(self._files()), self._fps)
+
+    def read(self, index: int) -> Image.Image:
+        """Returns the image in place `index`.
+
+        Raises:
+            MediaError: the file is missing or broken, or of another size than the first.
+        """
+        path = self._files()[index]
+        image = open_image(path)
+        if image.size != self.size():
+            raise MediaError(
+                f'frame {index}, file "{path}", is {image.width}x{image.height} and the first frame {self.size()[0]}x'
+                f"{self.size()[1]}; expected frames of one size, for a box means the same in all of them. Convert them."
+            )
+        return image
+
+    def __repr__(self) -> str:
+        return f"frames={len(self._files())} from {str(self._files()[0])!r}"
+
+    def _files(self) -> list[Path]:
+        if self._paths is None:
+            assert self._folder is not None
+            self._paths = frame_paths(self._folder)
+        return self._paths
+
+
+class RenderedTrack:
+    """A function that draws frames when they are needed, at `fps` frames per second."""
+
+    def __init__(
+        self,
+        load_frame: Callable[[int], Image.Image | np.ndarray],
+        *,
+        key: Hashable,
+        n_frames: int,
+        fps: float,
+        size: Size,
+    ) -> None:
+        self._load_frame, self._key = load_frame, key
+        self._n_frames, self._fps, self._size = n_frames, fps, size
+
+    def size(self) -> Size:
+        """Width and height that the function promises."""
+        return self._size
+
+    def timeline(self) -> Timeline:
+        """When its frames are shown: frame i from i / fps on."""
+        return Timeline.regular(self._n_frames, self._fps)
+
+    def read(self, index: int) -> Image.Image:
+        """Returns what the function draws for `index`.
+
+        Raises:
+            MediaError: it draws something else than an image of that size.
+        """
+        return decoded_cache.get(("rendered frame", self._key, index), lambda: self._draw(index))
+
+    def __repr__(self) -> str:
+        return f"key={self._key!r}"
+
+    def _draw(self, index: int) -> Image.Image:
+        name = f"frame {index} of the video {self._key!r}"
+        with decoding(name, "Expected a picture; correct load_frame=."):
+            image = to_image(self._load_frame(index), name)
+        if image.size != self._size:
+            raise MediaError(
+                f"{name} was drawn as {image.width}x{image.height}; expected "
+                f"{self._size[0]}x{self._size[1]}, as it was declared. Correct load_frame= or size=."
+            )
+        return image
+
 
 #: Frames per second of lists and folders of frames that come without.
 DEFAULT_FPS = 1.0
@@ -136,7 +322,7 @@ class VideoSource:
         index = operator.index(index)
         if not 0 <= index < self.n_frames:
             raise IndexError(
-                f"frame {index} of {self!r} came; expected 0 to {self.n_frames - 1}. Count frames from 0, not from the "
+                f"got frame {index} of {self!r}, expected 0 to {self.n_frames - 1}. Count frames from 0, not from the "
                 "end."
             )
         return self._track.read(self._frames.first + index)
@@ -148,7 +334,7 @@ class VideoSource:
             ValueError: a time is NaN.
         """
         if math.isnan(start) or math.isnan(end):
-            raise ValueError(f"the times {start} and {end} came; expected seconds. Check how they were computed.")
+            raise ValueError(f"got the times {start} and {end}, expected seconds. Check how they were computed.")
         times = self._frames.times
         return range(bisect.bisect_left(times, start), bisect.bisect_left(times, end))
 
@@ -212,7 +398,7 @@ def uniform_frames(n_frames: int, count: int) -> list[int]:
         ValueError: a number is too small.
     """
     if n_frames < 0 or count < 1:
-        raise ValueError(f"n_frames={n_frames} and count={count} came; expected n_frames >= 0 and count >= 1.")
+        raise ValueError(f"got n_frames={n_frames} and count={count}, expected n_frames >= 0 and count >= 1.")
     if count >= n_frames:
         return list(range(n_frames))
     return [(2 * part + 1) * n_frames // (2 * count) for part in range(count)]
@@ -225,16 +411,16 @@ def _open_path(path: Path, fps: float | None) -> Track:
     if not path.is_file():
         raise MediaError(f'"{path}" is neither a file nor a folder. Expected a video; check the path.')
     if fps is not None:
-        raise TypeError(f'fps={fps:g} came with the video file "{path}", which has its own times; leave it out.')
+        raise TypeError(f'got fps={fps:g} with the video file "{path}", which has its own times; leave it out.')
     return FileTrack(path)
 
 
 def _frame_list(frames: Sequence[str | Path]) -> list[Path]:
     if isinstance(frames, str | bytes | Path):
-        raise TypeError(f"frames={str(frames)!r} came; expected a list of paths. Pass a folder as path=.")
+        raise TypeError(f"got frames={str(frames)!r}, expected a list of paths. Pass a folder as path=.")
     paths = [Path(frame) for frame in frames]
     if not paths:
-        raise MediaError("a video of no frames came; expected at least one frame. Check the list.")
+        raise MediaError("got a video of no frames, expected at least one frame. Check the list.")
     for index, path in enumerate(paths):
         if not path.is_file():
             raise MediaError(f'frame {index}, "{path}", is no file. Expected an image file; check the path.')
@@ -243,17 +429,17 @@ def _frame_list(frames: Sequence[str | Path]) -> list[Path]:
 
 def _check_drawn(n_frames: int, size: Size) -> None:
     if n_frames < 1 or min(size) < 1:
-        raise MediaError(f"n_frames={n_frames} and size={size} came; expected at least one frame of at least 1x1.")
+        raise MediaError(f"got n_frames={n_frames} and size={size}, expected at least one frame of at least 1x1.")
 
 
 def _check_fps(fps: float | None) -> None:
     if fps is not None and not (math.isfinite(fps) and fps > 0):
-        raise MediaError(f"fps={fps} came; expected frames per second, a finite number above 0. Leave it out for 1.")
+        raise MediaError(f"got fps={fps}, expected frames per second, a finite number above 0. Leave it out for 1.")
 
 
 def _check_span(start: float | None, end: float | None) -> None:
     for name, value in (("start", start), ("end", end)):
         if value is not None and not (math.isfinite(value) and value >= 0):
-            raise MediaError(f"{name}={value} came; expected seconds, a finite number from 0 on, or None.")
+            raise MediaError(f"got {name}={value}, expected seconds, a finite number from 0 on, or None.")
     if end is not None and end <= (start or 0.0):
-        raise MediaError(f"start={start} and end={end} came; expected start < end. Check their order and unit.")
+        raise MediaError(f"got start={start} and end={end}, expected start < end. Check their order and unit.")

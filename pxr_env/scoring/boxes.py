@@ -123,7 +123,7 @@ def _target(accepted: str, sample: Sample) -> ExactBox:
     box = read_box(accepted)
     if box is None:
         raise DataError(
-            f'the accepted answer {show(accepted)} of sample "{quote(sample.sample_id)}" came; expected a box '
+            f'got the accepted answer {show(accepted)} of sample "{quote(sample.sample_id)}", expected a box '
             '"x1, y1, x2, y2" with x1 < x2 and y1 < y2. Mend it, or choose another scorer than "iou".'
         )
     return box

@@ -37,10 +37,7 @@ _ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THR
 def require_math_verify() -> None:
     """Raises ImportError if math-verify is not installed."""
     if importlib.util.find_spec("math_verify") is None:
-        raise ImportError(
-            'scorer="math" came, but math-verify is not installed; expected the package "math-verify". '
-            "Install it: pip install pxr-gym[math]"
-        )
+        raise ImportError('got scorer="math", and math-verify is not installed. Install it: pip install pxr-gym[math]')
 
 
 @register_scorer(

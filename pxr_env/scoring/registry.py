@@ -86,10 +86,10 @@ def register_scorer(
         ValueError: the name is taken, or `correct_from` is not above 0 and at most 1.
     """
     if name in _SCORERS:
-        raise ValueError(f'the scorer "{quote(name)}" came twice; expected a new name. Choose another one.')
+        raise ValueError(f'got the scorer "{quote(name)}" twice, expected a new name.')
     if not 0 < correct_from <= 1:
         raise ValueError(
-            f'correct_from={show(correct_from)} came for the scorer "{quote(name)}"; expected a number above 0 and at '
+            f'got correct_from={show(correct_from)} for the scorer "{quote(name)}", expected a number above 0 and at '
             "most 1. Give the least score that counts as correct."
         )
 

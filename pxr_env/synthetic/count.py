@@ -173,7 +173,7 @@ class SyntheticCount(ProceduralSamples):
         check_range("n_distractors", n_distractors, 0, grid**2 - 1)
         if max_count + n_distractors > grid**2 - 1:
             raise ValueError(
-                f"max_count={max_count} and n_distractors={n_distractors} came with grid={grid}; expected at most "
+                f"got max_count={max_count} and n_distractors={n_distractors} with grid={grid}, expected at most "
                 f"grid**2 - 1 = {grid**2 - 1} objects beside the tray. Raise grid."
             )
         budget = _budget(min_pixels, max_pixels, size_multiple)
@@ -189,7 +189,7 @@ class SyntheticCount(ProceduralSamples):
         )
         if self.config.cell < _SMALLEST_CELL:
             raise ValueError(
-                f"max_pixels={budget.max_pixels} and size_multiple={size_multiple} came with grid={grid}, cells of "
+                f"got max_pixels={budget.max_pixels} and size_multiple={size_multiple} with grid={grid}, cells of "
                 f"{self.config.cell // REDUCTION} pixels; expected at least {_SMALLEST_CELL // REDUCTION}, the room "
                 "a tray needs. Raise max_pixels."
             )

@@ -30,9 +30,7 @@ def hide(fill: tuple[int, int, int], paint: tuple[int, int, int], cover: np.ndar
     """
     height, width = cover.shape
     if height % reduction or width % reduction:
-        raise ValueError(
-            f"cover of {width}x{height} pixels came; expected multiples of reduction={reduction}. Enlarge it."
-        )
+        raise ValueError(f"got a cover of {width}x{height} pixels, expected multiples of reduction={reduction}.")
     across = width // reduction
     painted = _blocks(np.asarray(cover, dtype=np.float64)[:, :, None], reduction)
     base = np.array(fill, dtype=np.float64)

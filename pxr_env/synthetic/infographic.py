@@ -182,7 +182,7 @@ def _formats(budget: Budget, n_sections: int) -> tuple[Size, ...]:
     ]
     if not formats:
         raise ValueError(
-            f"max_pixels={budget.max_pixels} and size_multiple={multiple} came with n_sections={n_sections}; expected "
+            f"got max_pixels={budget.max_pixels} and size_multiple={multiple} with n_sections={n_sections}, expected "
             f"room for a page of at least {PAGE_WIDTH}x{height} pixels, {SHAPES[0]} to {SHAPES[1]} times as tall as "
             "wide. Raise max_pixels or lower n_sections."
         )

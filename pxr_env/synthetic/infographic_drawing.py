@@ -155,7 +155,9 @@ def _draw_label(image: Image.Image, draw: ImageDraw.ImageDraw, label: Label, *, 
 def _font(size: int) -> ImageFont.FreeTypeFont:
     font = ImageFont.load_default(size)
     if not isinstance(font, ImageFont.FreeTypeFont):
-        raise ImportError("Pillow came without FreeType; expected one that can write text. Reinstall Pillow from PyPI.")
+        raise ImportError(
+            "got a Pillow without FreeType, expected one that can write text. Reinstall Pillow from PyPI."
+        )
     return font
 
 

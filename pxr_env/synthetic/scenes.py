@@ -72,7 +72,7 @@ class ProceduralSamples(ABC):
 
     def __init__(self, *, split: str, num_samples: int) -> None:
         if not isinstance(split, str) or split not in SPLITS:
-            raise ValueError(f'split={represent(split)} came; expected "train" or "test". Choose one of them.')
+            raise ValueError(f'got split={represent(split)}, expected "train" or "test".')
         check_range("num_samples", num_samples, 1, 10**9)
         self.split, self.num_samples = split, num_samples
 
@@ -95,7 +95,7 @@ class ProceduralSamples(ABC):
         """
         if sample_id not in (ids := self.sample_ids()):
             raise DataError(
-                f'sample_id={represent(sample_id)} came; expected "{self.split}-0" to '
+                f'got sample_id={represent(sample_id)}, expected "{self.split}-0" to '
                 f'"{self.split}-{self.num_samples - 1}". Choose one of them, or another split or num_samples.'
             )
         return self._sample(ids.index(sample_id))
@@ -135,7 +135,7 @@ def check_range(name: str, value: float, low: float, high: float, *, integer: bo
     kinds = (int,) if integer else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
         kind = "an integer" if integer else "a number"
-        raise ValueError(f"{name}={represent(value)} came; expected {kind} from {low} to {high}.")
+        raise ValueError(f"got {name}={represent(value)}, expected {kind} from {low} to {high}.")
 
 
 def square_side(*, max_pixels: int, step: int) -> int:

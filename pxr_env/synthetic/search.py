@@ -107,7 +107,7 @@ def overview_side(*, grid: int, max_pixels: int, size_multiple: int) -> int:
     side = square_side(max_pixels=max_pixels, step=step)
     if side == 0:
         raise ValueError(
-            f"max_pixels={max_pixels} came with grid={grid} and size_multiple={size_multiple}; expected at least "
+            f"got max_pixels={max_pixels} with grid={grid} and size_multiple={size_multiple}, expected at least "
             f"(grid * size_multiple)**2 = {step**2}, one vision token per cell. Raise max_pixels or lower grid."
         )
     return side
@@ -200,7 +200,7 @@ class SyntheticSearch(ProceduralSamples):
         side = overview_side(grid=grid, max_pixels=max_pixels, size_multiple=size_multiple)
         if side // grid < _CELL_STEP:
             raise ValueError(
-                f"size_multiple={size_multiple} and max_pixels={max_pixels} came with grid={grid}, cells of "
+                f"got size_multiple={size_multiple} and max_pixels={max_pixels} with grid={grid}, cells of "
                 f"{side // grid} pixels; expected at least {_CELL_STEP}, the room a letter needs. Raise max_pixels."
             )
         self.config = SceneConfig(
@@ -260,7 +260,7 @@ def cell_box(sample: Sample, cell: tuple[int, int]) -> Box:
     grid = sample.sources[0].size[0] // size
     column, row = cell
     if not (0 <= column < grid and 0 <= row < grid):
-        raise ValueError(f"the cell {cell} came; expected column and row from 0 to {grid - 1}.")
+        raise ValueError(f"got the cell {cell}, expected column and row from 0 to {grid - 1}.")
     return (float(column * size), float(row * size), float((column + 1) * size), float((row + 1) * size))
 
 

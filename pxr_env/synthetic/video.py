@@ -182,7 +182,7 @@ class SyntheticVideo(ProceduralSamples):
         )
         if not self.config.starts(shown=False):
             raise ValueError(
-                f"event_frames={event_frames} came with {seconds * fps} frames, video_frames={video_frames} of them "
+                f"got event_frames={event_frames} with {seconds * fps} frames, video_frames={video_frames} of them "
                 "shown; expected events that fit between the shown ones. Lower event_frames or video_frames, or raise "
                 "seconds or fps."
             )
@@ -253,7 +253,7 @@ def _budget(max_frame_pixels: int | None, size_multiple: int) -> Budget:
 
 def _too_small(max_frame_pixels: int, size_multiple: int) -> ValueError:
     return ValueError(
-        f"max_frame_pixels={max_frame_pixels} came with size_multiple={size_multiple}; expected room for frames of "
+        f"got max_frame_pixels={max_frame_pixels} with size_multiple={size_multiple}, expected room for frames of "
         f"{SMALLEST[0]}x{SMALLEST[1]} pixels. Raise max_frame_pixels."
     )
 

@@ -69,9 +69,9 @@ def test_data_sets_are_opened_by_format_with_checked_arguments(directory):
     put(directory, "test.json", [TALLY])
     assert len(open_dataset(directory, subset="simple")) == 1
     assert isinstance(open_dataset(directory, "tallyqa", subset="all"), TallyQA)
-    with pytest.raises(TypeError, match=r'argument "subsets" came.*Did you mean "subset"'):
+    with pytest.raises(TypeError, match=r'got the argument "subsets".*Did you mean "subset"'):
         open_dataset(directory, subsets="all")
-    with pytest.raises(ValueError, match=r'format="tally" came.*Did you mean "tallyqa"'):
+    with pytest.raises(ValueError, match=r'got format="tally".*Did you mean "tallyqa"'):
         open_dataset(directory, "tally")
     put(directory, "traces.json", [SFT])
     assert isinstance(open_dataset(directory / "traces.json"), SFTData)
@@ -238,7 +238,7 @@ def test_the_command_tells_wrong_usage_from_bad_data(directory, capsys, tmp_path
     assert check(directory, "--limit", 0) == 2
     assert check(directory, "--set", "split") == 2
     assert check(directory, "--set", "split=test") == 2
-    assert "jsonl has skip_bad_rows" in capsys.readouterr().err
+    assert "those of jsonl: skip_bad_rows" in capsys.readouterr().err
     assert check(directory, "--set", "check_media=false") == 0
     assert check(directory) == 0
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pxr_env.datasets.text import neutralize, printable
+from pxr_env.datasets.fields import neutralize, printable
 
 LEFT, RIGHT, BAD = "\u2039", "\u203a", "\ufffd"
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pxr_env.datasets import HRBench
-from pxr_env.datasets.embedded import HEADER_CHARACTERS, Base64Image
-from pxr_env.datasets.hr_bench import read_tsv
+from pxr_env.datasets.media import HEADER_CHARACTERS, Base64Image
+from pxr_env.datasets.tsv import TSVTable
 from pxr_env.errors import DataError, MediaError
 
 COLUMNS = ["index", "question", "answer", "category", "A", "B", "C", "D", "cycle_category", "image"]
@@ -119,7 +119,7 @@ def test_bad_rows_are_named(directory, causes):
     with open(directory / "a.tsv", "a") as file:
         file.write("9\tone column too few\n")
     found = causes(lambda: HRBench(directory))
-    assert "came in line 2 already" in found.pop("0")
+    assert "is that of line 2;" in found.pop("0")
     assert found.pop(None) == "it has 2 columns; expected 10, separated by tabs"
     assert found.keys() == expected.keys()
     for name, (_, cause) in expected.items():
@@ -147,7 +147,7 @@ def test_a_header_behind_a_large_profile_is_read(tmp_path):
 
 
 def test_a_quotation_mark_that_nothing_closes_spoils_a_bounded_number_of_rows(directory, monkeypatch):
-    monkeypatch.setattr("pxr_env.datasets.hr_bench.MOST_LINES", 3)
+    monkeypatch.setattr("pxr_env.datasets.tsv.MOST_LINES", 3)
     image = encode(directory / "images" / "small.png")
     write(directory / "a.tsv", [row(number, image) for number in range(8)], quoting=csv.QUOTE_NONE)
     text = (directory / "a.tsv").read_text().replace("2\tWhat is", '2\t"What is')
@@ -168,7 +168,7 @@ def test_tables_are_read_as_the_standard_library_reads_them(tmp_path_factory, ro
     write(path, written, columns, quoting=quoting)
     with open(path, newline="", encoding="utf-8") as file:
         expected = list(csv.DictReader(file, delimiter="\t"))
-    read = [row.values for row in read_tsv(path, ["index"], placed="image")]
+    read = [row.values for row in TSVTable(path, ["index"], "image").rows()]
     found = [{**row, "image": row["image"][2]} for row in read]
     assert found == expected == written
     data = path.read_bytes()
@@ -176,7 +176,7 @@ def test_tables_are_read_as_the_standard_library_reads_them(tmp_path_factory, ro
 
 
 def _places(path):
-    return [row.values["image"] for row in read_tsv(path, ["index"], placed="image")]
+    return [row.values["image"] for row in TSVTable(path, ["index"], "image").rows()]
 
 
 def test_files_are_chosen_by_name(directory):

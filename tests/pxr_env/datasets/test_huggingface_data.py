@@ -87,9 +87,9 @@ def test_paths_whole_numbers_and_splits(directory):
     data = HuggingFaceData(directory, split="test")
     assert (list(data.sample_ids()), data.get("0").answers) == (["0"], ("4",))
     assert data.get("0").sources[0].image.size == (640, 427)
-    with pytest.raises(DataError, match=r'split="tests" came.*Did you mean "test"'):
+    with pytest.raises(DataError, match=r'got split="tests".*Did you mean "test"'):
         HuggingFaceData(directory, split="tests")
-    with pytest.raises(DataError, match="split=null came; expected one of train, test"):
+    with pytest.raises(DataError, match="got split=null, expected one of train, test"):
         HuggingFaceData(directory)
 
 
@@ -113,7 +113,7 @@ def test_bad_rows_are_named(tmp_path, pictures, causes):
         "0 to 1"
     )
     assert "options A and B are both" in found["same"]
-    assert "came in row 0 already" in found["good"]
+    assert "is that of row 0;" in found["good"]
 
 
 def test_what_is_no_saved_data_set_is_refused(directory):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pxr_env.datasets import JSONL
-from pxr_env.datasets.media_files import FrameFiles, FrameFolder, ImageFile, VideoFile
+from pxr_env.datasets.media import ImageFile, VideoFile
 from pxr_env.errors import DataError
 
 
@@ -69,8 +69,8 @@ def test_the_three_kinds_of_video(directory, write_lines):
     root = os.path.realpath(directory)
     assert data.record("file").media == (VideoFile(path=f"{root}/a.mp4", start=1.5, end=4.0),)
     assert data.record("file").evidence_time == (1.0, 2.5)
-    assert data.record("folder").media == (FrameFolder(path=f"{root}/clip", fps=2.0, end=2.5),)
-    assert data.record("list").media == (FrameFiles(paths=tuple(f"{root}/{name}" for name in frames), fps=0.5),)
+    assert data.record("folder").media == (VideoFile(path=f"{root}/clip", fps=2.0, end=2.5),)
+    assert data.record("list").media == (VideoFile(paths=tuple(f"{root}/{name}" for name in frames), fps=0.5),)
 
 
 def test_videos_of_frames_show_their_frames_in_order(directory, write_lines):
@@ -156,7 +156,7 @@ BAD = [
     (clip("time outside", evidence_time=[1, 3], end=2), "expected seconds inside the clip of 2 s"),
     (clip("backwards time", evidence_time=[2, 1]), "expected 0 <= from < to, inside the clip"),
     (clip("milliseconds", evidence_time=[1000, 3000]), "of 6 s, from its first frame on. If they are milliseconds"),
-    (line("good"), "the id came in line 1 already; expected a new one"),
+    (line("good"), "the id is that of line 1; expected a new one"),
     (line(" "), 'id is " "; expected text'),
     (line(True), "id is true; expected text"),
     (line(LONG), "expected at most 512 characters"),
@@ -251,7 +251,7 @@ def test_limit_progress_and_unchecked_media(directory, write_lines):
     told = []
     assert len(JSONL(path, limit=2000, progress=told.append)) == 2000
     assert told == [1000, 2000]
-    with pytest.raises(ValueError, match="limit=0 came"):
+    with pytest.raises(ValueError, match="got limit=0"):
         JSONL(path, limit=0)
     write_lines(path, [line("cut", images="images/text.png"), line("missing", images="no.png")])
     data = JSONL(path, check_media=False, skip_bad_rows=True)
@@ -269,7 +269,7 @@ def test_unknown_ids_and_unusable_directories_say_what_to_do(directory, write_li
     with pytest.raises(DataError, match=r"holds 0 \*\.jsonl files \(none\); expected exactly one"):
         JSONL(directory)
     data = JSONL(write_lines(directory / "data.jsonl", [line("question-1")]).parent)
-    with pytest.raises(DataError, match=r'"question1" came; expected an id of .*Did you mean "question-1"'):
+    with pytest.raises(DataError, match=r'"question1", expected an id of .*Did you mean "question-1"'):
         data.get("question1")
     write_lines(directory / "more.jsonl", [line("a")])
     with pytest.raises(DataError, match=r"holds 2 \*\.jsonl files \(data\.jsonl, more\.jsonl\)"):

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from pxr_env.datasets import MVBench
-from pxr_env.datasets.media_files import FrameFolder, VideoFile
+from pxr_env.datasets.media import VideoFile
 from pxr_env.errors import DataError
 
 MP4 = b"\0\0\0\x18ftypisom" + bytes(20)
@@ -49,7 +49,7 @@ def test_the_first_release(directory):
     assert record.media == (VideoFile(path=whole),)
     assert data.record("action_sequence-0").media == (VideoFile(path=clip, start=1.5, end=4.0),)
     folder = f"{os.path.realpath(directory)}/video/tvqa/frames_fps3_hq/castle_clip_25"
-    assert data.record("episodic_reasoning-0").media == (FrameFolder(path=folder, fps=3.0, start=0.5, end=1.2),)
+    assert data.record("episodic_reasoning-0").media == (VideoFile(path=folder, fps=3.0, start=0.5, end=1.2),)
 
 
 def test_frames_of_a_clip(directory):

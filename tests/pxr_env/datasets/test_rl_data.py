@@ -13,7 +13,7 @@ from gymnasium.utils.env_checker import check_env
 from PIL import Image, ImageDraw
 
 from pxr_env.datasets import EvaluationData, RLData
-from pxr_env.datasets.media_files import FrameFiles, ImageFile, VideoFile
+from pxr_env.datasets.media import ImageFile, VideoFile
 from pxr_env.errors import DataError
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -135,7 +135,7 @@ BAD = [
     (row("blank answer", answer=["A", " "]), 'entry 2 of answer is " "; expected text'),
     (row("blank question", question=" "), 'question is " "; expected text'),
     (row("null question", question=None), "question is null"),
-    (row("good"), "the id came in row 0 already"),
+    (row("good"), "the id is that of row 0;"),
     (row(None), "qid is null; expected text"),
 ]
 
@@ -168,7 +168,7 @@ def test_videos_are_lists_of_frames_or_files(data_directory):
     assert ([path[-5:] for path in frames.paths], frames.fps) == ([f"{number}.png" for number in range(1, 7)], 2)
     assert [path[-5:] for path in data.record("below videos").media[0].paths] == ["2.png", "1.png"]
     assert data.record("file").media == (VideoFile(path=str(data_directory.resolve() / "videos" / "a.mp4")),)
-    assert [type(data.record(name).media[0]) for name in ("one frame", "image")] == [FrameFiles, ImageFile]
+    assert [type(data.record(name).media[0]) for name in ("one frame", "image")] == [VideoFile, ImageFile]
 
 
 def test_a_video_shows_its_frames(data_directory):
@@ -223,7 +223,7 @@ def test_is_video_may_be_missing_and_whole_numbers_are_ids(data_directory):
     data = RLData(write(data_directory, [bare]))
     assert list(data.sample_ids()) == ["3"]
     assert data.get("3").answers == ("B",)
-    with pytest.raises(DataError, match='"b" came; expected an id'):
+    with pytest.raises(DataError, match='"b", expected an id'):
         data.get("b")
 
 
@@ -245,7 +245,7 @@ def test_evaluation_sets_share_a_directory(data_directory):
     with pytest.raises(DataError, match=r"holds 2 \*\.parquet files"):
         EvaluationData(data_directory)
     assert len(EvaluationData(data_directory, name="tallyqa_mini3200")) == 1
-    with pytest.raises(DataError, match=r'name="tally" came; expected .*: tallyqa_mini3200, vstar'):
+    with pytest.raises(DataError, match=r'got name="tally", expected .*: tallyqa_mini3200, vstar'):
         EvaluationData(data_directory, name="tally")
     write(data_directory, [row("absolute", [str(data_directory / "vstar_images" / "flower.png")])], "vstar.parquet")
     with pytest.raises(DataError, match="is absolute and leaves the directory"):

@@ -397,7 +397,7 @@ def test_lines_of_json_lines(tmp_path):
     assert [str(bad).split(" (Exp")[0] for bad in data.skipped] == [
         "line 4 (id missing): column 29 is no JSON",
         "line 5 (id missing): column 11 is no JSON",
-        'line 6 (id "a"): the id came in line 2 already; expected a new one',
+        'line 6 (id "a"): the id is that of line 2; expected a new one',
     ]
     path.write_bytes('{"id": "é", "question": "\xff"}'.encode().replace("ÿ".encode(), b"\xff"))
     with pytest.raises(DataError, match=r"line 1 \(id missing\): column 26 is no UTF-8"):

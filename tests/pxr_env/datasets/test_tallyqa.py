@@ -37,7 +37,7 @@ def test_subsets(tally):
     assert (sample.answers, sample.category, sample.metadata) == (("12",), "complex", {"row": 2})
     assert data.get("2").category == "simple"
     assert sample.sources[0].size == (640, 427)
-    with pytest.raises(ValueError, match=r'subset="complx" came.*Did you mean "complex"'):
+    with pytest.raises(ValueError, match=r'subset="complx".*Did you mean "complex"'):
         TallyQA(tally, subset="complx")
 
 
@@ -64,7 +64,7 @@ def test_bad_rows_are_named(tally, causes):
     rows = [row(0), *(bad for bad, _ in expected.values()), row(9, issimple=True, answer="not in the subset"), row(0)]
     (tally / "test.json").write_text(json.dumps(rows))
     found = causes(lambda: TallyQA(tally))
-    assert "came in row 0 (line 1) already" in found.pop("0")
+    assert "is that of row 0 (line 1);" in found.pop("0")
     assert found.keys() == expected.keys()
     for name, (_, cause) in expected.items():
         assert cause in found[name]

@@ -88,7 +88,7 @@ def test_bad_rows_are_named(vstar, write_lines, causes):
     }
     write_lines(vstar / "test_questions.jsonl", [row("good"), *(bad for bad, _ in expected.values()), row("good")])
     found = causes(lambda: VStar(vstar))
-    assert "came in line 1 already" in found.pop("good")
+    assert "is that of line 1;" in found.pop("good")
     assert found.keys() == expected.keys()
     for name, (_, cause) in expected.items():
         assert cause in found[name]

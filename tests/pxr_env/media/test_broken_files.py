@@ -14,8 +14,7 @@ import pxr_env  # noqa: F401  (registers the tasks)
 from pxr_env.datasets import check_dataset, open_dataset
 from pxr_env.errors import DataError, MediaError
 from pxr_env.media import ImageSource, VideoSource
-from pxr_env.media.decoding import decoding
-from pxr_env.media.images import decode, probe
+from pxr_env.media.images import decode, decoding, probe
 from tests.pxr_env.media.broken import BROKEN, animation, saved
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -86,7 +85,7 @@ def test_what_is_no_fault_of_the_file_passes(error):
     ("load", "text"),
     [
         (lambda: {}["missing"], "KeyError: 'missing'"),
-        (lambda: None, "NoneType came; expected a PIL image"),
+        (lambda: None, "got NoneType, expected a PIL image"),
         (lambda: Image.new("RGB", (3, 3)), "was made as 3x3; expected 4x4"),
     ],
 )

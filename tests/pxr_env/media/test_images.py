@@ -14,8 +14,7 @@ from PIL import Image
 
 from pxr_env.errors import MediaError
 from pxr_env.media import ImageSource, cut, fit_size
-from pxr_env.media.cache import DecodedCache, decoded_cache
-from pxr_env.media.images import probe
+from pxr_env.media.images import DecodedCache, decoded_cache, probe
 
 SIDES = st.integers(1, 5000)
 

@@ -17,8 +17,8 @@ from PIL import Image
 
 from pxr_env.errors import MediaError
 from pxr_env.media import VideoSource, uniform_frames
-from pxr_env.media.cache import decoded_cache
-from pxr_env.media.frame_files import frame_paths, natural_order
+from pxr_env.media.images import decoded_cache
+from pxr_env.media.video import frame_paths, natural_order
 from tests.pxr_env.media import clips
 
 PAGE = Path(__file__).parents[3] / "docs" / "video.md"
@@ -173,7 +173,7 @@ class TestTimes:
         assert list(video.frames_between(start, end)) == expected
 
     def test_nan_is_refused(self):
-        with pytest.raises(ValueError, match="the times nan and 1 came; expected seconds"):
+        with pytest.raises(ValueError, match="got the times nan and 1, expected seconds"):
             rendered().frames_between(math.nan, 1)
 
 
@@ -223,7 +223,7 @@ class TestClips:
     def test_outside_of_it_there_is_nothing(self):
         video = rendered(start=1.0, end=2.0)
         for index in (10, -1, 49):
-            with pytest.raises(IndexError, match=rf"frame {index} of VideoSource\(.*\) came; expected 0 to 9"):
+            with pytest.raises(IndexError, match=rf"frame {index} of VideoSource\(.*\), expected 0 to 9"):
                 video.frame(index)
 
     def test_past_the_end(self, tmp_path):
@@ -246,12 +246,12 @@ class TestArguments:
     @pytest.mark.parametrize(
         ("span", "message"),
         [
-            ({"start": math.nan}, "start=nan came; expected seconds"),
-            ({"start": -0.1}, "start=-0.1 came"),
-            ({"end": math.inf}, "end=inf came"),
-            ({"end": 0}, "start=None and end=0 came; expected start < end"),
-            ({"start": 2, "end": 2}, "start=2 and end=2 came"),
-            ({"start": 3.0, "end": 2.0}, "start=3.0 and end=2.0 came"),
+            ({"start": math.nan}, "got start=nan, expected seconds"),
+            ({"start": -0.1}, "got start=-0.1"),
+            ({"end": math.inf}, "got end=inf"),
+            ({"end": 0}, "got start=None and end=0, expected start < end"),
+            ({"start": 2, "end": 2}, "got start=2 and end=2"),
+            ({"start": 3.0, "end": 2.0}, "got start=3.0 and end=2.0"),
         ],
     )
     def test_spans_that_are_none(self, span, message):
@@ -260,11 +260,11 @@ class TestArguments:
 
     @pytest.mark.parametrize("fps", [0.0, -1.0, math.nan, math.inf])
     def test_rates_that_are_none(self, tmp_path, fps):
-        with pytest.raises(MediaError, match=r"fps=.* came; expected frames per second"):
+        with pytest.raises(MediaError, match=r"got fps=.*, expected frames per second"):
             VideoSource(path=tmp_path, fps=fps)
 
     def test_no_frames(self):
-        with pytest.raises(MediaError, match="a video of no frames came"):
+        with pytest.raises(MediaError, match="got a video of no frames"):
             VideoSource(frames=[])
         with pytest.raises(MediaError, match="n_frames=0 and size="):
             rendered(0)
@@ -283,7 +283,7 @@ class TestArguments:
     def test_a_video_file_has_its_own_rate(self, tmp_path):
         path = tmp_path / "film.mp4"
         path.write_bytes(b"any")
-        with pytest.raises(TypeError, match=r'fps=5 came with the video file ".*film.mp4"'):
+        with pytest.raises(TypeError, match=r'got fps=5 with the video file ".*film.mp4"'):
             VideoSource(path=path, fps=5)
 
     def test_repr_names_the_origin(self, tmp_path):
@@ -323,7 +323,7 @@ class TestUniformFrames:
 
     def test_refused(self):
         for n_frames, count in ((-1, 2), (5, 0)):
-            with pytest.raises(ValueError, match=f"n_frames={n_frames} and count={count} came"):
+            with pytest.raises(ValueError, match=f"got n_frames={n_frames} and count={count}"):
                 uniform_frames(n_frames, count)
 
 

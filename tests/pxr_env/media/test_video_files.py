@@ -16,10 +16,9 @@ import pytest
 from PIL import Image
 
 from pxr_env.errors import MediaError
-from pxr_env.media import VideoSource, decoder_pool, video_index
-from pxr_env.media.cache import decoded_cache
-from pxr_env.media.decoder_pool import DecoderPool
-from pxr_env.media.images import file_key
+from pxr_env.media import VideoSource, decoders, video_index
+from pxr_env.media.decoders import DecoderPool
+from pxr_env.media.images import decoded_cache, file_key
 from tests.pxr_env.media import clips
 
 ROOT = Path(__file__).parents[3]
@@ -28,7 +27,7 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture(autouse=True)
 def empty_caches():
     decoded_cache.clear()
-    decoder_pool.decoder_pool.close()
+    decoders.decoder_pool.close()
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +154,7 @@ FORK = """
 import os, sys, threading
 from pathlib import Path
 from pxr_env.media import VideoSource
-from pxr_env.media.decoder_pool import decoder_pool
+from pxr_env.media.decoders import decoder_pool
 from tests.pxr_env.media.clips import number
 video = VideoSource(path=Path(sys.argv[1]))
 assert number(video.frame(3)) == 3

@@ -93,7 +93,7 @@ def test_tiny_and_huge_boxes_are_exact():
 
 @pytest.mark.parametrize("accepted", ["red", "10, 10, 0, 0", ""])
 def test_an_accepted_answer_that_is_no_box_is_a_mistake_of_the_data(accepted):
-    with pytest.raises(DataError, match='sample "street" came; expected a box'):
+    with pytest.raises(DataError, match='sample "street", expected a box'):
         score("0, 0, 10, 10", accepted)
 
 

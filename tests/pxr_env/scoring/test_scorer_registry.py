@@ -55,13 +55,13 @@ def test_users_register_their_own(monkeypatch):
     assert (scorer.name, scorer.source, scorer("crimson", SAMPLE), scorer("red", SAMPLE)) == ("longer", "ours", 1.0, 0)
     assert scorer.is_correct(0.5)
     assert scorer_names()[-1] == "longer"
-    with pytest.raises(ValueError, match='"longer" came twice'):
+    with pytest.raises(ValueError, match='"longer" twice'):
         register_scorer("longer", source="ours")
 
 
 @pytest.mark.parametrize("correct_from", [0, -1, 1.5, math.nan])
 def test_a_least_correct_score_that_cannot_be(correct_from):
-    with pytest.raises(ValueError, match='for the scorer "mine"; expected a number above 0'):
+    with pytest.raises(ValueError, match='for the scorer "mine", expected a number above 0'):
         register_scorer("mine", source="ours", correct_from=correct_from)
 
 

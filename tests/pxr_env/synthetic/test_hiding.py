@@ -50,7 +50,7 @@ def test_paint_gets_weaker_where_the_rest_of_the_block_cannot_pay():
 
 
 def test_cover_off_the_blocks_is_refused():
-    with pytest.raises(ValueError, match="6x4 pixels came; expected multiples of reduction=4"):
+    with pytest.raises(ValueError, match="6x4 pixels, expected multiples of reduction=4"):
         hide((0, 0, 0), (9, 9, 9), np.zeros((4, 6)), reduction=4)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pxr_env.errors import DataError
 from pxr_env.media import ImageSource, cut, fit_size
-from pxr_env.media.cache import decoded_cache
+from pxr_env.media.images import decoded_cache
 from pxr_env.synthetic import COLOURS, LETTERS, SyntheticSearch, cell_box, letters, scenes, search
 
 
@@ -153,10 +153,10 @@ def test_a_budget_that_shows_more_is_not_certified():
         ({"max_pixels": 83**2, "min_pixels": 0}, r"at least \(grid \* size_multiple\)\*\*2 = 7056.*Raise max_pixels"),
         ({"size_multiple": 32}, "= 9216"),
         ({"size_multiple": 8, "max_pixels": 24**2, "min_pixels": 0}, "cells of 8 pixels; expected at least 28"),
-        ({"split": "val"}, '"val" came; expected "train" or "test"'),
-        ({"grid": 0}, "grid=0 came"),
-        ({"grid": 2.5}, "grid=2.5 came; expected an integer"),
-        ({"n_boxes": 4}, "n_boxes=4 came; expected .* from 1 to 3"),
+        ({"split": "val"}, '"val", expected "train" or "test"'),
+        ({"grid": 0}, "got grid=0"),
+        ({"grid": 2.5}, "grid=2.5.* expected an integer"),
+        ({"n_boxes": 4}, "got n_boxes=4, expected .* from 1 to 3"),
         ({"grid": 1, "n_boxes": 2}, "from 1 to 1"),
         ({"hard_fraction": 1.5}, "hard_fraction=1.5"),
         ({"num_samples": 0}, "num_samples=0"),
@@ -267,7 +267,7 @@ def test_sample_ids_are_lazy_and_strict():
     assert ids.index("test-5") == 5
     for wrong in ("test-1000000000", "train-0", "test-01", "test--1", "test-", "test-٣", 3, None):
         assert wrong not in ids
-    with pytest.raises(DataError, match='"train-5" came; expected "train-0" to "train-4"'):
+    with pytest.raises(DataError, match='"train-5", expected "train-0" to "train-4"'):
         SyntheticSearch(num_samples=5).get("train-5")
 
 

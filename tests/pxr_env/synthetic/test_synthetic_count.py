@@ -167,7 +167,7 @@ def test_other_arguments_are_certified_too(arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"max_count": 0}, "max_count=0 came; expected an integer from 1 to 15"),
+        ({"max_count": 0}, "got max_count=0, expected an integer from 1 to 15"),
         ({"max_hidden": 9}, "max_hidden=9"),
         (
             {"max_count": 10, "n_distractors": 6},

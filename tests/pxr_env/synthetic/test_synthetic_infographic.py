@@ -186,10 +186,10 @@ def test_other_arguments_are_certified_too(arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n_sections": 6}, "n_sections=6 came; expected an integer from 1 to 5"),
+        ({"n_sections": 6}, "got n_sections=6, expected an integer from 1 to 5"),
         (
             {"n_sections": 5, "max_pixels": 130 * 784},
-            "n_sections=5; expected room for a page of at least 224x610 pixels",
+            "n_sections=5, expected room for a page of at least 224x610 pixels",
         ),
         ({"max_pixels": 84 * 84}, "Raise max_pixels or lower n_sections"),
         ({"min_pixels": -1}, "min_pixels=-1"),

@@ -9,7 +9,7 @@ import pytest
 
 from pxr_env.errors import DataError
 from pxr_env.media import VideoSource, cut
-from pxr_env.media.cache import decoded_cache
+from pxr_env.media.images import decoded_cache
 from pxr_env.synthetic import SyntheticCount, SyntheticInfographic, SyntheticSearch, SyntheticVideo
 from pxr_env.types import OperationCall
 
@@ -72,13 +72,13 @@ def test_questions_do_not_tell_hard_from_easy(data_class):
 
 @every_class
 def test_unknown_ids_and_arguments_are_refused(data_class):
-    with pytest.raises(DataError, match='"train-5" came; expected "train-0" to "train-4"'):
+    with pytest.raises(DataError, match='"train-5", expected "train-0" to "train-4"'):
         data_class(num_samples=5).get("train-5")
     for arguments, message in (
-        ({"split": "val"}, '"val" came; expected "train" or "test"'),
-        ({"num_samples": 0}, "num_samples=0 came; expected an integer from 1"),
-        ({"hard_fraction": 1.5}, "hard_fraction=1.5 came; expected a number from 0 to 1"),
-        ({"hard_fraction": "all"}, 'hard_fraction="all" came'),
+        ({"split": "val"}, '"val", expected "train" or "test"'),
+        ({"num_samples": 0}, "got num_samples=0, expected an integer from 1"),
+        ({"hard_fraction": 1.5}, "got hard_fraction=1.5, expected a number from 0 to 1"),
+        ({"hard_fraction": "all"}, 'hard_fraction="all"'),
     ):
         with pytest.raises(ValueError, match=message):
             data_class(**arguments)

@@ -1,19 +1,105 @@
-"""The released warm-start data: recorded conversations with images and videos."""
+"""The authors' released data: RL data and evaluation sets as parquet files, and recorded conversations as json."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pxr_env.datasets.fields import Fields, RowError
-from pxr_env.datasets.media_files import FrameFiles, FrameFolder, ImageFile, MediaFiles, VideoFile
+from pxr_env.datasets.media import ImageFile, Medium, RowImage, VideoFile
+from pxr_env.datasets.media_files import MediaFiles
 from pxr_env.datasets.paths import DataDirectory
-from pxr_env.datasets.readers import JSONLines, JSONList, Table
-from pxr_env.datasets.row_images import RowImage
-from pxr_env.datasets.rows import Progress, check_rows
-from pxr_env.errors import DataError, show
+from pxr_env.datasets.readers import JSONLines, JSONList, ParquetTable, Table, find_file
+from pxr_env.datasets.rows import Dataset, Names, Progress, check_rows
+from pxr_env.errors import DataError, quote, show
+
+#: The columns that every row has, and the one that marks videos.
+REQUIRED_COLUMNS = ("question", "answer", "image", "qid")
+OPTIONAL_COLUMNS = ("is_video",)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class RLData(Dataset):
+    """The released RL data: one `*.parquet` in a directory, images and frames at paths relative to it.
+
+    Source: TIGER-Lab/PixelReasoner-RL-Data, `release.parquet` beside the unpacked `images.zip` and `videos.zip`.
+
+    Columns: `question` (text), `answer` (a text or number, or a list of what is accepted), `image` (a path or the bytes
+    of an image file, or a list of them), `qid` (text, unique, the sample id), `is_video` (bool, may be missing). With
+    `is_video` the paths are the frames of one video, in order, or one video file. Other columns are not read. A path is
+    looked up in the directory, then in its `images` (frames: `videos`), where some tools unpack the archives.
+
+    Args:
+        directory: where the parquet file lies.
+        fps: frames per second of videos that are lists of frames; the release does not say.
+
+    Raises:
+        DataError: no or several parquet files, a missing column, or bad rows; all of them are named.
+        ImportError: pyarrow is not installed.
+    """
+
+    names: ClassVar[Names] = Names(id="qid")
+
+    fps: float = 1.0
+
+    def open_table(self, directory: Path) -> Table:
+        return _parquet(directory, "the table of questions")
+
+    def _find_media(self, fields: Fields) -> tuple[Medium, ...]:
+        return self._media.images_or_frames(fields, ("", "images"), ("", "videos"), self.fps)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class EvaluationData(Dataset):
+    """One of the authors' evaluation sets: `NAME.parquet` with the columns of `RLData`, and its images.
+
+    Source: JasperHaozhe/{VStar,TallyQA,InfoVQA,MVBench}-EvalData-PixelReasoner. Images lie where the archive puts them
+    (`images/...`), or in `NAME_images/...`, where the authors' preparation script moves them, so that several sets
+    share a directory. That script also writes absolute paths into the table, which are refused here: use the table as
+    it was downloaded.
+
+    Args:
+        directory: where the parquet file lies.
+        name: the file's name without `.parquet`; needed if there are several.
+        fps: frames per second of videos that are lists of frames.
+
+    Raises:
+        DataError: no such parquet file, a missing column, or bad rows; all of them are named.
+        ImportError: pyarrow is not installed.
+    """
+
+    names: ClassVar[Names] = Names(id="qid")
+
+    fps: float = 1.0
+    name: str | None = None
+
+    def open_table(self, directory: Path) -> Table:
+        if self.name is not None:
+            names = sorted(path.stem for path in directory.glob("*.parquet"))
+            if self.name not in names:
+                raise DataError(
+                    f'got name="{quote(self.name)}", expected the name of a parquet file in "{directory}": '
+                    f"{', '.join(names) or 'there is none'}."
+                )
+        table = _parquet(directory, "or its name (name=...)", self.name or "*")
+        self._stem = table.path.stem
+        return table
+
+    @property
+    def moved(self) -> str:
+        return f"{self._stem}_"  # "images/a.jpg" moves to "NAME_images/a.jpg"
+
+    def _find_media(self, fields: Fields) -> tuple[Medium, ...]:
+        folders = ("", f"{self._stem}_images", "images", "videos")
+        return self._media.images_or_frames(fields, folders, folders, self.fps)
+
+
+def _parquet(directory: Path, what: str, name: str = "*") -> ParquetTable:
+    return ParquetTable(find_file(directory, f"{name}.parquet", what), REQUIRED_COLUMNS, OPTIONAL_COLUMNS)
+
 
 #: Who may speak in a trace.
 ROLES = ("system", "user", "assistant", "tool")
@@ -40,7 +126,7 @@ class VideoPart:
     """A video of a message; `file.open()` gives the source."""
 
     kind: ClassVar[str] = "video"
-    file: FrameFiles | FrameFolder | VideoFile
+    file: VideoFile
 
 
 Part = TextPart | ImagePart | VideoPart
@@ -77,13 +163,14 @@ class Trace:
         return self.messages
 
     @property
-    def media(self) -> tuple[ImageFile | RowImage | FrameFiles | FrameFolder | VideoFile, ...]:
+    def media(self) -> tuple[ImageFile | RowImage | VideoFile, ...]:
         """The files of all images and videos in order."""
         return tuple(
             part.file for message in self.messages for part in message.content if not isinstance(part, TextPart)
         )
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class SFTData:
     """The released warm-start data: a json list of rows with `message_list`, and media at paths relative to it.
 
@@ -97,44 +184,41 @@ class SFTData:
     question and answer. Texts keep their tool tags; other special tokens and control characters are neutralized.
 
     Args:
-        path: the json (or jsonl) file, or a directory with one in it.
+        directory: the json (or jsonl) file, or a directory with one in it.
         fps: frames per second of videos that are lists of frames.
         skip_bad_rows: leave bad rows out, and keep them in `skipped`, instead of raising an exception.
         limit: read this many rows only.
-        check_media: read the header of every image; without, files only have to exist.
+        check_media: read the header of every image or video; without, files only have to exist.
         progress: is called with the number of rows read, now and then.
 
     Raises:
         DataError: no such file, or bad rows; all of them are named.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        fps: float = 1.0,
-        skip_bad_rows: bool = False,
-        limit: int | None = None,
-        check_media: bool = True,
-        progress: Progress | None = None,
-    ) -> None:
-        given = Path(path)
+    directory: str | Path = field(kw_only=False)
+    fps: float = 1.0
+    skip_bad_rows: bool = False
+    limit: int | None = None
+    check_media: bool = True
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        given = Path(self.directory)
         files = DataDirectory(given.parent if given.is_file() else given)
-        #: The data file.
         self.path = given if given.is_file() else _find(given)
         table: Table = JSONLines(self.path) if self.path.suffix == ".jsonl" else JSONList(self.path)
-        self._media = MediaFiles(files, table, check=check_media)
-        self._fps = fps
-        self._n_traces: dict[str, int] = {}
+        self._media = MediaFiles(files, table, check=self.check_media)
+        self._n_traces: Counter[str] = Counter()
         checked = check_rows(
-            self.path, table.rows(), self._trace, skip_bad_rows=skip_bad_rows, limit=limit, progress=progress
+            self.path,
+            table.rows(),
+            self._trace,
+            skip_bad_rows=self.skip_bad_rows,
+            limit=self.limit,
+            progress=self.progress,
         )
-        #: The rows that were left out.
-        self.skipped = checked.bad
-        #: What is odd about rows that were kept.
-        self.warnings = checked.warnings
-        #: Number of rows read, those that were left out included.
-        self.n_rows = checked.n_rows
+        self.progress = None  # a local function would keep the data from travelling to other processes
+        self.skipped, self.warnings, self.n_rows = checked.bad, checked.warnings, checked.n_rows
         self._traces = tuple(checked.good.values())
 
     def __len__(self) -> int:
@@ -162,7 +246,8 @@ class SFTData:
             fields.sample_id = f"row-{fields.row}"
             return fields.sample_id
         name = fields.identifier("qid")
-        self._n_traces[name] = count = self._n_traces.get(name, 0) + 1
+        self._n_traces[name] += 1
+        count = self._n_traces[name]
         return name if count == 1 else f"{name}#{count}"
 
     def _message(self, fields: Fields, number: int, message: object) -> Message:
@@ -200,8 +285,8 @@ class SFTData:
         if kind == "image":
             return ImagePart(file=self._media.image(value, ("", "images"), "image", fields.key, steps))
         if isinstance(value, str):
-            return VideoPart(file=self._media.video(value, ("", "videos"), fps=self._fps))
-        return VideoPart(file=self._media.frames(value, ("", "videos"), fps=self._fps))
+            return VideoPart(file=self._media.video(value, ("", "videos"), fps=self.fps))
+        return VideoPart(file=self._media.frames(value, ("", "videos"), fps=self.fps))
 
 
 def _find(directory: Path) -> Path:

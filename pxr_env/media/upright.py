@@ -1,0 +1,301 @@
+"""Any picture of Pillow as upright 8-bit RGB: its colours, which way is up, metadata in its way."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from pxr_env.geometry import Size
+
+#: Tags of a TIFF: bits of a sample, and what its 0 means (0: white, 1: black).
+_BITS_TAG, _PHOTOMETRIC_TAG = 258, 262
+#: Formats that are read into 32 bits and hold 16.
+_SIXTEEN_BIT_FORMATS = ("PNG", "PPM")
+#: How Pillow unpacks greys of few bits, and 16-bit colours -> what makes a colour of the file one of the picture.
+_GREY_SCALES = {"L;2": 85, "L;4": 17}
+_SIXTEEN_BIT_RGB = "RGB;16B"
+_WHITE = (255, 255, 255, 255)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Returns `image` as new 8-bit RGB, without metadata.
+
+    Transparency, of a channel, a palette or one colour, is shown over white. Greys:
+
+    - of 16 bits: the upper 8;
+    - whole numbers of 32 bits (`I`): as they are if none is above 255, the upper 8 of 16 bits if none is above 65535,
+      else scaled so that the largest is white;
+    - floating point (`F`): times 255 if none is above 1, as they are up to 255, divided by 256 up to 65535, else
+      scaled so that the largest is white.
+
+    Negative numbers and NaN are black.
+    """
+    key = _transparent_colour(image)  # knows more before the picture is loaded
+    image.load()
+    if image.mode.startswith("I;16"):
+        rgb = _of_sixteen_bits(image, key)
+    elif image.mode in ("I", "F"):
+        rgb = Image.fromarray(_eight_bits(image)).convert("RGB")
+    elif key is not None or image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or _has_transparent_palette(image):
+        rgb = _over_white(image, key)
+    else:
+        rgb = image.copy() if image.mode == "RGB" else image.convert("RGB")
+    rgb.info = {}
+    return rgb
+
+
+def is_plain(image: Image.Image) -> bool:
+    """Whether a picture is opaque 8-bit RGB already."""
+    return image.mode == "RGB" and _transparent_colour(image) is None
+
+
+def _transparent_colour(image: Image.Image) -> Any:
+    """The colour of a picture that is transparent, as its mode writes colours; of a palette also bytes."""
+    key = image.info.get("transparency")
+    how = _unpacking(image)
+    if image.mode == "P" and isinstance(key, int | bytes):
+        return key
+    if image.mode == "RGB" and isinstance(key, tuple) and len(key) == 3:
+        key = tuple(value >> 8 for value in key) if how == _SIXTEEN_BIT_RGB else key
+        return key if max(key) <= 255 else None
+    if image.mode in ("1", "L") and isinstance(key, int):
+        key *= _GREY_SCALES.get(how, 1)
+        return key if key <= 255 else None
+    return key if image.mode.startswith("I;16") and isinstance(key, int) else None
+
+
+def _unpacking(image: Image.Image) -> str:
+    """How Pillow is going to unpack a PNG, such as "L;4"; nothing after that."""
+    tiles = getattr(image, "tile", None) if image.format == "PNG" else None
+    how = tiles[0][3] if tiles else None
+    return how if isinstance(how, str) else ""
+
+
+def _has_transparent_palette(image: Image.Image) -> bool:
+    return image.mode == "P" and image.palette is not None and image.palette.mode.endswith("A")
+
+
+def _over_white(image: Image.Image, key: Any) -> Image.Image:
+    if image.mode == "La":
+        image = image.convert("LA")
+    if key is not None:
+        image = image.copy()
+        image.info["transparency"] = key
+    elif "transparency" in image.info:
+        # A colour that its mode cannot have: nothing is transparent.
+        image = image.copy()
+        del image.info["transparency"]
+    over = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", over.size, _WHITE), over).convert("RGB")
+
+
+def _of_sixteen_bits(image: Image.Image, key: int | None) -> Image.Image:
+    grey = np.asarray(image)
+    tags = getattr(image, "tag_v2", {})
+    shown = grey >> 4 if tags.get(_BITS_TAG) in (12, (12,)) else grey >> 8
+    if tags.get(_PHOTOMETRIC_TAG) == 0:
+        shown = 255 - shown
+    if key is not None:
+        shown = np.where(grey == key, 255, shown)
+    return Image.fromarray(shown.astype(np.uint8)).convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> np.ndarray:
+    grey = np.asarray(image)
+    largest = float(grey.max(initial=0, where=np.isfinite(grey)))
+    if image.mode == "F" and largest <= 1:
+        scale = 255.0
+    elif (image.mode == "I" and image.format in _SIXTEEN_BIT_FORMATS) or 255 < largest <= 65535:
+        scale = 1 / 256
+    else:
+        scale = 255 / max(largest, 255)
+    shown = np.nan_to_num(grey * scale, nan=0, posinf=255, neginf=0).clip(0, 255)
+    # Whole numbers are cut, as if their lower bits were left out.
+    return (shown if image.mode == "I" else np.rint(shown)).astype(np.uint8)
+
+
+# Which way is up: read from what a camera wrote beside the pixels, and nothing else of that. The other tags are neither
+# checked nor written again, so none of them can keep a picture from being shown.
+_TAG = 0x0112
+_WIDTH_TAG, _HEIGHT_TAG = 256, 257
+#: Orientation -> what makes the picture upright. Source: Exif 2.32, tag 0x0112; 1 is upright already.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+#: Orientations from this one on exchange width and height.
+_FIRST_SIDEWAYS = 5
+#: Types of tags -> how `struct` calls what they hold. Source: TIFF 6.0, section 2.
+_KINDS = {1: "B", 2: "c", 3: "H", 4: "I", 5: "II", 6: "b", 7: "c", 8: "h", 9: "i", 10: "ii"}
+_ENTRY_BYTES = 12
+#: Of a text so much is read.
+_MOST_BYTES = 8
+
+
+def orientation(image: Image.Image) -> int:
+    """Returns the Exif orientation of a picture, 1 to 8; 1 where it says none, or none that exists.
+
+    It may be written as any type of number or as text. EXIF counts before XMP, as in Pillow's `exif_transpose`.
+    """
+    exif = image.info.get("exif")
+    value = _in_exif(exif) if isinstance(exif, bytes) else None
+    if value is None:
+        try:
+            # The tags of a TIFF, XMP, EXIF inside of a PNG's texts.
+            value = image.getexif().get(_TAG)
+        except Exception:  # of any kind, and about tags that are not needed
+            value = None
+    return _valid(value)
+
+
+def upright_size(image: Image.Image) -> Size:
+    """Returns the size that a picture, opened but not loaded, has when it is upright."""
+    width, height = image.size
+    tags = getattr(image, "tag_v2", {})
+    if _WIDTH_TAG in tags and _HEIGHT_TAG in tags:
+        # As stored: Pillow has exchanged those in `image.size` already, for some orientations.
+        width, height = tags[_WIDTH_TAG], tags[_HEIGHT_TAG]
+    return (height, width) if orientation(image) >= _FIRST_SIDEWAYS else (width, height)
+
+
+def turn(pixels: Image.Image, turned: int) -> Image.Image:
+    """Returns a picture of that orientation upright; itself where it is."""
+    return pixels.transpose(_TURNS[turned]) if turned in _TURNS else pixels
+
+
+def _valid(value: object) -> int:
+    if isinstance(value, tuple | list):
+        value = value[0] if value else None
+    if isinstance(value, bytes):
+        value = value[0] if len(value) == 1 and value[0] < ord("0") else value.decode("latin-1")
+    if isinstance(value, str):
+        text = value.strip("\0 ")
+        value = int(text) if len(text) == 1 and text in "12345678" else None
+    # Fractions and floats compare, too.
+    return next((number for number in range(1, 9) if value == number), 1)
+
+
+def _in_exif(exif: bytes) -> object:
+    """The orientation in a block of EXIF; None where it has none that can be read.
+
+    The table is read entry by entry, so that a broken one does not hide the others.
+    """
+    while exif.startswith(b"Exif\0\0"):
+        exif = exif[6:]
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None or len(exif) < 8:
+        return None
+    (start,) = struct.unpack_from(order + "I", exif, 4)
+    if start + 2 > len(exif):
+        return None
+    (n_entries,) = struct.unpack_from(order + "H", exif, start)
+    for place in range(start + 2, start + 2 + n_entries * _ENTRY_BYTES, _ENTRY_BYTES):
+        if place + _ENTRY_BYTES > len(exif):
+            return None
+        tag, kind, count = struct.unpack_from(order + "HHI", exif, place)
+        if tag == _TAG and count:
+            return _value(exif, order, kind, count, place + 8)
+    return None
+
+
+def _value(exif: bytes, order: str, kind: int, count: int, place: int) -> object:
+    """The first number of a tag, or its text."""
+    if kind not in _KINDS:
+        return None
+    n_bytes = count * struct.calcsize(_KINDS[kind])
+    if n_bytes > 4:
+        # What does not fit into the entry lies elsewhere.
+        (place,) = struct.unpack_from(order + "I", exif, place)
+    held = exif[place : place + min(n_bytes, _MOST_BYTES)]
+    if _KINDS[kind] == "c":
+        return held
+    if len(held) < struct.calcsize(_KINDS[kind]):
+        return None
+    number, *denominator = struct.unpack_from(order + _KINDS[kind], held)
+    if denominator:
+        return number / denominator[0] if denominator[0] else None
+    return number
+
+
+# Metadata that Pillow refuses, though every viewer shows the pixels: of a PNG a colour profile or text of over 1 MiB,
+# and texts of over 64 MiB; of a JPEG a broken JFIF, Adobe, ICC or multi-picture segment.
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8"
+#: Texts and the colour profile of a PNG.
+_PNG_METADATA = (b"iCCP", b"iTXt", b"tEXt", b"zTXt")
+#: Texts that may say which way is up.
+_ORIENTED = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
+#: Markers of a JPEG: the applications' segments and comments, and where pixels begin.
+_JPEG_METADATA, _START_OF_SCAN = (*range(0xE0, 0xF0), 0xFE), 0xDA
+#: Segments that say which way is up or what the colours are: how they begin, and their least length in bytes.
+_JPEG_NEEDED = ((b"Exif\0\0", 14), (b"http://ns.adobe.com/xap/", 30), (b"JFIF\0", 14), (b"Adobe", 12))
+
+
+def without_metadata(file: Path | bytes) -> bytes | None:
+    """Returns a PNG or JPEG without the metadata that change no pixel here; None if the file, by path or bytes, is
+    neither or has none.
+    """
+    with open(file, "rb") if isinstance(file, Path) else io.BytesIO(file) as opened:
+        start = opened.read(len(_PNG))
+        if not start.startswith((_PNG, _JPEG)):
+            return None
+        data = start + opened.read()
+    slim = b"".join(_png_parts(data) if start == _PNG else _jpeg_parts(data))
+    return slim if len(slim) < len(data) else None
+
+
+def _jpeg_parts(data: bytes) -> Iterator[bytes]:
+    yield _JPEG
+    place = len(_JPEG)
+    while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] != _START_OF_SCAN:
+        end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        if data[place + 1] == 0xFF:
+            end = place + 1  # a byte that only fills
+        segment = data[place:end]
+        needed = any(segment[4:].startswith(begin) and len(segment) - 4 >= least for begin, least in _JPEG_NEEDED)
+        if data[place + 1] not in _JPEG_METADATA or needed:
+            yield segment
+        place = end
+    yield data[place:]
+
+
+def _png_parts(data: bytes) -> Iterator[bytes]:
+    yield _PNG
+    place = len(_PNG)
+    while place + 8 <= len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
+        chunk = data[place:end]
+        if chunk[4:8] not in _PNG_METADATA or _is_needed(chunk[4:8], chunk[8:-4]):
+            yield chunk
+        place = end
+    yield data[place:]
+
+
+def _is_needed(kind: bytes, content: bytes) -> bool:
+    """Whether a text of a PNG may hold the orientation, and is small enough to be read."""
+    if kind == b"iCCP" or not content.startswith(_ORIENTED):
+        return False
+    rest = content[content.index(b"\0") + 1 :]
+    limit = PngImagePlugin.MAX_TEXT_CHUNK
+    if kind == b"zTXt" or (kind == b"iTXt" and rest[:1] == b"\1"):
+        # Behind the method; in iTXt behind language and translated keyword, too.
+        packed = rest[1:] if kind == b"zTXt" else rest[2:].split(b"\0", 2)[-1]
+        try:
+            unpacker = zlib.decompressobj()
+            unpacker.decompress(packed, limit)
+        except zlib.error:
+            return False
+        return not unpacker.unconsumed_tail
+    return len(rest) <= limit
