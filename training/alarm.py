@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 
 from pxr_agents.statistics import own_episodes, term_returns
 from pxr_agents.types import Episode
-from pxr_env.episode import MALFORMED
+from pxr_env.rules import MALFORMED
 
 ANY = "any"
 """Stands for all operations of a task together."""

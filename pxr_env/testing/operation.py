@@ -18,7 +18,7 @@ from pxr_env.media import ImageSource, VideoSource
 from pxr_env.operations import Operation, OperationContext, get_operation
 from pxr_env.operations.registry import Shown
 from pxr_env.operations.sampling import Scale, draw
-from pxr_env.overview import first_regions
+from pxr_env.rules import first_regions
 from pxr_env.testing.checks.contract import region_problem
 from pxr_env.testing.checks.mistakes import unreadable
 from pxr_env.testing.checks.operations import calls_survive_the_dialect, drawn_calls_are_executed_or_refused
