@@ -4,10 +4,10 @@ from pxr_env.testing import check_task
 
 def test_task():
     check_task("my_module:my/Task-v0").raise_if_failed()
+
+The checks are pytest tests: `pytest --pyargs pxr_env.testing --task my_module:my/Task-v0` runs them as well.
 """
 
-from pxr_env.testing.operation import check_operation
-from pxr_env.testing.report import Report, Result
-from pxr_env.testing.task import check_task
+from pxr_env.testing.run import Report, check_operation, check_task
 
-__all__ = ["Report", "Result", "check_operation", "check_task"]
+__all__ = ["Report", "check_operation", "check_task"]

@@ -1,20 +1,23 @@
-"""Playing scripted turns, writing down what came back, and comparing two records byte for byte."""
+"""Playing scripted turns, recording what came back, and comparing two recordings byte for byte."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import json
+import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 
 from pxr_env.env import VisualReasoningEnv
-from pxr_env.errors import quote, show
-from pxr_env.testing.report import describe_error
+from pxr_env.errors import quote
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,12 +26,9 @@ class Step:
 
     Args:
         turn: the message, or None.
-        observation: as it came, the very same object.
-        text: its text.
+        observation: the very same object that was returned.
+        text: its text; None without one.
         images: copies of its images, made at once.
-        reward: 0.0 after `reset`.
-        terminated: False after `reset`.
-        truncated: False after `reset`.
         info: a deep copy, made at once.
     """
 
@@ -36,15 +36,19 @@ class Step:
     observation: Any
     text: Any
     images: tuple[np.ndarray, ...]
-    reward: Any = 0.0
-    terminated: Any = False
-    truncated: Any = False
+    reward: Any
+    terminated: Any
+    truncated: Any
     info: dict[str, Any]
 
     @property
     def ended(self) -> bool:
         """Whether the episode is over."""
         return bool(self.terminated or self.truncated)
+
+    def count(self, name: str) -> int:
+        """The sum of the counts of "usage" or "failures"."""
+        return sum(self.info[name].values())
 
 
 @dataclass(kw_only=True, slots=True)
@@ -87,7 +91,7 @@ def base(env: gymnasium.Env[Any, Any]) -> VisualReasoningEnv:
     inner = env.unwrapped
     if not isinstance(inner, VisualReasoningEnv):
         raise TypeError(
-            f"an environment of type {type(inner).__name__} came; expected pxr_env.VisualReasoningEnv, or wrappers "
+            f"got an environment of type {type(inner).__name__}; expected pxr_env.VisualReasoningEnv, or wrappers "
             "around it. Give your samples to it instead of writing an environment."
         )
     return inner
@@ -111,11 +115,10 @@ def play(
     recording = Recording(sample_id=sample_id or f"of seed {seed}")
     try:
         observation, info = env.reset(seed=seed, options={"sample_id": sample_id} if sample_id else None)
-        recording.steps.append(_step(None, observation, info))
+        recording.steps.append(_step(None, observation, 0.0, False, False, info))
         recording.sample_id = str(info.get("sample_id", recording.sample_id))
         for turn in turns:
-            observation, reward, terminated, truncated, info = env.step(turn)
-            recording.steps.append(_step(turn, observation, info, reward, terminated, truncated))
+            recording.steps.append(_step(turn, *env.step(turn)))
             if recording.last.ended:
                 break
     except Exception as error:
@@ -123,14 +126,13 @@ def play(
     return recording
 
 
-def _step(turn: str | None, observation: Any, info: Any, *outcome: Any) -> Step:
-    found = observation if isinstance(observation, dict) else {}
-    reward, terminated, truncated = outcome or (0.0, False, False)
+def _step(turn: str | None, observation: Any, reward: Any, terminated: Any, truncated: Any, info: Any) -> Step:
+    parts = observation if isinstance(observation, dict) else {}
     return Step(
         turn=turn,
         observation=observation,
-        text=found.get("text"),
-        images=tuple(np.array(image) for image in found.get("images", ())),
+        text=parts.get("text"),
+        images=tuple(np.array(image) for image in parts.get("images", ())),
         reward=reward,
         terminated=terminated,
         truncated=truncated,
@@ -138,13 +140,22 @@ def _step(turn: str | None, observation: Any, info: Any, *outcome: Any) -> Step:
     )
 
 
-def as_plain(recording: Recording) -> list[dict[str, Any]]:
-    """Returns a record as JSON values: texts and infos as they are, images as their shapes and the hash of their bytes.
+def describe_error(error: Exception) -> str:
+    """Says in a line which exception came and where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"got {type(error).__name__}{where}; expected no exception. It says: {quote(str(error), 400)}"
 
-    Equal lists mean equal episodes, byte for byte, also across processes.
+
+def as_plain(recording: Recording) -> list[list[Any]]:
+    """Returns a record as JSON: pairs such as ["turn 2, info.usage.zoom_in", 1].
+
+    Images are given as their shapes and the hash of their bytes: equal lists mean equal episodes, byte for byte, also
+    across processes. pytest names the first pair in which two of them differ.
     """
-    steps: list[dict[str, Any]] = [
-        {
+    pairs: list[list[Any]] = []
+    for number, step in enumerate(recording.steps):
+        outcome = {
             "text": step.text,
             "images": [_fingerprint(image) for image in step.images],
             "reward": float(step.reward),
@@ -152,9 +163,16 @@ def as_plain(recording: Recording) -> list[dict[str, Any]]:
             "truncated": bool(step.truncated),
             "info": json.loads(json.dumps(step.info, default=repr)),
         }
-        for step in recording.steps
-    ]
-    return [*steps, {"exception": recording.error}] if recording.error else steps
+        pairs += _leaves(outcome, f"turn {number}, " if number else "reset, ")
+    return [*pairs, ["exception", recording.error]]
+
+
+def _leaves(value: Any, name: str) -> Iterator[list[Any]]:
+    if isinstance(value, dict) and value:
+        for key, part in value.items():
+            yield from _leaves(part, f"{name}{'' if name.endswith(' ') else '.'}{key}")
+    else:
+        yield [name, value]
 
 
 def _fingerprint(image: np.ndarray) -> str:
@@ -162,25 +180,13 @@ def _fingerprint(image: np.ndarray) -> str:
     return f"{image.dtype} {'x'.join(map(str, image.shape))} {digest[:16]}"
 
 
-def differences(expected: list[dict[str, Any]], came: list[dict[str, Any]]) -> Iterator[str]:
-    """Yields where two plain records differ, the first difference of each step."""
-    if len(expected) != len(came):
-        yield f"{len(came) - 1} turns came; expected {len(expected) - 1}."
-    for number, (one, other) in enumerate(zip(expected, came, strict=False)):
-        path = _first_difference(one, other)
-        if path is not None:
-            where, left, right = path
-            moment = "after reset" if number == 0 else f"after turn {number}"
-            yield f"{moment}, {where} is {show(right, 120)}; expected {show(left, 120)}."
-
-
-def _first_difference(one: Any, other: Any, where: str = "") -> tuple[str, Any, Any] | None:
-    parts: list[tuple[str, Any, Any]]
-    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
-        parts = [(f"{where}.{name}" if where else str(name), one[name], other[name]) for name in one]
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        parts = [(f"{where}[{index}]", *pair) for index, pair in enumerate(zip(one, other, strict=True))]
-    else:
-        return None if type(one) is type(other) and one == other else (where, one, other)
-    found = (_first_difference(left, right, name) for name, left, right in parts)
-    return next((difference for difference in found if difference is not None), None)
+def replay() -> None:
+    """Reads {"spec": spec as JSON, "scripts": [[seed, turns], ...]} from standard input, plays each script in a new
+    environment, and writes the plain records: for a process of its own."""
+    request = json.load(sys.stdin)
+    records = []
+    for seed, turns in request["scripts"]:
+        env = gymnasium.make(EnvSpec.from_json(request["spec"]), disable_env_checker=True)
+        records.append(as_plain(play(env, turns, seed=seed)))
+        env.close()
+    json.dump(records, sys.stdout)

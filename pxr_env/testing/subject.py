@@ -1,52 +1,40 @@
-"""What is checked: how environments of a task are made, which samples are looked at, and how they were played."""
+"""What is checked: a task with the samples that are looked at, or an operation with what it is tried on."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
+from pxr_env.coordinates import FRAMES
 from pxr_env.env import VisualReasoningEnv
-from pxr_env.errors import quote
-from pxr_env.media import VideoSource
-from pxr_env.operations import Operation
-from pxr_env.operations.sampling import Scale, draw_call
-from pxr_env.oracle import oracle_turns
-from pxr_env.testing.playing import Recording, Step, base, play
-from pxr_env.testing.report import NotApplicable
-from pxr_env.testing.turns import malformed_turns, written
-from pxr_env.types import OperationCall
+from pxr_env.errors import show
+from pxr_env.media import ImageSource, VideoSource
+from pxr_env.operations import OperationContext, get_operation
+from pxr_env.operations.registry import Shown
+from pxr_env.operations.sampling import Scale, draw
+from pxr_env.overview import first_regions
+from pxr_env.testing.playing import base
+from pxr_env.types import Sample, SampleSource
+from pxr_env.views import View
 
 Environment = gymnasium.Env[Any, Any]
 #: Makes a new environment of the task.
-Maker = Callable[[], Environment]
+Maker = Callable[..., Environment]
 
 #: Turns and operations of an environment in which a check may call what it likes.
 _ROOMY = 256
-_TRIES = 20
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Reply:
-    """What a single turn was answered.
-
-    Args:
-        where: names the sample and the turn, for a message.
-        before: what came before it.
-        after: what came for it; None if that was an exception.
-        error: the exception, described, where `after` is None.
-    """
-
-    where: str
-    before: Step
-    after: Step | None
-    error: str | None
+#: Calls of an operation that are drawn in each coordinate frame.
+TRIES = 40
+#: Width and height of the views that an operation is tried on, and the video among its sources.
+SIDE = 112
+_SECONDS, _FPS = 3.0, 4.0
 
 
 class TaskSubject:
@@ -63,16 +51,10 @@ class TaskSubject:
         self._make, self.name, self.seed = make, name, seed
         self._samples = samples
         self._made: list[Environment] = []
-        self._executed: dict[tuple[str, int], list[str]] = {}
 
     @classmethod
     def of(
-        cls,
-        task: str | Environment | Maker,
-        *,
-        arguments: Mapping[str, Any],
-        samples: int | Sequence[str],
-        seed: int,
+        cls, task: str | Environment | Maker, *, arguments: Mapping[str, Any], samples: int | Sequence[str], seed: int
     ) -> TaskSubject:
         """Returns the subject of an id, of an environment that `gymnasium.make` made, or of a function that makes one.
 
@@ -85,15 +67,15 @@ class TaskSubject:
         if isinstance(task, gymnasium.Env):
             spec = task.spec
             if spec is None or given:
-                what = "arguments beside it" if given else "no spec"
                 raise ValueError(
-                    f"an environment with {what} came; expected one that gymnasium.make made, since the checks need "
-                    "new ones. Pass its id and its arguments, or a function that makes it."
+                    f"got an environment with {'arguments beside it' if given else 'no spec'}; expected one that "
+                    "gymnasium.make made, since the checks need new ones. Pass its id and its arguments, or a "
+                    "function that makes it."
                 )
             return cls(lambda: _make(spec, {}), name=spec.id, samples=samples, seed=seed)
         if not callable(task):
             raise ValueError(
-                f"a task of type {type(task).__name__} came; expected an id, an environment or a function that makes "
+                f"got a task of type {type(task).__name__}; expected an id, an environment or a function that makes "
                 'one. Pass an id such as "pxr_env:pxr/SyntheticSearch-v0".'
             )
         name = getattr(task, "__name__", type(task).__name__)
@@ -110,14 +92,8 @@ class TaskSubject:
         """Makes a new environment with limits that no check reaches."""
         env = self.make()
         inner = base(env)
-        inner.limits = dataclasses.replace(
-            inner.limits,
-            max_turns=_ROOMY,
-            max_operations=_ROOMY,
-            max_images=None,
-            max_shown_pixels=None,
-            max_vision_tokens=None,
-        )
+        limits: dict[str, Any] = dict.fromkeys(("max_images", "max_shown_pixels", "max_vision_tokens"))
+        inner.limits = dataclasses.replace(inner.limits, **limits | {"max_turns": _ROOMY, "max_operations": _ROOMY})
         return env
 
     def close(self) -> None:
@@ -129,19 +105,7 @@ class TaskSubject:
         """Returns a random generator of its own for a purpose, always the same."""
         return np.random.default_rng([self.seed, *(zlib.crc32(part.encode()) for part in key)])
 
-    @cached_property
-    def spec(self) -> EnvSpec:
-        """The spec of the environments.
-
-        Raises:
-            NotApplicable: they have none.
-        """
-        spec = self.make().spec
-        if spec is None:
-            raise NotApplicable("made by a function, so there is no spec; register the task and check its id.")
-        return spec
-
-    @cached_property
+    @functools.cached_property
     def sample_ids(self) -> tuple[str, ...]:
         """The samples that are looked at: the first, the last and drawn ones."""
         if not isinstance(self._samples, int):
@@ -151,116 +115,99 @@ class TaskSubject:
         drawn = [0, len(ids) - 1, *self.rng("samples").integers(0, len(ids), 4 * count).tolist(), *range(count)]
         return tuple(ids[index] for index in list(dict.fromkeys(drawn))[:count])
 
-    @cached_property
-    def oracle_episodes(self) -> tuple[Recording, ...]:
-        """For every sample the episode of the oracle, within the limits of the task."""
-        env = self.make()
-        return tuple(play(env, lazily(oracle_turns, env), sample_id=sample_id) for sample_id in self.sample_ids)
-
-    @cached_property
-    def mixed_episodes(self) -> tuple[Recording, ...]:
-        """For every sample an episode with drawn calls of every operation, a mistake and an answer."""
-        env = self.roomy()
-        recordings = []
-        for sample_id in self.sample_ids:
-            env.reset(options={"sample_id": sample_id})
-            recordings.append(play(env, self.mixed_turns(base(env)), sample_id=sample_id))
-        return tuple(recordings)
-
-    @cached_property
-    def silent_episodes(self) -> tuple[Recording, ...]:
-        """For the first sample an episode without an answer, until the task's limit of turns ends it."""
-        env = self.make()
-        turns = ["I am not sure."] * base(env).limits.max_turns
-        return (play(env, turns, sample_id=self.sample_ids[0]),)
-
-    @cached_property
-    def malformed_replies(self) -> tuple[Reply, ...]:
-        """For every sample what malformed turns are answered."""
-        env = self.roomy()
-        replies: list[Reply] = []
-        for sample_id in self.sample_ids:
-            env.reset(options={"sample_id": sample_id})
-            rest = list(malformed_turns(base(env), self._executed_call(sample_id)).items())
-            # An episode that ends, or is ended by an exception, is begun anew for those that are left.
-            while rest:
-                recording = play(env, [turn for _, turn in rest], sample_id=sample_id)
-                steps: list[Step | None] = [*recording.steps[1:], *([None] if recording.error else [])]
-                for (name, turn), before, after in zip(rest, recording.steps, steps, strict=False):
-                    where = f'sample "{sample_id}", {name} "{quote(turn, 60)}"'
-                    replies.append(Reply(where=where, before=before, after=after, error=recording.error))
-                rest = rest[max(1, len(steps)) :]
-        return tuple(replies)
-
-    def _executed_call(self, sample_id: str) -> OperationCall | None:
-        try:
-            [text] = self.executed_turns(sample_id, 1)
-        except NotApplicable:
-            return None
-        [call] = base(self.make()).dialect.parse(text).calls
-        return call if isinstance(call, OperationCall) else None
-
-    @property
-    def episodes(self) -> tuple[Recording, ...]:
-        """All of these."""
-        return (*self.oracle_episodes, *self.mixed_episodes, *self.silent_episodes)
-
-    def mixed_turns(self, env: VisualReasoningEnv) -> list[str]:
-        """Returns turns for the sample of an environment: drawn calls of every operation, a mistake and an answer."""
-        rng = self.rng("mixed", env.sample.sample_id)
-        calls = [self.draw_call(env, operation, rng) for operation in env.operations.values() for _ in range(2)]
-        texts = [text for call in calls if (text := written(env, call)) is not None]
-        return [*texts, "I am not sure.", env.dialect.render_answer(env.sample.answers[0])]
-
-    def draw_call(self, env: VisualReasoningEnv, operation: Operation, rng: np.random.Generator) -> OperationCall:
-        """Draws a call of an operation whose numbers suit the first view."""
-        return draw_call(operation, scale_of(env), rng)
-
-    def executed_turns(self, sample_id: str, count: int) -> list[str]:
-        """Returns turns with different calls on a sample that are executed one after the other.
-
-        Raises:
-            NotApplicable: there are no such calls.
-        """
-        if (sample_id, count) not in self._executed:
-            self._executed[sample_id, count] = self._find_executed(sample_id, count)
-        found = self._executed[sample_id, count]
-        if len(found) < count:
-            raise NotApplicable(f'found no {count} calls that are executed on sample "{sample_id}".')
-        return found
-
-    def _find_executed(self, sample_id: str, count: int) -> list[str]:
-        env = self.roomy()
-        inner = base(env)
-        rng = self.rng("executed", sample_id)
-        env.reset(options={"sample_id": sample_id})
-        found: list[str] = []
-        n_executed = 0
-        for operation in [*inner.operations.values()] * (_TRIES * count):
-            text = written(inner, self.draw_call(inner, operation, rng))
-            if text is None:
-                continue
-            *_, info = env.step(text)
-            if sum(info["usage"].values()) > n_executed:
-                n_executed = sum(info["usage"].values())
-                found.append(text)
-            if len(found) == count:
-                break
-        return found
-
 
 def _make(task: str | EnvSpec, arguments: Mapping[str, Any]) -> Environment:
     # The passive checker would raise in the midst of an episode what the checks report one by one.
     return gymnasium.make(task, disable_env_checker=True, **arguments)
 
 
-def lazily(script: Callable[[VisualReasoningEnv], Iterator[str]], env: Environment) -> Iterator[str]:
-    """Begins a script when its first turn is asked for: after the reset."""
-    yield from script(base(env))
+class OperationSubject:
+    """An operation under check, and what it is tried on.
+
+    Args:
+        name: its name.
+        data: the samples, of which the first one is used; by default one of noise.
+        seed: seed of everything that is drawn.
+
+    Raises:
+        ValueError: there is no operation of that name.
+    """
+
+    def __init__(self, name: str, *, data: SampleSource | None = None, seed: int = 0) -> None:
+        self.operation, self.seed = get_operation(name), seed
+        self.data: SampleSource = data or NoiseSamples()
+        self.sample = self.data.get(self.data.sample_ids()[0])
+
+    def task(self) -> TaskSubject:
+        """The subject of a task with this operation only."""
+
+        def make() -> VisualReasoningEnv:
+            return VisualReasoningEnv(
+                self.data, operations=[self.operation.name], video_frames=4, min_pixels=28**2, max_pixels=SIDE**2
+            )
+
+        return TaskSubject(make, name=self.operation.name, samples=1, seed=self.seed)
+
+    def calls(self, frame_name: str) -> dict[str, dict[str, Any]]:
+        """Returns the name of a call -> drawn arguments in a coordinate frame, always the same."""
+        rng = np.random.default_rng([self.seed, list(FRAMES).index(frame_name)])
+        frame = FRAMES[frame_name]
+        width, height = frame.extent((SIDE, SIDE))
+        scale = Scale(width=width, height=height, seconds=_SECONDS, integers=frame.decimals == 0)
+        drawn = [draw(self.operation.parameters, scale, rng) for _ in range(TRIES)]
+        return {
+            f"{self.operation.name} with {show(arguments, 200)} ({frame_name}, call {number})": arguments
+            for number, arguments in enumerate(drawn)
+        }
+
+    def answers(self, frame_name: str) -> dict[str, list[Shown] | Exception]:
+        """Returns the name of a call -> what the operation showed or raised."""
+        return {name: self._run(frame_name, arguments) for name, arguments in self.calls(frame_name).items()}
+
+    def _run(self, frame_name: str, arguments: dict[str, Any]) -> list[Shown] | Exception:
+        """Calls it on the first views of the sample, and a part of the first one."""
+        sources = self.sample.sources
+        shown = [
+            region for number, source in enumerate(sources, start=1) for region in first_regions(number, source, 4)
+        ]
+        shown.append(shown[0].part((0.25, 0.25, 0.75, 1.0), (1, 1)))
+        views = tuple(View.of(number, region, (SIDE, SIDE)) for number, region in enumerate(shown, start=1))
+        try:
+            return self.operation.run(
+                OperationContext(views=views, frame=FRAMES[frame_name], sources=sources), arguments
+            )
+        except Exception as error:
+            return error
+
+    def pictures(self) -> list[bytes]:
+        """The pixels of the sources; of a video, of its first frame."""
+        sources = self.sample.sources
+        pictures = [source.image if isinstance(source, ImageSource) else source.frame(0) for source in sources]
+        return [picture.tobytes() for picture in pictures]
 
 
-def scale_of(env: VisualReasoningEnv) -> Scale:
-    """Returns what the numbers of drawn calls should be like: those of the first view."""
-    width, height = env.frame.extent(env.views[0].size)
-    durations = [source.duration for source in env.sample.sources if isinstance(source, VideoSource)]
-    return Scale(width=width, height=height, seconds=max(durations, default=1.0), integers=env.frame.decimals == 0)
+class NoiseSamples:
+    """A single sample of two images and a video, all of noise."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def sample_ids(self) -> Sequence[str]:
+        """See `SampleSource`."""
+        return ["noise"]
+
+    def get(self, sample_id: str) -> Sample:
+        """See `SampleSource`."""
+        wide, high = ImageSource(image=_noise((90, 160), 0)), ImageSource(image=_noise((200, 120), 1))
+        video = VideoSource(
+            key=("pxr_env.testing", "noise"),
+            load_frame=functools.partial(_noise, (60, 80)),
+            n_frames=round(_FPS * _SECONDS),
+            fps=_FPS,
+            size=(80, 60),
+        )
+        return Sample(sample_id="noise", question="What is this?", sources=(wide, high, video), answers=("noise",))
+
+
+def _noise(shape: tuple[int, int], seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)

@@ -1,16 +1,20 @@
-"""Checking from the command line, and the checks that start processes."""
+"""Checking from the command line, by pytest itself, and the checks that start processes."""
 
 from __future__ import annotations
 
+import importlib
+import os
+import re
 import sys
+import tomllib
+from pathlib import Path
 
 import gymnasium
 import pytest
 
 from pxr_env.__main__ import main
 from pxr_env.tasks import TASKS
-from pxr_env.testing import check_task
-from pxr_env.testing.task import PROCESS_CHECKS
+from pxr_env.testing import check_task, run
 
 MODULE = '''
 import multiprocessing
@@ -61,40 +65,89 @@ def own_tasks(tmp_path, monkeypatch):
         del gymnasium.registry[task_id]
 
 
-def run(*words):
+def check(*words):
     """Runs `python -m pxr_env check` with these words."""
     return main(["check", *words])
 
 
 def test_a_task_of_the_user_passes(own_tasks, capsys):
-    assert run("own_tasks:own/Plain-v0", "--set", "hard_fraction=1.0", "--samples", "1") == 0
-    *checks, summary = capsys.readouterr().out.splitlines()
-    assert checks[0].split()[:2] == ["environments_can_be_made", "passed"]
-    assert [line.split()[1] for line in checks] == ["passed"] * len(checks)
-    assert checks[-1].startswith("vector_environments_in_processes_work")
-    assert summary.startswith(f"own_tasks:own/Plain-v0: {len(checks)} passed in ")
+    assert check("own_tasks:own/Plain-v0", "--set", "hard_fraction=1.0", "--samples", "1") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^4\d passed in ", out.splitlines()[-1])
+    assert "slowest 5 durations" in out
+    assert "test_vector_environments_in_processes_work" in out
 
 
 @pytest.mark.parametrize(
-    ("name", "check", "message"),
+    ("name", "name_of_check", "messages"),
     [
-        ("Hashing", "another_process_gives_the_same_episode", "in another process: after reset, text is"),
-        ("AtHome", "vector_environments_in_processes_work", "a process ended before it answered"),
+        (
+            "Hashing",
+            "another_process_gives_the_same_episode",
+            ("in another process", "At index 0 diff: ['reset, text'"),
+        ),
+        ("AtHome", "vector_environments_in_processes_work", ("a process ended before it answered",)),
     ],
 )
-def test_what_goes_wrong_in_other_processes_only(own_tasks, name, check, message):
+def test_what_goes_wrong_in_other_processes_only(own_tasks, name, name_of_check, messages):
     check_task(f"own_tasks:own/{name}-v0", samples=1).raise_if_failed()
     report = check_task(f"own_tasks:own/{name}-v0", samples=1, processes=True)
-    assert [result.name for result in report.failed] == [check], str(report)
-    assert message in str(report)
-    assert check in {function.__name__ for function in PROCESS_CHECKS}
+    assert list(report.failed) == [name_of_check], str(report)
+    assert all(message in str(report) for message in messages)
+    assert any(name.endswith(name_of_check) for name in run.PROCESS_CHECKS)
 
 
 def test_a_task_that_fails(own_tasks, capsys):
-    assert run("own_tasks:own/Plain-v0", "--quick", "--samples", "2", "--set", "operations=") == 1
+    """All checks run whatever the others find, and say what for every sample."""
+    assert check("own_tasks:own/Plain-v0", "--quick", "--samples", "2", "--set", "operations=") == 1
     out = capsys.readouterr().out
     assert "the oracle executed none" in out
-    assert ", 1 FAILED, " in out.splitlines()[-1]
+    assert "zoom_in is no operation of this task." in out
+    assert re.search(r"^1 failed, \d\d passed, \d+ skipped, 2 deselected in ", out.splitlines()[-1])
+
+
+def test_a_report(own_tasks):
+    report = check_task("own_tasks:own/Plain-v0", samples=2, arguments={"operations": []})
+    assert not report.passed
+    assert list(report.failed) == ["needed_operations_show_the_evidence"]
+    assert report.skipped["boxes_reach_the_edges"] == "zoom_in is no operation of this task."
+    assert str(report).startswith("own_tasks:own/Plain-v0: ")
+    with pytest.raises(AssertionError, match="the oracle executed none"):
+        report.raise_if_failed()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--task", "own_tasks:own/Plain-v0", "--task-samples=1", "--task-set", "grid=3", "dialect=tags"], 0, "passed"),
+        (["--operation", "rotate"], 0, "18 passed"),
+        (["--task", "pxr/NoSuchTask-v0"], 4, "expected a registered id"),
+        (["--operation", "zoom"], 4, 'Did you mean "zoom_in"'),
+        ([], 2, "expected --task my_module:my/Task-v0 or --operation"),
+    ],
+)
+def test_pytest_itself(own_tasks, words, code, message, capsys):
+    plugin = ["-c", os.devnull, "-p", "no:cacheprovider", "-p", "pxr_env.testing.plugin"]
+    deselected = [f"--deselect={run.HERE}/{name}" for name in run.PROCESS_CHECKS]
+    assert pytest.main([*plugin, *deselected, "-q", "--pyargs", "pxr_env.testing", *words]) == code
+    captured = capsys.readouterr()
+    assert message in captured.out + captured.err
+
+
+def test_every_pytest_finds_the_plugin():
+    declared = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    [(name, module)] = declared["entry-points"]["pytest11"].items()
+    # The same name: whoever gives it with -p as well gets one plugin.
+    assert name == module == "pxr_env.testing.plugin"
+    assert callable(importlib.import_module(module).pytest_addoption)
+
+
+def test_without_pytest(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pytest", None)
+    assert check("pxr/SyntheticSearch-v0") == 2
+    assert 'Install "pxr-gym[testing]"' in capsys.readouterr().err
+    with pytest.raises(ImportError, match="the checks are pytest tests"):
+        check_task("pxr_env:pxr/SyntheticSearch-v0")
 
 
 @pytest.mark.parametrize(
@@ -106,16 +159,16 @@ def test_a_task_that_fails(own_tasks, capsys):
     ],
 )
 def test_a_task_that_is_none(target, message, capsys):
-    assert run(target) == 2
+    assert check(target) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.out == ""
 
 
 def test_arguments_that_are_none(capsys):
-    assert run("pxr/SyntheticSearch-v0", "--quick", "--set", "gird=3") == 1
+    assert check("pxr/SyntheticSearch-v0", "--quick", "--set", "gird=3") == 1
     assert 'Did you mean "grid"' in capsys.readouterr().out
-    assert run("pxr/SyntheticSearch-v0", "--set", "grid") == 2
+    assert check("pxr/SyntheticSearch-v0", "--set", "grid") == 2
     assert "expected key=value" in capsys.readouterr().err
 
 
@@ -124,11 +177,11 @@ def test_subjects_of_other_kinds():
     report = check_task(env, samples=1)
     assert report.passed, str(report)
     assert report.subject == "pxr/SyntheticSearch-v0"
-    with pytest.raises(ValueError, match="an environment with no spec came"):
+    with pytest.raises(ValueError, match="got an environment with no spec"):
         check_task(env.unwrapped.__class__(env.unwrapped.data))
     with pytest.raises(ValueError, match="arguments beside it"):
         check_task(env, arguments={"grid": 3})
-    with pytest.raises(ValueError, match="a task of type int came; expected an id"):
+    with pytest.raises(ValueError, match="got a task of type int; expected an id"):
         check_task(3)
 
 

@@ -1,0 +1,242 @@
+"""Plays the ends of episodes again, with other pixels where an operation showed something.
+
+The turns up to the last executed operation are those on record, word for word, so that its calls and their boxes stay.
+The turns after it are written anew by the agent of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+from rich.console import Console
+
+from eval.agents import AgentChoice, open_agent
+from eval.audit.agent import Whereabouts, agent_of
+from eval.differences import changes_that_matter
+from eval.interventions import Changed
+from eval.manifest import commit, library_versions, score_name
+from eval.metrics import evaluation_metrics
+from eval.records import Record, RunDirectory
+from eval.replay import rebuild_environment
+from eval.runner import open_client, play, siblings
+from pxr_agents.types import Action, Agent, Observation, Tokens
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arm:
+    """One way to play the ends again.
+
+    Args:
+        kind: one of `eval.interventions.INTERVENTIONS`.
+        operation: whose views are changed; all if None.
+    """
+
+    kind: str
+    operation: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Of its directory in `audit`."""
+        return self.kind if self.operation is None else f"{self.kind}-{self.operation}"
+
+
+class Resumed:
+    """An agent whose episodes begin with turns that were written before, and go on with its own.
+
+    Args:
+        agent: who goes on.
+        turns: by key of the episode, its first turns.
+    """
+
+    def __init__(self, agent: Agent, turns: Sequence[Sequence[str]]) -> None:
+        self._agent = agent
+        self._recall = getattr(agent, "recall", None)
+        self._left = {key: list(of_episode) for key, of_episode in enumerate(turns)}
+        self._ready: list[tuple[int, Action]] = []
+        self._replaced: dict[int, str] = {}
+
+    def start(self, key: int, env: gymnasium.Env) -> None:
+        self._agent.start(key, env)
+
+    def submit(self, key: int, observation: Observation, info: dict[str, Any]) -> None:
+        if not self._left[key]:
+            self._agent.submit(key, observation, info)
+            return
+        turn = self._left[key].pop(0)
+        if self._recall is not None:
+            self._recall(key, observation, info, turn)
+            self._ready.append((key, Action(text=turn)))
+        else:
+            # It has to see every observation; what it writes itself is replaced.
+            self._replaced[key] = turn
+            self._agent.submit(key, observation, info)
+
+    def collect(self) -> list[tuple[int, Action]]:
+        if self._ready:
+            ready, self._ready = self._ready, []
+            return ready
+        return [
+            (key, Action(text=self._replaced.pop(key)) if key in self._replaced else action)
+            for key, action in self._agent.collect()
+        ]
+
+    def finish(self, key: int) -> Tokens | None:
+        return self._agent.finish(key)
+
+
+def rerun(
+    run: RunDirectory,
+    where: Whereabouts,
+    arms: Sequence[Arm],
+    *,
+    limit: int | None = None,
+    data: str | None = None,
+    seed: int = 0,
+    console: Console | None = None,
+) -> dict[Arm, list[Record]]:
+    """Play the ends of all episodes that used an operation again, in every arm.
+
+    Every arm is a run of its own in `audit/NAME`. What is there is not played again, and an interrupted arm goes on.
+
+    Args:
+        run: a finished run.
+        where: how to get its agent.
+        arms: what to change.
+        limit: only its first samples.
+        data: where the data lie now, if they were moved.
+        seed: of the places of shifted boxes.
+        console: for the progress bars.
+
+    Returns:
+        The records by arm: those of the episodes in which the arm changes something.
+    """
+    manifest = run.manifest()
+    records = first_samples(run.records(), limit)
+    done: dict[Arm, dict[tuple[str, int], Record]] = {}
+    wanted = {arm: [record for record in records if changes(arm, record)] for arm in arms}
+    with ExitStack() as stack:
+        # Opened when the first episode is missing: a finished audit needs neither model nor server.
+        player: Agent | None = None
+        n_envs = where.n_envs(where.agent or manifest["agent"])
+        for arm in arms:
+            directory = RunDirectory(run.path / "audit" / arm.name)
+            begun = _manifest(manifest, where, arm, seed)
+            done[arm] = _finished(directory, begun)
+            if all(record.key in done[arm] for record in wanted[arm]):
+                continue
+            if player is None:
+                player = _enter(stack, agent_of(manifest, where))
+            done[arm] = {record.key: record for record in directory.start(begun, _changes, reopen=True)}
+            missing = [record for record in wanted[arm] if record.key not in done[arm]]
+            environment = rebuild_environment(begun, data)
+            for record in play(
+                _environments(environment, begun, min(n_envs, len(missing))),
+                Resumed(player, [recorded_turns(record) for record in missing]),
+                [record.key for record in missing],
+                directory,
+                seed=manifest["seed"],
+                n_done=len(done[arm]),
+                title=arm.name,
+                console=console,
+            ):
+                done[arm][record.key] = record
+            environment.close()
+            _finish(directory, list(done[arm].values()), manifest)
+    for arm in arms:
+        _check_samples(wanted[arm], done[arm])
+    return {arm: [done[arm][record.key] for record in wanted[arm]] for arm in arms}
+
+
+def first_samples(records: Sequence[Record], limit: int | None) -> list[Record]:
+    """The episodes of the first `limit` samples, all of them if None."""
+    chosen = set(list(dict.fromkeys(record.episode.sample_id for record in records))[:limit])
+    return [record for record in records if record.episode.sample_id in chosen]
+
+
+def operations_of(record: Record) -> list[str]:
+    """The operations that an episode with a score executed; none of one without."""
+    if record.episode.error is not None:
+        return []
+    return [name for name, count in record.episode.usage.items() if count > 0]
+
+
+def changes(arm: Arm, record: Record) -> bool:
+    """Whether an arm is to play this episode. An arm of one operation leaves out the episodes that used no other: there
+    the arm that changes all does the same."""
+    operations = operations_of(record)
+    if arm.operation is None:
+        return bool(operations)
+    return arm.operation in operations and len(operations) > 1
+
+
+def recorded_turns(record: Record) -> list[str]:
+    """The turns up to the last one that executed an operation: the last one after which a view was new."""
+    last = max(view["turn"] for view in record.episode.views)
+    return [step.turn for step in record.episode.steps[:last]]
+
+
+def _check_samples(recorded: Sequence[Record], played: Mapping[tuple[str, int], Record]) -> None:
+    """The same questions and pictures as in the run, or the comparison means nothing."""
+    unlike = [
+        record.episode.sample_id
+        for record in recorded
+        if played[record.key].sample_sha256 not in (None, record.sample_sha256)
+    ]
+    if unlike:
+        raise ValueError(
+            f"{len(unlike)} samples are not what they were in the run, such as {unlike[0]!r}: the data changed. "
+            "Expected the data of the run; `python -m eval replay` says what differs. Delete RUN/audit afterwards."
+        )
+
+
+def _environments(first: gymnasium.Env, manifest: Mapping[str, Any], count: int) -> list[gymnasium.Env]:
+    """`siblings` with the intervention around each; it was around the first already."""
+    assert isinstance(first, Changed)
+    return [Changed(environment, **manifest["intervention"]) for environment in siblings(first.env, count)]
+
+
+def _enter(stack: ExitStack, choice: AgentChoice) -> Agent:
+    return stack.enter_context(open_agent(choice, stack.enter_context(open_client(choice))))
+
+
+def _manifest(manifest: Mapping[str, Any], where: Whereabouts, arm: Arm, seed: int) -> dict[str, Any]:
+    """That of the run, with what is changed and who plays now. How many episodes there are depends on the run."""
+    kept = {name: value for name, value in manifest.items() if name not in ("n_samples", "samples_sha256")}
+    agent = where.agent or manifest["agent"]
+    engine = manifest["engine"] if agent == manifest["agent"] else {}
+    return kept | {
+        "intervention": {"kind": arm.kind, "operation": arm.operation, "seed": seed},
+        "agent": agent,
+        "engine": {**engine, **where.engine},
+        "versions": library_versions(agent),
+        "commit": commit(),
+    }
+
+
+def _changes(started: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    changes = changes_that_matter(started, now)
+    if started.get("intervention") != now["intervention"]:
+        changes.append(f"intervention was {started.get('intervention')} and is {now['intervention']}")
+    return changes
+
+
+def _finished(directory: RunDirectory, manifest: Mapping[str, Any]) -> dict[tuple[str, int], Record]:
+    """What a finished arm holds, episodes without a score included; nothing if it has to go on.
+
+    Another program for the same model may have played it.
+    """
+    if not directory.metrics_file.exists():
+        return {}
+    started = directory.manifest()
+    same_program = started | {"agent": manifest["agent"], "engine": manifest["engine"]}
+    if _changes(same_program, manifest):
+        return {}
+    return {record.key: record for record in directory.records()}
+
+
+def _finish(directory: RunDirectory, records: Sequence[Record], manifest: Mapping[str, Any]) -> None:
+    directory.finish(records, evaluation_metrics(records, score_name=score_name(manifest)))

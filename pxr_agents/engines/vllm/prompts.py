@@ -1,0 +1,68 @@
+"""Our conversations as vLLM takes them. No vLLM in here.
+
+Our ids hold one `<|image_pad|>` per merged vision token. vLLM wants one per image and expands it by itself; ids that
+are expanded already it would expand again, silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pxr_agents.chat import ChatFormat
+from pxr_agents.types import Request
+
+
+def fold_placeholders(ids: Sequence[int], lengths: Sequence[int], image_id: int) -> list[int]:
+    """Ids in which every image has a single placeholder.
+
+    Args:
+        ids: (L,) with `lengths[k]` placeholders in a row for image k, and nowhere else.
+        lengths: vision tokens of each image, in order.
+        image_id: the placeholder.
+
+    Raises:
+        ValueError: there are more or fewer placeholders than the images have vision tokens, or they are torn apart.
+    """
+    folded: list[int] = []
+    position = 0
+    for number, length in enumerate(lengths, start=1):
+        start = position
+        while start < len(ids) and ids[start] != image_id:
+            start += 1
+        run = list(ids[start : start + length])
+        if length < 1 or len(run) < length or set(run) != {image_id}:
+            raise ValueError(
+                f"Image {number} has {length} vision tokens, and {_run_length(run, image_id)} placeholder ids in a row "
+                f"came for it; expected as many. Were ids cut, or images lost or changed?"
+            )
+        folded += [*ids[position:start], image_id]
+        position = start + length
+    rest = list(ids[position:])
+    if image_id in rest:
+        raise ValueError(
+            f"{rest.count(image_id)} placeholder ids came that belong to none of the {len(lengths)} images; expected "
+            f"none. Did the model sample one? It has to be banned (see ChatFormat.banned_ids)."
+        )
+    return folded + rest
+
+
+def _run_length(ids: Sequence[int], image_id: int) -> int:
+    return next((k for k, token in enumerate(ids) if token != image_id), len(ids))
+
+
+def vllm_prompt(request: Request, chat: ChatFormat) -> dict[str, Any]:
+    """A request as vLLM's `TokensPrompt`.
+
+    Raises:
+        ValueError: as `fold_placeholders` and `ChatFormat.grid`.
+    """
+    from PIL import Image
+
+    lengths = [int(np.prod(chat.grid(image))) for image in request.images]
+    prompt: dict[str, Any] = {"prompt_token_ids": fold_placeholders(request.ids, lengths, chat.image_id)}
+    if request.images:
+        prompt["multi_modal_data"] = {"image": [Image.fromarray(image) for image in request.images]}
+    return prompt
