@@ -9,28 +9,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pxr_env.arguments import checks_arguments
-from pxr_env.geometry import Box
-from pxr_env.media import ImageSource
-from pxr_env.synthetic.hiding import hide
-from pxr_env.synthetic.scenes import (
-    COLOURS,
-    REMEMBERED,
-    SPLITS,
-    Budget,
-    ProceduralSamples,
-    check_range,
-    grainy,
-    noise_corner,
-    square_side,
-    warn_if_inexact,
-)
+from pxr_env.geometry import Size
+from pxr_env.synthetic.drawing import COLOURS, Colour, Place, around, grainy, hide, noise_corner
+from pxr_env.synthetic.scenes import Budget, ProceduralSamples, check_range, image_sample, square_side, warn_if_inexact
 from pxr_env.types import Sample
 
 #: Source pixels per overview pixel, on each axis.
@@ -47,37 +34,14 @@ _TRAY = 2 * _MARGIN + (_SLOTS - 1) * _PITCH + _STAMP
 _OBJECT_IN_TRAY = 104
 _SMALLEST_CELL = 240
 _DEFAULT_SIDE = 6
-# Seeds differ from those of other kinds of scenes.
-_KIND = 1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CountConfig:
-    """What a scene depends on beside its split and index; hashable."""
-
-    hard_fraction: float
-    max_count: int
-    max_hidden: int
-    n_distractors: int
-    grid: int
-    side: int
-    budget: Budget
-
-    @property
-    def cell(self) -> int:
-        """Side of a cell in source pixels, on the grid of the reduction."""
-        return self.side // self.grid * REDUCTION
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Object:
     shape: str
     colour: str
-    box: tuple[int, int, int, int]
+    box: Place
     hidden: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,8 +49,8 @@ class _Scene:
     """A scene as numbers; the objects that are asked for come first."""
 
     corner: tuple[int, int]
-    shade: tuple[int, int, int]
-    tray: tuple[int, int, int, int]
+    shade: Colour
+    tray: Place
     shape: str
     colour: str
     hard: bool
@@ -97,6 +61,7 @@ class _Scene:
         return [item for item in self.objects if (item.shape, item.colour) == (self.shape, self.colour)]
 
 
+@dataclass(frozen=True, kw_only=True)
 class SyntheticCount(ProceduralSamples):
     """The data of `pxr/SyntheticCount-v0`: count objects of one shape and colour, some of which only a zoom shows.
 
@@ -133,8 +98,6 @@ class SyntheticCount(ProceduralSamples):
     "colour", "tray" (its box) and "objects" (each with "shape", "colour", "box" and "hidden"), in source pixels.
 
     Args:
-        split: "train" or "test".
-        num_samples: how many samples there are.
         hard_fraction: chance that a scene is hard.
         max_count: the largest answer.
         max_hidden: how many of the objects asked for are hidden in a hard scene, at most.
@@ -149,146 +112,151 @@ class SyntheticCount(ProceduralSamples):
     """
 
     scorer: ClassVar[str] = "number"
+    seed: ClassVar[tuple[int, ...]] = (1,)
 
-    @checks_arguments
-    def __init__(
-        self,
-        *,
-        split: str = "train",
-        num_samples: int = 100_000,
-        hard_fraction: float = 0.5,
-        max_count: int = 8,
-        max_hidden: int = 4,
-        n_distractors: int = 5,
-        grid: int = 4,
-        min_pixels: int | None = None,
-        max_pixels: int | None = None,
-        size_multiple: int = 28,
-    ) -> None:
-        super().__init__(split=split, num_samples=num_samples)
-        check_range("hard_fraction", hard_fraction, 0, 1, integer=False)
-        check_range("grid", grid, 2, 16)
-        check_range("max_count", max_count, 1, grid**2 - 1)
-        check_range("max_hidden", max_hidden, 1, 8)
-        check_range("n_distractors", n_distractors, 0, grid**2 - 1)
-        if max_count + n_distractors > grid**2 - 1:
+    max_count: int = 8
+    max_hidden: int = 4
+    n_distractors: int = 5
+    grid: int = 4
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    size_multiple: int = 28
+
+    def _check(self) -> None:
+        check_range("grid", self.grid, 2, 16)
+        most = self.grid**2 - 1
+        check_range("max_count", self.max_count, 1, most)
+        check_range("max_hidden", self.max_hidden, 1, 8)
+        check_range("n_distractors", self.n_distractors, 0, most)
+        if self.max_count + self.n_distractors > most:
             raise ValueError(
-                f"got max_count={max_count} and n_distractors={n_distractors} with grid={grid}, expected at most "
-                f"grid**2 - 1 = {grid**2 - 1} objects beside the tray. Raise grid."
+                f"got max_count={self.max_count} and n_distractors={self.n_distractors} with grid={self.grid}, "
+                f"expected at most grid**2 - 1 = {most} objects beside the tray. Raise grid."
             )
-        budget = _budget(min_pixels, max_pixels, size_multiple)
-        side = square_side(max_pixels=budget.max_pixels, step=size_multiple)
-        self.config = CountConfig(
-            hard_fraction=hard_fraction,
-            max_count=max_count,
-            max_hidden=max_hidden,
-            n_distractors=n_distractors,
-            grid=grid,
-            side=side,
-            budget=budget,
-        )
-        if self.config.cell < _SMALLEST_CELL:
+        budget = self.budget
+        if self.cell < _SMALLEST_CELL:
             raise ValueError(
-                f"got max_pixels={budget.max_pixels} and size_multiple={size_multiple} with grid={grid}, cells of "
-                f"{self.config.cell // REDUCTION} pixels; expected at least {_SMALLEST_CELL // REDUCTION}, the room "
+                f"got max_pixels={budget.max_pixels} and size_multiple={self.size_multiple} with grid={self.grid}, "
+                f"cells of {self.cell // REDUCTION} pixels; expected at least {_SMALLEST_CELL // REDUCTION}, the room "
                 "a tray needs. Raise max_pixels."
             )
-        warn_if_inexact(budget, (side, side), REDUCTION, "hidden objects", f"Use min_pixels={side}**2 or less.")
+        remedy = f"Use min_pixels={self.side}**2 or less."
+        warn_if_inexact(budget, (self.side, self.side), REDUCTION, "hidden objects", remedy)
+
+    @property
+    def budget(self) -> Budget:
+        return _budget(self.min_pixels, self.max_pixels, self.size_multiple)
+
+    @property
+    def side(self) -> int:
+        """Side of the overview in pixels."""
+        return square_side(max_pixels=self.budget.max_pixels, step=self.size_multiple)
+
+    @property
+    def cell(self) -> int:
+        """Side of a cell in source pixels, on the grid of the reduction."""
+        return self.side // self.grid * REDUCTION
 
     @classmethod
     def environment_defaults(cls, given: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the environment's arguments that suit samples made with `given`."""
-        size_multiple = given.get("size_multiple", 28)
-        budget = _budget(given.get("min_pixels"), given.get("max_pixels"), size_multiple)
-        return {
-            "operations": ("zoom_in",),
-            "max_turns": 4,
-            "max_operations": 3,
-            "min_pixels": budget.min_pixels,
-            "max_pixels": budget.max_pixels,
-            "size_multiple": size_multiple,
-        }
+        return _budget(given.get("min_pixels"), given.get("max_pixels"), given.get("size_multiple", 28)).defaults()
 
     def _sample(self, index: int) -> Sample:
-        scene = _scene(self.config, self.split, index)
+        scene = self._scene(index)
         asked = scene.asked
-        deciding = [item for item in asked if item.hidden] if scene.hard else asked
-        return Sample(
-            sample_id=f"{self.split}-{index}",
+        deciding = [item.box for item in asked if item.hidden or not scene.hard]
+        return image_sample(
+            self,
+            index,
             question=f"How many {scene.colour} {SHAPES[scene.shape]} are there, tiny ones included?",
-            sources=(_source(self.config, self.split, index),),
             answers=(str(len(asked)),),
-            needs_operation=_needs_operation(self.config, self.split, index),
-            evidence_box=_around(deciding),
+            evidence_box=around(deciding),
             category="hard" if scene.hard else "easy",
             metadata={
                 "shape": scene.shape,
                 "colour": scene.colour,
                 "tray": scene.tray,
-                "objects": [item.as_dict() for item in scene.objects],
+                "objects": [asdict(item) for item in scene.objects],
             },
         )
+
+    def size(self, index: int) -> Size:
+        return self.side * REDUCTION, self.side * REDUCTION
+
+    def without(self, index: int, image: Image.Image) -> Image.Image | None:
+        hidden = [item.box for item in self._scene(index).asked if item.hidden]
+        without = image.copy()
+        for box in hidden:
+            without.paste(TRAY_FILL, box)
+        return without if hidden else None
+
+    def _scene(self, index: int) -> _Scene:
+        rng = self._rng(index)
+        corner = noise_corner(rng, self.side * REDUCTION, self.split)
+        red, green, blue = (int(value) for value in rng.integers(180, 206, 3))
+        hard = bool(rng.random() < self.hard_fraction)
+        kinds = [(shape, colour) for shape in SHAPES for colour in COLOURS]
+        asked = kinds.pop(int(rng.integers(len(kinds))))
+        total = int(rng.integers(1, self.max_count + 1))
+        n_hidden = int(rng.integers(1, min(self.max_hidden, total) + 1)) if hard else 0
+        cells = rng.permutation(self.grid**2)
+        tray = self._place_tray(rng, int(cells[0]))
+        large = [asked] * (total - n_hidden) + _others(rng, kinds, asked, self.n_distractors)
+        large = [large[int(number)] for number in rng.permutation(len(large))]
+        objects = []
+        if not hard and large:
+            objects.append(_in_tray(large.pop(), tray))
+        objects += [self._in_cell(rng, kind, int(cell)) for kind, cell in zip(large, cells[1:], strict=False)]
+        if hard:
+            small = [asked] * n_hidden + _others(rng, kinds, asked, int(rng.integers(self.n_distractors // 2 + 1)))
+            slots = rng.permutation(_SLOTS**2)
+            objects += [_in_slot(kind, tray, int(slot)) for kind, slot in zip(small, slots, strict=False)]
+        objects.sort(key=lambda item: (item.shape, item.colour) != asked)
+        return _Scene(
+            corner=corner,
+            shade=(red, green, blue),
+            tray=tray,
+            shape=asked[0],
+            colour=asked[1],
+            hard=hard,
+            objects=tuple(objects),
+        )
+
+    def _place_tray(self, rng: np.random.Generator, cell: int) -> Place:
+        row, column = divmod(cell, self.grid)
+        room = (self.cell - _TRAY - 2 * _FRAME) // REDUCTION
+        x, y = (number * self.cell + _FRAME + REDUCTION * int(rng.integers(room + 1)) for number in (column, row))
+        return x, y, x + _TRAY, y + _TRAY
+
+    def _in_cell(self, rng: np.random.Generator, kind: tuple[str, str], cell: int) -> _Object:
+        row, column = divmod(cell, self.grid)
+        size = int(rng.integers(self.cell * 2 // 5, self.cell * 2 // 3))
+        # A hand's breadth to the neighbours.
+        room = self.cell - size - REDUCTION
+        x, y = (number * self.cell + REDUCTION // 2 + int(rng.integers(room)) for number in (column, row))
+        return _Object(shape=kind[0], colour=kind[1], box=(x, y, x + size, y + size), hidden=False)
+
+    def draw(self, index: int) -> Image.Image:
+        """Draws a scene, RGB."""
+        scene = self._scene(index)
+        image = Image.fromarray(grainy(self.size(index), scene.corner, scene.shade))
+        draw = ImageDraw.Draw(image)
+        x1, y1, x2, y2 = scene.tray
+        draw.rectangle((x1 - _FRAME, y1 - _FRAME, x2 + _FRAME - 1, y2 + _FRAME - 1), fill=TRAY_FRAME)
+        draw.rectangle((x1, y1, x2 - 1, y2 - 1), fill=TRAY_FILL)
+        for item in scene.objects:
+            if item.hidden:
+                image.paste(_stamp(item.shape, item.colour), item.box)
+            else:
+                _draw_shape(draw, item.shape, item.box, COLOURS[item.colour])
+        return image
 
 
 def _budget(min_pixels: int | None, max_pixels: int | None, size_multiple: int) -> Budget:
     most = (_DEFAULT_SIDE * size_multiple) ** 2 if max_pixels is None else max_pixels
     least = min(most, square_side(max_pixels=most, step=size_multiple) ** 2) if min_pixels is None else min_pixels
     return Budget(min_pixels=least, max_pixels=most, size_multiple=size_multiple)
-
-
-def _source(config: CountConfig, split: str, index: int) -> ImageSource:
-    side = config.side * REDUCTION
-    return ImageSource(
-        key=("SyntheticCount", config, split, index),
-        load=functools.partial(_render, config, split, index),
-        size=(side, side),
-    )
-
-
-@functools.lru_cache(maxsize=REMEMBERED)
-def _needs_operation(config: CountConfig, split: str, index: int) -> bool:
-    """Whether there are hidden objects, and the first view is the same, byte for byte, without them."""
-    hidden = [item for item in _scene(config, split, index).asked if item.hidden]
-    if not hidden:
-        return False
-    image = _source(config, split, index).image
-    without = image.copy()
-    for item in hidden:
-        without.paste(TRAY_FILL, item.box)
-    return bool(np.array_equal(config.budget.show(image), config.budget.show(without)))
-
-
-def _scene(config: CountConfig, split: str, index: int) -> _Scene:
-    rng = np.random.default_rng([_KIND, SPLITS.index(split), index])
-    corner = noise_corner(rng, config.side * REDUCTION, split)
-    red, green, blue = (int(value) for value in rng.integers(180, 206, 3))
-    hard = bool(rng.random() < config.hard_fraction)
-    kinds = [(shape, colour) for shape in SHAPES for colour in COLOURS]
-    asked = kinds.pop(int(rng.integers(len(kinds))))
-    total = int(rng.integers(1, config.max_count + 1))
-    n_hidden = int(rng.integers(1, min(config.max_hidden, total) + 1)) if hard else 0
-    cells = rng.permutation(config.grid**2)
-    tray = _place_tray(config, rng, int(cells[0]))
-    large = [asked] * (total - n_hidden) + _others(rng, kinds, asked, config.n_distractors)
-    large = [large[int(number)] for number in rng.permutation(len(large))]
-    objects = []
-    if not hard and large:
-        objects.append(_in_tray(large.pop(), tray))
-    objects += [_in_cell(config, rng, kind, int(cell)) for kind, cell in zip(large, cells[1:], strict=False)]
-    if hard:
-        small = [asked] * n_hidden + _others(rng, kinds, asked, int(rng.integers(config.n_distractors // 2 + 1)))
-        slots = rng.permutation(_SLOTS**2)
-        objects += [_in_slot(kind, tray, int(slot)) for kind, slot in zip(small, slots, strict=False)]
-    objects.sort(key=lambda item: (item.shape, item.colour) != asked)
-    return _Scene(
-        corner=corner,
-        shade=(red, green, blue),
-        tray=tray,
-        shape=asked[0],
-        colour=asked[1],
-        hard=hard,
-        objects=tuple(objects),
-    )
 
 
 def _others(
@@ -300,53 +268,16 @@ def _others(
     return [pool[int(rng.integers(len(pool)))] for pool in pools]
 
 
-def _place_tray(config: CountConfig, rng: np.random.Generator, cell: int) -> tuple[int, int, int, int]:
-    row, column = divmod(cell, config.grid)
-    room = (config.cell - _TRAY - 2 * _FRAME) // REDUCTION
-    x, y = (number * config.cell + _FRAME + REDUCTION * int(rng.integers(room + 1)) for number in (column, row))
-    return x, y, x + _TRAY, y + _TRAY
-
-
-def _in_tray(kind: tuple[str, str], tray: tuple[int, int, int, int]) -> _Object:
+def _in_tray(kind: tuple[str, str], tray: Place) -> _Object:
     x, y = (tray[axis] + (_TRAY - _OBJECT_IN_TRAY) // 2 for axis in (0, 1))
     box = (x, y, x + _OBJECT_IN_TRAY, y + _OBJECT_IN_TRAY)
     return _Object(shape=kind[0], colour=kind[1], box=box, hidden=False)
 
 
-def _in_cell(config: CountConfig, rng: np.random.Generator, kind: tuple[str, str], cell: int) -> _Object:
-    row, column = divmod(cell, config.grid)
-    size = int(rng.integers(config.cell * 2 // 5, config.cell * 2 // 3))
-    # A hand's breadth to the neighbours.
-    room = config.cell - size - REDUCTION
-    x, y = (number * config.cell + REDUCTION // 2 + int(rng.integers(room)) for number in (column, row))
-    return _Object(shape=kind[0], colour=kind[1], box=(x, y, x + size, y + size), hidden=False)
-
-
-def _in_slot(kind: tuple[str, str], tray: tuple[int, int, int, int], slot: int) -> _Object:
+def _in_slot(kind: tuple[str, str], tray: Place, slot: int) -> _Object:
     row, column = divmod(slot, _SLOTS)
     x, y = tray[0] + _MARGIN + column * _PITCH, tray[1] + _MARGIN + row * _PITCH
     return _Object(shape=kind[0], colour=kind[1], box=(x, y, x + _STAMP, y + _STAMP), hidden=True)
-
-
-def _around(objects: list[_Object]) -> Box:
-    lefts, tops, rights, bottoms = zip(*(item.box for item in objects), strict=True)
-    return float(min(lefts)), float(min(tops)), float(max(rights)), float(max(bottoms))
-
-
-def _render(config: CountConfig, split: str, index: int) -> Image.Image:
-    """Draws a scene, RGB."""
-    scene, side = _scene(config, split, index), config.side * REDUCTION
-    image = Image.fromarray(grainy((side, side), scene.corner, scene.shade))
-    draw = ImageDraw.Draw(image)
-    x1, y1, x2, y2 = scene.tray
-    draw.rectangle((x1 - _FRAME, y1 - _FRAME, x2 + _FRAME - 1, y2 + _FRAME - 1), fill=TRAY_FRAME)
-    draw.rectangle((x1, y1, x2 - 1, y2 - 1), fill=TRAY_FILL)
-    for item in scene.objects:
-        if item.hidden:
-            image.paste(_stamp(item.shape, item.colour), item.box)
-        else:
-            _draw_shape(draw, item.shape, item.box, COLOURS[item.colour])
-    return image
 
 
 @functools.lru_cache(maxsize=len(SHAPES) * len(COLOURS))
@@ -357,9 +288,7 @@ def _stamp(shape: str, colour: str) -> Image.Image:
     return Image.fromarray(hide(TRAY_FILL, COLOURS[colour], np.asarray(cover) / 255, reduction=REDUCTION))
 
 
-def _draw_shape(
-    draw: ImageDraw.ImageDraw, shape: str, box: tuple[int, int, int, int], fill: tuple[int, int, int] | int
-) -> None:
+def _draw_shape(draw: ImageDraw.ImageDraw, shape: str, box: Place, fill: Colour | int) -> None:
     x1, y1, x2, y2 = box[0], box[1], box[2] - 1, box[3] - 1
     if shape == "circle":
         draw.ellipse((x1, y1, x2, y2), fill=fill)

@@ -12,33 +12,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import numpy as np
 from PIL import Image
 
-from pxr_env.arguments import checks_arguments
 from pxr_env.geometry import Size
-from pxr_env.media import ImageSource
 from pxr_env.synthetic.infographic_content import KINDS, PAGE_TITLES, Question, Section, ask, draw_sections
-from pxr_env.synthetic.infographic_drawing import REDUCTION, Shape, box_of, draw_page
-from pxr_env.synthetic.infographic_layout import PAGE_WIDTH, PALETTES, Palette, lay_out, least_height
-from pxr_env.synthetic.scenes import REMEMBERED, SPLITS, Budget, ProceduralSamples, check_range
+from pxr_env.synthetic.infographic_page import (
+    PAGE_WIDTH,
+    PALETTES,
+    REDUCTION,
+    Palette,
+    Shape,
+    box_of,
+    draw_page,
+    lay_out,
+    least_height,
+)
+from pxr_env.synthetic.scenes import SPLITS, Budget, ProceduralSamples, check_range, image_sample
 from pxr_env.types import Sample
 
 #: Pages are between this many times as tall as wide.
 SHAPES = (1.2, 3.2)
 _DEFAULT_TOKENS = 180
-# Seeds differ from those of other kinds of scenes.
-_KIND = 3
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InfographicConfig:
-    """What a page depends on beside its split and index; hashable."""
-
-    hard_fraction: float
-    n_sections: int
-    formats: tuple[Size, ...]
-    budget: Budget
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +51,7 @@ class _Page:
         return lay_out(self.size, self.title, self.sections, self.palette)
 
 
+@dataclass(frozen=True, kw_only=True)
 class SyntheticInfographic(ProceduralSamples):
     """The data of `pxr/SyntheticInfographic-v0`: infographics, where some text can only be read after a zoom.
 
@@ -95,8 +90,6 @@ class SyntheticInfographic(ProceduralSamples):
     "names", "columns", "values" by row and column, and "fine").
 
     Args:
-        split: "train" or "test".
-        num_samples: how many samples there are.
         hard_fraction: chance that the text that decides is fine print; each other section is so with chance 0.5.
         n_sections: sections beside the small print, 1 to 5.
         min_pixels: pixel budget of the environment that shows the samples, see `fit_size`; by default a quarter of
@@ -109,50 +102,33 @@ class SyntheticInfographic(ProceduralSamples):
     """
 
     scorer: ClassVar[str] = "anls"
+    seed: ClassVar[tuple[int, ...]] = (3,)
 
-    @checks_arguments
-    def __init__(
-        self,
-        *,
-        split: str = "train",
-        num_samples: int = 100_000,
-        hard_fraction: float = 0.5,
-        n_sections: int = 3,
-        min_pixels: int | None = None,
-        max_pixels: int | None = None,
-        size_multiple: int = 28,
-    ) -> None:
-        super().__init__(split=split, num_samples=num_samples)
-        check_range("hard_fraction", hard_fraction, 0, 1, integer=False)
-        check_range("n_sections", n_sections, 1, len(KINDS))
-        budget = _budget(min_pixels, max_pixels, size_multiple)
-        formats = _formats(budget, n_sections)
-        self.config = InfographicConfig(
-            hard_fraction=hard_fraction, n_sections=n_sections, formats=formats, budget=budget
-        )
+    n_sections: int = 3
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    size_multiple: int = 28
+
+    def _check(self) -> None:
+        check_range("n_sections", self.n_sections, 1, len(KINDS))
+        _formats(self.budget, self.n_sections)
+
+    @property
+    def budget(self) -> Budget:
+        return _budget(self.min_pixels, self.max_pixels, self.size_multiple)
 
     @classmethod
     def environment_defaults(cls, given: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the environment's arguments that suit samples made with `given`."""
-        size_multiple = given.get("size_multiple", 28)
-        budget = _budget(given.get("min_pixels"), given.get("max_pixels"), size_multiple)
-        return {
-            "operations": ("zoom_in",),
-            "max_turns": 4,
-            "max_operations": 3,
-            "min_pixels": budget.min_pixels,
-            "max_pixels": budget.max_pixels,
-            "size_multiple": size_multiple,
-        }
+        return _budget(given.get("min_pixels"), given.get("max_pixels"), given.get("size_multiple", 28)).defaults()
 
     def _sample(self, index: int) -> Sample:
-        page = _page(self.config, self.split, index)
-        return Sample(
-            sample_id=f"{self.split}-{index}",
+        page = _page(self, index)
+        return image_sample(
+            self,
+            index,
             question=page.question.text,
-            sources=(_source(self.config, self.split, index),),
             answers=page.question.answers,
-            needs_operation=_needs_operation(self.config, self.split, index),
             evidence_box=box_of(page.shapes, page.question.keys),
             category="hard" if page.sections[page.asked].fine else "easy",
             metadata={
@@ -161,6 +137,42 @@ class SyntheticInfographic(ProceduralSamples):
                 "sections": [section.as_dict() for section in page.sections],
             },
         )
+
+    def size(self, index: int) -> Size:
+        """Width and height of an image in pixels."""
+        width, height = _page(self, index).size
+        return width * REDUCTION, height * REDUCTION
+
+    def draw(self, index: int) -> Image.Image:
+        """Draws a page, RGB."""
+        page = _page(self, index)
+        return draw_page(page.size, page.shapes)
+
+    def without(self, index: int, image: Image.Image) -> Image.Image:
+        """The page without the texts that decide."""
+        page = _page(self, index)
+        return draw_page(page.size, page.shapes, without=page.question.keys)
+
+
+@functools.lru_cache(maxsize=64)
+def _page(task: SyntheticInfographic, index: int) -> _Page:
+    rng = task._rng(index)
+    formats = _formats(task.budget, task.n_sections)
+    size = formats[int(rng.integers(len(formats)))]
+    title = PAGE_TITLES[int(rng.integers(len(PAGE_TITLES)))]
+    palette = _of_split(PALETTES[int(rng.integers(len(PALETTES)))], task.split)
+    kinds = [KINDS[int(number)] for number in rng.permutation(len(KINDS))[: task.n_sections]]
+    sections = draw_sections(rng, kinds)
+    asked = int(rng.integers(len(sections)))
+    sections[asked] = replace(sections[asked], fine=bool(rng.random() < task.hard_fraction))
+    question = ask(rng, asked, sections[asked])
+    return _Page(size=size, title=title, palette=palette, sections=tuple(sections), asked=asked, question=question)
+
+
+def _of_split(palette: Palette, split: str) -> Palette:
+    """The paper of one split has an even blue, that of the other an odd one: no page can be in both."""
+    red, green, blue = palette.paper
+    return replace(palette, paper=(red, green, blue // 2 * 2 + SPLITS.index(split)))
 
 
 def _budget(min_pixels: int | None, max_pixels: int | None, size_multiple: int) -> Budget:
@@ -187,46 +199,3 @@ def _formats(budget: Budget, n_sections: int) -> tuple[Size, ...]:
             "wide. Raise max_pixels or lower n_sections."
         )
     return tuple(formats)
-
-
-def _source(config: InfographicConfig, split: str, index: int) -> ImageSource:
-    width, height = _page(config, split, index).size
-    return ImageSource(
-        key=("SyntheticInfographic", config, split, index),
-        load=functools.partial(_render, config, split, index),
-        size=(width * REDUCTION, height * REDUCTION),
-    )
-
-
-def _render(config: InfographicConfig, split: str, index: int) -> Image.Image:
-    page = _page(config, split, index)
-    return draw_page(page.size, page.shapes)
-
-
-@functools.lru_cache(maxsize=REMEMBERED)
-def _needs_operation(config: InfographicConfig, split: str, index: int) -> bool:
-    """Whether the first view is the same, byte for byte, without the texts that decide."""
-    page = _page(config, split, index)
-    without = draw_page(page.size, page.shapes, without=page.question.keys)
-    shown = config.budget.show(_source(config, split, index))
-    return bool(np.array_equal(shown, config.budget.show(without)))
-
-
-@functools.lru_cache(maxsize=64)
-def _page(config: InfographicConfig, split: str, index: int) -> _Page:
-    rng = np.random.default_rng([_KIND, SPLITS.index(split), index])
-    size = config.formats[int(rng.integers(len(config.formats)))]
-    title = PAGE_TITLES[int(rng.integers(len(PAGE_TITLES)))]
-    palette = _of_split(PALETTES[int(rng.integers(len(PALETTES)))], split)
-    kinds = [KINDS[int(number)] for number in rng.permutation(len(KINDS))[: config.n_sections]]
-    sections = draw_sections(rng, kinds)
-    asked = int(rng.integers(len(sections)))
-    sections[asked] = replace(sections[asked], fine=bool(rng.random() < config.hard_fraction))
-    question = ask(rng, asked, sections[asked])
-    return _Page(size=size, title=title, palette=palette, sections=tuple(sections), asked=asked, question=question)
-
-
-def _of_split(palette: Palette, split: str) -> Palette:
-    """The paper of one split has an even blue, that of the other an odd one: no page can be in both."""
-    red, green, blue = palette.paper
-    return replace(palette, paper=(red, green, blue // 2 * 2 + SPLITS.index(split)))

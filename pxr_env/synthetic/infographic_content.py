@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,16 +14,14 @@ SMALL_PRINT = "small print"
 Key = tuple[int, int, str]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Template:
+class Template(NamedTuple):
     """What a section may be about.
 
     Args:
         title: its heading.
         names: its rows are called after some of these.
         of_value: question about a number, with {name} and, in tables, {column}.
-        of_most: question about the row with the largest number; None where nobody would ask.
-        of_least: the same for the smallest.
+        of_most, of_least: questions about the row with the largest and the smallest number, if anybody would ask.
         columns: what a table counts.
     """
 
@@ -35,7 +33,7 @@ class Template:
     columns: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Section:
     """One section of a page.
 
@@ -57,8 +55,9 @@ class Section:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the section as a dict of plain values."""
-        names = ("kind", "names", "columns", "values", "fine")
-        return {"title": self.template.title} | {name: getattr(self, name) for name in names}
+        return {"title": self.template.title} | {
+            name: getattr(self, name) for name in self.__slots__ if name != "template"
+        }
 
     def text(self, row: int, column: int = 0) -> str:
         """Returns a number as it is written on the page."""
@@ -90,124 +89,107 @@ MONTH = "month of the survey"
 
 _SHARES = (
     Template(
-        title="Favourite drinks",
-        names=("Tea", "Coffee", "Juice", "Water", "Milk", "Cocoa", "Lemonade"),
-        of_value="What share of respondents chose {name} as their favourite drink?",
-        of_most="Which drink was chosen most often?",
-        of_least="Which drink was chosen least often?",
+        "Favourite drinks",
+        ("Tea", "Coffee", "Juice", "Water", "Milk", "Cocoa", "Lemonade"),
+        "What share of respondents chose {name} as their favourite drink?",
+        "Which drink was chosen most often?",
+        "Which drink was chosen least often?",
     ),
     Template(
-        title="Ways to work",
-        names=("Bus", "Train", "Bicycle", "Car", "Tram", "Ferry", "Scooter"),
-        of_value="What share of people go to work by {name}?",
-        of_most="What is the most common way to work?",
-        of_least="What is the least common way to work?",
+        "Ways to work",
+        ("Bus", "Train", "Bicycle", "Car", "Tram", "Ferry", "Scooter"),
+        "What share of people go to work by {name}?",
+        "What is the most common way to work?",
+        "What is the least common way to work?",
     ),
     Template(
-        title="Household budget",
-        names=("Rent", "Food", "Travel", "Clothes", "Energy", "Leisure", "Savings"),
-        of_value="What share of the household budget goes to {name}?",
-        of_most="What takes the largest share of the household budget?",
-        of_least="What takes the smallest share of the household budget?",
+        "Household budget",
+        ("Rent", "Food", "Travel", "Clothes", "Energy", "Leisure", "Savings"),
+        "What share of the household budget goes to {name}?",
+        "What takes the largest share of the household budget?",
+        "What takes the smallest share of the household budget?",
     ),
     Template(
-        title="Electricity mix",
-        names=("Wind", "Solar", "Hydro", "Gas", "Coal", "Nuclear", "Biomass"),
-        of_value="What share of the electricity comes from {name}?",
-        of_most="Which source supplies most of the electricity?",
-        of_least="Which source supplies the least electricity?",
+        "Electricity mix",
+        ("Wind", "Solar", "Hydro", "Gas", "Coal", "Nuclear", "Biomass"),
+        "What share of the electricity comes from {name}?",
+        "Which source supplies most of the electricity?",
+        "Which source supplies the least electricity?",
     ),
     Template(
-        title="Pets at home",
-        names=("Cats", "Dogs", "Fish", "Birds", "Rabbits", "Hamsters", "Turtles"),
-        of_value="What share of the pets are {name}?",
-        of_most="Which pets are the most common?",
-        of_least="Which pets are the least common?",
+        "Pets at home",
+        ("Cats", "Dogs", "Fish", "Birds", "Rabbits", "Hamsters", "Turtles"),
+        "What share of the pets are {name}?",
+        "Which pets are the most common?",
+        "Which pets are the least common?",
     ),
     Template(
-        title="Weekend plans",
-        names=("Sports", "Reading", "Cooking", "Cinema", "Gardening", "Museums", "Hiking"),
-        of_value="What share of people plan {name} for the weekend?",
-        of_most="Which weekend plan is the most popular?",
-        of_least="Which weekend plan is the least popular?",
+        "Weekend plans",
+        ("Sports", "Reading", "Cooking", "Cinema", "Gardening", "Museums", "Hiking"),
+        "What share of people plan {name} for the weekend?",
+        "Which weekend plan is the most popular?",
+        "Which weekend plan is the least popular?",
     ),
     Template(
-        title="Holiday choices",
-        names=("Mountains", "Seaside", "Cities", "Lakes", "Islands", "Forests", "Deserts"),
-        of_value="What share of travellers choose {name} for their holidays?",
-        of_most="Which holiday choice is the most popular?",
-        of_least="Which holiday choice is the least popular?",
+        "Holiday choices",
+        ("Mountains", "Seaside", "Cities", "Lakes", "Islands", "Forests", "Deserts"),
+        "What share of travellers choose {name} for their holidays?",
+        "Which holiday choice is the most popular?",
+        "Which holiday choice is the least popular?",
     ),
 )
 _TABLES = (
     Template(
-        title="Cities compared",
-        names=(
-            "Porto",
-            "Oslo",
-            "Turin",
-            "Lyon",
-            "Ghent",
-            "Graz",
-            "Basel",
-            "Bilbao",
-            "Malmo",
-            "Tartu",
-            "Split",
-            "Delft",
+        "Cities compared",
+        (
+            *("Porto", "Oslo", "Turin", "Lyon", "Ghent", "Graz"),
+            *("Basel", "Bilbao", "Malmo", "Tartu", "Split", "Delft"),
         ),
-        of_value="How many {column} does {name} have?",
-        of_most="Which city has the most {column}?",
-        of_least="Which city has the fewest {column}?",
-        columns=("museums", "parks", "bridges", "libraries", "theatres", "markets", "schools"),
+        "How many {column} does {name} have?",
+        "Which city has the most {column}?",
+        "Which city has the fewest {column}?",
+        ("museums", "parks", "bridges", "libraries", "theatres", "markets", "schools"),
     ),
     Template(
-        title="League table",
-        names=("Lions", "Eagles", "Wolves", "Sharks", "Falcons", "Tigers", "Bears", "Otters", "Ravens", "Foxes"),
-        of_value="How many {column} do the {name} have?",
-        of_most="Which team has the most {column}?",
-        of_least="Which team has the fewest {column}?",
-        columns=("wins", "goals", "points", "fans", "players"),
+        "League table",
+        ("Lions", "Eagles", "Wolves", "Sharks", "Falcons", "Tigers", "Bears", "Otters", "Ravens", "Foxes"),
+        "How many {column} do the {name} have?",
+        "Which team has the most {column}?",
+        "Which team has the fewest {column}?",
+        ("wins", "goals", "points", "fans", "players"),
     ),
 )
 _LINES = (
     Template(
-        title="Museum visitors, thousands",
-        names=(),
-        of_value="How many thousand people visited the museum in {name}?",
-        of_most="In which year did most people visit the museum?",
-        of_least="In which year did the fewest people visit the museum?",
+        "Museum visitors, thousands",
+        (),
+        "How many thousand people visited the museum in {name}?",
+        "In which year did most people visit the museum?",
+        "In which year did the fewest people visit the museum?",
     ),
-    Template(
-        title="Trees planted",
-        names=(),
-        of_value="How many trees were planted in {name}?",
-        of_most="In which year were most trees planted?",
-        of_least="In which year were the fewest trees planted?",
-    ),
-    Template(
-        title="Bicycles sold",
-        names=(),
-        of_value="How many bicycles were sold in {name}?",
-        of_most="In which year were most bicycles sold?",
-        of_least="In which year were the fewest bicycles sold?",
-    ),
-    Template(
-        title="Solar roofs built",
-        names=(),
-        of_value="How many solar roofs were built in {name}?",
-        of_most="In which year were most solar roofs built?",
-        of_least="In which year were the fewest solar roofs built?",
+    *(
+        Template(
+            title,
+            (),
+            f"How many {things} were {done} in {{name}}?",
+            f"In which year were most {things} {done}?",
+            f"In which year were the fewest {things} {done}?",
+        )
+        for title, things, done in (
+            ("Trees planted", "trees", "planted"),
+            ("Bicycles sold", "bicycles", "sold"),
+            ("Solar roofs built", "solar roofs", "built"),
+        )
     ),
 )
 _FACTS = (
     Template(
-        title="Key figures",
-        names=("volunteers", "concerts", "benches", "bus stops", "gardens", "languages", "fountains", "bakeries"),
-        of_value="How many {name} are there according to the key figures?",
+        "Key figures",
+        ("volunteers", "concerts", "benches", "bus stops", "gardens", "languages", "fountains", "bakeries"),
+        "How many {name} are there according to the key figures?",
     ),
 )
-_PRINT = Template(title=SMALL_PRINT, names=(ADULTS, MONTH), of_value="")
+_PRINT = Template(SMALL_PRINT, (ADULTS, MONTH), "")
 
 
 def draw_sections(rng: np.random.Generator, kinds: list[str]) -> list[Section]:
@@ -223,7 +205,9 @@ def draw_sections(rng: np.random.Generator, kinds: list[str]) -> list[Section]:
         elif kind == "table":
             template = _TABLES[int(rng.integers(len(_TABLES)))]
             names = _pick(rng, template.names, int(rng.integers(3, 5)))
-            sections.append(_table(rng, template, names, fine))
+            columns = _pick(rng, template.columns, 2)
+            by_column = [_distinct(rng, 3, 199, len(names)) for _ in columns]
+            sections.append(Section(kind, template, names, columns, tuple(zip(*by_column, strict=True)), fine))
             continue
         elif kind == "line":
             template = _LINES[int(rng.integers(len(_LINES)))]
@@ -233,17 +217,11 @@ def draw_sections(rng: np.random.Generator, kinds: list[str]) -> list[Section]:
             template = _FACTS[int(rng.integers(len(_FACTS)))]
             names, values = _pick(rng, template.names, 3), _distinct(rng, 110, 9900, 3)
         rows = tuple((value,) for value in values)
-        sections.append(Section(kind=kind, template=template, names=names, columns=("",), values=rows, fine=fine))
+        sections.append(Section(kind, template, names, ("",), rows, fine))
     month, adults = int(rng.integers(len(MONTHS))), int(rng.integers(310, 9900))
-    small_print = Section(
-        kind=SMALL_PRINT,
-        template=_PRINT,
-        names=_PRINT.names,
-        columns=("",),
-        values=((adults,), (month,)),
-        fine=bool(rng.random() < 0.5),
-    )
-    return [*sections, small_print]
+    fine = bool(rng.random() < 0.5)
+    sections.append(Section(SMALL_PRINT, _PRINT, _PRINT.names, ("",), ((adults,), (month,)), fine))
+    return sections
 
 
 def ask(rng: np.random.Generator, number: int, section: Section) -> Question:
@@ -310,19 +288,6 @@ def _in_a_sentence(section: Section, row: int) -> str:
 
 def _pick(rng: np.random.Generator, names: tuple[str, ...], n: int) -> tuple[str, ...]:
     return tuple(names[int(number)] for number in rng.permutation(len(names))[:n])
-
-
-def _table(rng: np.random.Generator, template: Template, names: tuple[str, ...], fine: bool) -> Section:
-    columns = _pick(rng, template.columns, 2)
-    by_column = [_distinct(rng, 3, 199, len(names)) for _ in columns]
-    return Section(
-        kind="table",
-        template=template,
-        names=names,
-        columns=columns,
-        values=tuple(zip(*by_column, strict=True)),
-        fine=fine,
-    )
 
 
 def _distinct(rng: np.random.Generator, low: int, high: int, n: int) -> list[int]:

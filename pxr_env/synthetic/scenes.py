@@ -1,4 +1,4 @@
-"""What all procedural samples share: ids, ranges of arguments, pixel budget of the first view, grainy backgrounds."""
+"""What all procedural samples share: ids, ranges of arguments, the pixel budget of the first view, certification."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ import math
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import overload
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar, Protocol, overload
 
 import numpy as np
 from PIL import Image
 
+from pxr_env.arguments import hints_of, typed_arguments
 from pxr_env.errors import DataError, represent
 from pxr_env.geometry import Size
 from pxr_env.media import ImageSource, check_budget, cut, fit_size
 from pxr_env.types import Sample
 
 SPLITS = ("train", "test")
-#: Fill colours, about as light as the background: a thing is told by its hue, not by being dark.
-COLOURS: dict[str, tuple[int, int, int]] = {"red": (245, 80, 80), "green": (70, 225, 90), "blue": (90, 130, 250)}
-#: Facts about this many samples are remembered per kind of scene; pixels are remembered by the shared cache alone.
-REMEMBERED = 4096
+#: Facts about this many samples are remembered; pixels are remembered by the shared cache alone.
+REMEMBERED = 16_384
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +41,11 @@ class Budget:
         return fit_size(
             *source, min_pixels=self.min_pixels, max_pixels=self.max_pixels, size_multiple=self.size_multiple
         )
+
+    def defaults(self, *, max_turns: int = 4) -> dict[str, Any]:
+        """Returns the arguments of an environment that shows images in this budget; one turn is for the answer."""
+        limits = {"operations": ("zoom_in",), "max_turns": max_turns, "max_operations": max_turns - 1}
+        return limits | asdict(self)
 
     def show(self, picture: Image.Image | ImageSource | np.ndarray) -> np.ndarray:
         """Returns the first view of a picture, as the environment shows it."""
@@ -62,19 +66,47 @@ class Budget:
         return sizes
 
 
+@dataclass(frozen=True, kw_only=True)
 class ProceduralSamples(ABC):
     """The samples of a split, "train-0", "train-1", ... or "test-0", ..., each made when it is asked for.
+
+    A sample is a pure function of the fields (except `num_samples`) and its index. Tasks are frozen dataclasses, so
+    that caches can know samples by them.
 
     Args:
         split: "train" or "test".
         num_samples: how many samples there are.
+        hard_fraction: chance that a sample is hard.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
-    def __init__(self, *, split: str, num_samples: int) -> None:
-        if not isinstance(split, str) or split not in SPLITS:
-            raise ValueError(f'got split={represent(split)}, expected "train" or "test".')
-        check_range("num_samples", num_samples, 1, 10**9)
-        self.split, self.num_samples = split, num_samples
+    #: Where seeds begin; they differ from those of other kinds of scenes.
+    seed: ClassVar[tuple[int, ...]]
+
+    split: str = "train"
+    num_samples: int = field(default=100_000, compare=False)
+    hard_fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, value in typed_arguments(hints_of(type(self)), given).items():
+            object.__setattr__(self, name, value)
+        if not isinstance(self.split, str) or self.split not in SPLITS:
+            raise ValueError(f'got split={represent(self.split)}, expected "train" or "test".')
+        check_range("num_samples", self.num_samples, 1, 10**9)
+        check_range("hard_fraction", self.hard_fraction, 0, 1, integer=False)
+        self._check()
+
+    @abstractmethod
+    def _check(self) -> None:
+        """Raises ValueError for arguments out of range; warns where the first view is no exact mean."""
+
+    @property
+    @abstractmethod
+    def budget(self) -> Budget:
+        """The pixel budget in which the environment shows a picture first."""
 
     @abstractmethod
     def _sample(self, index: int) -> Sample:
@@ -99,6 +131,51 @@ class ProceduralSamples(ABC):
                 f'"{self.split}-{self.num_samples - 1}". Choose one of them, or another split or num_samples.'
             )
         return self._sample(ids.index(sample_id))
+
+    def _rng(self, index: int) -> np.random.Generator:
+        return np.random.default_rng([*self.seed, SPLITS.index(self.split), index])
+
+
+class ImageTask(Hashable, Protocol):
+    """Procedural samples of one image each, which know what it looks like without what decides the question."""
+
+    @property
+    def split(self) -> str: ...
+
+    @property
+    def budget(self) -> Budget: ...
+
+    def size(self, index: int) -> Size:
+        """Returns width and height of an image in pixels."""
+
+    def draw(self, index: int) -> Image.Image | np.ndarray:
+        """Draws an image."""
+
+    def without(self, index: int, image: Image.Image) -> Image.Image | None:
+        """Returns the image without what decides; None where nothing is hidden."""
+
+
+def image_sample(task: ImageTask, index: int, **values: Any) -> Sample:
+    """Returns the sample of an image, with whether it needs an operation."""
+    return Sample(
+        sample_id=f"{task.split}-{index}",
+        sources=(_source(task, index),),
+        needs_operation=_needs_operation(task, index),
+        **values,
+    )
+
+
+def _source(task: ImageTask, index: int) -> ImageSource:
+    draw = functools.partial(task.draw, index)
+    return ImageSource(key=(type(task).__name__, task, index), load=draw, size=task.size(index))
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def _needs_operation(task: ImageTask, index: int) -> bool:
+    """Whether the first view is the same, byte for byte, without what decides."""
+    image = _source(task, index).image
+    without = task.without(index, image)
+    return without is not None and bool(np.array_equal(task.budget.show(image), task.budget.show(without)))
 
 
 class SampleIds(Sequence[str]):
@@ -152,28 +229,6 @@ def warn_if_inexact(budget: Budget, overview: Size, reduction: int, what: str, r
             f"the first view is {shown[0]}x{shown[1]} pixels, no exact mean of the {source[0]}x{source[1]} source: "
             f"{what} may be readable in it (needs_operation says which). {remedy}",
             UserWarning,
-            # Past the constructor, to the line that calls it.
-            stacklevel=3,
+            # Past the check and the constructor, to the line that calls it.
+            stacklevel=5,
         )
-
-
-@functools.lru_cache(maxsize=8)
-def noise(side: int) -> np.ndarray:
-    """Returns grey noise of twice the side of a source, (2*side, 2*side, 1) uint8 below 36. Do not change it."""
-    return np.random.default_rng(0).integers(0, 36, (2 * side, 2 * side, 1), dtype=np.uint8)
-
-
-def noise_corner(rng: np.random.Generator, side: int, split: str) -> tuple[int, int]:
-    """Draws where the noise of a scene begins, as row and column.
-
-    Even columns are for one split, odd ones for the other: no picture can be in both.
-    """
-    top, left = (int(value) for value in rng.integers(0, side, 2))
-    return top, left // 2 * 2 + SPLITS.index(split)
-
-
-def grainy(size: Size, corner: tuple[int, int], shade: tuple[int, int, int]) -> np.ndarray:
-    """Returns a background: a piece of the noise above a shade, (h, w, 3) uint8."""
-    (width, height), (top, left) = size, corner
-    piece = noise(max(size))[top : top + height, left : left + width]
-    return piece + np.array(shade, dtype=np.uint8)

@@ -12,65 +12,25 @@ this but computed, sample by sample: the first view equals the first view withou
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from PIL import Image
 
-from pxr_env.arguments import checks_arguments
 from pxr_env.geometry import Box, Size
-from pxr_env.media import ImageSource
-from pxr_env.synthetic.letters import GLYPH_SIZE, LETTERS, draw_letter
-from pxr_env.synthetic.scenes import (
-    COLOURS,
-    REMEMBERED,
-    SPLITS,
-    Budget,
-    ProceduralSamples,
-    check_range,
-    grainy,
-    noise_corner,
-    square_side,
-    warn_if_inexact,
-)
+from pxr_env.synthetic.drawing import COLOURS, LETTER_BOX, LETTERS, Place, around, draw_letter_box, grainy, noise_corner
+from pxr_env.synthetic.scenes import Budget, ProceduralSamples, check_range, image_sample, square_side, warn_if_inexact
 from pxr_env.types import Sample
 
 #: Source pixels per overview pixel, on each axis.
 REDUCTION = 4
 #: The letter that hard answers are more often than others (`letter_prior`).
 FREQUENT_LETTER = "T"
-
-# How a letter sits in its box, in units: the side of a glyph pixel and the margin around the 5x7 glyph. In the smallest
-# scene (a cell of 28 units) that is 14x18 units, 56x72 source pixels; easy and hard boxes look alike.
-_GLYPH_PIXEL, _MARGIN = 2, 2
-_BOX_SIZE: Size = (GLYPH_SIZE[0] * _GLYPH_PIXEL + 2 * _MARGIN, GLYPH_SIZE[1] * _GLYPH_PIXEL + 2 * _MARGIN)
-# Scenes grow in steps of this many units per cell.
+# Scenes grow in steps of this many units per cell. In the smallest a box is 56x72 source pixels.
 _CELL_STEP = 28
 _CLUTTER = 5
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SceneConfig:
-    """What a scene depends on beside its split and index; hashable."""
-
-    grid: int
-    n_boxes: int
-    hard_fraction: float
-    letter_prior: float
-    side: int
-    budget: Budget
-
-    @property
-    def cell(self) -> int:
-        """Side of a cell in source pixels."""
-        return self.side * REDUCTION // self.grid
-
-    @property
-    def scale(self) -> int:
-        """How many times larger letters are drawn than in the smallest scene."""
-        return self.side // self.grid // _CELL_STEP
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,10 +39,7 @@ class _PlacedBox:
     letter: str
     hard: bool
     cell: tuple[int, int]
-    box: tuple[int, int, int, int]
-
-    def as_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
+    box: Place
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,6 +86,7 @@ def overview_budget(
     return min_pixels, overview if min_pixels <= overview else most
 
 
+@dataclass(frozen=True, kw_only=True)
 class SyntheticSearch(ProceduralSamples):
     """The data of `pxr/SyntheticSearch-v0`: read a letter in a coloured box, at first sight or after a zoom.
 
@@ -161,8 +119,6 @@ class SyntheticSearch(ProceduralSamples):
     "letter", "hard", "cell" as column and row, and "box" in source pixels) and "cell_size" in source pixels.
 
     Args:
-        split: "train" or "test".
-        num_samples: how many samples there are.
         hard_fraction: chance that the letter asked for is hard; each other letter is hard with chance 0.5.
         letter_prior: extra chance that a hard letter asked for is a "T", so that guessing pays a little.
         grid: cells per side.
@@ -176,43 +132,47 @@ class SyntheticSearch(ProceduralSamples):
     """
 
     scorer: ClassVar[str] = "exact"
+    seed: ClassVar[tuple[int, ...]] = ()
 
-    @checks_arguments
-    def __init__(
-        self,
-        *,
-        split: str = "train",
-        num_samples: int = 100_000,
-        hard_fraction: float = 0.5,
-        letter_prior: float = 0.3,
-        grid: int = 3,
-        n_boxes: int = 3,
-        min_pixels: int = 84 * 84,
-        max_pixels: int = 84 * 84,
-        size_multiple: int = 28,
-    ) -> None:
-        super().__init__(split=split, num_samples=num_samples)
-        check_range("hard_fraction", hard_fraction, 0, 1, integer=False)
-        check_range("letter_prior", letter_prior, 0, 1, integer=False)
-        check_range("grid", grid, 1, 16)
-        check_range("n_boxes", n_boxes, 1, min(len(COLOURS), grid**2))
-        budget = Budget(min_pixels=min_pixels, max_pixels=max_pixels, size_multiple=size_multiple)
-        side = overview_side(grid=grid, max_pixels=max_pixels, size_multiple=size_multiple)
-        if side // grid < _CELL_STEP:
+    letter_prior: float = 0.3
+    grid: int = 3
+    n_boxes: int = 3
+    min_pixels: int = 84 * 84
+    max_pixels: int = 84 * 84
+    size_multiple: int = 28
+
+    def _check(self) -> None:
+        check_range("letter_prior", self.letter_prior, 0, 1, integer=False)
+        check_range("grid", self.grid, 1, 16)
+        check_range("n_boxes", self.n_boxes, 1, min(len(COLOURS), self.grid**2))
+        budget, side = self.budget, self.side
+        if side // self.grid < _CELL_STEP:
             raise ValueError(
-                f"got size_multiple={size_multiple} and max_pixels={max_pixels} with grid={grid}, cells of "
-                f"{side // grid} pixels; expected at least {_CELL_STEP}, the room a letter needs. Raise max_pixels."
+                f"got size_multiple={self.size_multiple} and max_pixels={self.max_pixels} with grid={self.grid}, cells "
+                f"of {side // self.grid} pixels; expected at least {_CELL_STEP}, the room a letter needs. Raise "
+                "max_pixels."
             )
-        self.config = SceneConfig(
-            grid=grid,
-            n_boxes=n_boxes,
-            hard_fraction=hard_fraction,
-            letter_prior=letter_prior,
-            side=side,
-            budget=budget,
-        )
         remedy = f"Use min_pixels=max_pixels={side}**2 for certified ones."
         warn_if_inexact(budget, (side, side), REDUCTION, "hard letters", remedy)
+
+    @property
+    def budget(self) -> Budget:
+        return Budget(min_pixels=self.min_pixels, max_pixels=self.max_pixels, size_multiple=self.size_multiple)
+
+    @property
+    def side(self) -> int:
+        """Side of the overview in pixels."""
+        return overview_side(grid=self.grid, max_pixels=self.max_pixels, size_multiple=self.size_multiple)
+
+    @property
+    def cell(self) -> int:
+        """Side of a cell in source pixels."""
+        return self.side * REDUCTION // self.grid
+
+    @property
+    def unit(self) -> int:
+        """Source pixels of a unit of a letter's box: it grows with the scene."""
+        return self.side // self.grid // _CELL_STEP * REDUCTION
 
     @classmethod
     def environment_defaults(cls, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -224,30 +184,74 @@ class SyntheticSearch(ProceduralSamples):
             max_pixels=given.get("max_pixels"),
             size_multiple=size_multiple,
         )
-        return {
-            "operations": ("zoom_in",),
-            "max_turns": 3,
-            "max_operations": 2,
-            "min_pixels": least,
-            "max_pixels": most,
-            "size_multiple": size_multiple,
-        }
+        return Budget(min_pixels=least, max_pixels=most, size_multiple=size_multiple).defaults(max_turns=3)
 
     def _sample(self, index: int) -> Sample:
-        config = self.config
-        boxes = _scene(config, self.split, index).boxes
+        boxes = self._scene(index).boxes
         target = boxes[0]
-        x1, y1, x2, y2 = target.box
-        return Sample(
-            sample_id=f"{self.split}-{index}",
+        return image_sample(
+            self,
+            index,
             question=f"What letter is in the {target.colour} box?",
-            sources=(_source(config, self.split, index),),
             answers=(target.letter,),
-            needs_operation=_needs_operation(config, self.split, index),
-            evidence_box=(float(x1), float(y1), float(x2), float(y2)),
+            evidence_box=around([target.box]),
             category="hard" if target.hard else "easy",
-            metadata={"boxes": [box.as_dict() for box in boxes], "cell_size": config.cell},
+            metadata={"boxes": [asdict(box) for box in boxes], "cell_size": self.cell},
         )
+
+    def size(self, index: int) -> Size:
+        return self.side * REDUCTION, self.side * REDUCTION
+
+    def without(self, index: int, image: Image.Image) -> Image.Image:
+        target, blank = self._scene(index).boxes[0], image.copy()
+        blank.paste(COLOURS[target.colour], target.box)
+        return blank
+
+    def _scene(self, index: int) -> _Scene:
+        rng, side = self._rng(index), self.side * REDUCTION
+        corner, shade = noise_corner(rng, side, self.split), int(rng.integers(110, 170))
+        smallest, largest = side // 56, side * 60 // 336
+        clutter = []
+        for _ in range(_CLUTTER):
+            width, height = (int(value) for value in rng.integers(smallest, largest, 2))
+            x, y = (int(value) for value in rng.integers(0, side - largest, 2))
+            clutter.append((x, y, width, height, int(rng.integers(70, 220))))
+        return _Scene(corner=corner, shade=shade, clutter=tuple(clutter), boxes=tuple(self._place_boxes(rng)))
+
+    def _place_boxes(self, rng: np.random.Generator) -> list[_PlacedBox]:
+        """Boxes of distinct colours in distinct cells, aligned to half of their cell; the target first."""
+        names = list(COLOURS)
+        colours, cells = rng.permutation(len(names)), rng.permutation(self.grid**2)
+        # Half a cell, on the grid of the reduction.
+        unit, half = self.unit, self.cell // (2 * REDUCTION) * REDUCTION
+        boxes = []
+        for number in range(self.n_boxes):
+            is_target = number == 0
+            hard = bool(rng.random() < (self.hard_fraction if is_target else 0.5))
+            letter = LETTERS[int(rng.integers(len(LETTERS)))]
+            if is_target and hard and rng.random() < self.letter_prior:
+                letter = FREQUENT_LETTER
+            width, height = (side * unit for side in LETTER_BOX)
+            row, column = divmod(int(cells[number]), self.grid)
+            x, y = (
+                self.cell * cell + half * int(rng.integers(0, 1 + (side <= half)))
+                for cell, side in ((column, width), (row, height))
+            )
+            box = (x, y, x + width, y + height)
+            colour = names[int(colours[number])]
+            boxes.append(_PlacedBox(colour=colour, letter=letter, hard=hard, cell=(column, row), box=box))
+        return boxes
+
+    def draw(self, index: int) -> np.ndarray:
+        """Draws a scene, (S, S, 3) uint8."""
+        scene = self._scene(index)
+        pixels = grainy(self.size(index), scene.corner, (scene.shade,) * 3)
+        for x, y, width, height, grey in scene.clutter:
+            pixels[y : y + height, x : x + width] = grey
+        for placed in scene.boxes:
+            fill, unit = COLOURS[placed.colour], self.unit
+            draw_letter_box(pixels, placed.box, fill, placed.letter, hard=placed.hard, unit=unit, reduction=REDUCTION)
+        return pixels
 
 
 def cell_box(sample: Sample, cell: tuple[int, int]) -> Box:
@@ -262,81 +266,3 @@ def cell_box(sample: Sample, cell: tuple[int, int]) -> Box:
     if not (0 <= column < grid and 0 <= row < grid):
         raise ValueError(f"got the cell {cell}, expected column and row from 0 to {grid - 1}.")
     return (float(column * size), float(row * size), float((column + 1) * size), float((row + 1) * size))
-
-
-def _source(config: SceneConfig, split: str, index: int) -> ImageSource:
-    side = config.side * REDUCTION
-    return ImageSource(
-        key=("SyntheticSearch", config, split, index),
-        load=functools.partial(_render, config, split, index),
-        size=(side, side),
-    )
-
-
-@functools.lru_cache(maxsize=REMEMBERED)
-def _needs_operation(config: SceneConfig, split: str, index: int) -> bool:
-    """Whether the first view is the same, byte for byte, without the letter."""
-    target = _scene(config, split, index).boxes[0]
-    image = _source(config, split, index).image
-    blank = image.copy()
-    blank.paste(COLOURS[target.colour], target.box)
-    return bool(np.array_equal(config.budget.show(image), config.budget.show(blank)))
-
-
-def _scene(config: SceneConfig, split: str, index: int) -> _Scene:
-    rng = np.random.default_rng([SPLITS.index(split), index])
-    side = config.side * REDUCTION
-    corner, shade = noise_corner(rng, side, split), int(rng.integers(110, 170))
-    smallest, largest = side // 56, side * 60 // 336
-    clutter = []
-    for _ in range(_CLUTTER):
-        width, height = (int(value) for value in rng.integers(smallest, largest, 2))
-        x, y = (int(value) for value in rng.integers(0, side - largest, 2))
-        clutter.append((x, y, width, height, int(rng.integers(70, 220))))
-    boxes = tuple(_place_boxes(config, rng))
-    return _Scene(corner=corner, shade=shade, clutter=tuple(clutter), boxes=boxes)
-
-
-def _place_boxes(config: SceneConfig, rng: np.random.Generator) -> list[_PlacedBox]:
-    """Boxes of distinct colours in distinct cells, inside their cell and aligned to half of it; the target first."""
-    names = list(COLOURS)
-    colours, cells = rng.permutation(len(names)), rng.permutation(config.grid**2)
-    # Half a cell, on the grid of the reduction.
-    unit, half = config.scale * REDUCTION, config.cell // (2 * REDUCTION) * REDUCTION
-    boxes = []
-    for number in range(config.n_boxes):
-        is_target = number == 0
-        hard = bool(rng.random() < (config.hard_fraction if is_target else 0.5))
-        letter = LETTERS[int(rng.integers(len(LETTERS)))]
-        if is_target and hard and rng.random() < config.letter_prior:
-            letter = FREQUENT_LETTER
-        width, height = (side * unit for side in _BOX_SIZE)
-        row, column = divmod(int(cells[number]), config.grid)
-        x, y = (
-            config.cell * cell + half * int(rng.integers(0, 1 + (side <= half)))
-            for cell, side in ((column, width), (row, height))
-        )
-        box = (x, y, x + width, y + height)
-        colour = names[int(colours[number])]
-        boxes.append(_PlacedBox(colour=colour, letter=letter, hard=hard, cell=(column, row), box=box))
-    return boxes
-
-
-def _render(config: SceneConfig, split: str, index: int) -> np.ndarray:
-    """Draws a scene, (S, S, 3) uint8."""
-    scene, side = _scene(config, split, index), config.side * REDUCTION
-    pixels = grainy((side, side), scene.corner, (scene.shade,) * 3)
-    for x, y, width, height, grey in scene.clutter:
-        pixels[y : y + height, x : x + width] = grey
-    for placed in scene.boxes:
-        _draw(pixels, placed, config.scale * REDUCTION)
-    return pixels
-
-
-def _draw(pixels: np.ndarray, placed: _PlacedBox, unit: int) -> None:
-    x1, y1, x2, y2 = placed.box
-    fill = COLOURS[placed.colour]
-    pixels[y1:y2, x1:x2] = fill
-    x, y = x1 + _MARGIN * unit, y1 + _MARGIN * unit
-    ink, paint = draw_letter(placed.letter, fill, hard=placed.hard, pixel=_GLYPH_PIXEL * unit, reduction=REDUCTION)
-    pixels[y : y + ink.shape[0], x : x + ink.shape[1]][ink] = paint

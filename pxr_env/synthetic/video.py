@@ -9,74 +9,116 @@ the overview has the same bytes with the event and without it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from PIL import Image, ImageDraw
 
-from pxr_env.arguments import checks_arguments
-from pxr_env.geometry import Box, Size
+from pxr_env.geometry import Size
 from pxr_env.media import VideoSource, uniform_frames
-from pxr_env.synthetic.letters import LETTERS
-from pxr_env.synthetic.scenes import (
+from pxr_env.synthetic.drawing import (
     COLOURS,
-    REMEMBERED,
-    SPLITS,
-    Budget,
-    ProceduralSamples,
-    check_range,
+    LETTER_BOX,
+    LETTERS,
+    Colour,
+    Place,
+    around,
+    draw_letter_box,
+    grainy,
     noise_corner,
-    warn_if_inexact,
 )
-from pxr_env.synthetic.video_drawing import BALL_COLOURS, LANES, REDUCTION, SMALLEST, Event, Mover, Stage, draw_frame
+from pxr_env.synthetic.scenes import REMEMBERED, Budget, ProceduralSamples, check_range, warn_if_inexact
 from pxr_env.types import OperationCall, Sample
 
-#: Tokens of a shown frame by default, and how many times more pixels its source has.
-_FRAME_TOKENS = 12
-_ASPECT = 4 / 3
-_BALL = "ball"
-# Seeds differ from those of other kinds of scenes.
-_KIND = 2
+#: Source pixels per overview pixel, on each axis.
+REDUCTION = 4
+#: One track for each box, and one for the ball.
+LANES = 1 + len(COLOURS)
+#: The smallest overview in pixels in which the letters are readable.
+SMALLEST: Size = (96, 84)
+#: What the ball may turn, and what it is.
+BALL_COLOURS: dict[str, Colour] = {
+    "red": (225, 45, 45),
+    "green": (40, 175, 70),
+    "blue": (55, 95, 235),
+    "yellow": (240, 215, 40),
+}
+BALL_FILL, BALL_RIM, TRACK = (238, 238, 242), (70, 72, 80), (148, 150, 156)
+# Tokens of a shown frame by default, and how many times wider than tall it is.
+_FRAME_TOKENS, _ASPECT = 12, 4 / 3
+#: What runs on the first track, and its size in units of one overview pixel in the smallest frame.
+_BALL, _BALL_SIZE = "ball", 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class VideoConfig:
-    """What a video depends on beside its split and index; hashable."""
+class Mover:
+    """An object that runs to and fro on its track, in steps of whole overview pixels.
 
-    hard_fraction: float
-    detail_fraction: float
-    seconds: int
-    fps: int
-    event_frames: int
-    n_distractors: int
-    video_frames: int
-    overview: Size
-    budget: Budget
+    Args:
+        kind: "ball", or the colour of a box.
+        size: width and height in source pixels.
+        top: its upper edge.
+        first: where it is in frame 0, in steps along the way to and fro.
+        speed: steps per frame.
+        room: steps from the left end of the track to the right one.
+    """
 
-    @property
-    def n_frames(self) -> int:
-        """Frames of a video."""
-        return self.seconds * self.fps
+    kind: str
+    size: Size
+    top: int
+    first: int
+    speed: int
+    room: int
 
-    @property
-    def shown(self) -> list[int]:
-        """The frames that the overview shows."""
-        return uniform_frames(self.n_frames, self.video_frames)
+    @classmethod
+    def draw(cls, rng: np.random.Generator, *, kind: str, lane: int, size: Size) -> Mover:
+        """Draws the place and the speed of an object on a track of a frame of that size."""
+        unit = _unit(size)
+        shape = (
+            (_BALL_SIZE * unit, _BALL_SIZE * unit) if kind == "ball" else (LETTER_BOX[0] * unit, LETTER_BOX[1] * unit)
+        )
+        lane_height = size[1] // LANES // REDUCTION * REDUCTION
+        top = lane * lane_height + (lane_height - shape[1]) // 2 // REDUCTION * REDUCTION
+        room = (size[0] - shape[0]) // REDUCTION
+        first, speed = int(rng.integers(2 * room)), int(rng.integers(1, 4))
+        return cls(kind=kind, size=shape, top=top, first=first, speed=speed * unit // REDUCTION, room=room)
 
-    @property
-    def size(self) -> Size:
-        """Width and height of the source in pixels."""
-        return self.overview[0] * REDUCTION, self.overview[1] * REDUCTION
+    def box(self, frame: int) -> Place:
+        """Returns where it is in a frame, x1, y1, x2, y2 in source pixels."""
+        way = (self.first + self.speed * frame) % (2 * self.room)
+        left = REDUCTION * (way if way <= self.room else 2 * self.room - way)
+        return left, self.top, left + self.size[0], self.top + self.size[1]
 
-    def starts(self, *, shown: bool) -> list[int]:
-        """Returns where an event may begin so that the overview shows a frame of it, or shows none."""
-        frames = set(self.shown)
-        return [
-            start
-            for start in range(self.n_frames - self.event_frames + 1)
-            if frames.isdisjoint(range(start, start + self.event_frames)) is not shown
-        ]
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """What happens to one object, from frame `start` up to `stop`.
+
+    Args:
+        mover: number of the object on the stage, from 0.
+        start: the first frame.
+        stop: the first frame after it.
+        value: the letter on a box, or the colour of the ball.
+        hidden: whether the letter is a texture that the overview does not show.
+    """
+
+    mover: int
+    start: int
+    stop: int
+    value: str
+    hidden: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """What all frames of a video have in common: their size in source pixels, where the noise begins, objects."""
+
+    size: Size
+    corner: tuple[int, int]
+    shade: Colour
+    movers: tuple[Mover, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +130,7 @@ class _Scene:
     need: str | None
 
 
+@dataclass(frozen=True, kw_only=True)
 class SyntheticVideo(ProceduralSamples):
     """The data of `pxr/SyntheticVideo-v0`: an event in a few frames that only seeking or a closer look shows.
 
@@ -126,8 +169,6 @@ class SyntheticVideo(ProceduralSamples):
     "boxes" (of the object in each of them, in source pixels).
 
     Args:
-        split: "train" or "test".
-        num_samples: how many samples there are.
         hard_fraction: chance that the event is hard.
         detail_fraction: chance that a hard letter needs a closer look at a shown frame instead of other frames.
         seconds: length of a video.
@@ -143,50 +184,61 @@ class SyntheticVideo(ProceduralSamples):
     """
 
     scorer: ClassVar[str] = "exact"
+    seed: ClassVar[tuple[int, ...]] = (2,)
 
-    @checks_arguments
-    def __init__(
-        self,
-        *,
-        split: str = "train",
-        num_samples: int = 100_000,
-        hard_fraction: float = 0.5,
-        detail_fraction: float = 0.5,
-        seconds: int = 8,
-        fps: int = 8,
-        event_frames: int = 3,
-        n_distractors: int = 2,
-        video_frames: int = 8,
-        max_frame_pixels: int | None = None,
-        size_multiple: int = 28,
-    ) -> None:
-        super().__init__(split=split, num_samples=num_samples)
-        check_range("hard_fraction", hard_fraction, 0, 1, integer=False)
-        check_range("detail_fraction", detail_fraction, 0, 1, integer=False)
-        check_range("seconds", seconds, 1, 3600)
-        check_range("fps", fps, 1, 60)
-        check_range("event_frames", event_frames, 1, seconds * fps)
-        check_range("n_distractors", n_distractors, 0, LANES - 1)
-        check_range("video_frames", video_frames, 1, seconds * fps)
-        budget = _budget(max_frame_pixels, size_multiple)
-        self.config = VideoConfig(
-            hard_fraction=hard_fraction,
-            detail_fraction=detail_fraction,
-            seconds=seconds,
-            fps=fps,
-            event_frames=event_frames,
-            n_distractors=n_distractors,
-            video_frames=video_frames,
-            overview=_overview(budget),
-            budget=budget,
-        )
-        if not self.config.starts(shown=False):
+    detail_fraction: float = 0.5
+    seconds: int = 8
+    fps: int = 8
+    event_frames: int = 3
+    n_distractors: int = 2
+    video_frames: int = 8
+    max_frame_pixels: int | None = None
+    size_multiple: int = 28
+
+    def _check(self) -> None:
+        check_range("detail_fraction", self.detail_fraction, 0, 1, integer=False)
+        check_range("seconds", self.seconds, 1, 3600)
+        check_range("fps", self.fps, 1, 60)
+        check_range("event_frames", self.event_frames, 1, self.n_frames)
+        check_range("n_distractors", self.n_distractors, 0, LANES - 1)
+        check_range("video_frames", self.video_frames, 1, self.n_frames)
+        overview = _overview(self.budget)
+        if not self.starts(shown=False):
             raise ValueError(
-                f"got event_frames={event_frames} with {seconds * fps} frames, video_frames={video_frames} of them "
-                "shown; expected events that fit between the shown ones. Lower event_frames or video_frames, or raise "
-                "seconds or fps."
+                f"got event_frames={self.event_frames} with {self.n_frames} frames, video_frames={self.video_frames} "
+                "of them shown; expected events that fit between the shown ones. Lower event_frames or video_frames, "
+                "or raise seconds or fps."
             )
-        warn_if_inexact(budget, self.config.overview, REDUCTION, "hard letters", "Choose another max_frame_pixels.")
+        warn_if_inexact(self.budget, overview, REDUCTION, "hard letters", "Choose another max_frame_pixels.")
+
+    @property
+    def budget(self) -> Budget:
+        return _budget(self.max_frame_pixels, self.size_multiple)
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of a video."""
+        return self.seconds * self.fps
+
+    @functools.cached_property
+    def shown(self) -> list[int]:
+        """The frames that the overview shows."""
+        return uniform_frames(self.n_frames, self.video_frames)
+
+    @functools.cached_property
+    def size(self) -> Size:
+        """Width and height of the source in pixels."""
+        width, height = _overview(self.budget)
+        return width * REDUCTION, height * REDUCTION
+
+    def starts(self, *, shown: bool) -> list[int]:
+        """Returns where an event may begin so that the overview shows a frame of it, or shows none."""
+        frames = set(self.shown)
+        return [
+            start
+            for start in range(self.n_frames - self.event_frames + 1)
+            if frames.isdisjoint(range(start, start + self.event_frames)) is not shown
+        ]
 
     @classmethod
     def environment_defaults(cls, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,39 +252,30 @@ class SyntheticVideo(ProceduralSamples):
         least, most = given.get("min_pixels"), given.get("max_pixels")
         if most is None:
             most = max(width * height * REDUCTION**2, budget.max_pixels)
+        least = min(width * height, most) if least is None else least
         return {
+            **Budget(min_pixels=least, max_pixels=most, size_multiple=size_multiple).defaults(),
             "operations": ("select_frames", "seek", "zoom_in"),
-            "max_turns": 4,
-            "max_operations": 3,
-            "min_pixels": min(width * height, most) if least is None else least,
-            "max_pixels": most,
-            "size_multiple": size_multiple,
             "video_frames": given.get("video_frames", 8),
             "max_frame_pixels": budget.max_pixels,
         }
 
     def _sample(self, index: int) -> Sample:
-        config = self.config
-        scene = _scene(config, self.split, index)
+        scene = _scene(self, index)
         event = scene.events[0]
         mover = scene.stage.movers[event.mover]
         boxes = [mover.box(frame) for frame in range(event.start, event.stop)]
-        is_ball = mover.kind == _BALL
-        question = (
-            "What colour does the ball turn for a moment?"
-            if is_ball
-            else f"Which letter appears on the {mover.kind} box?"
-        )
-        times = event.start / config.fps, event.stop / config.fps
+        of_box = f"Which letter appears on the {mover.kind} box?"
+        times = event.start / self.fps, event.stop / self.fps
         return Sample(
             sample_id=f"{self.split}-{index}",
-            question=question,
-            sources=(_source(config, self.split, index),),
+            question="What colour does the ball turn for a moment?" if mover.kind == _BALL else of_box,
+            sources=(self._source(index),),
             answers=(event.value,),
-            needs_operation=_needs_operation(config, self.split, index),
-            evidence_box=_around(boxes),
+            needs_operation=_needs_operation(self, index),
+            evidence_box=around(boxes),
             evidence_time=times,
-            evidence_call=_call(config, scene, times),
+            evidence_call=self._call(scene, times),
             category=f"hard_{scene.need}" if scene.need else "easy",
             metadata={
                 "need": scene.need,
@@ -241,6 +284,76 @@ class SyntheticVideo(ProceduralSamples):
                 "boxes": boxes,
             },
         )
+
+    def _source(self, index: int) -> VideoSource:
+        return VideoSource(
+            key=("SyntheticVideo", self, index),
+            load_frame=functools.partial(self._draw, index),
+            n_frames=self.n_frames,
+            fps=float(self.fps),
+            size=self.size,
+        )
+
+    def _draw(self, index: int, frame: int) -> np.ndarray:
+        scene = _scene(self, index)
+        return draw_frame(scene.stage, scene.events, frame)
+
+    def _make_scene(self, index: int) -> _Scene:
+        rng = self._rng(index)
+        corner = noise_corner(rng, max(self.size), self.split)
+        red, green, blue = (int(value) for value in rng.integers(176, 202, 3))
+        # The ball is asked about as often as all boxes together, whether that is hard or not.
+        hard = bool(rng.random() < self.hard_fraction)
+        kinds = [_BALL, *COLOURS]
+        asked = 0 if rng.random() < 0.5 else int(rng.integers(1, len(kinds)))
+        need = None
+        if hard:
+            need = "detail" if asked != 0 and rng.random() < self.detail_fraction else "time"
+        lanes = rng.permutation(LANES)
+        movers = tuple(
+            Mover.draw(rng, kind=kind, lane=int(lane), size=self.size) for kind, lane in zip(kinds, lanes, strict=True)
+        )
+        starts = self.starts(shown=need != "time")
+        events = [self._event(rng, asked, starts, hidden=need == "detail")]
+        others = [int(mover) for mover in rng.permutation(LANES) if mover != asked]
+        anywhere = list(range(self.n_frames - self.event_frames + 1))
+        events += [self._event(rng, mover, anywhere, hidden=False) for mover in others[: self.n_distractors]]
+        stage = Stage(size=self.size, corner=corner, shade=(red, green, blue), movers=movers)
+        return _Scene(stage=stage, events=tuple(events), need=need)
+
+    def _event(self, rng: np.random.Generator, mover: int, starts: list[int], *, hidden: bool) -> Event:
+        start = starts[int(rng.integers(len(starts)))]
+        values = list(BALL_COLOURS) if mover == 0 else list(LETTERS)
+        value = values[int(rng.integers(len(values)))]
+        return Event(mover=mover, start=start, stop=start + self.event_frames, value=value, hidden=hidden)
+
+    def _call(self, scene: _Scene, times: tuple[float, float]) -> OperationCall | None:
+        """What shows a hard event."""
+        event = scene.events[0]
+        if scene.need == "time":
+            return OperationCall(name="seek", arguments={"start": times[0], "end": times[1]})
+        if scene.need == "detail":
+            # The frames of the overview are the first images of the episode.
+            numbers = [number for number, frame in enumerate(self.shown, start=1) if event.start <= frame < event.stop]
+            return OperationCall(name="select_frames", arguments={"target_frames": numbers[:1]})
+        return None
+
+
+@functools.lru_cache(maxsize=64)
+def _scene(task: SyntheticVideo, index: int) -> _Scene:
+    return task._make_scene(index)
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def _needs_operation(task: SyntheticVideo, index: int) -> bool:
+    """Whether the overview is the same, byte for byte, without the event. Only its own frames can differ."""
+    scene, source, show = _scene(task, index), task._source(index), task.budget.show
+    event, *others = scene.events
+    return all(
+        np.array_equal(show(source.frame(frame)), show(draw_frame(scene.stage, others, frame)))
+        for frame in task.shown
+        if event.start <= frame < event.stop
+    )
 
 
 def _budget(max_frame_pixels: int | None, size_multiple: int) -> Budget:
@@ -268,80 +381,42 @@ def _overview(budget: Budget) -> Size:
     return min(fitting, key=lambda size: abs(size[0] / size[1] / _ASPECT - 1))
 
 
-def _source(config: VideoConfig, split: str, index: int) -> VideoSource:
-    return VideoSource(
-        key=("SyntheticVideo", config, split, index),
-        load_frame=functools.partial(_render, config, split, index),
-        n_frames=config.n_frames,
-        fps=float(config.fps),
-        size=config.size,
-    )
+def draw_frame(stage: Stage, events: Sequence[Event], frame: int) -> np.ndarray:
+    """Returns a frame, (h, w, 3) uint8."""
+    width, _ = stage.size
+    unit = _unit(stage.size)
+    pixels = grainy(stage.size, stage.corner, stage.shade)
+    now = {event.mover: event for event in events if event.start <= frame < event.stop}
+    for number, mover in enumerate(stage.movers):
+        middle = (mover.top + mover.size[1] // 2) // REDUCTION * REDUCTION
+        pixels[middle : middle + unit, :width] = TRACK
+        if mover.kind == "ball":
+            _draw_ball(pixels, mover.box(frame), BALL_COLOURS[now[number].value] if number in now else BALL_FILL)
+        else:
+            letter, hard = (now[number].value, now[number].hidden) if number in now else (None, False)
+            fill = COLOURS[mover.kind]
+            draw_letter_box(pixels, mover.box(frame), fill, letter, hard=hard, unit=unit, reduction=REDUCTION)
+    return pixels
 
 
-def _render(config: VideoConfig, split: str, index: int, frame: int) -> np.ndarray:
-    scene = _scene(config, split, index)
-    return draw_frame(scene.stage, scene.events, frame)
+def _unit(size: Size) -> int:
+    """Source pixels of a unit: letters grow with the frame."""
+    return REDUCTION * max(1, min(size[0] // SMALLEST[0], size[1] // SMALLEST[1]) // REDUCTION)
 
 
-@functools.lru_cache(maxsize=REMEMBERED)
-def _needs_operation(config: VideoConfig, split: str, index: int) -> bool:
-    """Whether the overview is the same, byte for byte, without the event. Only its own frames can differ."""
-    scene, source = _scene(config, split, index), _source(config, split, index)
-    event, *others = scene.events
-    return all(
-        np.array_equal(
-            config.budget.show(source.frame(frame)),
-            config.budget.show(draw_frame(scene.stage, others, frame)),
-        )
-        for frame in config.shown
-        if event.start <= frame < event.stop
-    )
+def _draw_ball(pixels: np.ndarray, box: Place, fill: Colour) -> None:
+    x1, y1, x2, y2 = box
+    disc, rim = _disc(x2 - x1)
+    shown = pixels[y1:y2, x1:x2]
+    shown[rim] = BALL_RIM
+    shown[disc] = fill
 
 
-@functools.lru_cache(maxsize=64)
-def _scene(config: VideoConfig, split: str, index: int) -> _Scene:
-    rng = np.random.default_rng([_KIND, SPLITS.index(split), index])
-    corner = noise_corner(rng, max(config.size), split)
-    red, green, blue = (int(value) for value in rng.integers(176, 202, 3))
-    # The ball is asked about as often as all boxes together, whether that is hard or not.
-    hard = bool(rng.random() < config.hard_fraction)
-    kinds = [_BALL, *COLOURS]
-    asked = 0 if rng.random() < 0.5 else int(rng.integers(1, len(kinds)))
-    need = None
-    if hard:
-        need = "detail" if asked != 0 and rng.random() < config.detail_fraction else "time"
-    lanes = rng.permutation(LANES)
-    movers = tuple(
-        Mover.draw(rng, kind=kind, lane=int(lane), size=config.size) for kind, lane in zip(kinds, lanes, strict=True)
-    )
-    starts = config.starts(shown=need != "time")
-    events = [_event(config, rng, asked, starts, hidden=need == "detail")]
-    others = [int(mover) for mover in rng.permutation(LANES) if mover != asked]
-    anywhere = list(range(config.n_frames - config.event_frames + 1))
-    events += [_event(config, rng, mover, anywhere, hidden=False) for mover in others[: config.n_distractors]]
-    stage = Stage(size=config.size, corner=corner, shade=(red, green, blue), movers=movers)
-    return _Scene(stage=stage, events=tuple(events), need=need)
-
-
-def _event(config: VideoConfig, rng: np.random.Generator, mover: int, starts: list[int], *, hidden: bool) -> Event:
-    start = starts[int(rng.integers(len(starts)))]
-    values = list(BALL_COLOURS) if mover == 0 else list(LETTERS)
-    value = values[int(rng.integers(len(values)))]
-    return Event(mover=mover, start=start, stop=start + config.event_frames, value=value, hidden=hidden)
-
-
-def _call(config: VideoConfig, scene: _Scene, times: tuple[float, float]) -> OperationCall | None:
-    """What shows a hard event."""
-    event = scene.events[0]
-    if scene.need == "time":
-        return OperationCall(name="seek", arguments={"start": times[0], "end": times[1]})
-    if scene.need == "detail":
-        # The frames of the overview are the first images of the episode.
-        numbers = [number for number, frame in enumerate(config.shown, start=1) if event.start <= frame < event.stop]
-        return OperationCall(name="select_frames", arguments={"target_frames": numbers[:1]})
-    return None
-
-
-def _around(boxes: list[tuple[int, int, int, int]]) -> Box:
-    lefts, tops, rights, bottoms = zip(*boxes, strict=True)
-    return float(min(lefts)), float(min(tops)), float(max(rights)), float(max(bottoms))
+@functools.lru_cache(maxsize=8)
+def _disc(side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where a ball is filled and where it has its rim, (side, side) bool. Do not change them."""
+    image = Image.new("L", (side, side))
+    width = max(2, side // 24)
+    ImageDraw.Draw(image).ellipse((0, 0, side - 1, side - 1), fill=255, outline=128, width=width)
+    values = np.asarray(image)
+    return values == 255, values == 128

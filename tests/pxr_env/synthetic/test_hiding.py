@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pxr_env.synthetic.hiding import hide
+from pxr_env.synthetic.drawing import hide
 from pxr_env.synthetic.scenes import Budget, SampleIds
 
 colours = st.tuples(*[st.integers(0, 255)] * 3)

@@ -8,8 +8,7 @@ import pytest
 
 from pxr_env.media import cut
 from pxr_env.synthetic import COLOURS, SyntheticCount
-from pxr_env.synthetic.count import SHAPES, TRAY_FILL, _scene
-from pxr_env.synthetic.scenes import noise
+from pxr_env.synthetic.count import SHAPES, TRAY_FILL
 
 
 @functools.cache
@@ -87,7 +86,7 @@ def test_hidden_objects_change_a_zoom_but_not_the_first_view():
     checked = 0
     for sample in samples():
         image = sample.sources[0].image
-        size, side = data.config.budget.size(image.size), image.width
+        size, side = data.budget.size(image.size), image.width
         without = image.copy()
         asked = sample.metadata["shape"], sample.metadata["colour"]
         for item in sample.metadata["objects"]:
@@ -107,7 +106,7 @@ def test_a_tray_that_looks_empty_is_the_same_whatever_it_holds():
     for index in range(10):
         sample = data.get(f"train-{index}")
         x1, y1, x2, y2 = (value // 8 for value in sample.metadata["tray"])
-        assert np.all(data.config.budget.show(sample.sources[0])[y1:y2, x1:x2] == TRAY_FILL)
+        assert np.all(data.budget.show(sample.sources[0])[y1:y2, x1:x2] == TRAY_FILL)
 
 
 def test_large_objects_do_not_touch_and_easy_trays_hold_one():
@@ -126,58 +125,10 @@ def test_every_number_is_as_frequent_in_easy_as_in_hard_scenes():
     data = SyntheticCount(max_count=4)
     answers = {"easy": Counter(), "hard": Counter()}
     for index in range(3000):
-        scene = _scene(data.config, "train", index)
+        scene = data._scene(index)
         answers["hard" if scene.hard else "easy"][len(scene.asked)] += 1
     assert sum(answers["hard"].values()) / 3000 == pytest.approx(0.5, abs=0.03)
     for counted in answers.values():
         assert set(counted) == {1, 2, 3, 4}
         for number in counted.values():
             assert number / sum(counted.values()) == pytest.approx(0.25, abs=0.04)
-
-
-def test_train_and_test_have_no_scene_in_common():
-    """Scenes cut their noise from one table, at even columns for train and at odd ones for test."""
-    steps = np.diff(noise(1344)[..., 0].astype(np.int16), axis=1)[:1344, : 1344 + 15]
-    windows = np.lib.stride_tricks.sliding_window_view(steps, 15, axis=1)
-    for split, parity in (("train", 0), ("test", 1)):
-        for sample in samples(split)[:2]:
-            corner = np.asarray(sample.sources[0].image)[0, :16, 0].astype(np.int16)
-            columns = np.argwhere(np.all(windows == np.diff(corner), axis=2))[:, 1]
-            assert columns.tolist()
-            assert set(columns % 2) == {parity}
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"max_pixels": 336**2},
-        {"size_multiple": 32},
-        {"max_pixels": 200**2},
-        {"grid": 3, "max_count": 3, "max_hidden": 8, "n_distractors": 5},
-        {"n_distractors": 0, "max_count": 15},
-    ],
-)
-def test_other_arguments_are_certified_too(arguments):
-    data = SyntheticCount(hard_fraction=1, num_samples=3, **arguments)
-    assert all(data.get(sample_id).needs_operation for sample_id in data.sample_ids())
-    defaults = SyntheticCount.environment_defaults(arguments)
-    assert defaults["min_pixels"] <= defaults["max_pixels"] == data.config.budget.max_pixels
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"max_count": 0}, "got max_count=0, expected an integer from 1 to 15"),
-        ({"max_hidden": 9}, "max_hidden=9"),
-        (
-            {"max_count": 10, "n_distractors": 6},
-            "max_count=10 and n_distractors=6 .* at most .* 15 objects.* Raise grid",
-        ),
-        ({"grid": 6}, "cells of 28 pixels; expected at least 30"),
-        ({"max_pixels": 784}, "Raise max_pixels"),
-        ({"max_pixels": 100}, "Raise max_pixels"),
-    ],
-)
-def test_impossible_arguments_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        SyntheticCount(**arguments)

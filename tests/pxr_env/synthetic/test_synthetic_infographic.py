@@ -4,14 +4,13 @@ import functools
 import re
 
 import numpy as np
-import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from pxr_env.media import cut
 from pxr_env.synthetic import SyntheticInfographic
 from pxr_env.synthetic.infographic import _page
 from pxr_env.synthetic.infographic_content import KINDS, MONTHS
-from pxr_env.synthetic.infographic_drawing import Label, draw_page, fitting_font
+from pxr_env.synthetic.infographic_page import Label, draw_page, fitting_font
 
 
 @functools.cache
@@ -71,16 +70,15 @@ def test_values_are_distinct_and_shares_add_up():
 
 
 def test_fine_print_changes_a_zoom_but_not_the_first_view():
-    config = data().config
     for index, sample in enumerate(samples()):
-        page, image = _page(config, "train", index), sample.sources[0].image
+        page, image = _page(data(), index), sample.sources[0].image
         without = draw_page(page.size, page.shapes, without=page.question.keys)
         width, height = image.size
         first, blank = (cut(picture, (0, 0, width, height), page.size) for picture in (image, without))
         assert sample.needs_operation is bool(np.array_equal(first, blank))
         assert sample.needs_operation is (sample.category == "hard")
         x1, y1, x2, y2 = sample.evidence_box
-        size = config.budget.size((int(x2 - x1), int(y2 - y1)))
+        size = data().budget.size((int(x2 - x1), int(y2 - y1)))
         # At about full resolution: a side is a multiple of 28 pixels.
         assert size[0] >= 0.95 * (x2 - x1)
         zoomed, empty = (cut(picture, sample.evidence_box, size).astype(int) for picture in (image, without))
@@ -90,9 +88,8 @@ def test_fine_print_changes_a_zoom_but_not_the_first_view():
 
 
 def test_plain_text_that_decides_is_large_enough_for_the_first_view():
-    config = data().config
     for index in range(200):
-        page = _page(config, "train", index)
+        page = _page(data(), index)
         for label in page.shapes:
             if isinstance(label, Label) and label.key in page.question.keys and label.strip is None:
                 font = fitting_font(label.text, label.size * 4, 4 * (label.place[2] - label.place[0]))
@@ -148,13 +145,13 @@ def test_pages_have_the_formats_of_the_budget():
     assert len(sizes) > 4
     for width, height in sizes:
         assert 1.2 <= height / width <= 3.2
-        assert data().config.budget.size((width, height)) == (width // 4, height // 4)
+        assert data().budget.size((width, height)) == (width // 4, height // 4)
 
 
 def test_labels_keep_to_the_page_and_apart_from_each_other():
-    config = SyntheticInfographic(n_sections=5, max_pixels=320 * 784).config
+    crowded = SyntheticInfographic(n_sections=5, max_pixels=320 * 784)
     for index in range(60):
-        page = _page(config, "train", index)
+        page = _page(crowded, index)
         width, height = page.size
         places = [shape.place for shape in page.shapes if isinstance(shape, Label)]
         for number, (x1, y1, x2, y2) in enumerate(places):
@@ -170,31 +167,3 @@ def test_train_and_test_have_no_page_in_common():
         for index in range(6):
             image = pages.get(f"{split}-{index}").sources[0].image
             assert image.getpixel((0, image.height - 1))[2] % 2 == parity
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [{"size_multiple": 32}, {"n_sections": 1}, {"n_sections": 5, "max_pixels": 260 * 784}, {"max_pixels": 300_000}],
-)
-def test_other_arguments_are_certified_too(arguments):
-    other = SyntheticInfographic(hard_fraction=1, num_samples=5, **arguments)
-    assert all(other.get(sample_id).needs_operation for sample_id in other.sample_ids())
-    defaults = SyntheticInfographic.environment_defaults(arguments)
-    assert defaults["max_pixels"] == other.config.budget.max_pixels
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"n_sections": 6}, "got n_sections=6, expected an integer from 1 to 5"),
-        (
-            {"n_sections": 5, "max_pixels": 130 * 784},
-            "n_sections=5, expected room for a page of at least 224x610 pixels",
-        ),
-        ({"max_pixels": 84 * 84}, "Raise max_pixels or lower n_sections"),
-        ({"min_pixels": -1}, "min_pixels=-1"),
-    ],
-)
-def test_impossible_arguments_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        SyntheticInfographic(**arguments)
