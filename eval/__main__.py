@@ -11,19 +11,19 @@ from collections.abc import Sequence
 #: Command, what it does, and the module with its `add_arguments(parser)` and `run(arguments)`.
 COMMANDS = (
     ("run", "run an agent over a benchmark, or over the samples of an environment", "eval.run_command"),
-    ("rerun", "run again exactly what a manifest says", "eval.rerun_command"),
-    ("suites", "list the benchmarks, what they need, and how large they are", "eval.suites_command"),
-    ("report", "write one self-contained HTML file about a run", "eval.report_command"),
+    ("rerun", "run again exactly what a manifest says", "eval.rerun"),
+    ("suites", "list the benchmarks, what they need, and how large they are", "eval.suites"),
+    ("report", "write one self-contained HTML file about a run", "eval.report"),
     (
         "compare",
         "put runs side by side, with what makes them unlike and whether they differ significantly",
-        "eval.compare",
+        "eval.comparison",
     ),
-    ("audit", "take a score apart: what operations gave and what they cost", "eval.audit.command"),
+    ("audit", "take a score apart: what operations gave and what they cost", "eval.audit.audit"),
     (
         "replay",
         "play every episode of a run again from its turns, and check all that is on record",
-        "eval.replay_command",
+        "eval.replay_check",
     ),
     ("view", "look at many runs in a browser", "eval.view.command"),
     ("demo", "talk to a model about images of your own", "eval.demo"),

@@ -170,7 +170,7 @@ def _transformers_agent(choice: AgentChoice) -> Agent:
     known = ("dtype", "device", "attn_implementation", "max_model_len")
     for name in arguments:
         if name not in known:
-            raise ValueError(f"--engine {name} came; expected {', '.join(known)}.{did_you_mean(name, known)}")
+            raise ValueError(f"got --engine {name}, expected {', '.join(known)}.{did_you_mean(name, known)}")
     if "dtype" in arguments:
         arguments["dtype"] = getattr(torch, str(arguments["dtype"]))
     max_model_len = int(arguments.pop("max_model_len", 0))

@@ -1,4 +1,4 @@
-"""What is shown of one episode: pictures as data URIs, numbered boxes, turns cut into parts."""
+"""What is shown of one episode: pictures as data URIs, numbered boxes on the sources, turns cut into parts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from eval.facts import is_cut, outcome
-from eval.highlight import Segment, split_turn
-from eval.marks import Mark, arrange, evidence_frame
+from eval.facts import Segment, is_cut, outcome, split_turn
 from eval.records import Record
 from eval.replay import Replay, Replayer
-from pxr_agents.statistics import is_hit, knows_evidence, term_returns, used
+from pxr_agents.statistics import is_hit, knows_evidence, looks, term_returns, used
 from pxr_agents.types import Episode
 from pxr_env.media import ImageSource, VideoSource
 
@@ -31,9 +29,42 @@ PNG_BYTES = 48 * 1024
 TEXT_LIMIT = 20_000
 #: Encoded pictures that are remembered.
 MAX_LATEST = 64
+#: How many colours turns have; the next turn begins with the first again.
+COLOURS = 6
+#: Height of a number's badge as a share of the picture's longer side, and its width for every character.
+_BADGE_HEIGHT, _BADGE_WIDTH = 0.052, 0.034
 
 _latest: OrderedDict[bytes, str] = OrderedDict()
 _lock = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mark:
+    """A box drawn on a source, all in source pixels.
+
+    Args:
+        x, y, width, height: of the box.
+        points: its corners where it is turned, as the `points` of an SVG polygon; None for an upright one.
+        kind: "view" or "evidence".
+        label: the number of the view, "" for the evidence.
+        turn: which turn asked for it, 0 for the question.
+        badge: x, y, width, height of the label's background.
+    """
+
+    x: float
+    y: float
+    width: float
+    height: float
+    points: str | None
+    kind: str
+    label: str
+    turn: int
+    badge: tuple[float, float, float, float]
+
+    @property
+    def colour(self) -> int:
+        """The number of the turn's colour, from 1."""
+        return (self.turn - 1) % COLOURS + 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,10 +100,10 @@ class ViewPicture:
     width: int
     height: int
     box: str
-    turn: int = 0
-    frame: int | None = None
-    source: int | None = None
-    area: str = ""
+    turn: int
+    frame: int | None
+    source: int | None
+    area: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,12 +121,7 @@ class TurnCard:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpisodeCard:
-    """One episode, ready for the template.
-
-    Args:
-        hit: whether an operation found the evidence; None where the question makes no sense.
-        no_pictures: why there are none; None if there are.
-    """
+    """One episode, ready for the template. `no_pictures` says why there are none; None if there are."""
 
     record: Record
     question: str
@@ -103,10 +129,6 @@ class EpisodeCard:
     first_views: tuple[ViewPicture, ...]
     sources: tuple[SourcePicture, ...]
     turns: tuple[TurnCard, ...]
-    used: bool
-    failed: bool
-    hit: bool | None
-    reward_terms: dict[str, float]
     no_pictures: str | None
 
     @property
@@ -115,8 +137,24 @@ class EpisodeCard:
 
     @property
     def outcome(self) -> str:
-        """One word for the badge."""
         return outcome(self.episode)
+
+    @property
+    def used(self) -> bool:
+        return used(self.episode)
+
+    @property
+    def failed(self) -> bool:
+        return any(self.episode.failures.values())
+
+    @property
+    def hit(self) -> bool | None:
+        """Whether an operation found the evidence; None where the question makes no sense."""
+        return is_hit(self.episode) if self.used and knows_evidence(self.episode) else None
+
+    @property
+    def reward_terms(self) -> dict[str, float]:
+        return term_returns(self.episode)
 
     @property
     def token_counts(self) -> dict[str, int]:
@@ -141,14 +179,23 @@ def build_card(record: Record, replayer: Replayer) -> EpisodeCard:
         ReplayError: the environment no longer answers as it did.
     """
     replay = replayer.replay(record.episode)
-    images = {view.index: np.ascontiguousarray(view.image) for view in replay.views}
-    sources = tuple(_source_pictures(replay, record.episode))
-    return _card(record, replay.question, images, sources, None)
+    return _card(record, replay.question, replay.images, _source_pictures(replay, record.episode), None)
 
 
 def text_card(record: Record, reason: str) -> EpisodeCard:
     """The same without pixels, from the record alone: boxes are drawn on an empty frame. `reason` says why."""
-    return _card(record, record.episode.prompt, {}, tuple(_empty_frames(record.episode)), reason)
+    return _card(record, record.episode.prompt, {}, _empty_frames(record.episode), reason)
+
+
+def card_or_text(record: Record, replayer: Replayer) -> EpisodeCard:
+    """The card of an episode; if it cannot be played again, one without pictures that says why."""
+    if not record.episode.prompt and record.episode.error is not None:
+        return text_card(record, "The question could not be shown.")
+    try:
+        return build_card(record, replayer)
+    except Exception as error:
+        # Data that moved, another version, a mistake in somebody's environment: the record is still worth reading.
+        return text_card(record, str(error) or repr(error))
 
 
 def choose_samples(kinds: Sequence[object], count: int) -> list[int]:
@@ -198,22 +245,40 @@ def encode(image: Image.Image) -> tuple[str, bytes]:
     return "image/jpeg", jpeg.getvalue()
 
 
+def view_picture(view: Mapping[str, Any], images: Mapping[int, np.ndarray]) -> ViewPicture:
+    """A view of `info["views"]` with its pixels, if they are among `images` (by the index of the view)."""
+    image = images.get(view["index"])
+    width, height = view["size"]
+    x1, y1, x2, y2 = view["box"]
+    is_part = not {"corners", "panels"} & view.keys()
+    return ViewPicture(
+        href=None if image is None else data_uri(Image.fromarray(np.ascontiguousarray(image))),
+        index=view["index"],
+        turn=view["turn"],
+        width=width,
+        height=height,
+        box=", ".join(f"{value:.0f}" for value in view["box"]),
+        frame=view.get("frame"),
+        source=view["source"] if is_part else None,
+        area=f"{x1:g} {y1:g} {x2 - x1:g} {y2 - y1:g}" if is_part else f"0 0 {width} {height}",
+    )
+
+
 def _card(
     record: Record,
     question: str,
     images: Mapping[int, np.ndarray],
-    sources: tuple[SourcePicture, ...],
+    sources: Iterator[SourcePicture],
     no_pictures: str | None,
 ) -> EpisodeCard:
     episode = record.episode
-    views = [_view_picture(view, images) for view in episode.views]
-    knows_hit = used(episode) and knows_evidence(episode)
+    views = [view_picture(view, images) for view in episode.views]
     return EpisodeCard(
         record=record,
         question=question,
         prompt=_shorten(episode.prompt),
         first_views=tuple(view for view in views if view.turn == 0),
-        sources=sources,
+        sources=tuple(sources),
         turns=tuple(
             TurnCard(
                 number=number,
@@ -226,29 +291,7 @@ def _card(
             )
             for number, step in enumerate(episode.steps, start=1)
         ),
-        used=used(episode),
-        failed=any(episode.failures.values()),
-        hit=is_hit(episode) if knows_hit else None,
-        reward_terms=term_returns(episode),
         no_pictures=no_pictures,
-    )
-
-
-def _view_picture(view: Mapping[str, Any], images: Mapping[int, np.ndarray]) -> ViewPicture:
-    image = images.get(view["index"])
-    width, height = view["size"]
-    x1, y1, x2, y2 = view["box"]
-    is_part = not {"corners", "panels"} & view.keys()
-    return ViewPicture(
-        href=None if image is None else data_uri(Image.fromarray(image)),
-        index=view["index"],
-        turn=view["turn"],
-        width=width,
-        height=height,
-        box=", ".join(f"{value:.0f}" for value in view["box"]),
-        frame=view.get("frame"),
-        source=view["source"] if is_part else None,
-        area=f"{x1:g} {y1:g} {x2 - x1:g} {y2 - y1:g}" if is_part else f"0 0 {width} {height}",
     )
 
 
@@ -259,26 +302,31 @@ def _source_pictures(replay: Replay, episode: Episode) -> Iterator[SourcePicture
             image = source.image if isinstance(source, ImageSource) else source.frame(frame or 0)
             small = image.copy()
             small.thumbnail((SOURCE_SIDE, SOURCE_SIDE))
-            size = (float(image.size[0]), float(image.size[1]))
             time = source.times[frame] if isinstance(source, VideoSource) and frame is not None else None
-            yield _source_picture(data_uri(small), episode, number, frame, size, time)
+            yield _source_picture(data_uri(small), episode, number, frame, image.size, time)
 
 
 def _empty_frames(episode: Episode) -> Iterator[SourcePicture]:
     """The sources as far as the record knows them: as large as the largest box that was shown of them."""
-    parts = [part for view in episode.views for part in view.get("panels", [view])]
-    for number in sorted({part["source"] for part in parts}):
-        boxes = [part["box"] for part in parts if part["source"] == number]
-        size = (max(box[2] for box in boxes), max(box[3] for box in boxes))
-        is_video = any(part.get("frame") is not None for part in parts if part["source"] == number)
+    for number in sorted({look["source"] for look in looks(episode)}):
+        of_source = looks(episode, number)
+        size = tuple(max(look["box"][edge] for look in of_source) for edge in (2, 3))
+        is_video = any(look.get("frame") is not None for look in of_source)
         for frame in _frames(episode, number) if is_video else [None]:
             yield _source_picture(None, episode, number, frame, size)
 
 
+def _source_picture(
+    href: str | None, episode: Episode, number: int, frame: int | None, size: Sequence[float], time: float | None = None
+) -> SourcePicture:
+    width, height = map(float, size)
+    marks = arrange(episode, number, frame, (width, height), time)
+    return SourcePicture(href=href, number=number, frame=frame, width=width, height=height, marks=marks)
+
+
 def _frames(episode: Episode, number: int) -> list[int]:
     """The frames of a video that an operation showed."""
-    parts = [part for view in episode.views if view["turn"] > 0 for part in view.get("panels", [view])]
-    return sorted({part["frame"] for part in parts if part["source"] == number and part.get("frame") is not None})
+    return sorted({look["frame"] for look in looks(episode, number) if look["turn"] > 0} - {None})
 
 
 def _video_frames(source: VideoSource, episode: Episode, number: int) -> list[int]:
@@ -292,22 +340,76 @@ def _video_frames(source: VideoSource, episode: Episode, number: int) -> list[in
     return frames
 
 
-def _source_picture(
-    href: str | None,
-    episode: Episode,
-    number: int,
-    frame: int | None,
-    size: tuple[float, float],
-    time: float | None = None,
-) -> SourcePicture:
-    return SourcePicture(
-        href=href,
-        number=number,
-        frame=frame,
-        width=size[0],
-        height=size[1],
-        marks=arrange(episode, number, frame, size, time),
+def arrange(
+    episode: Episode, source: int, frame: int | None, size: tuple[float, float], time: float | None = None
+) -> tuple[Mark, ...]:
+    """The boxes of all views of one source in their order, then the evidence.
+
+    Views of the whole source get no box, it would only frame the picture. Badges stand in the upper left corner of
+    their box, and to the right of a badge that stands there already.
+
+    Args:
+        episode: whose views.
+        source: its number, from 1.
+        frame: of a video; None for an image.
+        size: of the source in pixels.
+        time: of the frame, where the video is there; else what the views say of it.
+    """
+    marks: list[Mark] = []
+    for look in looks(episode, source):
+        box, label = tuple(look["box"]), str(look["index"])
+        if look.get("frame") == frame and box != (0, 0, *size):
+            badge = _free_place(label, box, size, [mark.badge for mark in marks])
+            marks.append(_mark(look, "view", label, look["turn"], badge))
+    if source == 1 and episode.evidence_box is not None and _in_time(episode, frame, time):
+        marks.append(_mark({"box": episode.evidence_box}, "evidence", "", 0, (0.0, 0.0, 0.0, 0.0)))
+    return tuple(marks)
+
+
+def evidence_frame(times: Sequence[float], evidence_time: tuple[float, float]) -> int:
+    """The frame of a video, by its times, that is nearest to the middle of the evidence."""
+    middle = sum(evidence_time) / 2
+    return min(range(len(times)), key=lambda index: abs(times[index] - middle))
+
+
+def _in_time(episode: Episode, frame: int | None, time: float | None) -> bool:
+    """Whether a frame shows the evidence, as far as that is known."""
+    if frame is None or episode.evidence_time is None:
+        return True
+    start, end = episode.evidence_time
+    if time is not None:
+        return start <= time < end
+    return any(look.get("frame") == frame and start <= look.get("time", start) < end for look in looks(episode))
+
+
+def _mark(look: Mapping[str, Any], kind: str, label: str, turn: int, badge: tuple[float, float, float, float]) -> Mark:
+    x1, y1, x2, y2 = look["box"]
+    points = " ".join(f"{x:g},{y:g}" for x, y in look["corners"]) if look.get("corners") is not None else None
+    return Mark(
+        x=x1, y=y1, width=x2 - x1, height=y2 - y1, points=points, kind=kind, label=label, turn=turn, badge=badge
     )
+
+
+def _free_place(
+    label: str,
+    box: Sequence[float],
+    size: tuple[float, float],
+    taken: Sequence[tuple[float, float, float, float]],
+) -> tuple[float, float, float, float]:
+    """The upper left corner of `box`, or above it where it is small; past badges that are there, inside the picture."""
+    side = max(size)
+    height, width = _BADGE_HEIGHT * side, (_BADGE_WIDTH * len(label) + 0.012) * side
+    top = box[1]
+    if box[3] - box[1] < 2 * height or box[2] - box[0] < 2 * width:
+        # What is looked at must not be covered.
+        top = box[1] - height if box[1] >= height else box[3]
+    x, y = max(0.0, min(box[0], size[0] - width)), max(0.0, min(top, size[1] - height))
+    for left, top, across, down in sorted(taken):
+        if left < x + width and x < left + across and top < y + height and y < top + down:
+            x = left + across
+    if x + width > size[0]:
+        x = max(0.0, min(box[0], size[0] - width))
+    return round(x, 2), round(y, 2), round(width, 2), round(height, 2)
 
 
 def _shorten(text: str) -> str:

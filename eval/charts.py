@@ -104,10 +104,9 @@ def line_chart(
     """Lay out a line chart.
 
     Args:
-        title: what the y axis shows.
+        title, x_label: what the axes show.
         series: (x, y) points by name; points that are not finite are left out, and so is a series without points.
         caption: one sentence under the title.
-        x_label: what the x axis shows.
         y_limits: range of the y axis; from the data if None.
         window: the strong line is the mean of this many points up to and including each one; the faint line is raw.
         steps: whether a value holds until the next one, as a setting does, and is drawn so.
@@ -148,9 +147,7 @@ def line_chart(
         )
         for name, points in finite.items()
     ]
-    # There is no iteration 1.5.
-    whole = all(x == int(x) for x in xs)
-    x_values = [x for x in nice_ticks(*scale.x, 6) if scale.x[0] <= x <= scale.x[1] and not (whole and x % 1)]
+    x_values = _x_values(scale, whole=all(x == int(x) for x in xs))
     return Chart(
         title=title,
         caption=caption,
@@ -164,6 +161,11 @@ def line_chart(
         x_limits=scale.x,
         spans=tuple(_span(scale, *span) for span in spans),
     )
+
+
+def _x_values(scale: _Scale, *, whole: bool) -> list[float]:
+    """Where the x axis is labelled; there is no iteration 1.5."""
+    return [x for x in nice_ticks(*scale.x, 6) if scale.x[0] <= x <= scale.x[1] and not (whole and x % 1)]
 
 
 def thin(points: Points, most: int = MAX_POINTS) -> Points:

@@ -38,11 +38,11 @@ class Choice:
         given = [name for name in ("limit", "first", "sample_ids") if getattr(self, name) is not None]
         if len(given) > 1:
             names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise ValueError(f"{names} came; expected at most one of --limit, --first and --sample-ids")
+            raise ValueError(f"got {names}, expected at most one of --limit, --first and --sample-ids")
         for name in ("limit", "first"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"--{name} {value} came; expected at least 1, or no limit for all samples")
+                raise ValueError(f"got --{name} {value}, expected at least 1, or no limit for all samples")
         if self.sample_ids is not None and len(set(self.sample_ids)) != max(1, len(self.sample_ids)):
             raise ValueError("--sample-ids came without ids, or with the same one twice; expected different ids")
 

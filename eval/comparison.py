@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
+import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from eval.differences import MODEL_FIELDS, Difference, find_differences
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from eval.differences import MODEL_FIELDS, Difference, describe, find_differences
 from eval.manifest import score_name
 from eval.metrics import by_sample, evaluation_metrics
+from eval.options import open_console, say
 from eval.records import Record, RunDirectory
 from eval.significance import PairedTest, holm, paired_test
+from eval.tables import cell
 from pxr_env.errors import quote
 
 #: Below this a difference is called significant.
 ALPHA = 0.05
+_MATTERS = {"yes": "matters", "maybe": "may matter", "compared": "is compared", "no": "does not matter"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +98,7 @@ def compare_runs(directories: Sequence[Path], *, compared: Collection[str] = MOD
         FileNotFoundError: a run is not finished.
     """
     if len(directories) < 2:
-        raise ValueError(f"{len(directories)} run came; expected two or more to compare")
+        raise ValueError(f"got {len(directories)} run, expected two or more to compare")
     runs = [RunDirectory(directory) for directory in directories]
     for run in runs:
         # Raises for a run that is not finished.
@@ -220,3 +229,81 @@ def _names(directories: Sequence[Path]) -> tuple[str, ...]:
     raise ValueError(
         f"the same run came twice: {quote(', '.join(map(str, directories)), 200)}; expected different ones"
     )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which runs, and what is meant to differ."""
+    parser.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="two or more finished runs")
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="FIELD",
+        help="field of the manifest that is meant to differ besides the model, such as prompt or pixels.image; may be "
+        "repeated",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of random changes of sign (default: 0)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there, too")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the comparison."""
+    comparison = compare_runs(arguments.runs, compared=(*MODEL_FIELDS, *arguments.allow), seed=arguments.seed)
+    print_comparison(comparison)
+    if arguments.json is not None:
+        content = asdict(comparison) | {"obstacles": comparison.obstacles}
+        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
+    """Print all of it; differences on a line each, so that no terminal is too narrow."""
+    console = console or open_console()
+    if comparison.differences:
+        say(console, f"Unlike manifests ({' | '.join(comparison.names)}):")
+    else:
+        say(console, "The manifests are alike.")
+    for difference in comparison.differences:
+        matters = _MATTERS[difference.matters]
+        say(console, f"  {matters:<16} {difference.field}: {describe(difference)} ({difference.why})")
+    counts = ", ".join(f"{name} {n}" for name, n in zip(comparison.names, comparison.n_samples, strict=True))
+    left_out = f"{comparison.n_unscored} that a run could not score, {comparison.n_changed} with other content"
+    say(console, "", f"{comparison.n_common} samples are compared (of {counts}; left out: {left_out}).")
+    if comparison.n_clusters < comparison.n_common:
+        n_clusters = comparison.n_clusters
+        say(console, f"They belong to {n_clusters} images, videos or questions; intervals and tests go by these.")
+    names = dict.fromkeys(name for metrics in comparison.metrics for name in metrics["statistics"])
+    console.print(_table("metric", comparison.names, {name: (comparison.metrics, name) for name in names}))
+    if comparison.categories:
+        found = {
+            category: [metrics["by_category"].get(category, {"statistics": {}}) for metrics in comparison.metrics]
+            for category in comparison.categories
+        }
+        rows = {category: (metrics, comparison.metric) for category, metrics in found.items()}
+        console.print(_table(f"{comparison.metric} by category", comparison.names, rows))
+    tests = [(pair, metric) for pair in comparison.pairs for metric in pair.tests]
+    say(console, *(_test_line(pair, metric, len(comparison.pairs)) for pair, metric in tests), "")
+    verdicts = [verdict(comparison, pair, metric) for pair, metric in tests]
+    # Why two runs are not ranked is the same for all metrics and pairs.
+    n_first = len(comparison.pairs[0].tests)
+    say(console, *(verdicts[:n_first] if comparison.obstacles else verdicts))
+
+
+def _test_line(pair: Pair, metric: str, n_pairs: int) -> str:
+    test = pair.tests[metric]
+    return (
+        f"{pair.second} - {pair.first}: {metric} {test.difference:+.3f} ({test.low:+.3f} to {test.high:+.3f}), "
+        f"better on {test.n_second} samples, worse on {test.n_first}; p = {test.p_value:.3g} "
+        f"({'exact McNemar' if test.name == 'mcnemar' else 'sign-flip test'})"
+        + (f", {pair.adjusted[metric]:.3g} after Holm" if n_pairs > 1 else "")
+    )
+
+
+def _table(title: str, names: Sequence[str], rows: Mapping[str, tuple[Sequence[Mapping[str, Any]], str]]) -> Table:
+    """A table with a column for every run; of each row the metrics of the runs, and which of them."""
+    table = Table(title, *names, box=None)
+    for label, (metrics, name) in rows.items():
+        cells = [cell(of_run, name) for of_run in metrics]
+        texts = ("" if one is None else one.text + (f" ({one.interval})" if one.interval else "") for one in cells)
+        table.add_row(Text(label), *texts)
+    return table

@@ -22,20 +22,18 @@ FIELDS: Mapping[str, tuple[Weight, str]] = {
     "env.kwargs.check_media": ("no", "only when files are checked"),
     "env.kwargs.render_mode": ("no", "only what people see"),
     # Recorded as resolved under `pixels` and `prompt`, whether given or default.
-    "env.kwargs.min_pixels": ("no", "compared under pixels"),
-    "env.kwargs.max_pixels": ("no", "compared under pixels"),
-    "env.kwargs.size_multiple": ("no", "compared under pixels"),
-    "env.kwargs.video_frames": ("no", "compared under pixels"),
-    "env.kwargs.max_frame_pixels": ("no", "compared under pixels"),
-    "env.kwargs.dialect": ("no", "compared under prompt"),
-    "env.kwargs.coordinates": ("no", "compared under prompt"),
-    "env.kwargs.operations": ("no", "compared under prompt"),
-    "env.kwargs.max_turns": ("no", "compared under prompt"),
-    "env.kwargs.max_operations": ("no", "compared under prompt"),
-    "env.kwargs.system_prompt": ("no", "compared under prompt"),
-    "env.kwargs.question_suffix": ("no", "compared under prompt"),
-    "env.kwargs.images_in_text": ("no", "compared under prompt"),
-    "env.kwargs.scorer": ("no", "compared under scorer"),
+    **{
+        f"env.kwargs.{name}": ("no", f"compared under {where}")
+        for where, names in (
+            ("pixels", "min_pixels max_pixels size_multiple video_frames max_frame_pixels"),
+            (
+                "prompt",
+                "dialect coordinates operations max_turns max_operations system_prompt question_suffix images_in_text",
+            ),
+            ("scorer", "scorer"),
+        )
+        for name in names.split()
+    },
     "env": ("no", "how it was registered"),
     "n_samples": ("no", "only common samples are compared"),
     "samples_sha256": ("no", "only common samples are compared"),
@@ -45,20 +43,13 @@ FIELDS: Mapping[str, tuple[Weight, str]] = {
     "engine": ("maybe", "other arithmetic (precision, kernels)"),
     "engine.max_model_len": ("maybe", "where a conversation outgrows the context, its episode ends without an answer"),
     "engine.images_per_prompt": ("maybe", "where a conversation has more images, its episode ends without an answer"),
-    **dict.fromkeys(
-        (
-            "engine.block_size",
-            "engine.enforce_eager",
-            "engine.gpu_memory_utilization",
-            "engine.kv_cache_memory_bytes",
-            "engine.max_num_batched_tokens",
-            "engine.max_num_seqs",
-            "engine.seed",
-            "engine.tensor_parallel_size",
-            "engine.weight_transfer",
-        ),
-        ("no", "how much fits and how fast it is; answers change by rounding only"),
-    ),
+    **{
+        f"engine.{name}": ("no", "how much fits and how fast it is; answers change by rounding only")
+        for name in (
+            *("block_size", "enforce_eager", "gpu_memory_utilization", "kv_cache_memory_bytes", "seed"),
+            *("max_num_batched_tokens", "max_num_seqs", "tensor_parallel_size", "weight_transfer"),
+        )
+    },
     "concurrency": ("no", "episodes at once; answers change by rounding only"),
     "model": ("yes", "another model"),
     "model_revision": ("maybe", "another version of the model; its files are compared by their hashes"),

@@ -32,7 +32,7 @@ def wilson_interval(count: float, total: float) -> tuple[float, float]:
         ValueError: `count` is not within 0..total, or there were no trials.
     """
     if not (total > 0 and 0 <= count <= total):
-        raise ValueError(f"{count} successes of {total} trials came; expected 0 <= successes <= trials and trials > 0")
+        raise ValueError(f"got {count} successes of {total} trials, expected 0 <= successes <= trials and trials > 0")
     share, square = count / total, Z_95**2
     centre = (share + square / (2 * total)) / (1 + square / total)
     half = Z_95 / (1 + square / total) * math.sqrt(share * (1 - share) / total + square / (4 * total * total))
@@ -58,7 +58,7 @@ def share_interval(sums: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
     """
     total = float(sizes.sum())
     if total <= 0:
-        raise ValueError("no values came; expected at least one")
+        raise ValueError("got no values, expected at least one")
     added = _ADDED * total / int(np.count_nonzero(sizes))
     share = (float(sums.sum()) + added) / (total + 2 * added)
     apart = sums - share * sizes
@@ -106,7 +106,7 @@ def difference_interval(sums: np.ndarray, sizes: np.ndarray) -> tuple[float, flo
     """
     total = float(sizes.sum())
     if total <= 0:
-        raise ValueError("no differences came; expected at least one")
+        raise ValueError("got no differences, expected at least one")
     added = total / int(np.count_nonzero(sizes))
     centre = float(sums.sum()) / (total + 2 * added)
     apart = sums - centre * sizes
@@ -121,7 +121,7 @@ def cluster_sums(values: Sequence[float] | np.ndarray, clusters: Sequence[Hashab
         ValueError: there are not as many clusters as values.
     """
     if len(values) != len(clusters):
-        raise ValueError(f"{len(values)} values and {len(clusters)} clusters came; expected one cluster for each value")
+        raise ValueError(f"got {len(values)} values and {len(clusters)} clusters, expected one cluster for each value")
     place: dict[Hashable, int] = {}
     where = [place.setdefault(cluster, len(place)) for cluster in clusters]
     sums = np.bincount(where, weights=np.asarray(values, float), minlength=len(place))

@@ -49,7 +49,7 @@ class Changed(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env, *, kind: str, operation: str | None = None, seed: int = 0) -> None:
         super().__init__(env)
         if kind not in INTERVENTIONS:
-            raise ValueError(f"the intervention {kind!r} came; expected one of {', '.join(INTERVENTIONS)}")
+            raise ValueError(f"got the intervention {kind!r}, expected one of {', '.join(INTERVENTIONS)}")
         self._kind, self._operation, self._seed = kind, operation, seed
         self._first: list[tuple[Region, np.ndarray]] = []
 

@@ -123,7 +123,7 @@ class Judge:
     """
 
     def __init__(self, choice: JudgeChoice, cache: Path) -> None:
-        self._client = ChatClient(choice.server, connections=choice.concurrency)
+        self._client = ChatClient(choice.server)
         self._choice, self._cache, self._lock = choice, cache, threading.Lock()
         self._known = read_judgments(cache)
         # Whether the server holds the model to a schema; None until it has answered.

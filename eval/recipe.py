@@ -86,7 +86,7 @@ def read_recipe(name: str) -> Recipe:
         content = Path(name).read_bytes()
     else:
         raise ValueError(
-            f"--recipe {quote(name)} came; expected one of {', '.join(recipe_names())}, or the path of a TOML file."
+            f"got --recipe {quote(name)}, expected one of {', '.join(recipe_names())}, or the path of a TOML file."
             f"{did_you_mean(name, recipe_names())}"
         )
     try:

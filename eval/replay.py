@@ -22,30 +22,12 @@ class ReplayError(RuntimeError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ShownView:
-    """A view with its pixels.
-
-    Args:
-        turn: the turn after which it was shown, 0 for the views that came with the question.
-        index, source, frame, box, size: as in `info["views"]`.
-        image: what the model saw, HxWx3 uint8.
-    """
-
-    turn: int
-    index: int
-    source: int
-    frame: int | None
-    box: tuple[float, float, float, float]
-    size: tuple[int, int]
-    image: np.ndarray
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Replay:
-    """What could be seen in an episode: its views in order, and the sources they were cut from."""
+    """What could be seen in an episode: the images of its views (HxWx3 uint8, by the index of the view), and the
+    sources they were cut from."""
 
     question: str
-    views: tuple[ShownView, ...]
+    images: dict[int, np.ndarray]
     sources: tuple[ImageSource | VideoSource, ...]
 
 
@@ -87,13 +69,20 @@ class Replayer:
         Raises:
             ReplayError: a reply or a view differs from the record.
         """
-        views: list[ShownView] = []
+        images: dict[int, np.ndarray] = {}
         recorded = [episode.prompt, *(step.reply for step in episode.steps)]
         for turn, (observation, info) in enumerate(self.observations(episode)):
             _compare(episode, turn, recorded[turn], observation["text"])
-            views += _shown(episode, turn, observation, info, n_before=len(views))
+            new = info["views"][len(images) :]
+            if len(new) != len(observation["images"]):
+                raise ReplayError(
+                    f"sample {episode.sample_id!r}, turn {turn}: {len(new)} new views with "
+                    f"{len(observation['images'])} images; expected one image per view. This is a mistake of the "
+                    "environment."
+                )
+            images |= {view["index"]: image for view, image in zip(new, observation["images"], strict=True)}
         sample = self._env.unwrapped.sample  # type: ignore[attr-defined]
-        return Replay(question=sample.question, views=tuple(views), sources=tuple(sample.sources))
+        return Replay(question=sample.question, images=images, sources=tuple(sample.sources))
 
     def close(self) -> None:
         """Free the environment."""
@@ -118,30 +107,6 @@ def rebuild_environment(manifest: Mapping[str, Any], data: str | None = None) ->
     env = gymnasium.make(spec, disable_env_checker=True)
     intervention = manifest.get("intervention")
     return env if intervention is None else Changed(env, **intervention)
-
-
-def _shown(
-    episode: Episode, turn: int, observation: Mapping[str, Any], info: Mapping[str, Any], *, n_before: int
-) -> list[ShownView]:
-    """The new views, which are the last ones of `info["views"]`, with their images."""
-    new = info["views"][n_before:]
-    if len(new) != len(observation["images"]):
-        raise ReplayError(
-            f"sample {episode.sample_id!r}, turn {turn}: {len(new)} new views came with {len(observation['images'])} "
-            "images; expected one image per view. This is a mistake of the environment."
-        )
-    return [
-        ShownView(
-            turn=turn,
-            index=view["index"],
-            source=view["source"],
-            frame=view.get("frame"),
-            box=tuple(view["box"]),
-            size=tuple(view["size"]),
-            image=image,
-        )
-        for view, image in zip(new, observation["images"], strict=True)
-    ]
 
 
 def _compare(episode: Episode, turn: int, recorded: str, replayed: str) -> None:

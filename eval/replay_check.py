@@ -1,4 +1,5 @@
-"""Whether a run can be rebuilt: every episode is played again from its turns, and compared field by field.
+"""`python -m eval replay RUN`: whether a run can be rebuilt. Every episode is played again from its turns, and compared
+field by field; the manifest and the metrics have to be those of the episodes.
 
 The recorded turns go through the same rollout, the same cover of the environment and the same bookkeeping as in
 `python -m eval run`; what comes out has to be the record. A field that is added to records is compared without any
@@ -7,23 +8,31 @@ change here, unless only the model, a judge or the clock could know it.
 
 from __future__ import annotations
 
+import argparse
+import hashlib
 import json
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+
 from eval.attempts import Attempt, Watch
+from eval.data_hash import data_digest
+from eval.differences import find_differences
 from eval.judge import dispute, read_judgments
+from eval.manifest import facts_of_environment, sample_ids_digest, score_name
+from eval.metrics import INTERVAL_METHOD, evaluation_metrics
+from eval.options import open_console, say
 from eval.records import JUDGE_FAILED, Record, RunDirectory, record_to_json
 from eval.replay import rebuild_environment
-from eval.replay_files import FileMismatch, check_files
 from pxr_agents.remote import FailedAction
 from pxr_agents.rollout import rollout
 from pxr_agents.types import CONTEXT, Action, ContextFull, Job, Observation, Tokens
 from pxr_env.errors import show
-from pxr_env.types import Sample
 
 #: What only the model, its engine or server, a judge, or the clock could say again. That nobody changed it since shows
 #: in the digest of the file and in the metrics.
@@ -35,6 +44,8 @@ ONLY_ON_RECORD = frozenset(
 )
 #: Earlier versions did not record it: without, it is unchecked.
 LATER = ("run.image_sha256", "run.cluster")
+#: Mismatches that are printed of one run; `--json` has all.
+_SHOWN = 20
 _GOES_ON = "the turns on record are over"
 
 
@@ -58,15 +69,22 @@ class Mismatch:
     difference: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileMismatch:
+    """A field of a file of a run, such as "statistics.accuracy" of "metrics.json", that does not fit its episodes."""
+
+    file: str
+    field: str
+    difference: str
+
+
 @dataclass(kw_only=True, slots=True)
 class ReplayCheck:
     """What came out for one run.
 
     Args:
         run: its directory.
-        n_episodes: episodes that were played again.
-        n_observations: observations that were compared.
-        n_images: images in them.
+        n_episodes, n_observations, n_images: how many were played again, and compared.
         n_skipped: episodes on record that never began, because their data could not be shown then, nor now.
         n_unscored: other episodes without a score: that their model or server failed cannot be seen again.
         unrecorded: what a run of an earlier version did not record -> of how many images or episodes.
@@ -92,6 +110,13 @@ class ReplayCheck:
     def identical(self) -> bool:
         """Whether nothing differs of all that could be compared."""
         return not self.mismatches and not self.files
+
+
+class _Unlike(Exception):
+    """An episode is not as it was: after which turn, what, and in words."""
+
+    def __init__(self, turn: int, what: str, difference: str) -> None:
+        self.found: dict[str, Any] = {"turn": turn, "what": what, "difference": difference}
 
 
 class Recalled:
@@ -143,13 +168,13 @@ def check_replay(directory: Path, data: str | None = None, judgments: Path | Non
         records = run.records()
         attempt = Attempt(env)
         for record in records:
-            now = _play_again(attempt, record)
-            found = _unlike(record, now, check, is_judged=manifest.get("judge") is not None)
-            if found is None and record.judgment is not None:
-                sample = env.unwrapped.data.get(record.episode.sample_id)  # type: ignore[attr-defined]
-                found = _judgment(record, sample, manifest, known, check)
-            if found is not None:
-                check.mismatches.append(Mismatch(sample_id=record.episode.sample_id, repeat=record.repeat, **found))
+            try:
+                _check_episode(record, _play_again(attempt, record), check, is_judged=manifest.get("judge") is not None)
+                if record.judgment is not None:
+                    _check_judgment(record, env, manifest, known, check)
+            except _Unlike as unlike:
+                sample_id, repeat = record.key
+                check.mismatches.append(Mismatch(sample_id=sample_id, repeat=repeat, **unlike.found))
         check.files = check_files(run, manifest, records, env, check.unrecorded)
     finally:
         env.close()
@@ -164,25 +189,23 @@ def _play_again(attempt: Attempt, record: Record) -> Record:
     return played[0]
 
 
-def _unlike(record: Record, now: Record, check: ReplayCheck, *, is_judged: bool) -> dict[str, Any] | None:
-    """The first difference as fields of a `Mismatch`; None if there is none."""
+def _check_episode(record: Record, now: Record, check: ReplayCheck, *, is_judged: bool) -> None:
     recorded, error = record.episode, record.episode.error
-    if now.sample_sha256 is None:
-        if error is not None and error.startswith("data: ") and not recorded.prompt:
-            check.n_skipped += 1
-            return None
-        return _found(0, "data", str(now.episode.error))
-    if error is not None and error.startswith("data: ") and not recorded.prompt:
-        return _found(0, "data", f"{show(error, 200)} is on record; now it can be shown")
+    never_began = error is not None and error.startswith("data: ") and not recorded.prompt
+    if now.sample_sha256 is None and not never_began:
+        raise _Unlike(0, "data", str(now.episode.error))
+    if never_began:
+        if now.sample_sha256 is not None:
+            raise _Unlike(0, "data", f"{show(error, 200)} is on record; now it can be shown")
+        check.n_skipped += 1
+        return
     check.n_episodes += 1
-    found = _observations(record, now, check)
-    if found is not None:
-        return found
+    _check_observations(record, now, check)
     last = len(recorded.steps)
     if error is None and now.episode.error is not None:
         if now.episode.error.endswith(_GOES_ON):
-            return _found(last, "end", f"the episode ended after turn {last}; now it goes on")
-        return _found(last, "data", now.episode.error)
+            raise _Unlike(last, "end", f"the episode ended after turn {last}; now it goes on")
+        raise _Unlike(last, "data", now.episode.error)
     if error is not None and (now.episode.error is not None or (is_judged and error.startswith(JUDGE_FAILED))):
         # It broke where it broke then; the words are those of a model's server, or of a judge's.
         check.n_unscored += 1
@@ -191,44 +214,42 @@ def _unlike(record: Record, now: Record, check: ReplayCheck, *, is_judged: bool)
         # The judge decided, not the scorer.
         now.episode.correct = bool(record.judgment.get("correct"))
     elif is_judged and recorded.answer is not None and error is None:
-        return _found(last, "judgment", "a judge decides in this run, and no judgment is on record")
+        raise _Unlike(last, "judgment", "a judge decides in this run, and no judgment is on record")
     elif record.judgment is not None:
-        return _found(last, "judgment", "a judgment is on record, and no judge in the manifest")
-    return _fields(record, now, check, last)
+        raise _Unlike(last, "judgment", "a judgment is on record, and no judge in the manifest")
+    _check_fields(record, now, check, last)
 
 
-def _found(turn: int, what: str, difference: str) -> dict[str, Any]:
-    return {"turn": turn, "what": what, "difference": difference}
-
-
-def _observations(record: Record, now: Record, check: ReplayCheck) -> dict[str, Any] | None:
+def _check_observations(record: Record, now: Record, check: ReplayCheck) -> None:
     """What was shown, observation after observation, and how many there were."""
-    texts = [[episode.prompt, *(step.reply for step in episode.steps)] for episode in (record.episode, now.episode)]
+    was, came = ([episode.prompt, *(step.reply for step in episode.steps)] for episode in (record.episode, now.episode))
     assert now.image_sha256 is not None
     for turn, images in enumerate(now.image_sha256):
         check.n_observations += 1
         check.n_images += len(images)
-        if turn >= len(texts[0]):
+        if turn >= len(was):
             break
-        if texts[0][turn] != texts[1][turn]:
-            return _found(turn, "text", first_characters(texts[0][turn], texts[1][turn]))
+        if was[turn] != came[turn]:
+            at = _first_difference(was[turn], came[turn])
+            shown = slice(max(0, at - 20), at + 60)
+            words = f"from character {at} on {was[turn][shown]!r} is on record; {came[turn][shown]!r} came"
+            raise _Unlike(turn, "text", words)
         if record.image_sha256 is None:
             check.unrecorded["pixels of images"] += len(images)
             continue
         digests = record.image_sha256[turn] if turn < len(record.image_sha256) else []
         if len(digests) != len(images):
-            return _found(turn, "images", f"{len(digests)} images are on record; {len(images)} came")
+            raise _Unlike(turn, "images", f"{len(digests)} images are on record; {len(images)} came")
         for number, (digest, image) in enumerate(zip(digests, images, strict=True), start=1):
             if digest != image:
-                came = f"image {number} of {len(images)} had SHA-256 {digest[:16]}...; {image[:16]}... came"
-                return _found(turn, "pixels", came)
+                words = f"image {number} of {len(images)} had SHA-256 {digest[:16]}...; {image[:16]}... came"
+                raise _Unlike(turn, "pixels", words)
     n_recorded, n_now = len(record.episode.steps), len(now.episode.steps)
     if n_recorded != n_now:
-        return _found(n_now, "end", f"{n_recorded} turns are on record; the episode ended after {n_now}")
-    return None
+        raise _Unlike(n_now, "end", f"{n_recorded} turns are on record; the episode ended after {n_now}")
 
 
-def _fields(record: Record, now: Record, check: ReplayCheck, last: int) -> dict[str, Any] | None:
+def _check_fields(record: Record, now: Record, check: ReplayCheck, last: int) -> None:
     """Everything else, by its name in `episodes.jsonl`."""
     first, second = _flat(record), _flat(now)
     for name in LATER:
@@ -239,47 +260,191 @@ def _fields(record: Record, now: Record, check: ReplayCheck, last: int) -> dict[
     for turn, (was, came) in enumerate(zip(first.pop("steps"), second.pop("steps"), strict=True), start=1):
         for name in was:
             if f"steps.{name}" not in ONLY_ON_RECORD and was[name] != came[name]:
-                return _found(turn, name, _both(was[name], came[name]))
-    if first["views"] != second["views"]:
-        return _found(last, "views", _views(first["views"], second["views"]))
+                raise _Unlike(turn, name, _both(was[name], came[name]))
+    was, came = first["views"], second["views"]
+    if was != came:
+        at = _first_difference(was, came)
+        words = f"{len(was)} views are on record; {len(came)} came"
+        if at < min(len(was), len(came)):
+            words = f"view {at + 1} was {show(was[at], 200)}; {show(came[at], 200)} came"
+        raise _Unlike(last, "views", words)
     for name in first.keys() - ONLY_ON_RECORD:
         if first[name] != second[name]:
-            return _found(last, name.removeprefix("run."), _both(first[name], second[name]))
-    return None
+            raise _Unlike(last, name.removeprefix("run."), _both(first[name], second[name]))
+
+
+def _check_judgment(
+    record: Record, env: gymnasium.Env, manifest: Mapping[str, Any], known: Mapping[str, str], check: ReplayCheck
+) -> None:
+    assert record.judgment is not None
+    check.n_judgments += 1
+    sample = env.unwrapped.data.get(record.episode.sample_id)  # type: ignore[attr-defined]
+    objection, is_known = dispute(record.judgment, sample, record.episode.answer or "", manifest["judge"], known)
+    check.n_unseen_judgments += not is_known
+    if objection is not None:
+        raise _Unlike(len(record.episode.steps), "judgment", objection)
 
 
 def _flat(record: Record) -> dict[str, Any]:
     """A record as it is written, with its fields below "run" as `run.NAME`."""
-    line = json.loads(json.dumps(record_to_json(replace(record))))
+    line = json.loads(json.dumps(record_to_json(record)))
     return {**{f"run.{name}": value for name, value in line.pop("run").items()}, **line}
-
-
-def _judgment(
-    record: Record, sample: Sample, manifest: Mapping[str, Any], known: Mapping[str, str], check: ReplayCheck
-) -> dict[str, Any] | None:
-    assert record.judgment is not None
-    check.n_judgments += 1
-    objection, is_known = dispute(record.judgment, sample, record.episode.answer or "", manifest["judge"], known)
-    check.n_unseen_judgments += not is_known
-    return None if objection is None else _found(len(record.episode.steps), "judgment", objection)
 
 
 def _both(recorded: object, came: object) -> str:
     return f"{show(recorded, 100)} is on record; {show(came, 100)} came"
 
 
-def _views(recorded: Sequence[object], came: Sequence[object]) -> str:
-    number = next((n for n, pair in enumerate(zip(recorded, came, strict=False)) if pair[0] != pair[1]), None)
-    if number is None:
-        return f"{len(recorded)} views are on record; {len(came)} came"
-    return f"view {number + 1} was {show(recorded[number], 200)}; {show(came[number], 200)} came"
+def _first_difference(first: Sequence[object], second: Sequence[object]) -> int:
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((n for n, pair in pairs if pair[0] != pair[1]), min(len(first), len(second)))
 
 
-def first_characters(recorded: str, came: str) -> str:
-    """Both texts from where they part."""
-    at = next(
-        (n for n, pair in enumerate(zip(recorded, came, strict=False)) if pair[0] != pair[1]),
-        min(len(recorded), len(came)),
+def check_files(
+    run: RunDirectory,
+    manifest: Mapping[str, Any],
+    records: Sequence[Record],
+    env: gymnasium.Env,
+    unrecorded: Counter[str],
+) -> list[FileMismatch]:
+    """What of the manifest and of the metrics of a run is not that of its episodes.
+
+    Args:
+        run: the run; without `metrics.json` it is unfinished, and only what its environment says is compared.
+        manifest: what it wrote.
+        records: its episodes.
+        env: the environment, rebuilt from the manifest.
+        unrecorded: is told what a run of an earlier version did not record.
+    """
+    # Only what is on record is compared: earlier versions had fewer fields, and other words for a source.
+    now = json.loads(json.dumps(facts_of_environment(env)))
+    found = [
+        _mismatch("manifest.json", one.field, *one.values)
+        for one in find_differences([{name: manifest.get(name) for name in now}, now])
+        if one.values[0] is not None and one.field != "scorer.source" and not one.field.startswith("data.samples")
+    ]
+    if run.metrics_file.exists():
+        found += _of_samples(manifest, records)
+        found += _of_metrics(run, manifest, records, unrecorded)
+    return found
+
+
+def _of_samples(manifest: Mapping[str, Any], records: Sequence[Record]) -> Iterator[FileMismatch]:
+    # An arm of an audit has the episodes that used an operation: how many depends on the run.
+    if "samples_sha256" not in manifest:
+        return
+    repeats = int(manifest.get("repeats", 1))
+    counts = Counter(record.key for record in records)
+    sample_ids = list(dict.fromkeys(record.episode.sample_id for record in records))
+    digests = [record.sample_sha256 or "none" for record in records if record.repeat == 0]
+    recorded = {**manifest, "data.samples_sha256": (manifest.get("data") or {}).get("samples_sha256")}
+    expected = {
+        "n_samples": len(sample_ids),
+        "samples_sha256": sample_ids_digest(sample_ids),
+        "data.samples_sha256": data_digest(digests),
+    }
+    for name, now in expected.items():
+        if recorded.get(name) != now:
+            yield _mismatch("manifest.json", name, recorded.get(name), now)
+    missing = [(name, k) for name in sample_ids for k in range(repeats) if counts[name, k] != 1]
+    if missing or len(counts) != len(sample_ids) * repeats:
+        odd = f"such as {missing[0][0]!r}, repeat {missing[0][1]}" if missing else f"{len(counts)} came"
+        text = f"{len(sample_ids)} samples with {repeats} repeats each have one episode each; not all do, {odd}"
+        yield FileMismatch(file="episodes.jsonl", field="run.repeat", difference=text)
+
+
+def _of_metrics(
+    run: RunDirectory, manifest: Mapping[str, Any], records: Sequence[Record], unrecorded: Counter[str]
+) -> Iterator[FileMismatch]:
+    recorded = run.metrics()
+    digest, now = recorded.pop("episodes_sha256", None), hashlib.sha256(run.episodes_file.read_bytes()).hexdigest()
+    if digest is None:
+        unrecorded["digest of episodes.jsonl"] += 1
+    elif digest != now:
+        yield _mismatch("episodes.jsonl", "SHA-256", digest, now)
+    try:
+        again = json.loads(json.dumps(evaluation_metrics(records, score_name=score_name(manifest))))
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError) as error:
+        # Records that contradict themselves; the replay of their episodes names them.
+        text = f"they cannot be computed from the episodes on record: {type(error).__name__}: {error}"
+        yield FileMismatch(file="metrics.json", field="statistics", difference=text)
+        return
+    is_earlier = recorded.get("interval_method") != INTERVAL_METHOD
+    if is_earlier:
+        unrecorded["metrics by the present method"] += 1
+    for one in find_differences([recorded, again]):
+        was, came = one.values
+        # Other versions had other intervals, and fewer numbers.
+        if not (is_earlier and (was is None or "interval" in one.field)) and not _alike(was, came):
+            yield _mismatch("metrics.json", one.field, was, came)
+
+
+def _alike(first: Any, second: Any) -> bool:
+    """Whether two values are equal but for the rounding of another machine."""
+    if isinstance(first, list) and isinstance(second, list):
+        return len(first) == len(second) and all(map(_alike, first, second))
+    if isinstance(first, int | float) and isinstance(second, int | float):
+        return math.isclose(first, second, rel_tol=1e-9, abs_tol=1e-12)
+    return bool(first == second)
+
+
+def _mismatch(file: str, field: str, was: object, came: object) -> FileMismatch:
+    return FileMismatch(file=file, field=field, difference=_both(was, came))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which runs, and where their data are."""
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="directories of runs")
+    parser.add_argument("--data", metavar="DIR", help="where the data lie now, if they were moved")
+    parser.add_argument(
+        "--judgments", type=Path, metavar="FILE", help="what the judge said, if not RUN/judgments.jsonl"
     )
-    start = max(0, at - 20)
-    return f"from character {at} on {recorded[start : at + 60]!r} is on record; {came[start : at + 60]!r} came"
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all mismatches there, too")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check the runs; returns 1 if anything differs."""
+    checks = [check_replay(directory, arguments.data, arguments.judgments) for directory in arguments.runs]
+    console = open_console()
+    for check in checks:
+        say(console, *_lines(check))
+    if arguments.json is not None:
+        content = [asdict(check) | {"identical": check.identical} for check in checks]
+        # Texts of models may hold halves of surrogate pairs, which ASCII escapes survive.
+        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return 0 if all(check.identical for check in checks) else 1
+
+
+def _lines(check: ReplayCheck) -> Iterator[str]:
+    """What people read of a check."""
+    verdict = " and ".join(
+        text
+        for found, text in (
+            (check.mismatches, f"{len(check.mismatches)} episodes differ"),
+            (check.files, f"{len(check.files)} fields of its files do not fit its episodes"),
+        )
+        if found
+    )
+    if check.n_unseen_judgments:
+        unseen = f", but {check.n_unseen_judgments} judgments stand in no file of judgments and cannot be checked"
+        verdict = f"{verdict or 'byte-identical'}{unseen}"
+    rebuilt = f"{check.n_episodes} episodes, {check.n_observations} observations and {check.n_images} images"
+    yield f"{check.run}: {verdict or 'byte-identical'}. {rebuilt} were rebuilt."
+    for what, count in check.unrecorded.items():
+        yield f"  Not checked, because the run did not record it: {what} ({count})."
+    if check.n_skipped:
+        yield f"  {check.n_skipped} episodes never began, because their data could not be shown."
+    if check.n_unscored:
+        yield f"  {check.n_unscored} episodes have no score; that a model or a server failed cannot be seen again."
+    if check.n_judgments:
+        yield f"  {check.n_judgments} judgments were read again; what a judge would say now is not asked."
+    files = [f"  {one.file}: {one.field}: {one.difference}" for one in check.files]
+    episodes = [
+        f"  {one.sample_id}{f', repeat {one.repeat}' if one.repeat else ''}, turn {one.turn}: {one.what}: "
+        f"{one.difference}"
+        for one in check.mismatches
+    ]
+    for lines, kind in ((files, " fields"), (episodes, "")):
+        yield from lines[:_SHOWN]
+        if len(lines) > _SHOWN:
+            yield f"  and {len(lines) - _SHOWN} more{kind}; --json FILE writes all."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +15,14 @@ from rich.text import Text
 from eval.agents import NAMES_WITH_MODEL, AgentChoice
 from eval.choice import Choice, read_sample_ids
 from eval.judge import JudgeChoice
+from eval.options import add_engine, add_server, add_settings, key_value, say, server_of
 from eval.preflight import PreflightChoice
 from eval.recipe import Recipe, read_recipe
 from eval.records import RunDirectory
+from eval.report import write_report
+from eval.runner import evaluate
 from eval.suites import SUITES, Suite, get_suite
-from eval.tables import category_rows, headline
-from pxr_agents.chat_client import Retries, Server
+from eval.tables import category_rows, cell, headline
 from pxr_agents.types import Sampling
 
 
@@ -35,24 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how a released model wants to be asked: a name, or a TOML file (docs/reproduce.md)",
     )
     parser.add_argument("--data", metavar="DIR", help="directory of the suite's data")
-    parser.add_argument(
-        "--set",
-        "--env-arg",
-        dest="env_args",
-        action="append",
-        default=[],
-        type=key_value,
-        metavar="KEY=VALUE",
-        help="argument of the environment, VALUE as JSON or plain text; may be repeated",
-    )
-    parser.add_argument(
-        "--set-file",
-        dest="env_args",
-        action="append",
-        type=key_file,
-        metavar="KEY=FILE",
-        help="the same with the text of a file, such as system_prompt=prompt.txt",
-    )
+    add_settings(parser)
     parser.add_argument("--limit", type=int, metavar="N", help="N samples, alike from all categories (default: all)")
     parser.add_argument("--first", type=int, metavar="N", help="the first N samples of the data")
     parser.add_argument(
@@ -66,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retry-errors", action="store_true", help="ask again what a finished run could not score")
     parser.add_argument("--no-report", action="store_true", help="write no report.html")
     _add_agent(parser)
-    _add_server(parser.add_argument_group("models behind a server (--agent openai)"))
+    _add_requests(parser.add_argument_group("models behind a server (--agent openai)"))
     judge = parser.add_argument_group("an LLM as judge, instead of the environment's scorer")
     judge.add_argument("--judge-model", metavar="NAME")
     judge.add_argument("--judge-base-url", metavar="URL")
@@ -81,34 +65,11 @@ def _add_agent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-tokens", type=int, help="longest turn in tokens (default: 512)")
     parser.add_argument("--stop", action="append", help="string that ends a turn, too; may be repeated")
     parser.add_argument("--k", type=int, default=1, help="episodes per sample, for pass@k and the majority's vote")
-    parser.add_argument(
-        "--concurrency",
-        "--envs",
-        dest="concurrency",
-        type=int,
-        help="episodes at once (default: 8 for openai, 64 for others)",
-    )
-    parser.add_argument(
-        "--engine",
-        action="append",
-        default=[],
-        type=key_value,
-        metavar="KEY=VALUE",
-        help="start argument of vllm or transformers, such as dtype=bfloat16; may be repeated",
-    )
+    add_engine(parser)
 
 
-def _add_server(group: Any) -> None:
-    group.add_argument("--base-url", metavar="URL", help="such as http://localhost:8000/v1")
-    group.add_argument(
-        "--api-key-env",
-        default="OPENAI_API_KEY",
-        metavar="NAME",
-        help="environment variable that holds the key (default: %(default)s)",
-    )
-    group.add_argument("--timeout", type=float, default=300.0, help="seconds for one attempt (default: 300)")
-    group.add_argument("--attempts", type=int, default=8, help="most attempts of one request (default: 8)")
-    group.add_argument("--retry-seconds", type=float, default=900.0, help="no retries after this (default: 900)")
+def _add_requests(group: Any) -> None:
+    add_server(group)
     group.add_argument("--no-preflight", action="store_true", help="do not ask first what the server can do")
     group.add_argument("--allow-blind", action="store_true", help="run though the model is not shown the images")
     group.add_argument(
@@ -121,32 +82,8 @@ def _add_server(group: Any) -> None:
     )
 
 
-def key_value(text: str) -> tuple[str, Any]:
-    """`KEY=VALUE` with the value as JSON, or else as text."""
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise argparse.ArgumentTypeError(f"{text!r} came; expected KEY=VALUE, such as max_turns=4")
-    try:
-        return key, json.loads(value)
-    except json.JSONDecodeError:
-        return key, value
-
-
-def key_file(text: str) -> tuple[str, str]:
-    """`KEY=FILE` with the text of the file, without its last line break."""
-    key, separator, path = text.partition("=")
-    if not separator or not key:
-        raise argparse.ArgumentTypeError(f"{text!r} came; expected KEY=FILE, such as system_prompt=prompt.txt")
-    try:
-        return key, Path(path).read_text(encoding="utf-8").removesuffix("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise argparse.ArgumentTypeError(f"{path!r} cannot be read as text: {error}") from error
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print the table, write the report; 1 if nothing could be scored."""
-    from eval.runner import evaluate
-
     suite = _suite(arguments)
     recipe = None if arguments.recipe is None else read_recipe(arguments.recipe)
     agent = _agent(arguments, recipe)
@@ -188,7 +125,7 @@ def print_metrics(manifest: dict[str, Any], metrics: dict[str, Any], suite: Suit
     if metrics["by_category"]:
         console.print(_category_table(manifest, metrics))
     for reason, count in metrics["errors"].items():
-        console.print(f"{count} not scored: {reason}", soft_wrap=True, markup=False, highlight=False)
+        say(console, f"{count} not scored: {reason}")
 
 
 def _suite(arguments: argparse.Namespace) -> Suite:
@@ -230,13 +167,7 @@ def _agent(arguments: argparse.Namespace, recipe: Recipe | None) -> AgentChoice:
     sampling |= {name: value for name in sampling if (value := getattr(arguments, name)) is not None}
     server = None
     if arguments.base_url is not None:
-        server = Server(
-            base_url=arguments.base_url,
-            model=model or "",
-            api_key_env=arguments.api_key_env,
-            timeout=arguments.timeout,
-            retries=Retries(attempts=arguments.attempts, total=arguments.retry_seconds),
-        )
+        server = server_of(arguments, model or "")
     return AgentChoice(
         name=arguments.agent,
         model=model,
@@ -258,20 +189,12 @@ def _judge(arguments: argparse.Namespace) -> JudgeChoice | None:
         raise ValueError("--judge-model NAME and --judge-base-url URL belong together; expected both or neither")
     if arguments.judge_model is None:
         return None
-    server = Server(
-        base_url=arguments.judge_base_url,
-        model=arguments.judge_model,
-        api_key_env=arguments.judge_api_key_env,
-        timeout=arguments.timeout,
-        retries=Retries(attempts=arguments.attempts, total=arguments.retry_seconds),
-    )
+    server = server_of(arguments, arguments.judge_model, arguments.judge_base_url, arguments.judge_api_key_env)
     return JudgeChoice(server=server, cache=arguments.judge_cache)
 
 
 def _report(out: Path, console: Console) -> None:
     """The scores are written already: what keeps the page from being written is said and does not undo them."""
-    from eval.report import write_report
-
     try:
         write_report(out, out / "report.html")
     except (ValueError, RuntimeError, OSError, KeyboardInterrupt) as error:
@@ -289,21 +212,14 @@ def _file_name(name: str) -> str:
 def _category_table(manifest: dict[str, Any], metrics: dict[str, Any]) -> Table:
     table = Table("category", headline(manifest, metrics), "95% interval", "usage_rate", "not scored", box=None)
     for category, found, usage, n_unscored in category_rows(manifest, metrics):
-        interval = "" if found is None or found.low is None else f"{found.low:.3f} to {found.high:.3f}"
-        table.add_row(
-            Text(category), found.text if found else "", interval, usage.text if usage else "", str(n_unscored)
-        )
+        texts = (found.text, found.interval) if found else ("", "")
+        table.add_row(Text(category), *texts, usage.text if usage else "", str(n_unscored))
     return table
 
 
 def _table(metrics: dict[str, Any], first: Sequence[str]) -> Table:
     table = Table("metric", "value", "95% interval", box=None)
-    statistics = metrics["statistics"]
-    for name in dict.fromkeys([*first, *statistics]):
-        if name not in statistics:
-            continue
-        low, high = metrics["intervals"].get(name, (None, None))
-        interval = "" if low is None else f"{low:.3f} to {high:.3f}"
-        value = statistics[name]
-        table.add_row(name, f"{value:.0f}" if name.startswith("n_") else f"{value:.3f}", interval)
+    for name in dict.fromkeys([*first, *metrics["statistics"]]):
+        if found := cell(metrics, name):
+            table.add_row(name, f"{found.value:.0f}" if name.startswith("n_") else found.text, found.interval)
     return table

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import gymnasium
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from eval.agents import AgentChoice, open_agent
 from eval.attempts import Attempt, Watch
@@ -21,8 +23,8 @@ from eval.differences import changes_that_matter
 from eval.judge import Judge, JudgeChoice
 from eval.manifest import build_manifest, score_name
 from eval.metrics import evaluation_metrics
+from eval.options import say
 from eval.preflight import Preflight, PreflightChoice, find_out
-from eval.progress import RunProgress
 from eval.recipe import Recipe
 from eval.records import Record, RunDirectory
 from eval.suites import Suite, get_suite
@@ -56,77 +58,65 @@ def evaluate(
 
     Args:
         suite: a suite, its name, or a Gymnasium id such as "pxr_env:pxr/SyntheticSearch-v0".
-        out: directory for `manifest.json`, `episodes.jsonl` and `metrics.json`. An interrupted run there is continued
-            with the episodes that are missing; a finished one is an error.
-        agent: who plays, or its name.
-        model: checkpoint directory, for a name of an agent that has a model.
+        out: directory for `manifest.json`, `episodes.jsonl` and `metrics.json`; an interrupted run there is continued.
+        agent, model: who plays, or its name and the checkpoint directory.
         env_args: arguments of the environment's constructor; they override those of the suite.
-        limit: number of samples, drawn alike from all categories; None for all. It stands for `Choice(limit=limit)`.
-        choice: which samples, instead of a limit.
-        seed: seed of sampling noise and random turns.
-        sampling: how a model's tokens are drawn; greedy by default.
-        repeats: episodes per sample.
-        n_envs: how many episodes run at once.
+        limit, choice: which samples; `limit` stands for `Choice(limit=limit)`.
+        seed, sampling: of noise and random turns; how a model's tokens are drawn, greedy by default.
+        repeats, n_envs: episodes per sample, and how many run at once.
         judge: the model that judges answers; by default the scorer of the environment does.
         retry_errors: continue a finished run, too, with the episodes that could not be scored.
         recipe: where the arguments came from, for the manifest.
-        preflight: whether a server is asked first what it can do, see `eval.preflight`: not at all, before which a
-            problem stops the run ("refuse"), or the same for a model that is not meant to see ("blind").
+        preflight: whether a server is asked first what it can do, see `eval.preflight`.
         console: where progress is shown; standard error by default.
 
     Returns:
-        What `metrics.json` holds, see `eval.metrics.evaluation_metrics`, and `seconds`, how long this call took.
+        What `metrics.json` holds, see `eval.metrics.evaluation_metrics`, and the `seconds` of this call.
 
     Raises:
         ValueError: an argument is out of range, or the agent or the suite is unknown.
         FileExistsError: `out` holds a finished run, or an interrupted one with other settings.
-        RemoteError: a server takes no request, or failed too often; the same call continues. Or it was found to lack
-            what the task needs.
+        RemoteError: a server lacks what the task needs, takes no request or failed too often; the same call continues.
     """
-    if choice is not None and limit is not None:
-        raise ValueError(f"limit={limit} and choice={choice} came; expected one of them")
-    if n_envs < 1 or repeats < 1:
-        raise ValueError(f"n_envs={n_envs} and repeats={repeats} came; expected at least 1 of each")
     started = time.perf_counter()
+    if choice is not None and limit is not None:
+        raise ValueError(f"got limit={limit} and choice={choice}, expected one of them")
+    choice = choice or Choice(limit=limit)
     suite = get_suite(suite) if isinstance(suite, str) else suite
     if isinstance(agent, str):
         sampling = sampling or Sampling(temperature=0.0)
         agent = AgentChoice(name=agent, model=model, sampling=sampling, seed=seed, concurrency=n_envs)
-    if repeats > 1 and agent.has_model and agent.sampling.temperature == 0:
-        raise ValueError(f"{repeats} repeats came with temperature 0, at which all are alike; expected a temperature")
+    _check_numbers(agent, n_envs, repeats)
     first = gymnasium.make(suite.env_id, **{**suite.arguments, **(env_args or {})})
-    choice = choice or Choice(limit=limit)
     sample_ids = choice.choose(first)
     directory = RunDirectory(out)
     with open_client(agent) as client:
         manifest = build_manifest(
-            env=first,
-            suite=suite,
-            sample_ids=sample_ids,
-            choice=choice,
-            agent=agent,
-            served=None if client is None else _served(agent),
-            judge=judge,
-            repeats=repeats,
-            seed=seed,
-            concurrency=n_envs,
-            recipe=recipe,
-        )
+            env=first, suite=suite, sample_ids=sample_ids, choice=choice, agent=agent, judge=judge, repeats=repeats,
+            seed=seed, concurrency=n_envs, recipe=recipe, served=None if client is None else _served(agent),
+        )  # fmt: skip
         # Before a model is loaded for nothing.
         directory.check(manifest, changes_that_matter, reopen=retry_errors)
         if client is not None and preflight != "none":
             found = _preflight(agent, first, console, may_be_blind=preflight == "blind")
             manifest["server"]["preflight"] = found.as_manifest()
+        # All repeats of a sample in a row: its pictures are decoded once.
+        keys = [(sample_id, repeat) for sample_id in sample_ids for repeat in range(repeats)]
         with open_agent(agent, client) as player:
             done = directory.start(manifest, changes_that_matter, reopen=retry_errors)
-            # All repeats of a sample in a row: its pictures are decoded once.
-            keys = [(sample_id, repeat) for sample_id in sample_ids for repeat in range(repeats)]
             records = _all_of(keys, done, first, player, directory, seed=seed, n_envs=n_envs, console=console)
     if judge is not None:
         get_sample = first.unwrapped.data.get  # type: ignore[attr-defined]
         Judge(judge, judge.cache or out / "judgments.jsonl").judge(records, get_sample)
     first.close()
     return _finish(directory, records) | {"seconds": time.perf_counter() - started}
+
+
+def _check_numbers(agent: AgentChoice, n_envs: int, repeats: int) -> None:
+    if n_envs < 1 or repeats < 1:
+        raise ValueError(f"got n_envs={n_envs} and repeats={repeats}, expected at least 1 of each")
+    if repeats > 1 and agent.has_model and agent.sampling.temperature == 0:
+        raise ValueError(f"got {repeats} repeats with temperature 0, at which all are alike; expected a temperature")
 
 
 def _all_of(
@@ -165,7 +155,7 @@ def open_client(agent: AgentChoice) -> Iterator[ChatClient | None]:
     if agent.server is None:
         yield None
         return
-    client = ChatClient(agent.server, connections=agent.concurrency)
+    client = ChatClient(agent.server)
     try:
         yield client
     finally:
@@ -177,7 +167,7 @@ def _hurried(agent: AgentChoice, timeout: float) -> Iterator[ChatClient]:
     """A client that asks a few times only: what is wrong should be known at once."""
     assert agent.server is not None
     server = replace(agent.server, timeout=min(timeout, agent.server.timeout), retries=Retries(attempts=3))
-    client = ChatClient(server, connections=1)
+    client = ChatClient(server)
     try:
         yield client
     finally:
@@ -199,8 +189,7 @@ def _preflight(agent: AgentChoice, env: gymnasium.Env, console: Console | None, 
     with _hurried(agent, 300.0) as client:
         found = find_out(client, env, agent.sampling, agent.body, may_be_blind=may_be_blind)
     shown = console or Console(stderr=True)
-    for line in (found.summary(), *(f"preflight: {note}" for note in found.notes)):
-        shown.print(line, soft_wrap=True, markup=False, highlight=False)
+    say(shown, found.summary(), *(f"preflight: {note}" for note in found.notes))
     if found.problems:
         raise RemoteError(f"before the run: {' '.join(found.problems)} (--no-preflight leaves these questions out)")
     return found
@@ -270,3 +259,57 @@ def play(
 
         rollout([Attempt(environment) for environment in environments], watch, jobs, on_episode)
     return records
+
+
+#: Seconds after which a line is due whatever was done, and before which none is whatever was done.
+_LATEST, _EARLIEST = 30.0, 2.0
+
+
+class RunProgress:
+    """Shows how many episodes are done, until the end of the `with` block.
+
+    Args:
+        title: what is done.
+        total: episodes of the run.
+        done: those that were done before.
+        console: where it is shown; standard error by default.
+    """
+
+    def __init__(self, title: str, total: int, done: int = 0, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._title, self._total, self._done = title, total, done
+        self._told, self._started = done, time.monotonic()
+        self._told_at = self._started
+        self._bar: Progress | None = None
+        if self._console.is_terminal:
+            columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("remaining"))
+            self._bar = Progress(
+                TextColumn("{task.description}"), *columns, TimeRemainingColumn(), console=self._console
+            )
+            self._task = self._bar.add_task(title, total=total, completed=done)
+
+    def __enter__(self) -> RunProgress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, text: str) -> None:
+        """One more is done; `text` says how it goes."""
+        self._done += 1
+        if self._bar is not None:
+            self._bar.update(self._task, advance=1, description=f"{self._title}, {text}")
+            return
+        now = time.monotonic()
+        waited, steps = now - self._told_at, self._done - self._told
+        due = waited >= _LATEST or (waited >= _EARLIEST and steps >= self._total / 10)
+        if due or self._done == self._total:
+            self._told, self._told_at = self._done, now
+            done = f"{self._done} of {self._total} ({self._done / self._total:.0%})"
+            line = f"{self._title}: {done} after {now - self._started:.0f} s, {text}"
+            say(self._console, line)

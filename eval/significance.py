@@ -107,7 +107,7 @@ def paired_test(
         ValueError: they are not equally many, or none.
     """
     if len(first) != len(second) or not len(first):
-        raise ValueError(f"{len(first)} and {len(second)} scores came; expected as many of both, and at least one")
+        raise ValueError(f"got {len(first)} and {len(second)} scores, expected as many of both, and at least one")
     differences = np.asarray(second, float) - np.asarray(first, float)
     sums, sizes = cluster_sums(differences, range(len(differences)) if clusters is None else clusters)
     low, high = difference_interval(sums, sizes)

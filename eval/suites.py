@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import gymnasium
+from rich.table import Table
+
+from eval.options import add_settings, open_console, say
 from pxr_env.errors import did_you_mean, quote
 from pxr_env.tasks import TASKS
 
@@ -112,7 +118,7 @@ def get_suite(name: str) -> Suite:
     if name.rpartition("-v")[2].isdecimal():
         return Suite(name=name, env_id=name, protocol="an environment with its own defaults", source="its own page")
     raise ValueError(
-        f'the suite "{quote(name)}" came; expected one of {", ".join(SUITES)}, or the id of an environment such as '
+        f'got the suite "{quote(name)}", expected one of {", ".join(SUITES)}, or the id of an environment such as '
         f"pxr_env:pxr/JSONL-v0.{did_you_mean(name, SUITES)}"
     )
 
@@ -132,3 +138,52 @@ def suite_of(manifest: Mapping[str, Any]) -> Suite:
         protocol=suite["protocol"],
         source=suite["source"],
     )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which of them, and where their data are."""
+    parser.add_argument("names", nargs="*", metavar="SUITE", help="suites (default: all)")
+    parser.add_argument("--data", metavar="DIR", help="data of the one suite that is named: its size is counted")
+    add_settings(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the table, and the size of a suite whose data are given."""
+    suites = [get_suite(name) for name in arguments.names] or list(SUITES.values())
+    if arguments.data is not None and (len(arguments.names) != 1 or not suites[0].needs_data):
+        raise ValueError("--data came without the name of one suite that reads data; expected one, such as vstar")
+    if arguments.env_args and len(arguments.names) != 1:
+        raise ValueError("--set came without the name of one suite; expected one")
+    console = open_console()
+    table = Table("suite", "task", "data", "known by", "size", box=None)
+    for suite in suites:
+        given = dict(arguments.env_args) | ({} if arguments.data is None else {"data": arguments.data})
+        task = suite.env_id.removeprefix("pxr_env:")
+        size = "" if suite.needs_data and "data" not in given else _size(suite, given)
+        table.add_row(suite.name, task, _data(suite), suite.metrics[0], size)
+    console.print(table)
+    for suite in suites if arguments.names else ():
+        say(console, f"\n{suite.name}: {suite.protocol}\nSource: {suite.source}")
+    return 0
+
+
+def _data(suite: Suite) -> str:
+    if not suite.needs_data:
+        return "none: drawn"
+    task = TASKS[suite.env_id.removeprefix("pxr_env:")]
+    return f"--data DIR ({task.data.rpartition(':')[2]} in docs/data.md)"
+
+
+def _size(suite: Suite, given: dict[str, Any]) -> str:
+    env = gymnasium.make(suite.env_id, **{**suite.arguments, **given})
+    try:
+        data: Any = env.unwrapped.data  # type: ignore[attr-defined]
+        if not suite.needs_data:
+            return f"{len(data):,} samples"
+        samples = [data.record(name) for name in data.sample_ids()]
+    finally:
+        env.close()
+    counts = Counter(sample.category for sample in samples if sample.category is not None)
+    clusters = len({sample.cluster for sample in samples})
+    size = f"{len(samples):,} samples about {clusters:,} images or videos"
+    return size + "".join(f", {count:,} {name}" for name, count in sorted(counts.items()))

@@ -85,6 +85,11 @@ class Cell:
         text = f"{self.value:.3f}"
         return text.removeprefix("-") if float(text) == 0 else text
 
+    @property
+    def interval(self) -> str:
+        """Such as "0.250 to 0.500"; "" where there is none."""
+        return "" if self.low is None else f"{self.low:.3f} to {self.high:.3f}"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.cards import EpisodeCard, choose_samples
+from eval.cards import EpisodeCard, card_or_text, choose_samples
 from eval.charts import Chart, line_chart
 from eval.records import Record, RunDirectory
 from eval.replay import Replayer
-from eval.run_page import card_or_text
 from eval.tables import HEADLINES, cell, label, metric_rows
 from pxr_agents.statistics import used
 from pxr_agents.types import Episode

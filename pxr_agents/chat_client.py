@@ -1,30 +1,33 @@
-"""A client of servers that speak OpenAI's chat completions: bounded retries, and the key in no text it writes.
+"""Chat completions by the `openai` client: bounded retries, and the key in no text it writes.
 
 Reference: https://platform.openai.com/docs/api-reference/chat. vLLM, SGLang, llama.cpp and most hosts speak it, too.
+The client's own retries are off: they repeat nothing that fails with status 200 (an error inside the JSON, a turn that
+the server broke off), know no total, and do not hold back the other requests after a 429.
 """
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import itertools
 import json
 import logging
+import os
 import random
+import re
+import ssl
 import threading
 import time
-import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from pxr_agents.api_key import ApiKey
 from pxr_agents.chat_reply import NoReply, Reply, error_text, is_too_long, read_reply
 from pxr_env.errors import quote, show
-
-if TYPE_CHECKING:
-    import urllib3
 
 Parsed = TypeVar("Parsed")
 
@@ -32,8 +35,6 @@ Parsed = TypeVar("Parsed")
 _TRANSIENT = frozenset({408, 409, 425, 429})
 #: Answers after which no request at all will succeed: wrong key, nothing to pay with, no such model or address.
 _REFUSALS = frozenset({401, 402, 403, 404, 405})
-#: A longer answer is none.
-_LONGEST_ANSWER = 32 * 1024 * 1024
 #: Seconds between two lines about repeated requests.
 _QUIET = 10.0
 _LOG = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ class Retries:
 
     def __post_init__(self) -> None:
         if self.attempts < 1 or min(self.first_wait, self.longest_wait) < 0 or self.total <= 0:
-            raise ValueError(f"{self} came; expected at least 1 attempt, waits of at least 0 s and a total above 0 s")
+            raise ValueError(f"got {self}, expected at least 1 attempt, waits of at least 0 s and a total above 0 s")
 
     def wait(self, attempt: int, drawn: float) -> float:
         """Seconds to wait after attempt number `attempt` (from 1); `drawn` is uniform in [0, 1)."""
@@ -137,16 +138,16 @@ class Server:
         parts = urlsplit(self.base_url)
         if parts.username or parts.password or parts.query:
             raise ValueError(
-                "a base URL with a name, a password or a query came; expected none, because it would be written into "
+                "got a base URL with a name, a password or a query, expected none, because it would be written into "
                 f"records. Put the key into the environment variable {self.api_key_env}."
             )
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(
-                f'the base URL "{quote(self.base_url)}" came; expected one like http://localhost:8000/v1 or '
+                f'got the base URL "{quote(self.base_url)}", expected one like http://localhost:8000/v1 or '
                 "https://api.openai.com/v1."
             )
         if self.timeout <= 0:
-            raise ValueError(f"timeout={self.timeout:g} came; expected seconds above 0")
+            raise ValueError(f"got timeout={self.timeout:g}, expected seconds above 0")
 
     @property
     def host(self) -> str:
@@ -157,24 +158,35 @@ class Server:
 class ChatClient:
     """Asks one server, from any number of threads.
 
-    A 429 or 503 with Retry-After makes all threads wait, not only the one that was told. Redirects are not followed:
+    A 429 or 503 with Retry-After makes all requests wait, not only the one that was told. Redirects are not followed:
     they would carry the key to another host.
 
     Args:
         server: where, and when to give up.
-        connections: how many are kept open.
 
     Raises:
-        ImportError: urllib3 is not installed.
+        ImportError: openai is not installed.
         ValueError: the key is not of the kind that a header can carry.
     """
 
-    def __init__(self, server: Server, *, connections: int = 8) -> None:
+    def __init__(self, server: Server) -> None:
+        try:
+            import openai
+        except ImportError as error:
+            raise ImportError("a model behind an API needs openai: run `pip install 'pxr-gym[api]'`") from error
         self.server = server
         self._key = ApiKey.from_environment(server.api_key_env)
-        self._pool = _connect(server.base_url, connections)
+        self._loop = _event_loop()
+        self._api = openai.AsyncOpenAI(
+            base_url=server.base_url,
+            api_key="sent as a header",
+            timeout=openai.Timeout(server.timeout, connect=min(server.timeout, 20.0)),
+            max_retries=0,
+            http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
+        )
         self._random = random.Random()
-        self._closed = threading.Event()
+        self._closed = False
+        self._running: set[Future[Any]] = set()
         self._open_at = self._quiet_until = 0.0
 
     def complete(self, body: Mapping[str, Any]) -> Reply:
@@ -185,8 +197,14 @@ class ChatClient:
                 this request is wrong.
             ServerRefused: no request would be answered.
         """
-        content = json.dumps({"model": self.server.model, **body}).encode("utf-8")
-        return self._ask("POST", "/chat/completions", content, self._reply)
+        ask = functools.partial(
+            self._api.chat.completions.with_raw_response.create,
+            model=self.server.model,
+            messages=[],
+            extra_body=dict(body),
+            extra_headers=self._headers(),
+        )
+        return self._run(self._ask(ask, self._reply))
 
     def served_model(self) -> dict[str, Any] | None:
         """What the server's list says of the model: `id`, `root`, `owned_by`, `max_model_len`; None without a list.
@@ -196,7 +214,8 @@ class ChatClient:
             Unanswered: it cannot be reached.
         """
         try:
-            listed = self._ask("GET", "/models", None, lambda payload, attempts: payload)
+            ask = functools.partial(self._api.models.with_raw_response.list, extra_headers=self._headers())
+            listed = self._run(self._ask(ask, lambda payload, attempts: payload))
         except (ServerRefused, Unanswered) as error:
             # Keys may be good for completions alone, and the list of transformers' server wants a cache of models.
             if error.status in (400, 403, 404, 405) or (error.status or 0) >= 500:
@@ -212,22 +231,42 @@ class ChatClient:
 
     def close(self) -> None:
         """Gives up all waiting, and closes the connections."""
-        self._closed.set()
-        self._pool.clear()
+        self._closed = True
+        for future in list(self._running):
+            future.cancel()
+        asyncio.run_coroutine_threadsafe(self._api.close(), self._loop)
 
-    def _ask(self, method: str, path: str, content: bytes | None, read: Callable[[Any, int], Parsed]) -> Parsed:
+    def _headers(self) -> dict[str, Any]:
+        """The key of this server alone, and nothing else that the environment holds for OpenAI."""
+        import openai
+
+        names = ("Authorization", "OpenAI-Organization", "OpenAI-Project")
+        return dict.fromkeys(names, openai.Omit()) | self._key.headers()
+
+    def _run(self, request: Coroutine[Any, Any, Parsed]) -> Parsed:
+        future = asyncio.run_coroutine_threadsafe(request, self._loop)
+        self._running.add(future)
+        try:
+            if self._closed:
+                future.cancel()
+            return future.result()
+        except CancelledError:
+            raise Unanswered(f"{self.server.host}: closed while a request was waiting") from None
+        finally:
+            self._running.discard(future)
+
+    async def _ask(self, send: Callable[[], Awaitable[Any]], read: Callable[[Any, int], Parsed]) -> Parsed:
         """Attempts until `read` takes the answer; `read` gets the payload and the number of attempts."""
         retries, started = self.server.retries, time.monotonic()
         for attempt in itertools.count(1):
             held = self._open_at - time.monotonic()
-            # Those who were held back do not come back all at once.
-            self._wait(held + self._random.random() * retries.first_wait if held > 0 else 0.0)
+            if held > 0:
+                # Those who were held back do not come back all at once.
+                await asyncio.sleep(held + self._random.random() * retries.first_wait)
             try:
-                return read(self._attempt(method, path, content), attempt)
+                return read(await self._attempt(send), attempt)
             except _Transient as error:
-                wait = retries.wait(attempt, self._random.random())
-                if error.retry_after is not None:
-                    wait = max(wait, error.retry_after)
+                wait = max(retries.wait(attempt, self._random.random()), error.retry_after or 0.0)
                 elapsed = time.monotonic() - started
                 if attempt >= retries.attempts or elapsed + wait > retries.total:
                     raise Unanswered(
@@ -238,7 +277,7 @@ class ChatClient:
                 self._tell(error, attempt, wait)
                 if error.retry_after is not None:
                     self._open_at = max(self._open_at, time.monotonic() + error.retry_after)
-                self._wait(wait)
+                await asyncio.sleep(wait)
         raise AssertionError("unreachable")
 
     def _tell(self, error: _Transient, attempt: int, wait: float) -> None:
@@ -249,64 +288,43 @@ class ChatClient:
             again = f"attempt {attempt + 1} of {self.server.retries.attempts} in {wait:.1f} s"
             _LOG.warning("%s: %s%s; %s", self.server.host, asked, self._key.redact(str(error)), again)
 
-    def _wait(self, seconds: float) -> None:
-        if self._closed.wait(seconds) if seconds > 0 else self._closed.is_set():
-            raise Unanswered(f"{self.server.host}: closed while a request was waiting")
+    async def _attempt(self, send: Callable[[], Awaitable[Any]]) -> Any:
+        """The JSON of one answer."""
+        import openai
 
-    def _attempt(self, method: str, path: str, content: bytes | None) -> Any:
-        import urllib3
-
-        started = time.monotonic()
-        limits = urllib3.Timeout(connect=min(self.server.timeout, 20.0), read=self.server.timeout)
-        url = self.server.base_url.rstrip("/") + path
-        headers = {"Content-Type": "application/json", "Accept": "application/json", **self._key.headers()}
         try:
-            response = self._pool.request(
-                method, url, body=content, headers=headers, timeout=limits, retries=False, preload_content=False
-            )
-            try:
-                text = self._read(response, started)
-            except BaseException:
-                response.close()
-                raise
-            response.release_conn()
-        except urllib3.exceptions.NewConnectionError:
-            # A kind of timeout to urllib3, and none to anybody else.
-            raise _Transient("nobody answers at this address") from None
-        except urllib3.exceptions.TimeoutError:
+            # The client's timeout is one between two packets: a server that drips would never end.
+            async with asyncio.timeout(self.server.timeout):
+                response = (await send()).http_response
+        except openai.APIStatusError as error:
+            raise self._refusal(error.response) from None
+        except (TimeoutError, openai.APITimeoutError):
             raise _Transient(f"no whole answer within {self.server.timeout:g} s") from None
-        except urllib3.exceptions.SSLError as error:
-            raise ServerRefused(f"{self.server.host}: {self._key.redact(quote(str(error), 300))}") from None
-        except (urllib3.exceptions.HTTPError, OSError) as error:
+        except openai.APIConnectionError as error:
             # Its text may quote what was sent.
-            raise _Transient(f"the connection failed ({type(error).__name__})") from None
-        return self._payload(response.status, response.headers, text)
-
-    def _read(self, response: urllib3.BaseHTTPResponse, started: float) -> bytes:
-        """The whole body. A timeout of sockets is one between two packets: a server that drips would never end."""
-        chunks, length = [], 0
-        while chunk := response.read1(65536):
-            chunks.append(chunk)
-            length += len(chunk)
-            if time.monotonic() - started > self.server.timeout:
-                raise _Transient(f"no whole answer within {self.server.timeout:g} s")
-            if length > _LONGEST_ANSWER:
-                raise Unanswered(f"{self.server.host}: an answer of more than {_LONGEST_ANSWER >> 20} MiB came")
-        return b"".join(chunks)
-
-    def _payload(self, status: int, headers: Mapping[str, str], text: bytes) -> Any:
-        if status == 200:
-            try:
-                return json.loads(text)
-            except ValueError:
-                kind = quote(headers.get("Content-Type", "none"), 40)
-                raise _Transient(f"{len(text)} bytes came that are no JSON (content type {kind})") from None
+            causes = list(_causes(error))
+            for cause in causes:
+                if isinstance(cause, ssl.SSLError):
+                    raise ServerRefused(f"{self.server.host}: {self._key.redact(quote(str(cause), 300))}") from None
+            kind = type(causes[1]).__name__ if len(causes) > 1 else "unknown"
+            if kind == "ConnectError":
+                raise _Transient("nobody answers at this address") from None
+            raise _Transient(f"the connection failed ({kind})") from None
         try:
-            said = error_text(json.loads(text))
+            return json.loads(response.content)
+        except ValueError:
+            kind = quote(response.headers.get("Content-Type", "none"), 40)
+            raise _Transient(f"got {len(response.content)} bytes of content type {kind}, expected JSON") from None
+
+    def _refusal(self, response: Any) -> Exception:
+        """What an answer with the status of an error means."""
+        try:
+            said = error_text(json.loads(response.content))
         except ValueError:
             said = None
-        said = said or quote(text[:300].decode("utf-8", "replace"), 300)
-        raise self._fault(status, f"status {status}{': ' + said if said else ''}", headers.get("Retry-After"))
+        said = said or quote(response.content[:300].decode("utf-8", "replace"), 300)
+        reason = f"status {response.status_code}{': ' + said if said else ''}"
+        return self._fault(response.status_code, reason, response.headers.get("Retry-After"))
 
     def _fault(
         self, status: int | None, reason: str, retry_after: str | None = None, *, of_question: bool = False
@@ -349,17 +367,19 @@ class ChatClient:
         )
 
 
-def _connect(base_url: str, connections: int) -> urllib3.PoolManager:
-    try:
-        import urllib3
-    except ImportError as error:
-        raise ImportError("a model behind an API needs urllib3; install it with `pip install pxr-gym[api]`") from error
-    parts = urlsplit(base_url)
-    # As every client of this kind does: HTTPS_PROXY and NO_PROXY are honoured.
-    proxy = urllib.request.getproxies().get(parts.scheme)
-    if proxy and not urllib.request.proxy_bypass(parts.netloc):
-        return urllib3.ProxyManager(proxy, maxsize=connections)
-    return urllib3.PoolManager(maxsize=connections)
+@functools.cache
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """Where all clients of this process send their requests; its thread ends with the process."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="chat-client", daemon=True).start()
+    return loop
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and what it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _seconds(retry_after: str | None) -> float | None:
@@ -376,3 +396,47 @@ def _seconds(retry_after: str | None) -> float | None:
     # Some mean a point in time by it, in seconds since 1970.
     seconds -= time.time() if 1e9 < seconds < float("inf") else 0.0
     return max(0.0, seconds) if seconds < float("inf") else None
+
+
+#: Shorter ones, such as the "EMPTY" of local servers, are words that texts hold by chance.
+_SHORTEST_SECRET = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """The key of a server, from an environment variable: nowhere else does it come from, and nowhere else does it go.
+
+    Args:
+        value: the key, "" if there is none.
+    """
+
+    value: str = field(repr=False)
+
+    @staticmethod
+    def from_environment(variable: str) -> ApiKey:
+        """The key in an environment variable.
+
+        Raises:
+            ValueError: it holds what no header can carry. The message does not quote it.
+        """
+        value = os.environ.get(variable, "").strip()
+        if not re.fullmatch(r"[!-~]*", value):
+            raise ValueError(
+                f"the environment variable {variable} holds blanks, line ends or other characters that are not "
+                "printable ASCII; expected an API key alone. Set it again."
+            )
+        return ApiKey(value)
+
+    @property
+    def is_set(self) -> bool:
+        return bool(self.value)
+
+    def headers(self) -> dict[str, str]:
+        """What a request carries."""
+        return {"Authorization": f"Bearer {self.value}"} if self.value else {}
+
+    def redact(self, text: str) -> str:
+        """`text` without the key: servers echo what they were sent."""
+        if len(self.value) < _SHORTEST_SECRET:
+            return text
+        return text.replace(self.value, "[API key]")

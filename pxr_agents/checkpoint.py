@@ -165,7 +165,7 @@ def _folder(model: str | Path, files: list[str]) -> Path:
             f"or pass the path."
         )
     raise FileNotFoundError(
-        f"model={str(model)!r} came; expected the directory of a Qwen2.5-VL or Qwen3-VL checkpoint, or its hub name. "
+        f"got model={str(model)!r}, expected the directory of a Qwen2.5-VL or Qwen3-VL checkpoint, or its hub name. "
         f"{reason}"
     )
 

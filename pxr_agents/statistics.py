@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pxr_agents.types import Episode
+
+Condition = Callable[[Episode], bool]
 
 _BOX_TOLERANCE = 1e-6  # source pixels; boxes went through floats and JSON
 
@@ -63,22 +65,40 @@ def episode_statistics(episodes: Iterable[Episode]) -> dict[str, float]:
 def episode_counts(episodes: Iterable[Episode]) -> dict[str, tuple[int, int]]:
     """The rates of `episode_statistics` as (how many, out of how many); a rate over no episode is absent."""
     scored = own_episodes(episodes)
-    needing = [episode for episode in scored if episode.needs_operation is True]
-    easy = [episode for episode in scored if episode.needs_operation is False]
-    known = needing + easy
-    outcomes: dict[str, list[bool]] = {}
-    for suffix, subset in (("", scored), ("_needs_operation", needing), ("_easy", easy)):
-        outcomes[f"accuracy{suffix}"] = [episode.correct for episode in subset]
-        outcomes[f"usage_rate{suffix}"] = [used(episode) for episode in subset]
-    outcomes["hit_rate"] = [is_hit(episode) for episode in scored if used(episode) and knows_evidence(episode)]
-    outcomes["failure_rate"] = [any(episode.failures.values()) for episode in scored]
-    outcomes["needless_rate"] = [episode.needs_operation is False and used(episode) for episode in known]
-    outcomes["missing_rate"] = [episode.needs_operation is True and not used(episode) for episode in known]
-    outcomes["truncated_rate"] = [episode.truncated_by is not None for episode in scored]
-    for limit in sorted({episode.truncated_by for episode in scored if episode.truncated_by is not None}):
-        outcomes[f"truncated/{limit}"] = [episode.truncated_by == limit for episode in scored]
-    outcomes["cut_turn_rate"] = [n_cut_turns(episode) > 0 for episode in scored if knows_ends(episode)]
-    return {name: (sum(values), len(values)) for name, values in outcomes.items() if values}
+    counts = {}
+    for name, (applies, holds) in rates(scored).items():
+        among = [episode for episode in scored if applies(episode)]
+        if among:
+            counts[name] = (sum(map(holds, among)), len(among))
+    return counts
+
+
+def rates(episodes: Iterable[Episode]) -> dict[str, tuple[Condition, Condition]]:
+    """Every rate that these episodes may have: a condition on them, and what is counted among those that meet it."""
+    limits = sorted({episode.truncated_by for episode in episodes} - {None}, key=str)
+    return {
+        "accuracy": (_always, lambda e: e.correct),
+        "usage_rate": (_always, used),
+        "accuracy_needs_operation": (lambda e: e.needs_operation is True, lambda e: e.correct),
+        "usage_rate_needs_operation": (lambda e: e.needs_operation is True, used),
+        "accuracy_easy": (lambda e: e.needs_operation is False, lambda e: e.correct),
+        "usage_rate_easy": (lambda e: e.needs_operation is False, used),
+        "hit_rate": (lambda e: used(e) and knows_evidence(e), is_hit),
+        "failure_rate": (_always, lambda e: any(e.failures.values())),
+        "needless_rate": (lambda e: e.needs_operation is not None, lambda e: e.needs_operation is False and used(e)),
+        "missing_rate": (lambda e: e.needs_operation is not None, lambda e: e.needs_operation is True and not used(e)),
+        "truncated_rate": (_always, lambda e: e.truncated_by is not None),
+        **{f"truncated/{limit}": (_always, _is_cut_off_by(limit)) for limit in limits},
+        "cut_turn_rate": (knows_ends, lambda e: n_cut_turns(e) > 0),
+    }
+
+
+def _always(episode: Episode) -> bool:
+    return True
+
+
+def _is_cut_off_by(limit: str | None) -> Condition:
+    return lambda episode: episode.truncated_by == limit
 
 
 def own_episodes(episodes: Iterable[Episode]) -> list[Episode]:
@@ -125,34 +145,34 @@ def is_hit(episode: Episode) -> bool:
     """
     if not knows_evidence(episode):
         return False
-    looks = [look for view in episode.views for look in _looks(view) if look["source"] == 1]
-    first = [look for look in looks if look["turn"] == 0]
+    first = [look for look in looks(episode, 1) if look["turn"] == 0]
     if not first:
         return False
     first_scale, first_frames = view_scale(first[0]), {look.get("frame") for look in first}
     return any(
-        _shows_evidence(look, episode) and (view_scale(look) > first_scale or look.get("frame") not in first_frames)
-        for look in looks
-        if look["turn"] > 0
+        (episode.evidence_box is None or contains(look["box"], episode.evidence_box))
+        and (view_scale(look) > first_scale or look.get("frame") not in first_frames)
+        for look in evidence_looks(episode)
     )
 
 
-def _looks(view: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """A view, or the two that a comparison shows, each with its own size."""
-    if "panels" not in view:
-        return [view]
-    return [
-        {**panel, "turn": view["turn"], "size": (panel["place"][2] - panel["place"][0], view["size"][1])}
-        for panel in view["panels"]
-    ]
+def looks(episode: Episode, source: int | None = None) -> list[Mapping[str, Any]]:
+    """The views of an episode, of one source if it is given; in place of a comparison the two that it shows, each with
+    the turn, the index and the size of the whole."""
+    found: list[Mapping[str, Any]] = []
+    for view in episode.views:
+        whole: dict[str, Any] = {name: view[name] for name in ("turn", "index", "size") if name in view}
+        found += [{**panel, **whole} for panel in view.get("panels", ())] or [view]
+    return [look for look in found if source in (None, look["source"])]
 
 
-def _shows_evidence(look: Mapping[str, Any], episode: Episode) -> bool:
-    if episode.evidence_time is not None:
-        start, end = episode.evidence_time
-        if not start <= look["time"] < end:
-            return False
-    return episode.evidence_box is None or contains(look["box"], episode.evidence_box)
+def evidence_looks(episode: Episode) -> list[Mapping[str, Any]]:
+    """What operations showed of source 1, in a video only while the evidence could be seen."""
+    found = [look for look in looks(episode, 1) if look["turn"] > 0]
+    if episode.evidence_time is None:
+        return found
+    start, end = episode.evidence_time
+    return [look for look in found if start <= look.get("time", math.nan) < end]
 
 
 def view_scale(view: Mapping[str, Any]) -> float:
@@ -163,6 +183,9 @@ def view_scale(view: Mapping[str, Any]) -> float:
         top_left, top_right, _, bottom_left = view["corners"]
         across, down = math.dist(top_left, top_right), math.dist(top_left, bottom_left)
     width, height = view["size"]
+    if "place" in view:
+        # One of two in a comparison.
+        width = view["place"][2] - view["place"][0]
     return float(min(width / across, height / down))
 
 

@@ -37,7 +37,7 @@ def split_observation(observation: Observation, image_places: Sequence[int] | No
     if image_places is None:
         return [*images, text]
     if len(image_places) != len(images) or list(image_places) != sorted(image_places):
-        raise ValueError(f"image_places={image_places} came; expected {len(images)} in ascending order")
+        raise ValueError(f"got image_places={image_places}, expected {len(images)} in ascending order")
     parts: list[str | np.ndarray] = []
     start = 0
     for image, place in zip(images, image_places, strict=True):
@@ -264,7 +264,7 @@ class Request:
 class Engine(Protocol):
     """Generates. Completions come back in any order; a lock-step engine returns all that were submitted.
 
-    A conversation without room for another turn gets an empty completion (see `pxr_agents.engines.context`).
+    A conversation without room for another turn gets an empty completion (see `pxr_agents.engines.turn_end`).
     """
 
     weights_version: int

@@ -62,7 +62,7 @@ class Frame:
         rule = f"expected [x1, y1, x2, y2] with 0 <= x1 < x2 <= {width} and 0 <= y1 < y2 <= {height} ({self.name})"
         if len(numbers) != 4:
             raise OperationError(f"the box has {len(numbers)} numbers; {rule}.")
-        x1, y1, x2, y2 = self._inside(numbers, view, f"the box {show(list(numbers))}", rule)
+        x1, y1, x2, y2 = self._inside(numbers, view, "box", rule)
         for low, high, what in ((x1, x2, "x1 is not less than x2"), (y1, y2, "y1 is not less than y2")):
             if low >= high:
                 raise OperationError(f"the box {show(list(numbers))} is empty, {what}; {rule}.")
@@ -91,7 +91,7 @@ class Frame:
         rule = f"expected [x, y] with 0 <= x <= {width} and 0 <= y <= {height} ({self.name})"
         if len(numbers) != 2:
             raise OperationError(f"the point has {len(numbers)} numbers; {rule}.")
-        x, y = self._inside(numbers, view, f"the point {show(list(numbers))}", rule)
+        x, y = self._inside(numbers, view, "point", rule)
         return view.only_region().quad.at((x, y), (width, height))
 
     def from_source(self, box: Box, view: View, *, source: int | None = None) -> list[float]:
@@ -141,12 +141,12 @@ class Frame:
             OperationError: they are not finite, or overshoot an edge by more than `OVERSHOOT`.
         """
         if not all(math.isfinite(number) for number in numbers):
-            raise OperationError(f"{what} is not finite; {rule}.")
+            raise OperationError(f"the {what} {show(list(numbers))} is not finite; {rule}.")
         inside = []
         for place, number in enumerate(numbers):
             most = self.extent(view.size)[place % 2]
             if not -OVERSHOOT * most <= number <= (1 + OVERSHOOT) * most:
-                raise OperationError(f"{what} leaves image {view.index}; {rule}.")
+                raise OperationError(f"the {what} {show(list(numbers))} leaves image {view.index}; {rule}.")
             inside.append(min(max(number, 0), most))
         if self.clipped is not None and inside != list(numbers):
             self.clipped.append(tuple(numbers))

@@ -16,14 +16,20 @@ from PIL import Image
 from pxr_env.arguments import as_json, checks_arguments, plain, text
 from pxr_env.coordinates import get_frame
 from pxr_env.dialects import get_dialect
-from pxr_env.episode import MALFORMED, Episode
 from pxr_env.errors import DataError, OperationError, did_you_mean, quote, represent
-from pxr_env.limits import Limits, check_costs
 from pxr_env.media import ImageSource, VideoSource, check_budget
 from pxr_env.operations import get_operation
-from pxr_env.overview import draw_overview, first_regions
-from pxr_env.rendering import render
-from pxr_env.rules import Rules, frame_budget, image_places
+from pxr_env.rendering import draw_overview, render
+from pxr_env.rules import (
+    MALFORMED,
+    Episode,
+    Limits,
+    Rules,
+    check_costs,
+    first_regions,
+    frame_budget,
+    image_places,
+)
 from pxr_env.samples import as_source, find_id
 from pxr_env.scoring import get_scorer
 from pxr_env.spaces import ImagesSpace, TextSpace, TurnSpace
@@ -82,7 +88,7 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
         video_frames: frames of a video that are shown at first.
         max_frame_pixels: largest area of such a frame, and of what `seek` shows; by default all frames together have
             the area of one image.
-        costs: name -> weight, see `pxr_env.limits.COSTS`.
+        costs: name -> weight, see `pxr_env.rules.COSTS`.
         system_prompt: what the model is told first, instead of the dialect's own words.
         question_suffix: what follows every question.
         images_in_text: whether the images of a reply stand where models of the dialect were trained to see them
@@ -128,11 +134,13 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
         _check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
         _check_choice("on_limit", on_limit, ("refuse", "truncate"))
         _check_choice("duplicates", duplicates, ("refuse", "execute"))
-        check_budget(min_pixels=min_pixels, max_pixels=max_pixels, size_multiple=size_multiple)
+        budget = {"min_pixels": min_pixels, "max_pixels": max_pixels, "size_multiple": size_multiple}
+        check_budget(**budget)
         self.frame = get_frame(coordinates)
         self.dialect = get_dialect(dialect, self.frame)
         self.operations = {name: get_operation(name) for name in operations}
-        self.dialect.check_operations(list(self.operations.values()))
+        offered = list(self.operations.values())
+        self.dialect.check_operations(offered)
         limits = Limits(
             max_turns=max_turns,
             max_operations=max_operations,
@@ -152,20 +160,13 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
             limits=limits,
             truncates=on_limit == "truncate",
             repeats=duplicates == "execute",
-            image_budget={"min_pixels": min_pixels, "max_pixels": max_pixels, "size_multiple": size_multiple},
-            frame_budget=frame_budget(
-                video_frames=video_frames,
-                max_frame_pixels=max_frame_pixels,
-                max_pixels=max_pixels,
-                size_multiple=size_multiple,
-            ),
+            image_budget=budget,
+            frame_budget=frame_budget(video_frames, max_frame_pixels, max_pixels, size_multiple),
             zoom_padding=_share("zoom_padding", zoom_padding),
         )
         self.images_in_text = images_in_text
         self.question_suffix = text("question_suffix", question_suffix)
-        own_words = self.dialect.system_prompt(
-            list(self.operations.values()), max_turns=max_turns, max_operations=max_operations
-        )
+        own_words = self.dialect.system_prompt(offered, max_turns=max_turns, max_operations=max_operations)
         self.system_prompt = own_words if system_prompt is None else system_prompt
         self._episode: Episode | None = None
         self._spec: EnvSpec | None = None
@@ -354,7 +355,7 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
 
     def _cost_terms(self) -> dict[str, float]:
         episode = self._current()
-        shown_by_operations = [view for _, numbers in episode.calls for view in episode.numbered(numbers)]
+        shown_by_operations = [episode.views[number - 1] for _, numbers in episode.calls for number in numbers]
         counts = {
             "format": episode.failures.get(MALFORMED, 0),
             "operation": episode.n_operations,

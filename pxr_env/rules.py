@@ -1,23 +1,172 @@
-"""How a turn that is no final answer is played: its calls are checked, executed, counted and answered."""
+"""The rules of an episode: what it may use up and costs, what was shown so far, and how a turn is played."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from pxr_env.arguments import plain
 from pxr_env.coordinates import Frame
 from pxr_env.dialects import Dialect
-from pxr_env.episode import MALFORMED, Episode
-from pxr_env.errors import OperationError, did_you_mean, quote
-from pxr_env.limits import LimitReached, Limits
-from pxr_env.media import MAX_ASPECT_RATIO, fit_size
+from pxr_env.errors import OperationError, did_you_mean, quote, represent
+from pxr_env.geometry import Quad
+from pxr_env.media import MAX_ASPECT_RATIO, ImageSource, VideoSource, fit_size, uniform_frames
 from pxr_env.operations import Operation, OperationContext
 from pxr_env.operations.registry import Shown
-from pxr_env.types import Mistake, OperationCall, Turn
+from pxr_env.types import Mistake, OperationCall, Sample, Turn
 from pxr_env.views import Region, View
 
 #: Calls of one turn beyond this many are refused in one line, so that the reply stays short.
 MAX_CALLS_PER_TURN = 16
+#: Name under which turns and calls that could not be read are counted in `info["failures"]`.
+MALFORMED = "malformed"
+#: What a cost can be put on, as `costs={name: weight}`.
+COSTS = {
+    "format": "turns and calls that could not be read",
+    "operation": "executed operations",
+    "duplicate": "calls that had been made before",
+    "vision_token": "vision tokens of the images that operations showed",
+}
+
+
+class LimitReached(OperationError):
+    """An operation would exceed a limit of the episode.
+
+    Args:
+        limit: name of the limit, as it stands in `info["truncated_by"]`.
+        message: for the model to read.
+    """
+
+    def __init__(self, limit: str, message: str) -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """The limits of an episode; None is no limit.
+
+    Args:
+        max_turns: messages of the model.
+        max_operations: executed operations.
+        max_images: images shown, those of the sample included.
+        max_shown_pixels: pixels of all images shown.
+        max_vision_tokens: vision tokens of all images shown, one per `size_multiple` squared pixels.
+        size_multiple: side of the square of pixels that becomes one vision token.
+
+    Raises:
+        ValueError: a limit is no integer, or too small to begin an episode.
+    """
+
+    max_turns: int
+    max_operations: int
+    max_images: int | None = None
+    max_shown_pixels: int | None = None
+    max_vision_tokens: int | None = None
+    size_multiple: int = 28
+
+    def __post_init__(self) -> None:
+        for limit in dataclasses.fields(self):
+            value = plain(getattr(self, limit.name))
+            least = 0 if limit.name == "max_operations" else 1
+            if value is None and limit.default is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{limit.name}={represent(value)} came; expected an integer of at least {least}.")
+            object.__setattr__(self, limit.name, value)
+
+    def vision_tokens(self, views: Sequence[View]) -> int:
+        """Returns the number of vision tokens of some views."""
+        return sum(view.size[0] * view.size[1] for view in views) // self.size_multiple**2
+
+    def check(self, shown: Sequence[View], new: Sequence[View], n_operations: int) -> None:
+        """Checks whether one more operation may show new views beside those shown already.
+
+        Raises:
+            LimitReached: it may not. The text is for the model.
+        """
+        if n_operations >= self.max_operations:
+            raise LimitReached(
+                "max_operations", f"all {self.max_operations} operations are used up; expected an answer. Answer now."
+            )
+        self.check_views([*shown, *new])
+
+    def check_views(self, views: Sequence[View]) -> None:
+        """Checks whether an episode may show these views.
+
+        Raises:
+            LimitReached: it may not. The text is for the model.
+        """
+        pixels = sum(view.size[0] * view.size[1] for view in views)
+        for limit, most, count, unit in (
+            ("max_images", self.max_images, len(views), "images"),
+            ("max_shown_pixels", self.max_shown_pixels, pixels, "pixels"),
+            ("max_vision_tokens", self.max_vision_tokens, self.vision_tokens(views), "vision tokens"),
+        ):
+            if count > (math.inf if most is None else most):
+                raise LimitReached(
+                    limit,
+                    f"with this there would be {count} {unit} in the episode; expected at most {most}. "
+                    "Ask for less, or answer now.",
+                )
+
+
+def check_costs(costs: Mapping[str, float]) -> dict[str, float]:
+    """Returns the costs as a dict.
+
+    Raises:
+        ValueError: a name is unknown, or a weight is no finite number of at least 0.
+    """
+    for name, weight in costs.items():
+        if name not in COSTS:
+            raise ValueError(f'costs has "{quote(name)}"; expected only {", ".join(COSTS)}.{did_you_mean(name, COSTS)}')
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+            raise ValueError(f'the cost of "{name}" is {represent(weight)}; expected a finite number of at least 0.')
+    return dict(costs)
+
+
+@dataclass(kw_only=True, slots=True)
+class Episode:
+    """What happened so far. Holds no pixels: views are rectangles of sources.
+
+    Args:
+        sample: what is asked.
+        usage: operation -> executed calls.
+        views: the images shown, in order.
+        failures: operation, or "malformed" -> refused calls.
+        calls: the executed calls with the numbers of the views they showed.
+        n_duplicates: calls that had been executed before.
+        n_clipped: executed calls of which a box or a point was cut off at the edge of its image.
+        n_turns: messages of the model.
+        ended: whether the episode is over.
+    """
+
+    sample: Sample
+    usage: dict[str, int]
+    views: list[View] = field(default_factory=list)
+    failures: dict[str, int] = field(default_factory=dict)
+    calls: list[tuple[OperationCall, tuple[int, ...]]] = field(default_factory=list)
+    n_duplicates: int = 0
+    n_clipped: int = 0
+    n_turns: int = 0
+    ended: bool = False
+
+    @property
+    def n_operations(self) -> int:
+        """Number of executed operations."""
+        return sum(self.usage.values())
+
+    def fail(self, name: str) -> None:
+        """Counts a call that was refused."""
+        self.failures[name] = self.failures.get(name, 0) + 1
+
+    def executed(self, call: OperationCall, new: Sequence[View]) -> None:
+        """Counts an executed call and shows its views."""
+        self.usage[call.name] += 1
+        self.calls.append((call, tuple(view.index for view in new)))
+        self.views += new
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,7 +343,7 @@ class Rules:
 
 
 def frame_budget(
-    *, video_frames: int, max_frame_pixels: int | None, max_pixels: int, size_multiple: int
+    video_frames: int, max_frame_pixels: int | None, max_pixels: int, size_multiple: int
 ) -> dict[str, int]:
     """Returns the pixel budget of a frame of a video's overview, as keyword arguments of `fit_size`.
 
@@ -210,3 +359,21 @@ def frame_budget(
             f"max_frame_pixels={most} came; expected size_multiple**2 = {least} to max_pixels = {max_pixels}."
         )
     return {"min_pixels": least, "max_pixels": most, "size_multiple": size_multiple}
+
+
+def first_regions(number: int, source: ImageSource | VideoSource, video_frames: int) -> list[Region]:
+    """Returns what is shown of a source at first: an image as a whole, or frames of a video at equal distances.
+
+    Args:
+        number: number of the source, from 1.
+        source: the image or video.
+        video_frames: how many frames of a video; a shorter one is shown as a whole.
+    """
+    quad = Quad.from_box((0, 0, *source.size))
+    if isinstance(source, ImageSource):
+        return [Region(source=number, quad=quad)]
+    times = source.times
+    return [
+        Region(source=number, quad=quad, frame=frame, time=times[frame], overview=True)
+        for frame in uniform_frames(source.n_frames, video_frames)
+    ]

@@ -34,7 +34,6 @@ class TextSpace(Space[str]):
 
     @property
     def is_np_flattenable(self) -> bool:
-        """Text has no fixed-size array form."""
         return False
 
     def sample(self, mask: None = None, probability: None = None) -> str:
@@ -44,14 +43,6 @@ class TextSpace(Space[str]):
     def contains(self, x: Any) -> bool:
         """Whether `x` is text."""
         return isinstance(x, str)
-
-    def to_jsonable(self, sample_n: Sequence[str]) -> list[str]:
-        """Returns a batch of samples as a list."""
-        return list(sample_n)
-
-    def from_jsonable(self, sample_n: list[Any]) -> list[str]:
-        """Inverse of `to_jsonable`."""
-        return [str(text) for text in sample_n]
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self)
@@ -68,7 +59,6 @@ class ImagesSpace(Space[tuple[np.ndarray, ...]]):
 
     @property
     def is_np_flattenable(self) -> bool:
-        """Images of any size have no fixed-size array form."""
         return False
 
     def sample(self, mask: None = None, probability: None = None) -> tuple[np.ndarray, ...]:
@@ -128,7 +118,6 @@ class TurnSpace(Space[str]):
 
     @property
     def is_np_flattenable(self) -> bool:
-        """Text has no fixed-size array form."""
         return False
 
     def sample(self, mask: None = None, probability: None = None) -> str:
@@ -161,14 +150,6 @@ class TurnSpace(Space[str]):
     def contains(self, x: Any) -> bool:
         """Whether `x` is text: the environment answers whatever the model writes."""
         return isinstance(x, str)
-
-    def to_jsonable(self, sample_n: Sequence[str]) -> list[str]:
-        """Returns a batch of samples as a list."""
-        return list(sample_n)
-
-    def from_jsonable(self, sample_n: list[Any]) -> list[str]:
-        """Inverse of `to_jsonable`."""
-        return [str(text) for text in sample_n]
 
     def _key(self) -> tuple[Any, ...]:
         return self.dialect, self.coordinates, self.operations, self.size_multiple

@@ -8,18 +8,22 @@ Pure: the state is what was counted in the latest iterations, goes to JSON and b
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Self
 
 from pxr_agents.statistics import own_episodes, term_returns
 from pxr_agents.types import Episode
-from pxr_env.episode import MALFORMED
+from pxr_env.rules import MALFORMED
 
 ANY = "any"
 """Stands for all operations of a task together."""
 
 # Shares this far apart are not chance at the numbers of episodes that an alarm is about.
 CLEARLY_MORE = 0.2
+
+Sums = Mapping[str, float]
+"""What a set of episodes came to: how many "episodes", of these "correct", "truncated" and "failed" ones (in which a
+call of the operation was refused), the sum of their "reward" and of each reward term, "term/NAME"."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,65 +40,8 @@ class AlarmRule:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Outcomes:
-    """What a set of episodes came to, as sums, so that sets can be added.
-
-    Args:
-        episodes: how many.
-        correct: how many answered correctly.
-        failed: in how many a call of the operation was refused (of any: or a turn could not be read).
-        truncated: how many were cut off before an answer.
-        terms: sum of every reward term.
-    """
-
-    episodes: int = 0
-    correct: int = 0
-    failed: int = 0
-    truncated: int = 0
-    terms: Mapping[str, float] = dataclasses.field(default_factory=dict)
-
-    @classmethod
-    def of(cls, episodes: Sequence[Episode], operation: str) -> Self:
-        """The sums over `episodes`; `operation` decides what counts as failed."""
-        terms: dict[str, float] = {}
-        for episode in episodes:
-            for name, value in term_returns(episode).items():
-                terms[name] = terms.get(name, 0.0) + value
-        return cls(
-            episodes=len(episodes),
-            correct=sum(episode.correct for episode in episodes),
-            failed=sum(_failed(episode, operation) for episode in episodes),
-            truncated=sum(episode.truncated_by is not None for episode in episodes),
-            terms=terms,
-        )
-
-    def __add__(self, other: Outcomes) -> Outcomes:
-        names = dict.fromkeys([*self.terms, *other.terms])
-        return Outcomes(
-            episodes=self.episodes + other.episodes,
-            correct=self.correct + other.correct,
-            failed=self.failed + other.failed,
-            truncated=self.truncated + other.truncated,
-            terms={name: self.terms.get(name, 0.0) + other.terms.get(name, 0.0) for name in names},
-        )
-
-    def share(self, name: Literal["correct", "failed", "truncated"]) -> float | None:
-        """Share of the episodes that are counted under `name`; None if there are none."""
-        return getattr(self, name) / self.episodes if self.episodes else None
-
-    def term(self, name: str) -> float | None:
-        """Mean of a reward term over the episodes; None if there are none."""
-        return self.terms.get(name, 0.0) / self.episodes if self.episodes else None
-
-    @property
-    def reward(self) -> float | None:
-        """Mean sum of all reward terms; None if there are no episodes."""
-        return sum(self.terms.values()) / self.episodes if self.episodes else None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Split:
-    """One iteration, seen from one operation.
+    """One iteration (or several), seen from one operation.
 
     Args:
         users: episodes that executed it.
@@ -103,8 +50,8 @@ class Split:
         live_groups: samples with a user among their episodes: where they differ, there is something to learn from.
     """
 
-    users: Outcomes = dataclasses.field(default_factory=Outcomes)
-    others: Outcomes = dataclasses.field(default_factory=Outcomes)
+    users: Sums = dataclasses.field(default_factory=dict)
+    others: Sums = dataclasses.field(default_factory=dict)
     groups: int = 0
     live_groups: int = 0
 
@@ -112,26 +59,60 @@ class Split:
     def of(cls, episodes: Sequence[Episode], operation: str) -> Self:
         """Splits the scored episodes of an iteration."""
         users = [episode for episode in episodes if _uses(episode, operation)]
-        others = [episode for episode in episodes if not _uses(episode, operation)]
         return cls(
-            users=Outcomes.of(users, operation),
-            others=Outcomes.of(others, operation),
+            users=outcomes(users, operation),
+            others=outcomes([episode for episode in episodes if not _uses(episode, operation)], operation),
             groups=len({episode.sample_id for episode in episodes}),
             live_groups=len({episode.sample_id for episode in users}),
         )
 
-    def __add__(self, other: Split) -> Split:
-        return Split(
-            users=self.users + other.users,
-            others=self.others + other.others,
-            groups=self.groups + other.groups,
-            live_groups=self.live_groups + other.live_groups,
+    @classmethod
+    def total(cls, splits: Iterable[Split]) -> Self:
+        """Several iterations as one."""
+        splits = list(splits)
+        return cls(
+            users=_add(split.users for split in splits),
+            others=_add(split.others for split in splits),
+            groups=sum(split.groups for split in splits),
+            live_groups=sum(split.live_groups for split in splits),
         )
+
+    @property
+    def n_episodes(self) -> float:
+        return self.users.get("episodes", 0) + self.others.get("episodes", 0)
 
     @property
     def rate(self) -> float:
         """Share of the episodes that used the operation."""
-        return self.users.episodes / max(self.users.episodes + self.others.episodes, 1)
+        return self.users.get("episodes", 0) / max(self.n_episodes, 1)
+
+
+def outcomes(episodes: Sequence[Episode], operation: str) -> Sums:
+    """The sums over `episodes`; `operation` decides what counts as failed."""
+    return _add(
+        {
+            "episodes": 1,
+            "correct": float(episode.correct),
+            "failed": float(_failed(episode, operation)),
+            "truncated": float(episode.truncated_by is not None),
+            "reward": sum(term_returns(episode).values()),
+            **{f"term/{name}": value for name, value in term_returns(episode).items()},
+        }
+        for episode in episodes
+    )
+
+
+def mean(sums: Sums, name: str) -> float | None:
+    """The share or mean of what is summed up under `name`; None if there are no episodes."""
+    return sums.get(name, 0.0) / sums["episodes"] if sums.get("episodes") else None
+
+
+def _add(rows: Iterable[Sums]) -> Sums:
+    total: dict[str, float] = {}
+    for row in rows:
+        for name, value in row.items():
+            total[name] = total.get(name, 0.0) + value
+    return total
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,27 +140,24 @@ class AlarmState:
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Self:
         """Rebuilds what `to_dict` wrote."""
-        history = {name: tuple(_split(row) for row in rows) for name, rows in state["history"].items()}
+        history = {name: tuple(Split(**row) for row in rows) for name, rows in state["history"].items()}
         return cls(history=history, warned=frozenset(state["warned"]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Notice:
-    """An operation fell below the rate, or is back.
+    """An operation fell below the rate ("low"), or is back ("recovered").
 
-    Args:
-        kind: "low" or "recovered".
-        operation: its name, or "any".
-        iteration: when it was noticed.
-        headline: one line for a log.
-        text: the headline, for "low" followed by users and others side by side and the likely cause.
+    The text is one line for a log, the `headline`, for "low" followed by users beside others and the likely cause.
     """
 
     kind: Literal["low", "recovered"]
     operation: str
-    iteration: int
-    headline: str
     text: str
+
+    @property
+    def headline(self) -> str:
+        return self.text.partition("\n")[0]
 
 
 def watch_usage(
@@ -200,20 +178,22 @@ def watch_usage(
     if not scored or not rule.rate:
         return state, []
     operations = list(dict.fromkeys(name for episode in scored for name in episode.usage))
-    history = dict(state.history)
-    warned, notices = set(state.warned), []
+    history, warned, notices = dict(state.history), set(state.warned), []
     for name in [ANY, *(operations if len(operations) > 1 else [])]:
-        splits = (*history.get(name, ()), Split.of(scored, name))[-2 * rule.iterations :]
-        history[name] = splits
-        latest = [split.rate for split in splits[-rule.iterations :]]
-        if len(latest) < rule.iterations:
+        splits = history[name] = (*history.get(name, ()), Split.of(scored, name))[-2 * rule.iterations :]
+        below = [split.rate < rule.rate for split in splits[-rule.iterations :]]
+        if len(below) < rule.iterations:
             continue
-        if name not in warned and all(rate < rule.rate for rate in latest):
+        if name not in warned and all(below):
             warned.add(name)
             notices.append(_low(name, splits, iteration, rule))
-        elif name in warned and all(rate >= rule.rate for rate in latest):
+        elif name in warned and not any(below):
             warned.remove(name)
-            notices.append(_recovered(name, latest[-1], iteration, rule))
+            text = (
+                f"iteration {iteration}: {_title(name)} used by {splits[-1].rate:.1%} of the episodes, at "
+                f"{rule.rate:.1%} or more for {rule.iterations} iterations again"
+            )
+            notices.append(Notice(kind="recovered", operation=name, text=text))
     return AlarmState(history=history, warned=frozenset(warned)), notices
 
 
@@ -236,40 +216,33 @@ def likely_cause(splits: Sequence[Split], rule: AlarmRule) -> str:
         splits: the iterations below the rate and those before them.
         rule: the rule they are below.
     """
-    total = sum(splits, Split())
-    users, others = total.users, total.others
-    refused = others.failed / max(users.episodes + others.episodes, 1)
+    total = Split.total(splits)
+    refused = total.others.get("failed", 0) / max(total.n_episodes, 1)
     if refused >= max(rule.rate, total.rate):
         return (
             f"calls fail rather than being avoided: {refused:.0%} of the episodes tried and were refused. Look at the "
             f"replies in OUT/episodes: dialect, coordinates, arguments."
         )
-    if not users.episodes:
+    if not total.users:
         return "it was not used in any of these episodes, so there was nothing to learn from."
-    truncated = _minus(users.share("truncated"), others.share("truncated"))
+    truncated, reward = _difference(total, "truncated"), _difference(total, "reward")
     if truncated > CLEARLY_MORE:
         return (
             f"episodes with it are cut off {truncated:.0%} more often: raise max_turns, max_tokens or the limit that "
             f"truncated_by names in OUT/episodes."
         )
-    reward = _minus(users.reward, others.reward)
-    if reward < 0:
-        return _costs_reward(users, others, reward)
-    return (
-        f"users earned {reward:+.3f} against the others, so it is not the reward: too few users for a gradient, or an "
-        f"easy way to answer without it. Look at entropy, learning rate and clipping."
-    )
-
-
-def _costs_reward(users: Outcomes, others: Outcomes, reward: float) -> str:
-    names = sorted({*users.terms, *others.terms})
-    differences = {name: _minus(users.term(name), others.term(name)) for name in names}
-    worst = min(names, key=differences.__getitem__)
-    bonus = differences.get("curiosity", 0.0)
+    if reward >= 0:
+        return (
+            f"users earned {reward:+.3f} against the others, so it is not the reward: too few users for a gradient, or "
+            f"an easy way to answer without it. Look at entropy, learning rate and clipping."
+        )
+    differences = {name: _difference(total, f"term/{name}") for name in _terms(total)}
+    worst = min(differences, key=differences.__getitem__)
     if worst == "correct":
         return (
             f"the learning trap: users are less often right ({differences['correct']:+.3f}) and curiosity makes up for "
-            f"{bonus:+.3f} of it. Raise curiosity.overrides.alpha, or warm up longer on traces that use it."
+            f"{differences.get('curiosity', 0.0):+.3f} of it. Raise curiosity.overrides.alpha, or warm up longer on "
+            f"traces that use it."
         )
     return (
         f"users earn {reward:+.3f} less, most of it by the term {worst} ({differences[worst]:+.3f}): lower its weight."
@@ -277,54 +250,51 @@ def _costs_reward(users: Outcomes, others: Outcomes, reward: float) -> str:
 
 
 def _low(name: str, splits: Sequence[Split], iteration: int, rule: AlarmRule) -> Notice:
-    now, before = sum(splits[-rule.iterations :], Split()), sum(splits[: -rule.iterations], Split())
+    now, before = Split.total(splits[-rule.iterations :]), Split.total(splits[: -rule.iterations])
     earlier = f"; {before.rate:.1%} before" if before.groups else ""
-    headline = (
+    lines = [
         f"iteration {iteration}: {_title(name)} used by {now.rate:.1%} of the episodes, below {rule.rate:.1%} for "
-        f"{rule.iterations} iterations{earlier}"
-    )
-    lines = [headline, *_table(sum(splits, Split())), f"Likely cause: {likely_cause(splits, rule)}"]
+        f"{rule.iterations} iterations{earlier}",
+        *_table(Split.total(splits)),
+        f"Likely cause: {likely_cause(splits, rule)}",
+    ]
     if not now.live_groups:
         lines.append(
             f"In none of the last {now.groups} groups did anybody use it: curiosity pays nobody then, and it stays "
             f"dead unless rollouts are made to begin with it: probes.enabled does so (docs/curiosity.md)."
         )
-    return Notice(kind="low", operation=name, iteration=iteration, headline=headline, text="\n".join(lines))
-
-
-def _recovered(name: str, rate: float, iteration: int, rule: AlarmRule) -> Notice:
-    headline = (
-        f"iteration {iteration}: {_title(name)} used by {rate:.1%} of the episodes, at {rule.rate:.1%} or more for "
-        f"{rule.iterations} iterations again"
-    )
-    return Notice(kind="recovered", operation=name, iteration=iteration, headline=headline, text=headline)
+    return Notice(kind="low", operation=name, text="\n".join(lines))
 
 
 def _title(name: str) -> str:
     return "operations are" if name == ANY else f"{name} is"
 
 
+def _terms(total: Split) -> list[str]:
+    return sorted(name.removeprefix("term/") for name in {*total.users, *total.others} if name.startswith("term/"))
+
+
 def _table(total: Split) -> list[str]:
     """Users and others side by side; a dash where there is nobody."""
-    users, others = total.users, total.others
-    names = sorted({*users.terms, *others.terms})
-    rows = [
-        ("answered correctly", users.share("correct"), others.share("correct")),
-        ("reward", users.reward, others.reward),
-        *((f"  {name}", users.term(name), others.term(name)) for name in names),
-        ("had a refused call", users.share("failed"), others.share("failed")),
-        ("truncated", users.share("truncated"), others.share("truncated")),
-    ]
-    lines = [f"{'':<20}{'users':>10}{'others':>10}", f"{'episodes':<20}{users.episodes:>10}{others.episodes:>10}"]
-    return lines + [f"{name:<20}{_number(one):>10}{_number(other):>10}" for name, one, other in rows]
+    rows = {
+        "answered correctly": "correct",
+        "reward": "reward",
+        **{f"  {name}": f"term/{name}" for name in _terms(total)},
+        "had a refused call": "failed",
+        "truncated": "truncated",
+    }
+    sides = (total.users, total.others)
+    lines = [f"{'':<20}{'users':>10}{'others':>10}"]
+    lines.append(f"{'episodes':<20}" + "".join(f"{side.get('episodes', 0):>10.0f}" for side in sides))
+    for title, name in rows.items():
+        means = [mean(side, name) for side in sides]
+        lines.append(f"{title:<20}" + "".join(f"{'-' if value is None else f'{value:.3f}':>10}" for value in means))
+    return lines
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _minus(one: float | None, other: float | None) -> float:
+def _difference(total: Split, name: str) -> float:
     """Users minus others; where one side is empty there is no difference."""
+    one, other = mean(total.users, name), mean(total.others, name)
     return 0.0 if one is None or other is None else one - other
 
 
@@ -334,7 +304,3 @@ def _uses(episode: Episode, operation: str) -> bool:
 
 def _failed(episode: Episode, operation: str) -> bool:
     return any(episode.failures.values()) if operation == ANY else episode.failures.get(operation, 0) > 0
-
-
-def _split(row: Mapping[str, Any]) -> Split:
-    return Split(**{**row, "users": Outcomes(**row["users"]), "others": Outcomes(**row["others"])})

@@ -1,4 +1,4 @@
-"""How much memory a learner needs, before anything is started: arithmetic, no model is loaded.
+"""How much memory a learner needs, before anything is started: arithmetic and headers of files, no model is loaded.
 
 What stays for the whole run, in bytes, with P parameters, of which T are trained, on N learners. It is the accounting
 of "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models" (arXiv 1910.02054, section 3.1 and figure 1)
@@ -19,7 +19,12 @@ fragmentation; plan for 80% of a device.
 
 from __future__ import annotations
 
+import json
+import math
+import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from training.config import PPORecipe
 
@@ -59,6 +64,34 @@ class Memory:
         return self.weights + self.gradients + self.optimizer + self.reference
 
 
+def parameter_shapes(model: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the parameters in the safetensors files of a directory (huggingface.co/docs/safetensors,
+    "Format"); empty if there are no such files."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in sorted(model.glob("*.safetensors")):
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    return shapes
+
+
+def learner_memory(recipe: PPORecipe, shapes: Mapping[str, tuple[int, ...]]) -> Memory:
+    """`estimate` for a checkpoint with these parameters."""
+    n_parameters, learner = sum(map(math.prod, shapes.values())), recipe.learner
+    if not learner.lora_rank:
+        return estimate(recipe, n_parameters)
+    # Adapters are for the linear layers of the language model only: "...layers.0.self_attn.q_proj.weight".
+    ends = tuple(f".{target}.weight" for target in learner.lora_targets)
+    layers = [
+        (shape[0], shape[1])
+        for name, shape in shapes.items()
+        if name.endswith(ends) and "visual" not in name.split(".") and len(shape) == 2
+    ]
+    adapters = adapter_parameters(learner.lora_rank, layers)
+    return estimate(recipe, n_parameters + adapters, adapters)
+
+
 def estimate(recipe: PPORecipe, n_parameters: int, n_trainable: int | None = None) -> Memory:
     """What one learner of a recipe holds for the whole run.
 
@@ -72,10 +105,7 @@ def estimate(recipe: PPORecipe, n_parameters: int, n_trainable: int | None = Non
     """
     trained = n_parameters if n_trainable is None else n_trainable
     if not 0 < trained <= n_parameters:
-        raise ValueError(
-            f"n_trainable is {n_trainable} with n_parameters {n_parameters}; expected a number above 0 and at most as "
-            f"many"
-        )
+        raise ValueError(f"n_trainable is {n_trainable} with n_parameters {n_parameters}; expected 1 to n_parameters")
     learner, n_learners = recipe.learner, max(recipe.num_learners, 1)
     sharded = learner.kind != "ddp"
     share = 1 / n_learners if sharded else 1.0
@@ -99,7 +129,7 @@ def estimate(recipe: PPORecipe, n_parameters: int, n_trainable: int | None = Non
     )
 
 
-def adapter_parameters(rank: int, shapes: list[tuple[int, int]]) -> int:
+def adapter_parameters(rank: int, shapes: Sequence[tuple[int, int]]) -> int:
     """Parameters of low-rank adapters: `rank * (out + in)` for each layer's (out, in), arXiv 2106.09685."""
     return sum(rank * (out + into) for out, into in shapes)
 

@@ -33,7 +33,7 @@ def check_start(recipe: PPORecipe) -> None:
         n_samples = len(data)
         if n_samples < recipe.groups_per_iteration:
             raise ValueError(
-                f"groups_per_iteration={recipe.groups_per_iteration} came for {n_samples} samples; expected at most as "
+                f"got groups_per_iteration={recipe.groups_per_iteration} for {n_samples} samples; expected at most as "
                 f"many groups as there are samples"
             )
         observation, _ = env.reset(seed=recipe.seed)

@@ -87,7 +87,8 @@ class RunDirectory:
         for left in self.checkpoints.glob("*.partial"):
             # By a process that was killed while it wrote.
             shutil.rmtree(left, ignore_errors=True)
-        self._write_whole(self.checkpoints / str(number), save)
+        with self.writing(self.checkpoints / str(number)) as path:
+            write_whole(path, save)
         for old in sorted(self._saved(), key=_number)[:-keep]:
             shutil.rmtree(old)
 
@@ -97,7 +98,8 @@ class RunDirectory:
         Raises:
             TrainingError: it could not be written.
         """
-        self._write_whole(self.model, save)
+        with self.writing(self.model) as path:
+            write_whole(path, save)
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -120,14 +122,14 @@ class RunDirectory:
         return f"the newest whole checkpoint is {newest}" if newest else "there is no checkpoint yet"
 
     @contextmanager
-    def writing(self, what: Path) -> Iterator[None]:
+    def writing(self, what: Path) -> Iterator[Path]:
         """Says of `what` that it could not be written, and what is left; half of a directory is removed.
 
         Raises:
             TrainingError: the disk is full, or what is written there cannot be.
         """
         try:
-            yield
+            yield what
         except Exception as error:
             # torch (RuntimeError) and safetensors report a full disk in their own ways.
             if not isinstance(error, OSError | RuntimeError) and type(error).__name__ != "SafetensorError":
@@ -139,15 +141,6 @@ class RunDirectory:
                 f"start the same command again to resume."
             ) from error
 
-    def _write_whole(self, final: Path, save: Callable[[Path], object]) -> None:
-        partial = _partial(final)
-        with self.writing(final):
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            save(partial)
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
-
     def _saved(self) -> list[Path]:
         if not self.checkpoints.is_dir():
             return []
@@ -156,6 +149,16 @@ class RunDirectory:
 
 def _number(checkpoint: Path) -> int:
     return int(checkpoint.name)
+
+
+def write_whole(final: Path, save: Callable[[Path], object]) -> None:
+    """Let `save` fill a directory beside `final`, which then takes its place: what has its name is always whole."""
+    partial = _partial(final)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save(partial)
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
 
 
 def _partial(final: Path) -> Path:

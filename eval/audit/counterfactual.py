@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from eval.audit.faithfulness import coverage, is_faithful
 from eval.intervals import cluster_sums, share_interval
 from eval.records import Record
 from eval.significance import PairedTest, paired_test
+from pxr_agents.statistics import contains, evidence_looks, knows_evidence
 from pxr_agents.types import Episode
+from pxr_env.geometry import overlap
 from pxr_env.scoring.text import normalize
 
 IsCorrect = Callable[[Record], bool]
@@ -215,3 +216,25 @@ def _faithfulness(recorded: Sequence[Record], uses: Mapping[_Key, str], is_corre
 def _difference(test: PairedTest) -> list[float]:
     """[difference, low, high]."""
     return [test.difference, test.low, test.high]
+
+
+def is_faithful(episode: Episode) -> bool | None:
+    """Whether some view of an operation contains the whole evidence, in its time; None if no evidence is known.
+
+    X. Hou et al., "CodeV", arXiv 2511.19661, call the use of an operation faithful if its output contains what the
+    question asks about; there a model judges it, here the evidence box says so.
+    """
+    if not knows_evidence(episode):
+        return None
+    box = episode.evidence_box
+    return any(box is None or contains(look["box"], box) for look in evidence_looks(episode))
+
+
+def coverage(episode: Episode) -> float | None:
+    """The largest share of the evidence box that one view of an operation contains; None if no box is known."""
+    box = episode.evidence_box
+    if box is None:
+        return None
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    shared = [overlap(tuple(look["box"]), box) for look in evidence_looks(episode)]
+    return max((((x2 - x1) * (y2 - y1)) / area for x1, y1, x2, y2 in filter(None, shared)), default=0.0)

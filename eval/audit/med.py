@@ -24,7 +24,7 @@ from eval.intervals import cluster_sums, share_interval
 from eval.metrics import by_sample
 from eval.records import Record
 from eval.significance import paired_test
-from pxr_env.episode import MALFORMED
+from pxr_env.rules import MALFORMED
 
 TERMS = ("call_gain", "schema_gain", "call_harm", "schema_harm")
 

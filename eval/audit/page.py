@@ -1,24 +1,47 @@
-"""The page of an audit: one self-contained file."""
+"""What an audit found, in the terminal and as a page: one self-contained file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
+from rich.console import Console
+from rich.table import Table
 
 from eval.audit.counterfactual import same_answer
-from eval.audit.tables import FACTORS, MED_LABELS
-from eval.cards import ViewPicture, choose_samples, data_uri
+from eval.audit.med import TERMS
+from eval.cards import ViewPicture, choose_samples, view_picture
 from eval.charts import Chart, line_chart
 from eval.interventions import INTERVENTIONS
+from eval.options import say
 from eval.records import Record, RunDirectory
-from eval.rendering import render
+from eval.rendering import write_page
 from eval.replay import Replayer
 from eval.tables import Cell
+
+#: What a row of the decomposition is called, and what it says.
+MED_LABELS = {
+    "accuracy_with": ("Accuracy with operations", "right answers"),
+    "accuracy_without": ("Accuracy without", "of the same questions, with nothing to call"),
+    "gap": ("Gap", "with minus without: gains minus harms"),
+    "call_gain": ("Call gain", "wrong without; called, and right"),
+    "schema_gain": ("Schema gain", "wrong without; only offered, and right"),
+    "call_harm": ("Call harm", "right without; called, and wrong"),
+    "schema_harm": ("Schema harm", "right without; only offered, and wrong"),
+    "unanswered_without": ("Unanswered without", "without operations no answer in the end"),
+    "malformed_without": ("Malformed without", "without operations a turn that could not be read, such as a call"),
+    "call_rate": ("Called", "questions in which an operation was called, executed or refused"),
+}
+#: The factors of each term: of which questions, how often, how well.
+FACTORS = {
+    "call_gain": ("mass/fail", "policy/call_gain", "quality/call_gain"),
+    "schema_gain": ("mass/fail", "policy/schema_gain", "quality/schema_gain"),
+    "call_harm": ("mass/succ", "policy/call_harm", "quality/call_harm"),
+    "schema_harm": ("mass/succ", "policy/schema_harm", "quality/schema_harm"),
+}
+assert set(FACTORS) == set(TERMS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +66,7 @@ class Example:
     sights: tuple[Sight, ...]
 
 
-def write_page(out: Path, audit: Mapping[str, Any], *, n_examples: int = 8) -> None:
+def write_audit(out: Path, audit: Mapping[str, Any], *, n_examples: int = 8) -> None:
     """Write the page of one audit or several to the file `out`.
 
     Args:
@@ -67,9 +90,7 @@ def write_page(out: Path, audit: Mapping[str, Any], *, n_examples: int = 8) -> N
         "opened": next((index for index, example in enumerate(shown) if example.use == "causal"), 0),
         "cell": lambda found: Cell(value=found[0], low=found[1], high=found[2]),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # Models write anything, even halves of surrogate pairs, which no encoding takes.
-    out.write_text(render("audit.html.jinja", context), encoding="utf-8", errors="replace")
+    write_page(out, "audit.html.jinja", context)
 
 
 def charts(audit: Mapping[str, Any]) -> list[Chart]:
@@ -146,30 +167,24 @@ def _use(recorded: Record, played: Mapping[str, Record]) -> str:
 
 def _example(played: Mapping[str, Record], use: str, replayers: Mapping[str, Replayer]) -> Example:
     control = played["control"].episode
-    sights, question = [], ""
-    for kind, record in played.items():
-        replay = replayers[kind].replay(record.episode)
-        question = replay.question
-        sights.append(
-            Sight(
-                kind=kind,
-                views=tuple(
-                    ViewPicture(
-                        href=data_uri(Image.fromarray(np.ascontiguousarray(view.image))),
-                        index=view.index,
-                        width=view.size[0],
-                        height=view.size[1],
-                        box=", ".join(f"{value:.0f}" for value in view.box),
-                    )
-                    for view in replay.views
-                    if view.turn > 0
-                ),
-                answer=record.episode.answer,
-                correct=record.episode.correct,
-                same=same_answer(control, record.episode),
-            )
+    replays = {kind: replayers[kind].replay(record.episode) for kind, record in played.items()}
+    sights = tuple(
+        Sight(
+            kind=kind,
+            # Of an arm there is no source to show it in.
+            views=tuple(
+                replace(view_picture(view, replays[kind].images), turn=0, frame=None, source=None, area="")
+                for view in record.episode.views
+                if view["turn"] > 0
+            ),
+            answer=record.episode.answer,
+            correct=record.episode.correct,
+            same=same_answer(control, record.episode),
         )
-    return Example(sample_id=control.sample_id, question=question, target=control.target, use=use, sights=tuple(sights))
+        for kind, record in played.items()
+    )
+    question = replays["control"].question
+    return Example(sample_id=control.sample_id, question=question, target=control.target, use=use, sights=sights)
 
 
 def _med_rows(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, list[Cell]]]:
@@ -193,3 +208,91 @@ def _cell(med: Mapping[str, Any], name: str) -> Cell:
 
 def _cell_if(med: Mapping[str, Any], name: str) -> Cell | None:
     return _cell(med, name) if name in med["values"] else None
+
+
+def print_audit(result: Mapping[str, Any], console: Console) -> None:
+    """Print what one audit found."""
+    say(console, f"\n{result['run']}: {result['n_samples']} samples")
+    if result["med"] is not None:
+        console.print(_med_table(result["med"]))
+    if result["counterfactual"] is not None:
+        for name, operation in result["counterfactual"]["operations"].items():
+            # One operation alone is all of them.
+            if name == "all" or len(result["counterfactual"]["operations"]) > 2:
+                _print_operation(name, operation, console)
+    for note in result["notes"]:
+        say(console, f"Note: {note}")
+
+
+def print_checkpoints(audit: Mapping[str, Any], console: Console) -> None:
+    """Print the decomposition over training."""
+    if not audit["drift"]:
+        return
+    names = [name for name in MED_LABELS if not name.startswith("malformed")]
+    table = Table("step", *(MED_LABELS[name][0] for name in names), "intrinsic drift", "drift of the gap", box=None)
+    for step, run, drift in zip(audit["steps"], audit["runs"], audit["drift"], strict=True):
+        values = run["med"]["values"]
+        table.add_row(
+            f"{step:g}",
+            *(f"{values[name]:.3f}" for name in names),
+            f"{drift['intrinsic']:+.3f}",
+            f"{drift['operations']:+.3f}",
+        )
+    console.print()
+    console.print(table)
+
+
+def _med_table(med: Mapping[str, Any]) -> Table:
+    table = Table("with and without operations", "value", "95% interval", "", box=None)
+    for name, (label, explanation) in MED_LABELS.items():
+        value = f"{med['values'][name]:+.3f}" if name == "gap" else f"{med['values'][name]:.3f}"
+        low, high = med["intervals"][name]
+        more = f"p = {med['gap_test']['p_value']:.3g}, {med['n']} questions" if name == "gap" else explanation
+        table.add_row(label, value, f"{low:.3f} to {high:.3f}", more)
+    return table
+
+
+def _print_operation(name: str, operation: Mapping[str, Any], console: Console) -> None:
+    title = "all operations" if name == "all" else name
+    console.print()
+    if not operation["n"]:
+        say(console, f"{title}: no episode could be played again")
+        return
+    say(console, f"{title}: {operation['verdict']}")
+    say(
+        console,
+        f"  {operation['n']} episodes; with the true pixels {_share(operation['reproduced'])} gave the answer on record"
+        f", accuracy {operation['accuracy_control'][0]:.3f}",
+    )
+    table = Table(
+        "instead", "episodes", "answers changed", "beyond the control", "accuracy lost", "lost / gained", box=None
+    )
+    for kind, arm in operation["arms"].items():
+        if not arm["n"]:
+            table.add_row(kind, "0", "", "", "", "")
+            continue
+        table.add_row(
+            kind,
+            str(arm["n"]),
+            _share(arm["changed"]),
+            f"{_share(arm['excess'], signed=True)}, p = {arm['excess_p']:.2g}",
+            f"{_share(arm['accuracy_lost'], signed=True)}, p = {arm['accuracy_p']:.2g}",
+            f"{arm['n_lost']} / {arm['n_gained']}",
+        )
+    console.print(table)
+    uses = ", ".join(f"{use} {found['n']} ({found['share'][0]:.1%})" for use, found in operation["uses"].items())
+    say(console, f"  uses: {uses or 'none could be changed'}")
+    for need, counts in (operation["need"] or {}).items():
+        found = ", ".join(f"{use} {counts[use]}" for use in operation["uses"] if use in counts)
+        say(console, f"  where an operation is {need}: {found or 'none'}")
+    faithfulness = operation["faithfulness"]
+    if faithfulness is not None:
+        right = faithfulness["faithful_correct"]
+        of_right = f"; of right answers {_share(right)}" if right is not None else ""
+        shares = f"{_share(faithfulness['faithful'])} of {faithfulness['n']}{of_right}"
+        say(console, f"  faithful (a view contains the evidence): {shares}")
+
+
+def _share(found: list[float], *, signed: bool = False) -> str:
+    value, low, high = found
+    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})" if signed else f"{value:.3f} ({low:.3f} to {high:.3f})"

@@ -10,8 +10,8 @@ from typing import Any
 
 from eval.agents import AgentChoice, open_agent
 from eval.demo.defaults import Defaults, find_defaults, find_model
+from eval.options import key_file, key_value
 from eval.recipe import read_recipe
-from eval.run_command import key_file, key_value
 from pxr_agents.chat_client import ChatClient, Retries, Server
 from pxr_agents.types import Agent, Sampling
 
@@ -117,7 +117,7 @@ def player(choice: AgentChoice) -> Iterator[OpenPlayer]:
 
         @contextmanager
         def talk(sampling: Sampling) -> Iterator[Agent]:
-            with open_agent(replace(choice, sampling=sampling), ChatClient(server, connections=1)) as agent:
+            with open_agent(replace(choice, sampling=sampling), ChatClient(server)) as agent:
                 yield agent
 
         yield talk

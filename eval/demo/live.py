@@ -16,7 +16,7 @@ import numpy as np
 from eval.attempts import Attempt, Watch
 from pxr_agents.rollout import rollout
 from pxr_agents.types import Agent, Episode, Job, Observation
-from pxr_env.overview import draw_overview
+from pxr_env.rendering import draw_overview
 
 
 class StoppedByVisitor(Exception):

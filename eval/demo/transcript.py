@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from eval.cards import data_uri
+from eval.cards import data_uri, evidence_frame
 from eval.demo.live import End, Moment
-from eval.highlight import split_turn
-from eval.marks import evidence_frame
+from eval.facts import split_turn
 from pxr_env.media import ImageSource
 from pxr_env.types import Sample
 

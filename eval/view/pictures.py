@@ -15,10 +15,9 @@ from typing import Any
 import gymnasium
 from PIL import Image
 
-from eval.cards import EpisodeCard, SourcePicture, text_card
+from eval.cards import EpisodeCard, SourcePicture, card_or_text, text_card
 from eval.records import Record
 from eval.replay import Replayer
-from eval.run_page import card_or_text
 from pxr_env.errors import MediaError
 from pxr_env.media import ImageSource
 from pxr_env.media.images import probe

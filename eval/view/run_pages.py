@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.cards import EpisodeCard, encode
-from eval.run_page import offered_filters
+from eval.facts import offered_filters
 from eval.tables import category_rows, headline, headlines, metric_rows
 from eval.training_page import training_context
 from eval.view.curves import Histories

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from pxr_agents.engines.cache import ConversationCache
-from pxr_agents.engines.context import without_room
-from pxr_agents.engines.turn_end import TurnEnd
+from pxr_agents.engines.turn_end import TurnEnd, without_room
 from pxr_agents.lengths import split_by_length
 from pxr_agents.types import Completion, Request, Sampling
 from pxr_agents.vlm import VLM

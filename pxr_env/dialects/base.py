@@ -2,15 +2,58 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pxr_env.coordinates import Frame
-from pxr_env.dialects.wording import describe_error, describe_views, introduce_video
+from pxr_env.dialects.writer import same_json
 from pxr_env.operations import Operation
 from pxr_env.types import OperationCall, Turn
-from pxr_env.views import View
+from pxr_env.views import Region, View
+
+
+def describe_views(views: Sequence[View], call: OperationCall | None) -> str:
+    """Returns one line per new view: "Image 2 (84x84).", "Image 17 (448x252): frame 121 at 4.00 s."."""
+    return "\n".join(_describe(view, call) for view in views)
+
+
+def introduce_video(views: Sequence[View], duration: float) -> str:
+    """Returns the line before the frames of a video: their images' numbers, its duration and their times."""
+    if len(views) == 1:
+        who = f"Image {views[0].index} is a frame"
+    else:
+        who = f"Images {views[0].index} to {views[-1].index} are frames"
+    return f"{who} of a video of {duration:.2f} s, at {frame_times(views)} s."
+
+
+def describe_error(message: str, call_number: int | None) -> str:
+    """Returns a mistake of the model, "Error: ..." or "Error in call 2: ..."."""
+    return f"Error: {message}" if call_number is None else f"Error in call {call_number}: {message}"
+
+
+def images_first(text: str, call: OperationCall) -> int:
+    """Returns 0: the images of a result come before its text."""
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wording:
+    """The replies of the environment, for models that know them in other words.
+
+    Args:
+        views: words a result, see `Dialect.render_views`.
+        video: words the introduction of a video, see `Dialect.render_video`.
+        error: words a mistake, see `Dialect.render_error`.
+        place: where a result has its images, see `Dialect.image_place`.
+    """
+
+    views: Callable[[Sequence[View], OperationCall | None], str] = describe_views
+    video: Callable[[Sequence[View], float], str] = introduce_video
+    error: Callable[[str, int | None], str] = describe_error
+    place: Callable[[str, OperationCall], int] = images_first
 
 
 class Dialect(Protocol):
@@ -29,6 +72,11 @@ class Dialect(Protocol):
     def stop_strings(self) -> tuple[str, ...]:
         """Where generation of a turn may stop; they belong to the turn. Whoever stops there gets one call per turn."""
         return ()
+
+    @property
+    def wording(self) -> Wording:
+        """The words of the replies."""
+        return Wording()
 
     @abstractmethod
     def parse(self, text: str) -> Turn:
@@ -76,41 +124,27 @@ class Dialect(Protocol):
 
     def render_views(self, views: Sequence[View], call: OperationCall | None = None) -> str:
         """Words the result of a call: what the new images are."""
-        return describe_views(views, call)
+        return self.wording.views(views, call)
 
     def image_place(self, text: str, call: OperationCall) -> int:
         """Returns how many characters of a result's text a released model saw before its images; 0 for none."""
-        return 0
+        return self.wording.place(text, call)
 
     def render_video(self, views: Sequence[View], *, duration: float) -> str:
         """Words what introduces the frames of a video of `duration` seconds."""
-        return introduce_video(views, duration)
+        return self.wording.video(views, duration)
 
     def render_error(self, message: str, *, call_number: int | None = None) -> str:
         """Words a mistake of the model; `call_number` counts the calls of a turn from 1 where there are several."""
-        return describe_error(message, call_number)
+        return self.wording.error(message, call_number)
 
     def same_call(self, first: OperationCall, second: OperationCall) -> bool:
         """Whether two calls ask for the same: 1 is 1.0, and the order of keys does not matter."""
-        return first.name == second.name and _same(first.arguments, second.arguments)
-
-
-def _same(first: object, second: object) -> bool:
-    if isinstance(first, Mapping) and isinstance(second, Mapping):
-        return first.keys() == second.keys() and all(_same(value, second[key]) for key, value in first.items())
-    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
-        return len(first) == len(second) and all(map(_same, first, second))
-    # True is no 1 here.
-    return isinstance(first, bool) == isinstance(second, bool) and first == second
+        return first.name == second.name and same_json(first.arguments, second.arguments)
 
 
 def check_frame(dialect: str, frame: Frame, known: Mapping[str, str]) -> None:
-    """Checks that a dialect knows a coordinate frame.
-
-    Args:
-        dialect: its name.
-        frame: the frame asked for.
-        known: the names of the frames it knows, with what they are there.
+    """Checks that a dialect knows a coordinate frame; `known` has the names of those it knows, and what they are there.
 
     Raises:
         ValueError: it does not.
@@ -123,15 +157,62 @@ def check_frame(dialect: str, frame: Frame, known: Mapping[str, str]) -> None:
         )
 
 
-def check_only_zoom(dialect: str, operations: Sequence[Operation]) -> None:
-    """Checks that `zoom_in` is the only operation, for dialects without a way to name others.
+def coordinates(frame: Frame, operations: Sequence[Operation]) -> str:
+    """Returns the sentences of a prompt about what the numbers of these operations mean."""
+    sentences = [frame.description]
+    if any("points" in operation.parameters["properties"] for operation in operations):
+        sentences.append("Points [x, y] and lines use the same numbers.")
+    return " ".join([*sentences, "Images are numbered from 1 in the order shown."])
 
-    Raises:
-        ValueError: it is not.
-    """
-    for operation in operations:
-        if operation.name != "zoom_in":
-            raise ValueError(
-                f'dialect="{dialect}" with the operation "{operation.name}" came; expected only zoom_in, the one '
-                'operation it has words for. Leave the others out, or use dialect="hermes" or "tags".'
-            )
+
+def limits(max_turns: int, max_operations: int) -> str:
+    """Returns the sentence of a prompt about how much may be called."""
+    return f"At most {max_operations} operations in {max_turns} messages, and no call in the message with the answer."
+
+
+def frame_times(views: Sequence[View]) -> str:
+    """Returns the times of frames in seconds: "0.70, 2.20"."""
+    return ", ".join(f"{view.time:.2f}" for view in views)
+
+
+def _describe(view: View, call: OperationCall | None) -> str:
+    width, height = view.size
+    facts = _pair(call) if view.is_comparison else ", ".join(_facts(view.region))
+    return f"Image {view.index} ({width}x{height})" + (f": {facts}." if facts else ".")
+
+
+def _pair(call: OperationCall | None) -> str:
+    if call is not None and call.name == "compare":
+        arguments = call.arguments
+        return f"image {arguments['first_image']} on the left, image {arguments['second_image']} on the right"
+    return "two images side by side"
+
+
+def _facts(region: Region) -> list[str]:
+    """What sets a region apart from a plain part of an image."""
+    facts = []
+    if region.frame is not None:
+        facts.append(f"frame {region.frame + 1} at {region.time:.2f} s")
+    if not region.quad.is_upright:
+        facts.append(_orientation(region))
+    for adjustment in region.adjustments:
+        factors = ", ".join(f"{name} {factor:g}" for name, factor in adjustment.as_dict().items())
+        facts.append(f"enhanced ({factors})")
+    if region.marks:
+        facts.append("with 1 mark" if len(region.marks) == 1 else f"with {len(region.marks)} marks")
+    if region.grid:
+        facts.append("under a grid")
+    return facts
+
+
+def _orientation(region: Region) -> str:
+    quad = region.quad
+    (x, y), (right_x, right_y), (below_x, below_y) = quad.top_left, quad.top_right, quad.bottom_left
+    right, down = (right_x - x, right_y - y), (below_x - x, below_y - y)
+    if right[0] * down[1] - right[1] * down[0] > 0:
+        # What points to the right in the picture points up in a source that was turned clockwise by 90 degrees.
+        degrees = math.degrees(math.atan2(-right[1], right[0])) % 360
+        return f"turned {round(degrees, 1):g} degrees clockwise"
+    if right[1] == 0:
+        return "left and right exchanged" if right[0] < 0 else "top and bottom exchanged"
+    return "turned and mirrored"

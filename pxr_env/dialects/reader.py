@@ -1,18 +1,27 @@
-r"""Reading messages: one pass from mark to mark.
+r"""Reading messages: one pass from mark to mark, and the calls between them: JSON, or the tags of Qwen3.5 and GLM.
 
 Text inside <think>...</think> is not searched, prose around the rest is fine. Whatever comes is read without an
 exception, and in time linear in its length.
+
+What can mean only one thing is read, whoever writes it so: several calls in one block, a list of calls, a code fence,
+arguments inside a string, a comma before a closing bracket, OpenAI's own form of a call. What is missing is not made
+up.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from pxr_env.decorations import closing_brace, core
-from pxr_env.dialects.calls import ReadBlock, is_noise, no_json
+from pxr_env.errors import did_you_mean, quote, show
+from pxr_env.operations import get_operation, operation_names
+from pxr_env.operations.registry import read_value, strict_json, strict_json_at
 from pxr_env.types import Mistake, OperationCall, Turn
 
+Calls = list[OperationCall | Mistake]
 #: The mark of a boxed answer, for `TurnReader`.
 BOXED = r"\\(?:boxed|fbox|framebox)\s*\{"
 #: What GLM puts around its answers.
@@ -29,6 +38,29 @@ _PLACEHOLDER = re.compile(
     re.IGNORECASE,
 )
 
+#: Reads the calls at the beginning of a block, and says how many characters they take. It is told whether the block is
+#: closed: otherwise only what shows by itself that it is whole counts.
+ReadBlock = Callable[[str, bool], tuple[Calls, int]]
+#: Makes a call of a JSON object.
+ReadObject = Callable[[dict[str, Any]], OperationCall | Mistake]
+
+#: Reads what begins at a mark into a reader, and returns where to read on, None for nowhere.
+ReadMark = Callable[["TurnReader", re.Match[str]], int | None]
+
+CALL_FORM = '{"name": <name>, "arguments": {...}}'
+
+_FENCE = re.compile(r"\s*+```[a-z]*+")
+_BETWEEN = re.compile(r"[\s,]*+")
+#: What stands in a block beside its calls and changes nothing: signs, as models write them when they lose the thread.
+_SIGNS = re.compile(r'[^\w<"{\[]*+')
+_STRING_OR_TRAILING_COMMA = re.compile(r'("(?:[^"\\]|\\.)*+"?)|,(?=\s*+[}\]])', re.DOTALL)
+
+_FUNCTION = re.compile(r"\s*+<function=([^<>]*+)>")
+_PARAMETER = re.compile(r"\s*+<parameter=([^<>]*+)>(.*?)</parameter>", re.DOTALL)
+_FUNCTION_END = re.compile(r"\s*+</function>")
+_PAIRS = re.compile(r"\s*+([^\s<>\"'{}\[\]]++)\s*+(?=<arg_key>)")
+_PAIR = re.compile(r"\s*+<arg_key>([^<>]*+)</arg_key>\s*+<arg_value>(.*?)</arg_value>", re.DOTALL)
+
 
 class TurnReader:
     r"""One pass over a message.
@@ -36,8 +68,7 @@ class TurnReader:
     Args:
         text: the message.
         marks: finds <think>, <answer>, \boxed{ if it counts, and whatever calls begin with.
-        read_mark: reads what begins at any other mark into `calls` and `mistakes`, and returns where to read on, None
-            for nowhere.
+        read_mark: reads what begins at any other mark into `calls` and `mistakes`.
         answer_form: how an answer is written, for messages.
     """
 
@@ -46,12 +77,12 @@ class TurnReader:
         text: str,
         *,
         marks: re.Pattern[str],
-        read_mark: Callable[[TurnReader, re.Match[str]], int | None],
+        read_mark: ReadMark,
         answer_form: str,
     ) -> None:
         # A lone surrogate is no text; it would break whoever writes the answer to a file.
         self.text = text.encode("utf-8", "replace").decode("utf-8")
-        self.calls: list[OperationCall | Mistake] = []
+        self.calls: Calls = []
         self.answers: list[str] = []
         self.mistakes: list[Mistake] = []
         self._marks, self._read_mark, self._answer_form = marks, read_mark, answer_form
@@ -64,9 +95,7 @@ class TurnReader:
             if mark.group() == "<think>":
                 position = self._skip_thinking(start)
             elif mark.group() in _ANSWER_TAGS:
-                body, position = self.until(_ANSWER_TAGS[mark.group()], start)
-                if body is not None:
-                    self.answers.extend(_boxes_within(body) or [body.strip()])
+                position = self._tagged_answer(mark.group(), start)
             elif mark.group().startswith("\\"):
                 position = self._boxed(start)
             else:
@@ -74,15 +103,6 @@ class TurnReader:
         return Turn(
             calls=tuple(self.calls), answers=self._different_answers(), mistakes=tuple(dict.fromkeys(self.mistakes))
         )
-
-    def until(self, tag: str, start: int) -> tuple[str | None, int | None]:
-        """Returns the text from `start` to a closing tag, and where to read on; a tag that lacks is a mistake."""
-        end = self.text.find(tag, start)
-        if end < 0:
-            opening = next(opening for opening, closing in _ANSWER_TAGS.items() if closing == tag)
-            self.add_mistake(f"{opening} is not closed; expected {tag} after it. Write it again.")
-            return None, None
-        return self.text[start:end], end + len(tag)
 
     def add_mistake(self, message: str) -> None:
         """Adds a mistake that belongs to no call."""
@@ -107,10 +127,10 @@ class TurnReader:
             self.add_mistake("<think> is not closed; expected </think> after it. Write it again.")
         return None
 
-    def _calls_at_the_end(self, start: int) -> list[OperationCall | Mistake]:
+    def _calls_at_the_end(self, start: int) -> Calls:
         """The calls after `start` behind which the message has nothing else."""
         reader = TurnReader(self.text, marks=self._marks, read_mark=self._read_mark, answer_form=self._answer_form)
-        last: list[OperationCall | Mistake] = []
+        last: Calls = []
         position = start
         while mark := self._marks.search(self.text, position):
             n_before = len(reader.calls)
@@ -120,6 +140,16 @@ class TurnReader:
             last = new if not new or self.text[position : mark.start()].strip() else [*last, *new]
             position = len(self.text) if end is None else end
         return last if _SPECIAL_TOKENS.fullmatch(self.text, position) else []
+
+    def _tagged_answer(self, opening: str, start: int) -> int | None:
+        closing = _ANSWER_TAGS[opening]
+        end = self.text.find(closing, start)
+        if end < 0:
+            self.add_mistake(f"{opening} is not closed; expected {closing} after it. Write it again.")
+            return None
+        body = self.text[start:end]
+        self.answers.extend(_boxes_within(body) or [body.strip()])
+        return end + len(closing)
 
     def _boxed(self, start: int) -> int | None:
         end = closing_brace(self.text, start)
@@ -140,7 +170,7 @@ class TurnReader:
         return tuple(meant if meant or self.calls else different.values())
 
 
-def tagged_calls(tag: str, read_block: ReadBlock) -> Callable[[TurnReader, re.Match[str]], int | None]:
+def tagged_calls(tag: str, read_block: ReadBlock) -> ReadMark:
     """Returns the `read_mark` of calls written between `<tag>` and `</tag>`.
 
     Where the closing tag lacks, a call that is whole counts all the same: it ends where it ends.
@@ -185,3 +215,155 @@ def _boxes_within(answer: str) -> list[str]:
         found.append(answer[opening.end() : end].strip())
         position = end + 1
     return found
+
+
+def read_calls(body: str, is_closed: bool) -> tuple[Calls, int]:
+    """Reads the calls at the beginning of a <tool_call> in whatever form they are; see `ReadBlock`."""
+    if _FUNCTION.match(body):
+        return _read_functions(body)
+    if opening := _PAIRS.match(body):
+        return _read_pairs(body, opening, is_closed)
+    return read_json_calls(body, read_call, f"expected {CALL_FORM}")
+
+
+def read_json_calls(body: str, read: ReadObject, expected: str) -> tuple[Calls, int]:
+    """Reads calls written as JSON objects, one after another or in a list; see `ReadBlock`.
+
+    Args:
+        body: the inside of the block.
+        read: makes a call of an object.
+        expected: says what an object should be, for messages.
+    """
+    calls: Calls = []
+    fence = _FENCE.match(body)
+    position = fence.end() if fence else 0
+    while True:
+        start = _BETWEEN.match(body, position).end()  # type: ignore[union-attr]
+        if calls and not body.startswith(("{", "[", '"'), start):
+            return calls, position
+        try:
+            value, position = _json_at(body, start)
+        except RecursionError:
+            return [*calls, Mistake(message=f"the call is nested too deeply; {expected}.")], len(body)
+        except json.JSONDecodeError as error:
+            return [*calls, no_json(error.msg, body, error.pos, expected)], len(body)
+        except ValueError as error:
+            text = f"the call is not valid JSON ({quote(str(error))}); {expected}. Write it again."
+            return [*calls, Mistake(message=text)], len(body)
+        value = _inside(value)
+        items = value if isinstance(value, list) else [value]
+        if not items or not all(isinstance(item, dict) for item in items):
+            return [*calls, Mistake(message=f"the call is {show(value)}; {expected}.")], len(body)
+        calls += map(read, items)
+
+
+def no_json(cause: str, body: str, position: int, expected: str) -> Mistake:
+    """Returns the mistake for what is no JSON at a position."""
+    near = quote(body[max(0, position - 20) :].strip(), 40)
+    return Mistake(message=f'the call is not valid JSON ({cause} near "{near}"); {expected}. Write it again.')
+
+
+def is_noise(text: str) -> bool:
+    """Whether a text beside a call has neither words nor anything that could be a call."""
+    return _SIGNS.fullmatch(text) is not None
+
+
+def read_call(value: Mapping[str, Any]) -> OperationCall | Mistake:
+    """Reads `{"name": <name>, "arguments": {...}}`, `{"name": ..., "parameters": ...}` or OpenAI's `{"function": ...}`.
+
+    The name is a string, the arguments are an object, and there is nothing else.
+    """
+    expected = f"expected {CALL_FORM}"
+    if isinstance(value.get("function"), dict) and not value.keys() - {"function", "type", "id"}:
+        value = value["function"]
+    key = "parameters" if "parameters" in value and "arguments" not in value else "arguments"
+    if mistake := check_keys(value, ("name", key), expected):
+        return mistake
+    name, arguments = value.get("name"), _inside(value.get(key))
+    if not isinstance(name, str):
+        got = f"the name of the call is {show(name)}" if "name" in value else "the call has no name"
+        return Mistake(message=f"{got}; {expected}.")
+    if not isinstance(arguments, dict):
+        got = f"the arguments of the call are {show(arguments)}" if key in value else "the call has no arguments"
+        return Mistake(message=f"{got}; {expected}.")
+    return OperationCall(name=name, arguments=arguments)
+
+
+def check_keys(value: Mapping[str, Any], keys: Sequence[str], expected: str) -> Mistake | None:
+    """Returns the mistake of an object that has other keys than `keys`, or None."""
+    for key in value:
+        if key not in keys:
+            return Mistake(
+                message=f'the call has "{quote(key)}"; {expected} and nothing else.{did_you_mean(key, keys)}'
+            )
+    return None
+
+
+def _json_at(body: str, start: int) -> tuple[Any, int]:
+    try:
+        return strict_json_at(body, start)
+    except json.JSONDecodeError:
+        # Blanks in place of the commas keep all positions.
+        plain = _STRING_OR_TRAILING_COMMA.sub(lambda found: found[1] or " ", body)
+        if plain == body:
+            raise
+        return strict_json_at(plain, start)
+
+
+def _inside(value: Any) -> Any:
+    """The object or list whose JSON a string holds, which may be encoded twice; else the value itself."""
+    read = value
+    for _ in range(2):
+        if isinstance(read, str):
+            try:
+                read = strict_json(read)
+            except (ValueError, RecursionError):
+                return value
+    return read if isinstance(read, dict | list) else value
+
+
+def _read_functions(body: str) -> tuple[Calls, int]:
+    """Reads calls as Qwen3.5 writes them: `<function=NAME>`, `<parameter=KEY>` and their closing tags."""
+    calls: Calls = []
+    position = 0
+    while opening := _FUNCTION.match(body, position):
+        arguments, position, mistake = _read_texts(body, opening.end(), _PARAMETER)
+        end = _FUNCTION_END.match(body, position)
+        if mistake is None and end is None:
+            near = quote(body[position:].strip(), 40)
+            mistake = f'"{near}" came; expected <parameter=KEY>VALUE</parameter> or </function>.'
+        if mistake is not None or end is None:
+            return [*calls, Mistake(message=f"{mistake} Write the call again.")], len(body)
+        calls.append(_typed_call(opening[1].strip(), arguments))
+        position = end.end()
+    return calls, position
+
+
+def _read_pairs(body: str, opening: re.Match[str], is_closed: bool) -> tuple[Calls, int]:
+    """Reads a call as GLM writes it: `NAME`, then `<arg_key>KEY</arg_key><arg_value>VALUE</arg_value>` each."""
+    arguments, position, mistake = _read_texts(body, opening.end(), _PAIR)
+    if mistake is None and (not is_closed or not is_noise(body[position:])):
+        near = quote(body[position:].strip(), 40)
+        mistake = f'"{near}" came; expected <arg_key>KEY</arg_key><arg_value>VALUE</arg_value> or </tool_call>.'
+    if mistake is not None:
+        return [Mistake(message=f"{mistake} Write the call again.")], len(body)
+    return [_typed_call(opening[1], arguments)], position
+
+
+def _read_texts(body: str, position: int, pattern: re.Pattern[str]) -> tuple[dict[str, str], int, str | None]:
+    """Returns argument -> text, where they end, and what is wrong with them."""
+    arguments: dict[str, str] = {}
+    while argument := pattern.match(body, position):
+        key = argument[1].strip()
+        if key in arguments:
+            return arguments, position, f'the argument "{quote(key, 40)}" came twice; expected each once.'
+        arguments[key] = argument[2].removeprefix("\n").removesuffix("\n")
+        position = argument.end()
+    return arguments, position, None
+
+
+def _typed_call(name: str, texts: Mapping[str, str]) -> OperationCall:
+    """A call whose arguments came as texts: JSON where the operation declares something else than text."""
+    properties = get_operation(name).parameters["properties"] if name in operation_names() else {}
+    arguments = {key: read_value(text, properties.get(key, {"type": "string"})) for key, text in texts.items()}
+    return OperationCall(name=name, arguments=arguments)

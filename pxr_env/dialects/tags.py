@@ -4,22 +4,34 @@ r"""`tags`: calls as tags, for models that were not trained with tools::
 
 with the final answer as `<answer>...</answer>`. Every operation can be called: its name is that of the tag, and its
 arguments are the attributes, some under a shorter name (their own is understood too).
+
+Attributes are numbers, text and lists as people would write them, by their JSON schemas:
+
+| schema | attribute |
+|---|---|
+| a number, true or false, text | `degrees="90"`, `direction="horizontal"` |
+| a list of numbers | `box="0.1 0.2 0.4 0.5"`, commas do no harm |
+| a list of lists or of texts | `labels="left | right"` |
+| everything else | JSON: `labels="[&quot;a | b&quot;]"` |
+
+Values are read as what the schema wants where that is possible, and are text otherwise: whether they are right is for
+the operation to say.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pxr_env.coordinates import Frame
-from pxr_env.dialects.attributes import placeholder, read_value, write_value
-from pxr_env.dialects.base import Dialect
+from pxr_env.dialects.base import Dialect, coordinates, limits
 from pxr_env.dialects.reader import TurnReader
-from pxr_env.dialects.wording import coordinates, limits
-from pxr_env.dialects.writer import checked_answer, checked_call, inexpressible
+from pxr_env.dialects.writer import checked_answer, checked_call, inexpressible, rounded, same_json
 from pxr_env.operations import Operation, get_operation, operation_names
+from pxr_env.operations.registry import strict_json
 from pxr_env.types import Mistake, OperationCall, Turn
 
 _SHORT_NAMES = {
@@ -37,6 +49,15 @@ _ATTRIBUTE = re.compile(rf"""\s*+(?P<name>{_NAME})\s*+=\s*+(?:"(?P<double>[^"]*+
 _ATTEMPT = re.compile(rf"\s*+{_NAME}\s*+=", re.ASCII)
 _END = re.compile(rf"\s*+(?:/>|>\s*+</(?P<closed>{_NAME})\s*+>)", re.ASCII)
 
+_NAMED = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
+_ENTITY = re.compile(r"&(?:(amp|lt|gt|quot|apos)|#([0-9]{1,7}));")
+#: What is written as an entity: what ends an attribute, begins a tag or an entity, separates items, and line breaks,
+#: which a reader might fold.
+_SPECIAL = re.compile("[&<>\"'|\r\n\t]")
+# More digits than a number may have, and still nothing that Python refuses to read.
+_INTEGER = re.compile(r"[+-]?[0-9]{1,400}")
+_FLOAT = re.compile(r"[+-]?(?:[0-9]{1,400}(?:\.[0-9]{0,400})?|\.[0-9]{1,400})(?:[eE][+-]?[0-9]{1,9})?")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tags(Dialect):
@@ -50,12 +71,11 @@ class Tags(Dialect):
 
     @property
     def reminder(self) -> str:
-        """See `Dialect.reminder`."""
         return '<operation argument="value"/> or <answer>answer</answer>'
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
-        """See `Dialect.stop_strings`. Not "/>", which prose may hold."""
+        # Not "/>", which prose may hold.
         return ("</answer>",)
 
     def parse(self, text: str) -> Turn:
@@ -64,28 +84,24 @@ class Tags(Dialect):
         return TurnReader(text, marks=_MARKS, read_mark=_read_tag, answer_form="<answer>answer</answer>").read()
 
     def render_call(self, call: OperationCall) -> str:
-        """See `Dialect.render_call`."""
         operation = _operation(call.name)
         attributes = []
         for argument, value in call.arguments.items():
-            text = write_value(value, _schema(operation, argument))
+            text = write_attribute(value, _schema(operation, argument))
             if text is None:
                 raise inexpressible(call, "arguments of the kinds that the operation declares")
             attributes.append(f' {_short(operation, argument)}="{text}"')
-        return checked_call(self, f"<{call.name}{''.join(attributes)}/>", call)
+        return checked_call(self.parse, f"<{call.name}{''.join(attributes)}/>", call)
 
     def call_opening(self, operation: str) -> str:
-        """See `Dialect.call_opening`."""
         found = get_operation(operation)
         required = found.parameters.get("required", ())
         return f"<{operation} " + (f'{_short(found, required[0])}="' if required else "")
 
     def render_answer(self, answer: str) -> str:
-        """See `Dialect.render_answer`."""
-        return checked_answer(self, answer, (f"<answer>{answer}</answer>",))
+        return checked_answer(self.parse, answer, f"<answer>{answer}</answer>")
 
     def check_operations(self, operations: Sequence[Operation]) -> None:
-        """See `Dialect.check_operations`."""
         for operation in operations:
             for name in (operation.name, *operation.parameters["properties"]):
                 if not re.fullmatch(_NAME, name) or name in _RESERVED:
@@ -99,7 +115,6 @@ class Tags(Dialect):
         return [operation.tool() for operation in operations]
 
     def system_prompt(self, operations: Sequence[Operation], *, max_turns: int, max_operations: int) -> str:
-        """See `Dialect.system_prompt`."""
         parts = [
             "You answer questions about images. Think first, then write one final answer as <answer>answer</answer>."
         ]
@@ -110,7 +125,7 @@ class Tags(Dialect):
                 "brackets may be left out.\n"
                 f"{described}\n{self._example(operations)}"
                 f"{coordinates(self.frame, operations)}\n"
-                f"{limits(max_turns=max_turns, max_operations=max_operations)}"
+                f"{limits(max_turns, max_operations)}"
             )
         return "\n\n".join(parts)
 
@@ -188,10 +203,111 @@ def _call(name: str, operation: Operation | None, attributes: list[tuple[str, st
         argument = canonical.get(attribute, attribute)
         if argument in arguments:
             return Mistake(message=f'the attribute "{attribute[:40]}" came twice; expected each once. Write it again.')
-        arguments[argument] = read_value(raw, _schema(operation, argument))
+        arguments[argument] = read_attribute(raw, _schema(operation, argument))
     return OperationCall(name=name, arguments=arguments)
 
 
 def tags(frame: Frame) -> Dialect:
     """Builds "tags"."""
     return Tags(frame=frame)
+
+
+def read_attribute(raw: str, schema: Mapping[str, Any]) -> Any:
+    """Reads the inside of an attribute's quotes. Never raises."""
+    kind = schema["type"]
+    if kind == "string":
+        return unescape(raw)
+    if kind in ("array", "object"):
+        text = unescape(raw).strip()
+        if text.startswith(("[", "{")):
+            try:
+                return strict_json(text)
+            except (ValueError, RecursionError):
+                pass
+        return _read_list(raw, schema.get("items", {})) if kind == "array" else unescape(raw)
+    return _scalar(unescape(raw).strip(), kind)
+
+
+def _read_list(raw: str, items: Mapping[str, Any]) -> list[Any]:
+    kind = items.get("type")
+    if kind in ("array", "string"):
+        return [read_attribute(part.strip(), items) for part in raw.split("|")] if raw.strip() else []
+    return [_scalar(word, kind) for word in unescape(raw).replace(",", " ").split()]
+
+
+def _scalar(word: str, kind: str | None) -> Any:
+    if kind == "boolean":
+        return {"true": True, "false": False}.get(word, word)
+    if _INTEGER.fullmatch(word):
+        return int(word)
+    return float(word) if _FLOAT.fullmatch(word) else word
+
+
+def write_attribute(value: Any, schema: Mapping[str, Any]) -> str | None:
+    """Writes a value so that `read_attribute` reads it, floats rounded; None if there is no way to."""
+    value = rounded(value)
+    for text in (_plain(value), _json(value)):
+        if text is not None and same_json(read_attribute(text, schema), value, exact=True):
+            return text
+    return None
+
+
+def _plain(value: Any) -> str | None:
+    if isinstance(value, list):
+        parts = [_plain(item) for item in value]
+        separator = " | " if any(isinstance(item, list | str) for item in value) else " "
+        return None if None in parts else separator.join(part for part in parts if part is not None)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int) and value.bit_length() > 1300:
+        return None
+    return escape(value if isinstance(value, str) else repr(value))
+
+
+def _json(value: Any) -> str | None:
+    try:
+        return escape(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    except (TypeError, ValueError):
+        return None
+
+
+def placeholder(schema: Mapping[str, Any]) -> str:
+    """Returns what an attribute holds, in words: "number number number number", "horizontal or vertical"."""
+    if "enum" in schema:
+        return " or ".join(map(str, schema["enum"]))
+    kind = schema["type"]
+    if kind != "array":
+        return {"string": "text", "boolean": "true or false", "object": "JSON"}.get(kind, kind)
+    items = schema.get("items")
+    if items is None:
+        return "JSON"
+    item = placeholder(items)
+    if items["type"] in ("array", "string"):
+        return f"{item} | {item} ..."
+    least, most = schema.get("minItems", 0), schema.get("maxItems")
+    return " ".join([item] * least) if 0 < least == most else f"{item} {item} ..."
+
+
+def escape(text: str) -> str:
+    """Writes text for the inside of an attribute's quotes."""
+    return _SPECIAL.sub(_entity, text)
+
+
+def _entity(special: re.Match[str]) -> str:
+    character = special.group()
+    name = next((name for name, meaning in _NAMED.items() if meaning == character), f"#{ord(character)}")
+    return f"&{name};"
+
+
+def unescape(raw: str) -> str:
+    """Reads what `escape` wrote; an "&" that begins no entity stays."""
+    return _ENTITY.sub(_character, raw)
+
+
+def _character(entity: re.Match[str]) -> str:
+    name, number = entity.groups()
+    if name:
+        return _NAMED[name]
+    code = int(number)
+    # Surrogates are no characters.
+    return entity.group() if code > 0x10FFFF or 0xD800 <= code <= 0xDFFF else chr(code)

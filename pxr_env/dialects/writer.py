@@ -1,20 +1,23 @@
-"""Writing calls, answers and tool schemas: as JSON, and never so that they would be read as something else."""
+"""Writing calls, answers and tool schemas, and never so that they would be read as something else."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
-from pxr_env.dialects.base import Dialect
 from pxr_env.errors import quote, show
 from pxr_env.operations import BOX, Operation, get_operation
 from pxr_env.types import OperationCall, Turn
 
 #: Floats in rendered calls have at most this many decimals.
 CALL_DECIMALS = 4
+#: Name and JSON type of an argument.
+Argument = tuple[str, str]
+
 _OPENING_TAG = re.compile("<(?=tool_call>|grounding>)")
 
 
@@ -30,38 +33,46 @@ def rounded(value: Any) -> Any:
     return value
 
 
-def checked_call(dialect: Dialect, text: str, call: OperationCall) -> str:
+def same_json(first: object, second: object, *, exact: bool = False) -> bool:
+    """Whether two JSON values say the same. 1 is 1.0 unless it has to be `exact`; true is never 1."""
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return first.keys() == second.keys() and all(
+            same_json(value, second[key], exact=exact) for key, value in first.items()
+        )
+    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
+        return len(first) == len(second) and all(
+            same_json(one, other, exact=exact) for one, other in zip(first, second, strict=True)
+        )
+    kinds_fit = type(first) is type(second) if exact else isinstance(first, bool) == isinstance(second, bool)
+    return kinds_fit and first == second
+
+
+def checked_call(parse: Callable[[str], Turn], text: str, call: OperationCall) -> str:
     """Returns `text`, what a dialect wrote for a call, if the dialect reads exactly this call in it.
 
     Raises:
         ValueError: it does not.
     """
-    turn = dialect.parse(text)
+    turn = parse(text)
     if len(turn.calls) == 1 and not turn.answers and not turn.mistakes:
         (read,) = turn.calls
-        arguments = rounded(call.arguments)
-        if isinstance(read, OperationCall) and read.name == call.name and identical(read.arguments, arguments):
+        if (
+            isinstance(read, OperationCall)
+            and read.name == call.name
+            and same_json(read.arguments, rounded(call.arguments), exact=True)
+        ):
             return text
     raise inexpressible(call, "arguments that can be written so that they are read again")
 
 
-def identical(first: object, second: object) -> bool:
-    """Whether two JSON values are the same, where 1, 1.0 and true are not."""
-    if isinstance(first, Mapping) and isinstance(second, Mapping):
-        return first.keys() == second.keys() and all(identical(value, second[key]) for key, value in first.items())
-    if isinstance(first, list) and isinstance(second, list):
-        return len(first) == len(second) and all(map(identical, first, second))
-    return type(first) is type(second) and first == second
-
-
-def checked_answer(dialect: Dialect, answer: str, forms: Sequence[str]) -> str:
+def checked_answer(parse: Callable[[str], Turn], answer: str, *forms: str) -> str:
     """Returns the first of the texts `forms` in which a dialect reads exactly this answer.
 
     Raises:
         ValueError: there is none.
     """
     for text in forms:
-        if dialect.parse(text) == Turn(answers=(answer,)):
+        if parse(text) == Turn(answers=(answer,)):
             return text
     raise ValueError(
         f'the answer "{quote(answer)}" came; expected text without surrounding blanks, closing tags and unbalanced '
@@ -94,7 +105,7 @@ def write_json(value: Mapping[str, Any]) -> str:
     return _OPENING_TAG.sub(r"\\u003c", text.replace("</", "<\\/"))
 
 
-def zoom_tool(name: str, operation: Operation, extra: Mapping[str, Any], required: Sequence[str]) -> dict[str, Any]:
+def zoom_tool(name: str, operation: Operation, extra: Mapping[str, Any], *required: str) -> dict[str, Any]:
     """Returns the tool schema of `zoom_in` under another name, with a box and `extra` instead of its arguments."""
     properties = deepcopy({"bbox_2d": dict(BOX), **extra})
     parameters = {"type": "object", "properties": properties, "required": list(required)}
@@ -107,7 +118,7 @@ def tool_list(tools: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(["<tools>", *(json.dumps(tool, ensure_ascii=False) for tool in tools), "</tools>"])
 
 
-def first_argument(operation: str) -> tuple[str, str] | None:
+def first_argument(operation: str) -> Argument | None:
     """Returns name and JSON type of the first required argument of an operation, None if it needs none.
 
     Raises:
@@ -116,3 +127,84 @@ def first_argument(operation: str) -> tuple[str, str] | None:
     schema = get_operation(operation).parameters
     required = schema.get("required", ())
     return (required[0], schema["properties"][required[0]]["type"]) if required else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallSyntax:
+    """How one family of models writes a call.
+
+    Args:
+        form: a call with words in place of its name and arguments, for the prompt.
+        reminder: the same on one line, for messages.
+        write: writes a call of a name with arguments. Raises ValueError where the arguments are no JSON.
+        end: what closes a call after its last argument.
+        openings: JSON type -> how a value of it begins.
+    """
+
+    form: str
+    reminder: str
+    write: Callable[[str, Mapping[str, Any]], str]
+    end: str
+    openings: Mapping[str, str]
+
+    def opening(self, name: str, argument: Argument | None) -> str:
+        """Returns how a call begins, up to the value of an argument, or of one without arguments."""
+        if argument is None:
+            return self.write(name, {}).removesuffix(self.end)
+        key, kind = argument
+        return self.write(name, {key: 0}).rpartition("0")[0] + self.openings.get(kind, "")
+
+
+def write_call(name: str, arguments: Mapping[str, Any]) -> str:
+    """Returns a <tool_call> of JSON.
+
+    Raises:
+        ValueError: the arguments are no JSON.
+    """
+    return f"<tool_call>\n{write_json({'name': name, 'arguments': arguments})}\n</tool_call>"
+
+
+def _write_function(name: str, arguments: Mapping[str, Any]) -> str:
+    parameters = "".join(f"<parameter={key}>\n{text}\n</parameter>\n" for key, text in _texts(arguments))
+    return f"<tool_call>\n<function={name}>\n{parameters}</function>\n</tool_call>"
+
+
+def _write_pairs(name: str, arguments: Mapping[str, Any]) -> str:
+    pairs = "".join(f"<arg_key>{key}</arg_key>\n<arg_value>{text}</arg_value>\n" for key, text in _texts(arguments))
+    return f"<tool_call>{name}\n{pairs}</tool_call>"
+
+
+def _texts(arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Argument and text: a string as it is, everything else as JSON."""
+    return [
+        (key, value if isinstance(value, str) else write_json({"": value})[len('{"": ') : -1])
+        for key, value in arguments.items()
+    ]
+
+
+_OPENINGS = {"array": "[", "object": "{"}
+
+#: What Qwen2.5-VL and Qwen3-VL write, and most others.
+JSON_CALLS = CallSyntax(
+    form='<tool_call>\n{"name": <name>, "arguments": <arguments>}\n</tool_call>',
+    reminder='<tool_call>{"name": ..., "arguments": {...}}</tool_call>',
+    write=write_call,
+    end="}}\n</tool_call>",
+    openings={**_OPENINGS, "string": '"'},
+)
+#: What Qwen3.5 writes, from its chat template.
+FUNCTION_CALLS = CallSyntax(
+    form="<tool_call>\n<function=NAME>\n<parameter=ARGUMENT>\nVALUE\n</parameter>\n</function>\n</tool_call>",
+    reminder="<tool_call><function=NAME><parameter=ARGUMENT>VALUE</parameter></function></tool_call>",
+    write=_write_function,
+    end="</function>\n</tool_call>",
+    openings=_OPENINGS,
+)
+#: What GLM-4.5V writes, from its chat template.
+PAIR_CALLS = CallSyntax(
+    form="<tool_call>NAME\n<arg_key>ARGUMENT</arg_key>\n<arg_value>VALUE</arg_value>\n</tool_call>",
+    reminder="<tool_call>NAME<arg_key>ARGUMENT</arg_key><arg_value>VALUE</arg_value></tool_call>",
+    write=_write_pairs,
+    end="</tool_call>",
+    openings=_OPENINGS,
+)

@@ -19,7 +19,7 @@ from pxr_env.media import ImageSource, VideoSource
 from pxr_env.operations import OperationContext, get_operation
 from pxr_env.operations.registry import Shown
 from pxr_env.operations.sampling import Scale, draw
-from pxr_env.overview import first_regions
+from pxr_env.rules import first_regions
 from pxr_env.testing.playing import base
 from pxr_env.types import Sample, SampleSource
 from pxr_env.views import View

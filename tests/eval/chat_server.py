@@ -94,7 +94,7 @@ class ChatServer:
     def answer(self, handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
         with self._lock:
             self.bodies.append(body)
-            self.headers.append(dict(handler.headers))
+            self.headers.append({name.title(): value for name, value in handler.headers.items()})
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
             fault = next(self.faults, None)

@@ -11,12 +11,12 @@ import pytest
 
 from eval.__main__ import main
 from eval.agents import AgentChoice
-from eval.audit.agent import Whereabouts, agent_of
+from eval.audit.arms import Resumed
 from eval.audit.audit import Plan, audit_run
 from eval.audit.counterfactual import analyse
-from eval.audit.page import write_page
-from eval.audit.rerun import Resumed
+from eval.audit.page import write_audit
 from eval.records import Record, RunDirectory
+from eval.rerun import Whereabouts, agent_of
 from eval.runner import evaluate
 from pxr_agents.chat_client import Server
 from pxr_agents.types import Action, Episode, Observation
@@ -266,7 +266,7 @@ def test_without_its_server_or_with_other_weights_nothing_is_played(tmp_path: Pa
     }
     with pytest.raises(ValueError, match=r"a model at example\.org; expected --base-url"):
         agent_of(manifest, Whereabouts())
-    choice = agent_of(manifest, Whereabouts(base_url="http://localhost:1/v1"))
+    choice = agent_of(manifest, Whereabouts(server=Server(base_url="http://localhost:1/v1", model="")))
     assert (choice.sampling.temperature, choice.sampling.max_tokens, choice.sampling.stop) == (0.5, 7, ("</x>",))
     assert (choice.body, choice.seed) == ({"top_p": 0.9}, 3)
     (tmp_path / "config.json").write_text("{}")
@@ -314,7 +314,7 @@ def test_the_page_is_self_contained_and_deaf_to_what_models_write(tmp_path: Path
         records[0].episode.answer = HOSTILE
         directory.finish(records, directory.metrics())
     result = audit_run(run, Whereabouts(), COUNTERFACTUAL, QUIET)
-    write_page(tmp_path / "audit.html", {"runs": [result], "steps": [0], "drift": []})
+    write_audit(tmp_path / "audit.html", {"runs": [result], "steps": [0], "drift": []})
     page = Page(tmp_path / "audit.html")
     assert HOSTILE in page.text
     assert len(page.all("script")) == 1

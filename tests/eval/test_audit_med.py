@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from eval.__main__ import main
-from eval.audit.agent import Whereabouts
-from eval.audit.audit import Plan, audit_run
-from eval.audit.command import steps_of
+from eval.audit.audit import Plan, audit_run, steps_of
 from eval.audit.med import TERMS, decompose, drift, pair
 from eval.records import Record, RunDirectory
+from eval.rerun import Whereabouts
 from eval.runner import evaluate
 from pxr_agents.types import Episode
 from tests.eval import striped

@@ -18,7 +18,7 @@ from eval.__main__ import main
 from eval.choice import Choice, read_sample_ids, stratified
 from eval.records import RunDirectory
 from eval.replay_check import check_replay
-from eval.rerun_command import choice_of
+from eval.rerun import choice_of
 from eval.runner import evaluate
 from tests.eval import scripted
 from tests.eval.chat_server import ChatServer, serve
@@ -118,9 +118,9 @@ def test_names_too_long_for_a_path_are_names() -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--limit", "2", "--first", "2"], "--limit and --first came"),
-        (["--first", "0"], "--first 0 came; expected at least 1"),
-        (["--limit", "-1"], "--limit -1 came; expected at least 1"),
+        (["--limit", "2", "--first", "2"], "got --limit and --first, expected"),
+        (["--first", "0"], "got --first 0, expected at least 1"),
+        (["--limit", "-1"], "got --limit -1, expected at least 1"),
         (["--sample-ids", "1,1"], "the same one twice"),
         (["--sample-ids", ","], "without ids"),
         (["--sample-ids", "nonesuch"], '--sample-ids has "nonesuch", which is no sample'),

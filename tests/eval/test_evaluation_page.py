@@ -6,7 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
-from eval import rerun_command, run_command
+from eval import rerun, run_command
 from eval.records import RunDirectory
 from eval.significance import SIGN_CHANGES
 from eval.suites import SUITES
@@ -23,7 +23,7 @@ def options() -> dict[str, argparse.Action]:
 def test_its_options_exist() -> None:
     known = options().keys() | {"--json", "--allow"}
     again = argparse.ArgumentParser()
-    rerun_command.add_arguments(again)
+    rerun.add_arguments(again)
     assert {"--data", "--base-url", "--model", "--agent", "--judge-base-url"} <= again._option_string_actions.keys()
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", PAGE)) <= known
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.intervals import wilson_interval
-from eval.metrics import evaluation_metrics, evidence_iou
+from eval.metrics import count_reasons, evaluation_metrics, evidence_iou, majority, pass_at_k
 from eval.records import Record
 from pxr_agents.statistics import episode_counts
 from pxr_agents.types import Episode
@@ -229,3 +230,104 @@ def test_rates_with_intervals_are_those_that_training_logs(seed: int) -> None:
     assert metrics["counts"] == {
         name: list(pair) for name, pair in episode_counts([r.episode for r in records]).items()
     }
+
+
+def repeated(sample_id: str, repeat: int, answer: str | None, correct: bool, error: str | None = None) -> Record:
+    episode = Episode(task="t", sample_id=sample_id, answer=answer, correct=correct, error=error)
+    return Record(episode=episode, repeat=repeat, score=float(correct))
+
+
+def test_pass_at_k_by_hand() -> None:
+    # 5 answers, 2 right: of the 10 pairs the 3 among the wrong ones fail.
+    assert pass_at_k(5, 2, 2) == pytest.approx(0.7)
+    assert pass_at_k(5, 2, 1) == pytest.approx(0.4)
+    assert pass_at_k(5, 2, 4) == 1.0
+    assert pass_at_k(5, 0, 5) == 0.0
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=8), st.data())
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer(correct: list[bool], data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, len(correct)))
+    subsets = [any(subset) for subset in itertools.combinations(correct, k)]
+    assert pass_at_k(len(correct), sum(correct), k) == pytest.approx(sum(subsets) / len(subsets))
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(3, 4, 1), (3, 1, 0), (3, 1, 4), (3, -1, 1)])
+def test_impossible_counts_are_refused(n: int, c: int, k: int) -> None:
+    with pytest.raises(ValueError, match="expected 0 <= correct <= n"):
+        pass_at_k(n, c, k)
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        (["a", "b", "b"], True),
+        (["a", "a", "b"], False),
+        # Normalized texts are compared.
+        (["a", " B. ", "b"], True),
+        # A tie goes to the answer that came first.
+        (["b", "a"], True),
+        (["a", "b"], False),
+        # Who did not answer does not vote.
+        ([None, None, "b"], True),
+        ([None, None], False),
+    ],
+)
+def test_majority(answers: list[str | None], expected: bool) -> None:
+    records = [
+        repeated("s", repeat, answer, answer is not None and answer.strip(" .").lower() == "b")
+        for repeat, answer in enumerate(answers)
+    ]
+    assert majority(records[::-1]) is expected
+
+
+def test_statistics_over_samples_with_repeats() -> None:
+    records = [
+        *(repeated("1", repeat, answer, answer == "b") for repeat, answer in enumerate("aabb")),
+        *(repeated("2", repeat, "b", True) for repeat in range(4)),
+        repeated("3", 0, "b", True),
+        repeated("3", 1, None, False, error="model: away"),
+    ]
+    metrics = evaluation_metrics(records)
+    statistics = metrics["statistics"]
+    assert (statistics["n_episodes"], statistics["n_errors"]) == (9, 1)
+    assert statistics["accuracy"] == pytest.approx(7 / 9)
+    # Sample 3 has one answer: it counts for k = 1 only. Sample 1: 1 - C(2, 2) / C(4, 2) = 5/6 for k = 2.
+    assert statistics["pass@1"] == pytest.approx((0.5 + 1 + 1) / 3)
+    assert statistics["pass@2"] == pytest.approx((5 / 6 + 1) / 2)
+    assert statistics["pass@4"] == 1.0
+    # "a" and "b" have two votes in sample 1, and "a" came first.
+    assert statistics["majority_accuracy"] == pytest.approx(2 / 3)
+    assert metrics["intervals"]["pass@4"] == pytest.approx(wilson_interval(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("reasons", "expected"),
+    [
+        ([], {}),
+        # What does not differ stays word for word.
+        (["status 400: At most 1 image(s) may be provided"] * 3, {"status 400: At most 1 image(s) may be provided": 3}),
+        (
+            ["model: h:80: status 500: no (request req_a1b)", "model: h:80: status 500: no (request req_c2)"],
+            {"model: h:80: status 500: no (request …)": 2},
+        ),
+        (
+            ['data: image "a/one.jpg" is cut off', 'data: image "b/two.jpg" is cut off', "data: nothing"],
+            {"data: image … is cut off": 2, "data: nothing": 1},
+        ),
+        (["17 tokens of 16", "18 tokens of 16"], {"… tokens of 16": 2}),
+        # Another status is another reason.
+        (["status 500: no", "status 502: no"], {"status 500: no": 1, "status 502: no": 1}),
+        (["a", "b", "b"], {"b": 2, "a": 1}),
+        (["chatcmpl-9f8a-77 lost", "chatcmpl-11-aa lost"], {"… lost": 2}),
+    ],
+)
+def test_reasons_are_counted_without_what_varies(reasons: list[str], expected: dict[str, int]) -> None:
+    counted = count_reasons(reasons)
+    assert counted == expected
+    assert list(counted) == list(expected)
+
+
+def test_a_long_reason_is_read_in_linear_time() -> None:
+    # A slow pattern would not come back.
+    assert count_reasons(["a" * 200_000, '"' * 200_001]) != {}

@@ -23,8 +23,7 @@ from eval.judge import JudgeChoice
 from eval.metrics import evaluation_metrics
 from eval.records import Record, RunDirectory, record_to_json
 from eval.replay import rebuild_environment
-from eval.replay_check import ONLY_ON_RECORD, check_replay
-from eval.replay_files import check_files
+from eval.replay_check import ONLY_ON_RECORD, check_files, check_replay
 from pxr_agents.chat_client import Server
 from pxr_agents.types import Episode, Step
 from tests.eval import scripted, striped

@@ -119,7 +119,7 @@ def test_how_many_have_pictures(oracle_run: Path, tmp_path: Path) -> None:
 def test_pictures_end_where_a_file_would_be_too_large(
     oracle_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eval.run_page.PICTURE_BYTES", 150_000)
+    monkeypatch.setattr("eval.report.PICTURE_BYTES", 150_000)
     write_report(oracle_run, tmp_path / "report.html", n_episodes=None)
     page = Page(tmp_path / "report.html")
     assert 0 < len(page.all("template")) < 12

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ import pytest
 from gymnasium.envs.registration import EnvSpec
 from rich.console import Console
 
+from eval import runner
 from eval.__main__ import main
 from eval.choice import Choice
 from eval.manifest import chat_template_digest, commit
+from eval.options import key_value
 from eval.records import RunDirectory
-from eval.run_command import key_value
 from eval.runner import evaluate
 from pxr_agents.types import Sampling
 from tests.eval import scripted
@@ -135,9 +137,9 @@ def test_a_checkpoint_is_evaluated_and_recorded(tiny_path: Path, tmp_path: Path)
         (["--agent", "transformers", "--model", ".", "--base-url", "http://h/v1"], "with --agent openai only"),
         (["--agent", "oracle", "--stop", "x"], "only agents with a model take some"),
         (["--agent", "oracle", "--engine", "dtype=float32"], "only transformers and vllm take some"),
-        (["--agent", "oracle", "--k", "0"], "repeats=0 came"),
+        (["--agent", "oracle", "--k", "0"], "repeats=0"),
         (["--agent", "transformers", "--model", ".", "--k", "2"], "at which all are alike"),
-        (["--agent", "oracle", "--limit", "0"], "--limit 0 came"),
+        (["--agent", "oracle", "--limit", "0"], "got --limit 0, expected"),
         (["--agent", "tests.eval.scripted:hostil"], 'Did you mean "hostile"?'),
         (["--agent", "tests.eval.scripted:no_agent"], "Expected an Agent"),
         (["--agent", "no_such_module:factory"], "no_such_module"),
@@ -294,9 +296,48 @@ def test_a_ctrl_c_after_the_scores_are_written_costs_the_page_only(tmp_path, mon
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(10)
 
-    monkeypatch.setattr("eval.report.write_report", interrupted)
+    monkeypatch.setattr("eval.run_command.write_report", interrupted)
     assert main(["run", ENV_ID, "--agent", "oracle", "--limit", "2", "--out", str(tmp_path / "run")]) == 0
     said = capsys.readouterr()
     assert f"The report was not written: interrupted. To write it: python -m eval report {tmp_path}/run" in said.err
     assert RunDirectory(tmp_path / "run").metrics()["statistics"]["accuracy"] == 1.0
     assert "Interrupted" not in said.err
+
+
+def lines(monkeypatch: pytest.MonkeyPatch, times: list[float], total: int, done: int = 0) -> list[str]:
+    """What is written if each of the episodes ends at one of these seconds."""
+    clock = iter([0.0, *times])
+    monkeypatch.setattr(runner.time, "monotonic", lambda: next(clock))
+    console = Console(file=io.StringIO(), width=40)
+    with runner.RunProgress("evaluating", total, done, console) as shown:
+        for number in range(done + 1, done + len(times) + 1):
+            shown.advance(f"{number} good")
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def test_a_quick_run_writes_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lines(monkeypatch, [0.1, 0.2, 0.3], 3) == ["evaluating: 3 of 3 (100%) after 0 s, 3 good"]
+
+
+def test_a_long_run_writes_a_line_for_each_tenth_and_every_half_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = lines(monkeypatch, [float(second) for second in range(1, 101)], 100)
+    assert written[0] == "evaluating: 10 of 100 (10%) after 10 s, 10 good"
+    assert len(written) == 10
+    # Slower than a tenth in half a minute.
+    slow = lines(monkeypatch, [20.0 * number for number in range(1, 21)], 1000, done=500)
+    assert [line.split(",")[0] for line in slow[:2]] == [
+        "evaluating: 502 of 1000 (50%) after 40 s",
+        "evaluating: 504 of 1000 (50%) after 80 s",
+    ]
+    seconds = [int(line.split(" after ")[1].split(" s")[0]) for line in slow]
+    assert all(later - earlier >= 30 for earlier, later in pairwise(seconds))
+
+
+def test_a_terminal_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with runner.RunProgress("evaluating", 2, 0, console) as shown:
+        shown.advance("all good")
+        shown.advance("all good")
+    assert isinstance(console.file, io.StringIO)
+    assert "2/2" in console.file.getvalue()

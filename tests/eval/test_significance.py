@@ -99,7 +99,7 @@ def test_equal_scores_do_not_differ_as_far_as_so_few_can_tell() -> None:
 
 
 def test_scores_of_other_samples_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 and 1 scores came"):
+    with pytest.raises(ValueError, match="got 2 and 1 scores"):
         paired_test([1.0, 0.0], [1.0])
 
 

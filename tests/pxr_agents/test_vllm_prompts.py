@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 
 from pxr_agents.chat import Conversation
 from pxr_agents.engines.vllm.arguments import StartArguments
-from pxr_agents.engines.vllm.prompts import fold_placeholders, vllm_prompt
-from pxr_agents.engines.vllm.weights import weights_directory
+from pxr_agents.engines.vllm.inputs import fold_placeholders, vllm_prompt, weights_directory
 from pxr_agents.types import Request
 
 PAD = 9

@@ -17,9 +17,9 @@ from pxr_env.arguments import plain
 from pxr_env.coordinates import get_frame
 from pxr_env.dialects import get_dialect
 from pxr_env.errors import DataError, quote, represent, show
-from pxr_env.limits import Limits
 from pxr_env.media import ImageSource
 from pxr_env.operations import get_operation
+from pxr_env.rules import Limits
 from pxr_env.scoring import get_scorer
 
 TASK = "pxr_env:pxr/SyntheticSearch-v0"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pxr_agents.types import Episode, Step
-from training.alarm import AlarmRule, AlarmState, Outcomes, Split, likely_cause, usage_rates, watch_usage
+from training.alarm import AlarmRule, AlarmState, Split, likely_cause, mean, outcomes, usage_rates, watch_usage
 
 RULE = AlarmRule(rate=0.1, iterations=2)
 
@@ -37,7 +37,7 @@ def run(usage, rule=RULE, state=None, first=1):
     state, said = state or AlarmState(), []
     for number, users in enumerate(usage, start=first):
         state, notices = watch_usage(state, iteration(users), iteration=number, rule=rule)
-        said += [(notice.iteration, notice.kind, notice.operation) for notice in notices]
+        said += [(number, notice.kind, notice.operation) for notice in notices]
     return state, said
 
 
@@ -122,7 +122,7 @@ def test_a_notice_shows_users_and_others_side_by_side():
 
 
 def split(users, others):
-    return [Split(users=Outcomes.of(users, "zoom_in"), others=Outcomes.of(others, "zoom_in"))]
+    return [Split(users=outcomes(users, "zoom_in"), others=outcomes(others, "zoom_in"))]
 
 
 ZOOMED = {"zoom_in": 1}
@@ -155,18 +155,23 @@ def test_the_likely_cause_follows_from_the_episodes(users, others, cause):
 
 def test_any_counts_malformed_turns_as_failures_and_an_operation_its_own_calls_only():
     episodes = [episode(failures={"malformed": 1}), episode(failures={"zoom_in": 1}), episode()]
-    assert Outcomes.of(episodes, "any").failed == 2
-    assert Outcomes.of(episodes, "zoom_in").failed == 1
+    assert outcomes(episodes, "any")["failed"] == 2
+    assert outcomes(episodes, "zoom_in")["failed"] == 1
 
 
-def test_outcomes_add_up():
-    one = Outcomes.of([episode(terms={"correct": 1.0}), episode(terms={"correct": 0.0, "cost": -1.0})], "any")
-    both = one + Outcomes.of([episode(terms={"cost": -3.0})], "any")
-    assert (both.episodes, both.correct, both.terms) == (3, 1, {"correct": 1.0, "cost": -4.0})
-    assert both.term("cost") == pytest.approx(-4 / 3)
-    assert both.reward == -1.0
-    assert Outcomes().reward is None
-    assert Outcomes().share("correct") is None
+def test_iterations_add_up():
+    one = Split.of([episode(terms={"correct": 1.0}), episode(terms={"correct": 0.0, "cost": -1.0})], "any")
+    both = Split.total([one, Split.of([episode("t", terms={"cost": -3.0})], "any")])
+    assert (both.groups, both.live_groups, both.rate) == (2, 0, 0.0)
+    assert {name: both.others[name] for name in ("episodes", "correct", "term/correct", "term/cost")} == {
+        "episodes": 3,
+        "correct": 1,
+        "term/correct": 1.0,
+        "term/cost": -4.0,
+    }
+    assert mean(both.others, "term/cost") == pytest.approx(-4 / 3)
+    assert mean(both.others, "reward") == -1.0
+    assert mean(both.users, "reward") is None
 
 
 def test_rates_by_operation_are_shares_of_episodes():

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pxr_agents.rollout import rollout
 from pxr_agents.types import Action, Episode, Job, Step
-from pxr_env.overview import OVERVIEW_SIZE
+from pxr_env.rendering import OVERVIEW_SIZE
 from tests.training.conftest import ENV
 from training.config import EnvRecipe
 from training.episode_table import (

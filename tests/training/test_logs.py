@@ -145,7 +145,7 @@ def test_wandb_gets_scalars_episodes_with_pictures_and_alerts(ppo_recipe, tmp_pa
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     zoomed, direct = episode(ZOOM, "\\boxed{A}", used=1), episode("\\boxed{B}", sample_id="train-2")
-    notice = Notice(kind="low", operation="any", iteration=2, headline="it dies", text="it dies\nbecause")
+    notice = Notice(kind="low", operation="any", text="it dies\nbecause")
     recipe = ppo_recipe(wandb=True)
     with open_wandb(recipe) as wandb, closing(RunLog(recipe, tmp_path, wandb=wandb, keep=0)) as log:
         log.write({"iteration": 1.0, "usage/zoom_in": 0.5}, [zoomed, direct], [])
@@ -172,4 +172,4 @@ def test_no_wandb_run_takes_everything(tmp_path):
     log = WandbLog(None)
     log({"iteration": 1.0})
     log.episodes([PicturedEpisode(episode=episode("x"), picture=np.zeros((2, 2, 3), np.uint8))], iteration=1)
-    log.alert(Notice(kind="recovered", operation="any", iteration=1, headline="back", text="back"))
+    log.alert(Notice(kind="recovered", operation="any", text="back"))

@@ -40,7 +40,7 @@ def test_experts_that_the_engine_cannot_get_are_named(make_recipe, tmp_path):
 
 def test_too_few_samples_are_named(make_recipe):
     env = EnvRecipe(id=ENV_ID, kwargs={"num_samples": 3})
-    with pytest.raises(ValueError, match="groups_per_iteration=4 came for 3 samples"):
+    with pytest.raises(ValueError, match="got groups_per_iteration=4 for 3 samples"):
         check_start(make_recipe(env=env))
 
 

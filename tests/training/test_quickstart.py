@@ -12,10 +12,16 @@ from rich.console import Console
 import pxr_env  # noqa: F401
 from pxr_agents import tiny
 from training.quickstart.pipeline import Quickstart, targets
-from training.quickstart.pretrain import PretrainRecipe, Rows, coordinate_ids, held_out_ids, letter_ids
-from training.quickstart.recipe import ENV_ID, ENV_KWARGS, QuickstartRecipe
-from training.quickstart.texts import ATOM, fixed_texts, task_texts
-from training.quickstart.warm_start import WarmStartRecipe
+from training.quickstart.pretrain import (
+    ATOM,
+    Rows,
+    coordinate_ids,
+    fixed_texts,
+    held_out_ids,
+    letter_ids,
+    task_texts,
+)
+from training.quickstart.recipe import ENV_ID, ENV_KWARGS, PretrainRecipe, QuickstartRecipe, WarmStartRecipe
 
 
 @pytest.fixture(scope="module")

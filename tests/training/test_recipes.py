@@ -8,7 +8,7 @@ import gymnasium
 import pytest
 
 from training.config import PPORecipe, SFTRecipe, TracesRecipe, load_recipe
-from training.doctor.recipe import load_any, parts_of, processes
+from training.doctor import load_any, parts_of, processes
 from training.memory import GIB, adapter_parameters, estimate, transient
 from training.recipe_reader import RECIPES
 

@@ -9,12 +9,13 @@ OUT/summary.json        the figures of both arms            OUT/report.html
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,15 @@ from pxr_agents.vlm import VLM
 from training.config import CuriosityRecipe, PPORecipe, to_dict
 from training.errors import RESUME
 from training.progress import StageProgress
-from training.quickstart.pretrain import pretrain
+from training.quickstart.pretrain import ATOM, Report, fixed_texts, pretrain, task_texts
 from training.quickstart.recipe import ARMS, QuickstartRecipe
-from training.quickstart.texts import ATOM, fixed_texts, task_texts
 from training.quickstart.warm_start import WarmStart
-from training.run_directory import Interrupted
+from training.run_directory import Interrupted, write_whole
 
 SUMMARY_KEYS = ("accuracy", "accuracy_needs_operation", "accuracy_easy", "usage_rate", "hit_rate")
+
+Stage = Callable[[Report], tuple[dict[str, float], str]]
+"""Does a stage; returns what stages.json keeps of it, and what is shown of it."""
 
 
 class Quickstart:
@@ -50,6 +53,7 @@ class Quickstart:
         self.stages: dict[str, dict[str, float]] = (
             json.loads(self._stages_file.read_text()) if self._stages_file.exists() else {}
         )
+        self._progress = StageProgress(console)
 
     def run(self) -> Path:
         """Do what is missing; returns the path of the summary.
@@ -57,14 +61,20 @@ class Quickstart:
         Raises:
             Interrupted: after Ctrl-C.
         """
+        warm_start = self.recipe.warm_start
         try:
-            with StageProgress(self.console) as progress:
-                self._base(progress)
-                self._warm(progress)
-                self._arms(progress)
-                self._evaluate(progress)
+            with self._progress:
+                self._stage("base", "A  pre-train a tiny VLM", self.recipe.pretrain.steps, self._base)
+                self._stage("warm", "B  warm start", warm_start.form.steps + warm_start.clumsy.steps, self._warm)
+                self._arms()
+                if all(self._evaluation(arm).exists() for arm in ARMS):
+                    self._progress.skip("D  evaluate")
+                else:
+                    self.stages.pop("evaluate", None)
+                    self._stage("evaluate", "D  evaluate", len(ARMS), self._evaluate)
             summary = self._summarize()
-            self._report()
+            report = _start_eval("report", str(self.out), "--out", str(self.out / "report.html"))
+            _finish(report, "The report could not be written")
         except KeyboardInterrupt:
             raise Interrupted(f"Interrupted; the stages that are finished are in {self.out}. {RESUME}") from None
         self._show(summary)
@@ -80,46 +90,42 @@ class Quickstart:
             )
         path.write_text(json.dumps(wanted, indent=2) + "\n")
 
-    def _done(self, stage: str, start: float, measured: dict[str, float]) -> None:
-        self.stages[stage] = {**measured, "seconds": time.perf_counter() - start}
+    def _stage(self, name: str, title: str, n_steps: int, do: Stage) -> None:
+        if name in self.stages:
+            self._progress.skip(title)
+            return
+        start = time.perf_counter()
+        kept, shown = do(self._progress.begin(title, n_steps))
+        self.stages[name] = {**kept, "seconds": time.perf_counter() - start}
         self._stages_file.write_text(json.dumps(self.stages, indent=2) + "\n")
+        self._progress.end(shown)
 
-    def _envs(self, n: int) -> list[gymnasium.Env[Any, Any]]:
+    def _envs(self, n: int) -> list[gymnasium.Env]:
         return [gymnasium.make(self.recipe.env.id, **self.recipe.env.kwargs) for _ in range(n)]
 
-    def _base(self, progress: StageProgress) -> None:
-        if "base" in self.stages:
-            progress.skip("A  pre-train a tiny VLM")
-            return
-        start, (env,) = time.perf_counter(), self._envs(1)
-        report = progress.begin("A  pre-train a tiny VLM", self.recipe.pretrain.steps)
-        partial = _partial(self.out / "base")
-        vlm = tiny.build(partial, task_texts(env), ATOM, fixed_texts(env), seed=self.recipe.seed)
-        torch.manual_seed(self.recipe.seed)
-        measured = pretrain(vlm, env, self.recipe.pretrain, seed=self.recipe.seed, report=report)
-        vlm.save(partial)
-        _finish(partial)
-        self._done("base", start, measured)
-        progress.end(_note(measured, ("localization", "letters")))
+    def _base(self, report: Report) -> tuple[dict[str, float], str]:
+        (env,), seed = self._envs(1), self.recipe.seed
+        measured: dict[str, float] = {}
 
-    def _warm(self, progress: StageProgress) -> None:
-        if "warm" in self.stages:
-            progress.skip("B  warm start")
-            return
-        start, recipe = time.perf_counter(), self.recipe.warm_start
-        limit = recipe.form.steps + recipe.clumsy.steps
-        report = progress.begin("B  warm start", limit)
+        def save(path: Path) -> None:
+            vlm = tiny.build(path, task_texts(env), ATOM, fixed_texts(env), seed=seed)
+            torch.manual_seed(seed)
+            measured.update(pretrain(vlm, env, self.recipe.pretrain, seed=seed, report=report))
+            vlm.save(path)
+
+        write_whole(self.out / "base", save)
+        return measured, _note(measured, ("localization", "letters"))
+
+    def _warm(self, report: Report) -> tuple[dict[str, float], str]:
+        recipe = self.recipe.warm_start
         vlm = VLM.from_pretrained(self.out / "base")
         torch.manual_seed(self.recipe.seed)
-        envs = self._envs(2 * recipe.held_out)
-        stage = WarmStart(vlm, envs, recipe, seed=self.recipe.seed, report=report)
+        stage = WarmStart(vlm, self._envs(2 * recipe.held_out), recipe, seed=self.recipe.seed, report=report)
         form = stage.form()
         measured = stage.clumsy(offset=int(form["steps"]))
-        partial = _partial(self.out / "warm")
-        vlm.save(partial)
-        _finish(partial)
-        self._done("warm", start, {**measured, "form_met": form["met"], "form_steps": form["steps"]})
-        progress.end(_note(measured, ("usage", "forced_hit", "easy_direct", "forced_easy", "box")))
+        write_whole(self.out / "warm", vlm.save)
+        kept = {**measured, "form_met": form["met"], "form_steps": form["steps"]}
+        return kept, _note(measured, ("usage", "forced_hit", "easy_direct", "forced_easy", "box"))
 
     def arm_recipe(self, arm: str) -> PPORecipe:
         """What one arm trains by."""
@@ -132,79 +138,56 @@ class Quickstart:
             curiosity=self.recipe.ppo.curiosity if arm == "curiosity" else CuriosityRecipe(preset="off"),
         )
 
-    def _arms(self, progress: StageProgress) -> None:
-        """Both arms in one Ray session: starting it twice would take longer than an arm's first iterations."""
+    def _arms(self) -> None:
         from training.rllib.run import ray_session
 
-        if all(f"ppo_{arm}" in self.stages for arm in ARMS):
+        # One Ray session: starting it twice would take longer than an arm's first iterations.
+        missing = [arm for arm in ARMS if f"ppo_{arm}" not in self.stages]
+        with ray_session(self.arm_recipe("plain")) if missing else nullcontext():
             for arm in ARMS:
-                self._arm(arm, progress)
-            return
-        with ray_session(self.arm_recipe("plain")):
-            for arm in ARMS:
-                self._arm(arm, progress)
+                title = f"C  PPO {'without' if arm == 'plain' else 'with'} curiosity"
+                self._stage(f"ppo_{arm}", title, self.recipe.ppo.iterations, partial(self._arm, arm))
 
-    def _arm(self, arm: str, progress: StageProgress) -> None:
-        title = f"C  PPO {'without' if arm == 'plain' else 'with'} curiosity"
-        if f"ppo_{arm}" in self.stages:
-            progress.skip(title)
-            return
+    def _arm(self, arm: str, report: Report) -> tuple[dict[str, float], str]:
         from training.rllib.run import run_ppo
 
-        start, recipe = time.perf_counter(), self.arm_recipe(arm)
-        report = progress.begin(title, recipe.iterations)
-        latest: dict[str, float] = {}
+        recipe, latest = self.arm_recipe(arm), dict[str, float]()
 
         def on_iteration(metrics: dict[str, float]) -> None:
             latest.update(metrics)
             report(int(metrics["iteration"]), recipe.iterations, metrics)
 
         run_ppo(recipe, on_iteration=on_iteration)
-        self._done(f"ppo_{arm}", start, {"iterations": latest["iteration"]})
-        progress.end(_note(latest, ("accuracy", "usage_rate")))
+        return {"iterations": latest["iteration"]}, _note(latest, ("accuracy", "usage_rate"))
 
-    def _evaluate(self, progress: StageProgress) -> None:
+    def _evaluation(self, arm: str) -> Path:
+        return self.out / "arms" / arm / "eval" / "metrics.json"
+
+    def _evaluate(self, report: Report) -> tuple[dict[str, float], str]:
         """Both arms at once, each in a process of its own, exactly as a user would: `python -m eval run`."""
-        missing = [arm for arm in ARMS if not (self.out / "arms" / arm / "eval" / "metrics.json").exists()]
-        if not missing:
-            progress.skip("D  evaluate")
-            return
-        start = time.perf_counter()
-        report = progress.begin("D  evaluate", len(missing))
-        running = {arm: subprocess.Popen(self._eval_command(arm), **_QUIET) for arm in missing}
-        for k, (arm, process) in enumerate(running.items()):
-            _, errors = process.communicate()
-            if process.returncode:
-                raise RuntimeError(f"The evaluation of arm {arm!r} failed (exit status {process.returncode}): {errors}")
-            report(k + 1, len(missing), {})
-        self._done("evaluate", start, {})
-        progress.end("")
+        missing = [arm for arm in ARMS if not self._evaluation(arm).exists()]
+        running = {arm: self._start_evaluation(arm) for arm in missing}
+        for k, (arm, process) in enumerate(running.items(), start=1):
+            _finish(process, f"The evaluation of arm {arm!r} failed")
+            report(k, len(missing), {})
+        return {}, ""
 
-    def _eval_command(self, arm: str) -> list[str]:
+    def _start_evaluation(self, arm: str) -> subprocess.Popen[str]:
         recipe, folder = self.recipe, self.out / "arms" / arm
         env_args = {**recipe.env.kwargs, "split": "test"}
-        command = [sys.executable, "-m", "eval", "run", recipe.env.id, "--agent", "transformers"]
-        command += ["--model", str(folder / "model"), "--out", str(folder / "eval")]
-        command += [
-            "--limit",
-            str(recipe.eval_samples),
-            "--max-tokens",
-            str(recipe.ppo.max_tokens),
-            "--envs",
-            "400",
-            "--no-report",
-        ]
-        for key, value in env_args.items():
-            command += ["--env-arg", f"{key}={json.dumps(value)}"]
-        return command
+        return _start_eval(
+            "run", recipe.env.id, "--agent", "transformers", "--no-report", "--envs", "400",
+            "--model", str(folder / "model"), "--out", str(folder / "eval"),
+            "--limit", str(recipe.eval_samples), "--max-tokens", str(recipe.ppo.max_tokens),
+            *(part for key, value in env_args.items() for part in ("--env-arg", f"{key}={json.dumps(value)}")),
+        )  # fmt: skip
 
     def _summarize(self) -> dict[str, Any]:
         arms: dict[str, dict[str, float]] = {}
         for arm in ARMS:
-            metrics = json.loads((self.out / "arms" / arm / "eval" / "metrics.json").read_text())["statistics"]
-            arms[arm] = {key: metrics[key] for key in SUMMARY_KEYS if key in metrics}
+            metrics = json.loads(self._evaluation(arm).read_text())["statistics"]
             # Nobody zoomed, so nobody hit: the rate over no episode is reported as 0.
-            arms[arm].setdefault("hit_rate", 0.0)
+            arms[arm] = {"hit_rate": 0.0, **{key: metrics[key] for key in SUMMARY_KEYS if key in metrics}}
             arms[arm]["iterations"] = self.stages[f"ppo_{arm}"]["iterations"]
         seconds = {stage: values["seconds"] for stage, values in self.stages.items()}
         summary = {
@@ -233,12 +216,6 @@ class Quickstart:
             notes.append("Stage B stopped at its limit of steps, before its criteria were reached.")
         return notes
 
-    def _report(self) -> None:
-        command = [sys.executable, "-m", "eval", "report", str(self.out), "--out", str(self.out / "report.html")]
-        done = subprocess.run(command, check=False, **_QUIET)
-        if done.returncode:
-            raise RuntimeError(f"The report could not be written (exit status {done.returncode}): {done.stderr}")
-
     def _show(self, summary: dict[str, Any]) -> None:
         table = Table(title=f"Held-out samples, seed {summary['seed']}")
         table.add_column("")
@@ -253,24 +230,19 @@ class Quickstart:
         self.console.print(f"{summary['seconds']['total']:.0f} s in all. Report: {self.out / 'report.html'}")
 
 
-_QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-
-
 def targets(arms: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
     """What the quick start has to show: the trap without curiosity, and the way out with it."""
-    plain, curiosity = arms["plain"], arms["curiosity"]
-    wanted: list[tuple[str, float, str, Callable[[float], bool]]] = [
-        ("usage rate without curiosity", plain["usage_rate"], "below 0.05", lambda v: v < 0.05),
-        ("usage rate with curiosity", curiosity["usage_rate"], "above 0.5", lambda v: v > 0.5),
-        ("gain in accuracy", curiosity["accuracy"] - plain["accuracy"], "at least 0.15", lambda v: v >= 0.15),
-        (
-            "gain on samples that need the operation",
-            curiosity["accuracy_needs_operation"] - plain["accuracy_needs_operation"],
-            "at least 0.30",
-            lambda v: v >= 0.30,
-        ),
-    ]
-    return [{"name": name, "value": value, "bound": bound, "met": met(value)} for name, value, bound, met in wanted]
+    usage, of_plain = arms["curiosity"]["usage_rate"], arms["plain"]["usage_rate"]
+    gain, gain_where_needed = (
+        arms["curiosity"][key] - arms["plain"][key] for key in ("accuracy", "accuracy_needs_operation")
+    )
+    rows = (
+        ("usage rate without curiosity", of_plain, "below 0.05", of_plain < 0.05),
+        ("usage rate with curiosity", usage, "above 0.5", usage > 0.5),
+        ("gain in accuracy", gain, "at least 0.15", gain >= 0.15),
+        ("gain on samples that need the operation", gain_where_needed, "at least 0.30", gain_where_needed >= 0.30),
+    )
+    return [dict(zip(("name", "value", "bound", "met"), row, strict=True)) for row in rows]
 
 
 def _note(measured: dict[str, float], keys: tuple[str, ...]) -> str:
@@ -278,13 +250,12 @@ def _note(measured: dict[str, float], keys: tuple[str, ...]) -> str:
     return missed + ", ".join(f"{key} {measured[key]:.2f}" for key in keys if key in measured)
 
 
-def _partial(path: Path) -> Path:
-    partial = path.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    return partial
+def _start_eval(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "eval", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def _finish(partial: Path) -> None:
-    final = partial.with_suffix("")
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
+def _finish(process: subprocess.Popen[str], failure: str) -> None:
+    _, errors = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{failure} (exit status {process.returncode}): {errors}")

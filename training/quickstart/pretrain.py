@@ -11,54 +11,18 @@ from typing import Any, cast
 
 import gymnasium
 import numpy as np
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
-from pydantic.dataclasses import dataclass
 
 from pxr_agents.chat import Conversation
 from pxr_agents.types import Observation, Tokens
 from pxr_agents.vlm import VLM
-from pxr_env.synthetic import LETTERS, cell_box
+from pxr_env.synthetic import COLOURS, LETTERS, cell_box
 from pxr_env.types import Sample
-from training.config import RECIPE, Share
+from training.quickstart.recipe import PretrainRecipe
 from training.sft import Optimizers, TokenWeights, cross_entropy, token_accuracy
 from training.traces import answer_turn, demonstrate, target_cell, zoom_turn
 
 Report = Callable[[int, int, dict[str, float]], None]
 """Progress: step, limit of steps, latest measurements."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
-class PretrainRecipe:
-    """Constants of stage A and why."""
-
-    steps: PositiveInt = 600
-    """Most steps."""
-    batch_size: PositiveInt = 64
-    """Rows of a step."""
-    pool: PositiveInt = 6000
-    """Rows that steps are drawn from."""
-    lr: PositiveFloat = 3e-3
-    """AdamW for embeddings and convolutions, Muon for matrices: at 0.5M parameters the usual AdamW alone needs several
-    times the steps."""
-    muon_lr: PositiveFloat = 6e-3
-    """Muon for matrices, see lr."""
-    warmup: NonNegativeInt = 30
-    """Steps over which the learning rate rises."""
-    decay: PositiveInt = 60
-    """Steps over which the learning rate falls to 0 once localization and reading are reached."""
-    pointing_first: Share = 0.7
-    """Until held-out localization is this good, coordinates weigh more and letters less. A model that learns to read
-    first reads whatever box it likes, and needs twice the steps to bind letters to colours."""
-    localization: Share = 0.95
-    """The stage ends when held-out (x, y) pairs are right this often, and letters as `reading` says: a base that cannot
-    point spoils everything after it, since reinforcement learning only sharpens what is there."""
-    reading: Share = 0.88
-    """How often held-out letters must be right."""
-    measure_every: PositiveInt = 25
-    """Steps between measurements."""
-    held_out: PositiveInt = 256
-    """Rows of the mixture that are measured on, and half as many direct questions and zoomed views."""
-
 
 HELD_OUT = 1000
 """So many samples at the end of the training split only measure when a stage ends."""
@@ -141,6 +105,41 @@ class Rows:
         return conversation.tokens()
 
 
+# What varies in the texts: colours, numbers that stand alone, and the letters asked for.
+ATOM = rf"{'|'.join(COLOURS)}|0|28|56|84|\b\d+\b|(?<=\{{)[{LETTERS}](?=\}})"
+
+
+def fixed_texts(env: gymnasium.Env[Any, Any]) -> list[str]:
+    """The system prompt, and replies that are the same for every sample: to zooms, and to what beginners write."""
+    texts = [str(env.reset(seed=0)[1]["system_prompt"])]
+    base: Any = env.unwrapped
+    zoom = zoom_turn(env, target_cell(base.sample)).text
+    half = zoom.removesuffix("</tool_call>")
+    beginners = ("?", half, "\\boxed{", "</tool_call>", "\\boxed{}", "\\boxed{}</tool_call>")
+    for turns in ([zoom, zoom, zoom], *([turn] for turn in beginners)):
+        env.reset(seed=0)
+        for turn in turns:
+            observation, _, _, truncated, _ = env.step(turn)
+            if not truncated:
+                texts.append(observation["text"])
+    return texts
+
+
+def task_texts(env: gymnasium.Env[Any, Any], n: int = 40) -> list[str]:
+    """Questions and turns of `n` samples, and the pre-training questions and answers."""
+    base: Any = env.unwrapped
+    texts = []
+    for sample_id in base.data.sample_ids()[:n]:
+        observation, _ = env.reset(options={"sample_id": sample_id})
+        sample = base.sample
+        zoom, answer = zoom_turn(env, target_cell(sample)), answer_turn(env, sample.answers[0])
+        colour = sample.metadata["boxes"][0]["colour"]
+        texts += [observation["text"], zoom.text, answer.text]
+        texts += ["Describe the image.", f"Where is the {colour} box?"]
+        texts += [f"{colour}028\n", f"{colour}5684\n", "28, 0, 56, 84"]
+    return texts
+
+
 def coordinate_ids(env: gymnasium.Env[Any, Any], vlm: VLM) -> frozenset[int]:
     """Ids of the numbers that bound cells."""
     base: Any = env.unwrapped
@@ -163,11 +162,6 @@ def _single_id(vlm: VLM, text: str) -> int:
     return ids[0]
 
 
-def _held_out_rows(rows: Rows, n: int) -> tuple[list[Tokens], list[Tokens], list[Tokens]]:
-    """The mixture, direct questions, zoomed views."""
-    return [rows.mixed() for _ in range(n)], [rows.ask() for _ in range(n // 2)], [rows.view() for _ in range(n // 2)]
-
-
 def pretrain(
     vlm: VLM, env: gymnasium.Env[Any, Any], recipe: PretrainRecipe, *, seed: int, report: Report
 ) -> dict[str, float]:
@@ -179,7 +173,9 @@ def pretrain(
     rng = np.random.default_rng([seed, 1])
     rows = Rows(env, vlm, rng)
     pool = [rows.mixed() for _ in range(recipe.pool)]
-    held_out = _held_out_rows(Rows(env, vlm, rng, held_out=True), recipe.held_out)
+    held_out, n = Rows(env, vlm, rng, held_out=True), recipe.held_out
+    mixed = [held_out.mixed() for _ in range(n)]
+    ask, view = [held_out.ask() for _ in range(n // 2)], [held_out.view() for _ in range(n // 2)]
     coordinates, letters = coordinate_ids(env, vlm), letter_ids(vlm)
     pointing = TokenWeights(base=0.2, groups={"coordinates": (coordinates, 2.0), "letters": (letters, 0.5)})
     both = TokenWeights(base=0.2, groups={"coordinates": (coordinates, 1.0), "letters": (letters, 2.0)})
@@ -187,8 +183,7 @@ def pretrain(
     optimizers = Optimizers(vlm, lr=recipe.lr, muon_lr=recipe.muon_lr)
     measured: dict[str, float] = {}
     order: list[int] = []
-    end, reached = recipe.steps, False
-    step = 0
+    step, end, reached = 0, recipe.steps, False
     while step < end:
         step += 1
         if len(order) < recipe.batch_size:
@@ -197,7 +192,6 @@ def pretrain(
         factor = min(1.0, step / recipe.warmup) * min(1.0, (end - step + 1) / recipe.decay)
         optimizers.step(cross_entropy(vlm, batch, weights), factor)
         if step % recipe.measure_every == 0 or step == end:
-            mixed, ask, view = held_out
             measured = {
                 "localization": token_accuracy(vlm, mixed, coordinates, run=2),
                 "letters": token_accuracy(vlm, mixed, letters),

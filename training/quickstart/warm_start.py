@@ -12,13 +12,10 @@ and is what plain reinforcement learning falls for.
 
 from __future__ import annotations
 
-from dataclasses import field
-from typing import Any
+from collections.abc import Callable
 
 import gymnasium
 import numpy as np
-from pydantic import PositiveFloat, PositiveInt
-from pydantic.dataclasses import dataclass
 
 from pxr_agents.agents import VLMAgent
 from pxr_agents.engines.transformers import TransformersEngine
@@ -27,83 +24,23 @@ from pxr_agents.rollout import rollout
 from pxr_agents.statistics import episode_statistics
 from pxr_agents.types import Episode, Job, Sampling, Tokens
 from pxr_agents.vlm import VLM
-from training.config import RECIPE, Share
 from training.quickstart.pretrain import Report, Rows, coordinate_ids, held_out_ids
+from training.quickstart.recipe import PhaseRecipe, WarmStartRecipe
 from training.sft import Optimizers, TokenWeights, cross_entropy, token_accuracy
 from training.traces import TraceRecipe, search_trace
 
+OPENING = '<tool_call>\n{"name": "zoom_in", "arguments": {"bbox_2d": ['
+"""How every zoom begins in the hermes dialect."""
 
-@dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
-class PhaseRecipe:
-    """One phase: how long, how fast, and what share of rows are clean "where is" questions that keep pointing alive."""
-
-    steps: PositiveInt
-    """Most steps."""
-    lr: PositiveFloat
-    """Learning rate of AdamW."""
-    measure_every: PositiveInt
-    """Steps between measurements."""
-    pointing: Share
-    """Share of rows that are "where is" questions."""
-    traces: TraceRecipe
-    """What the demonstrations look like."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
-class WarmStartRecipe:
-    """Constants of stage B and why."""
-
-    batch_size: PositiveInt = 64
-    """Rows of a step."""
-    pool: PositiveInt = 2500
-    """Demonstrations that steps are drawn from."""
-    held_out: PositiveInt = 192
-    """Samples that are measured on; training never sees them."""
-    form: PhaseRecipe = field(
-        default_factory=lambda: PhaseRecipe(
-            steps=200, lr=8e-4, measure_every=10, pointing=0.4, traces=TraceRecipe(miss=0.2)
-        )
-    )
-    """The first phase."""
-    clumsy: PhaseRecipe = field(
-        default_factory=lambda: PhaseRecipe(
-            steps=150,
-            lr=2e-4,
-            measure_every=5,
-            pointing=0.5,
-            traces=TraceRecipe(miss=0.75, answer_from_view=True),
-        )
-    )
-    """The second phase, whose demonstrations mostly miss."""
-    valid: Share = 0.9
-    """*form* ends when sampled calls are valid this often,"""
-    box: Share = 0.8
-    """the most likely box is right this often,"""
-    direct: Share = 0.9
-    """and easy questions are answered directly this often."""
-    hit_window: tuple[float, float] = (0.20, 0.32)
-    """*clumsy* ends when forced zooms hit at a rate inside it. Above, plain reinforcement learning finds zooming by
-    itself and there is no trap; below, curiosity restores usage but has no skill to sharpen."""
-    gap: Share = 0.4
-    """How much better easy questions must be answered directly than by zooming."""
-    latent_box: Share = 0.6
-    """How often the most likely box must still be right; when it comes within 0.1 of that, or hits fall below the
-    window, training goes back to *form*'s demonstrations until the next measurement."""
-    max_tokens: PositiveInt = 16
-    """Limit of a turn."""
+Check = Callable[[], tuple[dict[str, float], bool, list[Tokens]]]
+"""Measures; returns the measurements, whether the phase is over, and the demonstrations to go on with."""
 
 
 class WarmStart:
     """The two phases over one model; what they share is the held-out samples and the ways to measure."""
 
     def __init__(
-        self,
-        vlm: VLM,
-        envs: list[gymnasium.Env[Any, Any]],
-        recipe: WarmStartRecipe,
-        *,
-        seed: int,
-        report: Report,
+        self, vlm: VLM, envs: list[gymnasium.Env], recipe: WarmStartRecipe, *, seed: int, report: Report
     ) -> None:
         self.vlm, self.recipe, self._envs, self._report = vlm, recipe, envs, report
         self._held_out = held_out_ids(envs[0])[: recipe.held_out]
@@ -123,57 +60,53 @@ class WarmStart:
     def form(self) -> dict[str, float]:
         """Teach the form of an operation; returns the last measurements and `met`."""
         recipe, phase = self.recipe, self.recipe.form
-        pool = self._traces(phase.traces, recipe.pool)
-        self._form_pool = pool
+        pool = self._form_pool = self._traces(phase.traces, recipe.pool)
+
+        def check() -> tuple[dict[str, float], bool, list[Tokens]]:
+            measured = self.measure()
+            direct = measured.get("easy_direct", 0.0) >= recipe.direct
+            return measured, direct and measured["valid"] >= recipe.valid and measured["box"] >= recipe.box, pool
+
         weights = TokenWeights(groups={"coordinates": (self._coordinates, 1.0)})
-        optimizers = Optimizers(self.vlm, lr=phase.lr)
-        measured: dict[str, float] = {}
-        for step in range(1, phase.steps + 1):
-            self._step(optimizers, pool, phase, weights, step)
-            if step % phase.measure_every == 0:
-                measured = self.measure()
-                met = (
-                    measured["valid"] >= recipe.valid
-                    and measured["box"] >= recipe.box
-                    and measured.get("easy_direct", 0.0) >= recipe.direct
-                )
-                if met:
-                    return {**measured, "steps": step, "met": 1.0}
-            self._report(step, phase.steps + recipe.clumsy.steps, measured)
-        return {**measured, "steps": phase.steps, "met": 0.0}
+        return self._train(phase, pool, weights, check, done=0, total=phase.steps + recipe.clumsy.steps)
 
     def clumsy(self, offset: int) -> dict[str, float]:
         """Make zooming nascent after `offset` steps of form; returns the last measurements and `met`."""
         recipe, phase = self.recipe, self.recipe.clumsy
-        clumsy_pool = pool = self._traces(phase.traces, recipe.pool)
-        optimizers = Optimizers(self.vlm, lr=phase.lr)
+        pool = self._traces(phase.traces, recipe.pool)
         low, high = recipe.hit_window
+
+        def check() -> tuple[dict[str, float], bool, list[Tokens]]:
+            measured = {**self.measure(), **self.measure_forced()}
+            met = (
+                measured["valid"] >= recipe.valid
+                and measured["box"] >= recipe.latent_box
+                and low <= measured["forced_hit"] <= high
+                and measured.get("easy_direct", 0.0) - measured["forced_easy"] >= recipe.gap
+            )
+            too_clumsy = measured["box"] < recipe.latent_box + 0.1 or measured["forced_hit"] < low
+            return measured, met, self._form_pool if too_clumsy else pool
+
+        return self._train(phase, pool, TokenWeights(), check, done=offset, total=offset + phase.steps)
+
+    def _train(
+        self, phase: PhaseRecipe, pool: list[Tokens], weights: TokenWeights, check: Check, *, done: int, total: int
+    ) -> dict[str, float]:
+        """Steps on rows of `pool` until `check` is content or their limit is reached."""
+        optimizers = Optimizers(self.vlm, lr=phase.lr)
         measured: dict[str, float] = {}
         for step in range(1, phase.steps + 1):
-            self._step(optimizers, pool, phase, TokenWeights(), step)
+            n_pointing = int(self.recipe.batch_size * phase.pointing)
+            n_traces = self.recipe.batch_size - n_pointing
+            rows = [pool[i] for i in self._rng.integers(0, len(pool), n_traces)]
+            rows += [self._pointing[i] for i in self._rng.integers(0, len(self._pointing), n_pointing)]
+            optimizers.step(cross_entropy(self.vlm, rows, weights), min(1.0, step / 10))
             if step % phase.measure_every == 0:
-                measured = {**self.measure(), **self.measure_forced()}
-                met = (
-                    measured["valid"] >= recipe.valid
-                    and measured["box"] >= recipe.latent_box
-                    and low <= measured["forced_hit"] <= high
-                    and measured.get("easy_direct", 0.0) - measured["forced_easy"] >= recipe.gap
-                )
+                measured, met, pool = check()
                 if met:
                     return {**measured, "steps": step, "met": 1.0}
-                too_clumsy = measured["box"] < recipe.latent_box + 0.1 or measured["forced_hit"] < low
-                pool = self._form_pool if too_clumsy else clumsy_pool
-            self._report(offset + step, offset + phase.steps, measured)
+            self._report(done + step, total, measured)
         return {**measured, "steps": phase.steps, "met": 0.0}
-
-    def _step(
-        self, optimizers: Optimizers, pool: list[Tokens], phase: PhaseRecipe, weights: TokenWeights, step: int
-    ) -> None:
-        n_pointing = int(self.recipe.batch_size * phase.pointing)
-        n_traces = self.recipe.batch_size - n_pointing
-        rows = [pool[i] for i in self._rng.integers(0, len(pool), n_traces)]
-        rows += [self._pointing[i] for i in self._rng.integers(0, len(self._pointing), n_pointing)]
-        optimizers.step(cross_entropy(self.vlm, rows, weights), min(1.0, step / 10))
 
     def measure(self) -> dict[str, float]:
         """Sampled rollouts on held-out samples, and how often the most likely box is right."""
@@ -210,7 +143,3 @@ class WarmStart:
             for repeat in range(repeats)
         ]
         return rollout(self._envs, agent, jobs)
-
-
-OPENING = '<tool_call>\n{"name": "zoom_in", "arguments": {"bbox_2d": ['
-"""How every zoom begins in the hermes dialect."""

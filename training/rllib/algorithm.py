@@ -18,8 +18,7 @@ from training.alarm import AlarmRule, AlarmState, Notice, usage_rates, watch_usa
 from training.config import PPORecipe
 from training.cursor import SampleCursor
 from training.errors import NonFiniteError
-from training.fault_log import Fault, count_faults
-from training.finite import check_rewards
+from training.faults import Fault, check_rewards, count_faults
 from training.logs import combine_metrics
 from training.probes import ProbePlanner
 from training.rllib.deepspeed_learner import DeepSpeedLearner

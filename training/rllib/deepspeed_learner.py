@@ -10,6 +10,7 @@ are gathered by all learners together (`training.rllib.weights`), and checkpoint
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,6 @@ from torch import Tensor
 from pxr_agents.vlm import TokenBatch
 from training.batch import Bucket, TrainingRow
 from training.deepspeed_engine import TAG, start_engine
-from training.finite import is_finite
 from training.objective import objective
 from training.rllib.learner import Buckets, Forward, TokenPPOLearner
 
@@ -66,7 +66,7 @@ class DeepSpeedLearner(TokenPPOLearner):
             total += float(loss.detach())
             self.engine.backward(loss)
             parts.append({name: tensor.detach() for name, tensor in out.items()})
-        self._stop_if(None if is_finite(total) else f"the loss is {total}", "The loss is not a finite number")
+        self._stop_if(None if math.isfinite(total) else f"the loss is {total}", "The loss is not a finite number")
         # DeepSpeed leaves a step out by itself where the norm is no number.
         self.engine.step()
         self._takes_step(float(self.engine.get_global_grad_norm()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,7 +31,7 @@ from training.batch import (
     token_minibatches,
 )
 from training.errors import NonFiniteError
-from training.finite import SKIPS, describe_row, is_finite, row_problem
+from training.faults import SKIPS, describe_row, row_problem
 from training.logs import combine_metrics
 from training.lora import adapters_off
 from training.loss import logprob_gap
@@ -81,7 +82,7 @@ class TokenPPOLearner(TorchLearner):
         last_update: metrics of the latest `update` on this learner, means over its minibatches, unsmoothed.
         equal_forwards: whether all learners have to run equally many forward passes, as where each of them gathers
             weights from the others (ZeRO-3).
-        failed_batch: what it was about to learn from when something was no number (see `training.finite`).
+        failed_batch: what it was about to learn from when something was no number (see `training.faults`).
     """
 
     last_update: dict[str, float]
@@ -263,7 +264,7 @@ class TokenPPOLearner(TorchLearner):
             NonFiniteError: the loss of a learner is no number.
         """
         loss = float(loss_per_module[DEFAULT_MODULE_ID].detach())
-        self._stop_if(None if is_finite(loss) else f"the loss is {loss}", "The loss is not a finite number")
+        self._stop_if(None if math.isfinite(loss) else f"the loss is {loss}", "The loss is not a finite number")
         gradients = {
             ref: torch.zeros_like(self._params[ref]) if gradient is None else gradient
             for ref, gradient in super().compute_gradients(loss_per_module, **kwargs).items()
@@ -280,7 +281,7 @@ class TokenPPOLearner(TorchLearner):
 
     def _takes_step(self, grad_norm: float) -> bool:
         """Note a step with gradients of this norm, or one that is left out; too many of those in a row stop the run."""
-        if is_finite(grad_norm):
+        if math.isfinite(grad_norm):
             self._grad_norm, self._skipped_in_a_row = grad_norm, 0
             return True
         self._skipped += 1

@@ -12,7 +12,7 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayT
 
 from pxr_agents.engines.vllm.errors import EngineError
 from training.errors import LostProcessError, NonFiniteError, TrainingError
-from training.finite import failed_batch_error
+from training.faults import failed_batch_error
 from training.run_directory import Interrupted
 
 # Answers of living processes, and of dead ones, come at once.

@@ -14,7 +14,7 @@ from typing import Any
 
 from training.config import PPORecipe
 from training.errors import RESUME, LostProcessError, NonFiniteError, TrainingError
-from training.fault_log import Fault, FaultLog
+from training.faults import Fault, FaultLog
 from training.logs import RunLog, WandbLog, open_wandb
 from training.preflight import check_start
 from training.rllib.algorithm import VLMPPOConfig

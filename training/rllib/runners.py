@@ -15,7 +15,7 @@ from ray.exceptions import RayError
 
 from pxr_agents.engines.vllm.errors import EngineError
 from training.errors import LostProcessError, TrainingError
-from training.fault_log import Fault
+from training.faults import Fault
 from training.probes import ProbePlan
 from training.rllib.env_runner import SampledGroup, VLMEnvRunner
 from training.rllib.remote_engine import EngineHandles

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from training.errors import RESUME, LostProcessError, TrainingError
-from training.fault_log import Fault
+from training.faults import Fault
 
 BLAMES = 2
 """After so many times nobody tries a sample again."""

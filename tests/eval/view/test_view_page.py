@@ -6,10 +6,9 @@ import argparse
 import re
 from pathlib import Path
 
-from eval import report_command
+from eval import report
 from eval.facts import FILTERS
-from eval.report import PICTURED
-from eval.run_page import PICTURE_BYTES
+from eval.report import PICTURE_BYTES, PICTURED
 from eval.view import command
 from eval.view.index import MAX_INDEXES
 
@@ -21,7 +20,7 @@ def options() -> dict[str, argparse.Action]:
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     other = argparse.ArgumentParser()
-    report_command.add_arguments(other)
+    report.add_arguments(other)
     actions = [*parser._actions, *other._actions]
     return {name: action for action in actions for name in action.option_strings}
 

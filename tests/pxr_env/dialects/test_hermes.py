@@ -1,8 +1,5 @@
 r"""Turns as models write them, well and badly."""
 
-import json
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +8,7 @@ from pxr_env.coordinates import get_frame
 from pxr_env.dialects import get_dialect
 from pxr_env.operations import get_operation
 from pxr_env.types import Mistake, OperationCall, Turn
+from pxr_env.views import Region, View
 
 HERMES = get_dialect("hermes", get_frame("unit"))
 CALL = '<tool_call>\n{"name": "zoom_in", "arguments": {"bbox_2d": [0, 0, 1, 1], "target_image": 1}}\n</tool_call>'
@@ -158,68 +156,6 @@ def test_a_rendered_call_parses_to_itself(name, arguments):
     assert HERMES.parse(f"Look: {HERMES.render_call(call)} and so on") == Turn(calls=(call,))
 
 
-@given(strings)
-def test_a_rendered_answer_parses_to_itself_or_is_refused(answer):
-    try:
-        text = HERMES.render_answer(answer)
-    except ValueError:
-        braces = answer.count("{") != answer.count("}")
-        assert answer != answer.strip() or not answer or braces or "<" in answer or "\\" in answer
-    else:
-        assert HERMES.parse(f"So {text}.") == Turn(answers=(answer,))
-
-
-def test_rendered_syntax_by_hand():
-    call = OperationCall(name="zoom_in", arguments={"bbox_2d": [1 / 3, 0.0, 0.5, 1], "target_image": 2})
-    assert HERMES.render_call(call) == (
-        '<tool_call>\n{"name": "zoom_in", "arguments": {"bbox_2d": [0.3333, 0.0, 0.5, 1], "target_image": 2}}'
-        "\n</tool_call>"
-    )
-    assert HERMES.render_answer("B") == r"\boxed{B}"
-    assert HERMES.render_answer("a } b") == "<answer>a } b</answer>"
-
-
-MARKS = ["<tool_call>", "</tool_call>", "<think>", "</think>", "<answer>", "</answer>", "\\boxed{", "\\", "{", "}", '"']
-fragments = st.sampled_from([*MARKS, '{"name": "zoom_in", "arguments": {}}', "7", " ", "\n", "左", "\ud800", "NaN"])
-
-
-@given(st.lists(fragments | st.text(max_size=3), max_size=30).map("".join))
-def test_any_text_is_read_without_an_exception(text):
-    turn = HERMES.parse(text)
-    assert all(answer == answer.strip() != "" for answer in turn.answers)
-    assert len(set(turn.answers)) == len(turn.answers)
-
-
-PAIRS = ["<tool_call></tool_call>", "<think></think>", "<answer></answer>", "\\boxed{}", "\\boxed{7}", "\\boxed ", CALL]
-
-
-@pytest.mark.parametrize("piece", [*MARKS, *PAIRS, "x", '<tool_call>{"a":', "["])
-def test_a_million_characters_take_no_time(piece):
-    for text in (piece * (1_000_000 // len(piece)), f"<tool_call>{piece * (1_000_000 // len(piece))}</tool_call>"):
-        start = time.process_time()
-        HERMES.parse(text)
-        assert time.process_time() - start < 3
-
-
-def test_many_keys_take_no_time():
-    body = "{" + ", ".join(f'"k{index}": 1' for index in range(60_000)) + ', "k59999": 2}'
-    start = time.process_time()
-    assert 'the key "k59999" came twice' in HERMES.parse(f"<tool_call>{body}</tool_call>").calls[0].message
-    assert time.process_time() - start < 3
-
-
-def test_the_system_prompt_states_what_the_model_must_know():
-    operations = [get_operation("zoom_in")]
-    for name, words in (("unit", "from 0 to 1"), ("pixel", "in pixels"), ("permille", "0 to 1000")):
-        dialect = get_dialect("hermes", get_frame(name))
-        prompt = dialect.system_prompt(operations, max_turns=3, max_operations=2)
-        tools = prompt.partition("<tools>\n")[2].partition("\n</tools>")[0].splitlines()
-        assert [json.loads(line) for line in tools] == dialect.tools(operations)
-        for expected in (words, r"\boxed{answer}", "2 operations in 3 messages"):
-            assert expected in prompt
-    assert "<tools>" not in HERMES.system_prompt([], max_turns=3, max_operations=2)
-
-
 @pytest.mark.parametrize(("frame", "name"), [("unit", "crop_image_normalized"), ("pixel", "crop_image")])
 def test_the_released_names_are_aliases(frame, name):
     dialect = get_dialect("pixel-reasoner", get_frame(frame))
@@ -230,10 +166,71 @@ def test_the_released_names_are_aliases(frame, name):
     assert HERMES.parse(text).calls[0].name == name
 
 
-def test_unknown_dialects_and_frames_without_released_names_are_refused():
-    with pytest.raises(
-        ValueError, match=r'"hermis" came; expected one of hermes, pixel-reasoner.*Did you mean "hermes"'
-    ):
-        get_dialect("hermis", get_frame("unit"))
-    with pytest.raises(ValueError, match='coordinates="permille" came; expected'):
-        get_dialect("pixel-reasoner", get_frame("permille"))
+# Byte for byte: published numbers and a tokenizer were made with exactly these texts.
+
+BARE = "You answer questions about images. Think first, then write one final answer as \\boxed{answer}."
+PROMPT = (
+    "%s\n\n"
+    "You may call operations to see more; the resulting images come with the next message.\n"
+    "<tools>\n"
+    '{"type": "function", "function": {"name": "zoom_in", "description": "Show the part of an image inside a box '
+    'again, at higher resolution.", "parameters": {"type": "object", "properties": {"bbox_2d": {"type": "array", '
+    '"items": {"type": "number"}, "minItems": 4, "maxItems": 4, "description": "The box [x1, y1, x2, y2]: x1, y1 the '
+    'upper left corner, x2, y2 the lower right one."}, "target_image": {"type": "integer", "description": "The number '
+    'of the image the box refers to; images are numbered from 1 in the order shown.", "minimum": 1}}, "required": '
+    '["bbox_2d", "target_image"]}}}\n'
+    "</tools>\n"
+    'A call: <tool_call>\n{"name": <name>, "arguments": <arguments>}\n</tool_call>\n'
+    "%s Images are numbered from 1 in the order shown.\n"
+    "At most 2 operations in 3 messages, and no call in the message with the answer."
+)
+
+
+@pytest.mark.parametrize(
+    ("frame", "sentence"),
+    [
+        (
+            "unit",
+            "Boxes are [x1, y1, x2, y2] in fractions of the target image's width and height, from 0 to 1.",
+        ),
+        ("pixel", "Boxes are [x1, y1, x2, y2] in pixels of the target image as shown."),
+        ("permille", "Boxes are [x1, y1, x2, y2] in integers from 0 to 1000, relative to the target image."),
+    ],
+)
+def test_the_system_prompt(frame, sentence):
+    dialect = get_dialect("hermes", get_frame(frame))
+    zoom = [get_operation("zoom_in")]
+    assert dialect.system_prompt(zoom, max_turns=3, max_operations=2) == PROMPT % (BARE, sentence)
+    assert dialect.system_prompt([], max_turns=3, max_operations=2) == BARE
+
+
+def test_calls_answers_results_and_errors():
+    call = OperationCall(name="zoom_in", arguments={"bbox_2d": [1 / 3, 0.0, 0.5, 1], "target_image": 2})
+    assert HERMES.render_call(call) == (
+        '<tool_call>\n{"name": "zoom_in", "arguments": {"bbox_2d": [0.3333, 0.0, 0.5, 1], "target_image": 2}}'
+        "\n</tool_call>"
+    )
+    assert HERMES.call_opening("zoom_in") == '<tool_call>\n{"name": "zoom_in", "arguments": {"bbox_2d": ['
+    assert HERMES.render_answer("B") == "\\boxed{B}"
+    view = View.of(2, Region.from_box(1, (0, 0, 10, 10)), (84, 84))
+    assert HERMES.render_views([view], call) == HERMES.render_views([view]) == "Image 2 (84x84)."
+    assert HERMES.render_error("it is wrong.") == "Error: it is wrong."
+    assert HERMES.render_error("it is wrong.", call_number=2) == "Error in call 2: it is wrong."
+    assert HERMES.reminder == '<tool_call>{"name": ..., "arguments": {...}}</tool_call> or \\boxed{answer}'
+
+
+@pytest.mark.parametrize(
+    ("operation", "opening"),
+    [
+        ("seek", '{"name": "seek", "arguments": {"start": '),
+        ("select_frames", '{"name": "select_frames", "arguments": {"target_frames": ['),
+        ("flip", '{"name": "flip", "arguments": {"target_image": '),
+    ],
+)
+def test_openings_of_other_operations(operation, opening):
+    assert HERMES.call_opening(operation) == f"<tool_call>\n{opening}"
+
+
+def test_points_are_explained_where_an_operation_takes_them():
+    sentence = "Points [x, y] and lines use the same numbers."
+    assert sentence in HERMES.system_prompt([get_operation("mark")], max_turns=3, max_operations=2)

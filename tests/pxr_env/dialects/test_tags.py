@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pxr_env.coordinates import get_frame
 from pxr_env.dialects import get_dialect
-from pxr_env.dialects.attributes import escape, placeholder, read_value, unescape, write_value
+from pxr_env.dialects.tags import escape, placeholder, read_attribute, unescape, write_attribute
 from pxr_env.operations import Operation, get_operation
 from pxr_env.types import Mistake, OperationCall, Turn
 
@@ -128,12 +128,12 @@ def test_reading_goes_on_after_what_is_no_call():
     ],
 )
 def test_values_by_hand(value, schema, text):
-    assert write_value(value, schema) == text
+    assert write_attribute(value, schema) == text
 
 
 @given(st.text(), st.sampled_from([NUMBER, INTEGER, TEXT, FLAG, array(NUMBER), array(TEXT), array(array(NUMBER))]))
 def test_any_value_is_read(raw, schema):
-    value = read_value(raw, schema)
+    value = read_attribute(raw, schema)
     if schema["type"] == "array":
         assert isinstance(value, list)
 

@@ -1,4 +1,4 @@
-"""`python -m eval rerun RUN --out DIR`: run again exactly what a manifest says."""
+"""`python -m eval rerun RUN --out DIR`: run again exactly what a manifest says, with the agent that it describes."""
 
 from __future__ import annotations
 
@@ -6,32 +6,126 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 from rich.console import Console
 
-from eval.audit.agent import Whereabouts, add_whereabouts, agent_of, whereabouts
+from eval.agents import AgentChoice
 from eval.choice import Choice
 from eval.differences import describe, find_differences
 from eval.judge import PROMPT, JudgeChoice
-from eval.manifest import commit, facts_of_environment, library_versions, sample_ids_digest
+from eval.manifest import commit, facts_of_environment, hash_model, library_versions, sample_ids_digest
+from eval.options import add_engine, add_server, server_of
 from eval.preflight import PreflightChoice
 from eval.records import RunDirectory
 from eval.run_command import print_metrics
 from eval.runner import evaluate
 from eval.suites import suite_of
 from pxr_agents.chat_client import Server
+from pxr_agents.types import Sampling
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Whereabouts:
+    """What a manifest does not say of its agent, or what moved since.
+
+    Args:
+        agent: another program for the same model, such as "transformers" for "vllm"; that of the run if None.
+        model: where the checkpoint is now, or what the server calls the model now; that of the run if None.
+        server: where it is served, by whatever model. It is never taken from a manifest: the key would go wherever a
+            file says.
+        concurrency: episodes at once; 8 behind a server and 64 otherwise if None.
+        engine: start arguments that differ from those of the run.
+    """
+
+    agent: str | None = None
+    model: str | None = None
+    server: Server | None = None
+    concurrency: int | None = None
+    engine: Mapping[str, Any] = field(default_factory=dict)
+
+    def n_envs(self, agent: str) -> int:
+        """How many episodes run at once."""
+        return self.concurrency if self.concurrency is not None else 8 if agent == "openai" else 64
+
+
+def add_whereabouts(parser: argparse.ArgumentParser) -> None:
+    """The arguments of a command line that plays an agent of an earlier run."""
+    parser.add_argument("--data", metavar="DIR", help="where the data lie now, if they were moved")
+    group = parser.add_argument_group("the agent of the run, where its manifest does not say enough")
+    group.add_argument("--agent", help="another program for the same model, such as transformers for vllm")
+    group.add_argument("--model", help="where the checkpoint is now, or what the server calls it now")
+    add_server(group)
+    add_engine(group)
+
+
+def whereabouts(arguments: argparse.Namespace) -> Whereabouts:
+    """What `add_whereabouts` was given."""
+    return Whereabouts(
+        agent=arguments.agent,
+        model=arguments.model,
+        server=None if arguments.base_url is None else server_of(arguments, arguments.model or ""),
+        concurrency=arguments.concurrency,
+        engine=dict(arguments.engine),
+    )
+
+
+def agent_of(manifest: Mapping[str, Any], where: Whereabouts) -> AgentChoice:
+    """The agent that made a run.
+
+    Raises:
+        ValueError: it cannot be had with what is given, or the checkpoint is another one now.
+        FileNotFoundError: its checkpoint is gone.
+    """
+    name = where.agent or manifest["agent"]
+    model = where.model or manifest["model"]
+    sampling = dict(manifest["sampling"] or {"temperature": 0.0, "max_tokens": 512})
+    server = None
+    if name == "openai":
+        if where.server is None:
+            server_then = manifest.get("server") or {}
+            place = server_then.get("base_url") or server_then.get("host", "a server")
+            raise ValueError(f"the run asked a model at {place}; expected --base-url URL, where it is now")
+        server = replace(where.server, model=model or "")
+    choice = AgentChoice(
+        name=name,
+        model=model,
+        server=server,
+        sampling=Sampling(
+            temperature=sampling["temperature"], max_tokens=sampling["max_tokens"], stop=tuple(sampling.get("stop", ()))
+        ),
+        seed=manifest["seed"],
+        concurrency=where.concurrency or manifest.get("concurrency") or where.n_envs(name),
+        engine={**(manifest["engine"] if name == manifest["agent"] else {}), **where.engine},
+        body=sampling.get("body", {}) if name == "openai" else {},
+    )
+    _check_weights(manifest, choice)
+    return choice
+
+
+def _check_weights(manifest: Mapping[str, Any], choice: AgentChoice) -> None:
+    """Before anything is played: a checkpoint directory may have been written over since."""
+    recorded = manifest["model_sha256"]
+    if choice.server is not None or choice.model is None or not recorded:
+        return
+    now = hash_model(Path(choice.model))
+    changed = sorted(name for name in recorded.keys() | now.keys() if recorded.get(name) != now.get(name))
+    if changed:
+        raise ValueError(
+            f"{choice.model} is not the checkpoint of the run: {', '.join(changed[:4])} differ. Expected the same "
+            "files; say with --model where it is now, or evaluate again."
+        )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which manifest, where what it names is now, and where the results go."""
     parser.add_argument("manifest", type=Path, metavar="RUN", help="directory of a run, or its manifest.json")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory for the results")
-    parser.add_argument("--data", metavar="DIR", help="where the data lie now, if they were moved")
     parser.add_argument("--judge-base-url", metavar="URL", help="of the judge's server")
-    add_whereabouts(parser.add_argument_group("the agent of the run, where its manifest does not say enough"))
+    add_whereabouts(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -141,8 +235,4 @@ def _judge(manifest: Mapping[str, Any], arguments: argparse.Namespace) -> JudgeC
         raise ValueError("the run cannot be had again: this version asks a judge otherwise. Check out its commit.")
     if arguments.judge_base_url is None:
         raise ValueError(f"{recorded['model']} at {recorded['host']} judged; expected --judge-base-url URL")
-    server = Server(
-        base_url=arguments.judge_base_url, model=recorded["model"], api_key_env=arguments.api_key_env,
-        timeout=arguments.timeout,
-    )  # fmt: skip
-    return JudgeChoice(server=server)
+    return JudgeChoice(server=server_of(arguments, recorded["model"], arguments.judge_base_url))

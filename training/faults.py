@@ -1,6 +1,6 @@
-"""What is no finite number is not learned from: where it is looked for, and what is told of it.
+"""What goes wrong in a run: a line of OUT/faults.jsonl for what it survives, an error for a number that is not finite.
 
-| what | where it is noticed | what happens |
+| what is no finite number | where it is noticed | what happens |
 |---|---|---|
 | a reward | before the episodes reach a learner | the run stops |
 | log-probabilities, advantages | before the first step of an iteration | the run stops |
@@ -13,9 +13,14 @@ number never heals by itself.
 
 from __future__ import annotations
 
+import json
+import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,9 +35,44 @@ SKIPS = 3
 _NAMED = 8
 
 
-def is_finite(number: float) -> bool:
-    """Whether it is neither infinite nor nan."""
-    return math.isfinite(number)
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What was lost, hung or was left out.
+
+    Attributes:
+        kind: "env runner" and "engine" for processes that were lost, "stuck" for an environment that did not come back
+            or cannot show its sample, "given up" for a sample that is left out, "skipped step" of the optimizer,
+            "restart" of the whole run from a checkpoint.
+        text: what happened, and what was done.
+        sample_id: the sample it is about, if it is about one.
+    """
+
+    kind: Literal["env runner", "engine", "stuck", "given up", "skipped step", "restart"]
+    text: str
+    sample_id: str | None = None
+
+
+class FaultLog:
+    """Appends faults to OUT/faults.jsonl and warns of them. Earlier lines stay, in runs that are resumed, too."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(self, faults: Sequence[Fault], *, iteration: int) -> None:
+        """Write them down as what happened in an iteration."""
+        for fault in faults:
+            logging.getLogger("training").warning("%s: %s", fault.kind, fault.text)
+            row = {"iteration": iteration, "time": time.time(), "kind": fault.kind, "text": fault.text}
+            if fault.sample_id is not None:
+                row["sample_id"] = fault.sample_id
+            with self._path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def count_faults(faults: Sequence[Fault]) -> dict[str, float]:
+    """`faults/KIND` for each kind that there was."""
+    kinds = [fault.kind for fault in faults]
+    return {f"faults/{kind.replace(' ', '_')}": float(kinds.count(kind)) for kind in dict.fromkeys(kinds)}
 
 
 def check_rewards(episodes: Sequence[Episode]) -> None:
@@ -41,7 +81,7 @@ def check_rewards(episodes: Sequence[Episode]) -> None:
     Raises:
         NonFiniteError: names their samples.
     """
-    bad = [episode for episode in episodes if not is_finite(episode.reward)]
+    bad = [episode for episode in episodes if not math.isfinite(episode.reward)]
     if bad:
         raise NonFiniteError(
             f"The environment gave a reward of {bad[0].reward} for {_samples([e.sample_id for e in bad])}; expected "
@@ -74,13 +114,7 @@ def row_problem(row: TrainingRow) -> str | None:
 
 
 def describe_row(row: TrainingRow, sample_id: str, text: str) -> dict[str, Any]:
-    """What is written down of an episode in a minibatch that could not be learned from.
-
-    Args:
-        row: the episode.
-        sample_id: its sample.
-        text: its action ids as text.
-    """
+    """What OUT/failed_batch.json says of an episode; `text` is its action ids as text."""
     return {
         "sample_id": sample_id,
         "problem": row_problem(row),

@@ -1,0 +1,276 @@
+"""Says before anything is started what will fail on this machine, and what to do: `python -m training doctor [RECIPE]`.
+
+findings = examine("ppo_3b_lora_1gpu")
+print(report(findings)); sys.exit(exit_status(findings))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from training.config import PPORecipe, SFTRecipe, TracesRecipe, load_recipe
+from training.machine import (
+    Finding,
+    Installed,
+    Level,
+    Machine,
+    check_machine,
+    check_versions,
+    free_disk,
+    installed,
+    load_error,
+    this_machine,
+)  # fmt: skip
+from training.memory import GIB, Memory, learner_memory, parameter_shapes
+from training.recipe_reader import read_table
+
+AnyRecipe = PPORecipe | SFTRecipe | TracesRecipe
+
+_SIGNS: dict[Level, str] = {"ok": "  ok ", "note": "     ", "warning": " ??  ", "error": " !!  "}
+#: Modules that are known to be installed and not to load.
+FRAGILE = ("torchvision", "decord")
+#: The checkpoint that is written and the two that are kept (see `training.run_directory`).
+CHECKPOINTS = 3
+#: Float32 weights and Adam's two averages, in sizes of a bfloat16 checkpoint.
+FULL_CHECKPOINT = 6
+#: Share of a device that weights, gradients and optimizer may take: activations, CUDA and fragments need the rest.
+ROOM = 0.8
+
+
+def examine(source: str | Path | None = None, overrides: Sequence[str] = ()) -> list[Finding]:
+    """Everything that can be found out before a start. Imports of fragile packages are tried in processes of their own.
+
+    Args:
+        source: a recipe, by path or name; None to look at the installation and the machine only.
+        overrides: "key=value", as for `load_recipe`.
+
+    Raises:
+        RecipeError: the recipe cannot be read.
+    """
+    recipe = None if source is None else load_any(source, overrides)
+    packages, machine = installed(), this_machine()
+    reasons = {name: load_error(name) for name in FRAGILE if name in packages}
+    broken = {name: reason for name, reason in reasons.items() if reason is not None}
+    findings = [*check_versions(packages, parts_of(recipe), broken=broken), *check_machine(machine, packages)]
+    if recipe is not None:
+        findings += check_recipe(recipe, machine, packages)
+    if isinstance(recipe, PPORecipe):
+        findings += check_memory(recipe, machine)
+    return findings
+
+
+def exit_status(findings: Sequence[Finding]) -> int:
+    """1 if something will fail, else 0."""
+    return int(any(finding.level == "error" for finding in findings))
+
+
+def to_json(findings: Sequence[Finding]) -> str:
+    """The findings, and whether all is well, as a JSON object."""
+    rows = [dataclasses.asdict(finding) for finding in findings]
+    return json.dumps({"ok": not exit_status(findings), "findings": rows}, indent=2)
+
+
+def report(findings: Sequence[Finding], *, width: int = 110) -> str:
+    """The findings as text, by topic."""
+    lines: list[str] = []
+    for topic in dict.fromkeys(finding.topic for finding in findings):
+        lines.append(topic)
+        for finding in findings:
+            if finding.topic == topic:
+                lines += _wrap(finding.text, _SIGNS[finding.level], width)
+                # Commands stay in one piece, to be copied.
+                lines += _wrap(finding.remedy, "     -> ", width, break_long_words=False)
+    n_errors, n_warnings = (sum(each.level == level for each in findings) for level in ("error", "warning"))
+    verdict = f"{n_errors} will fail ( !! )," if n_errors else "Nothing found that will fail;"
+    return "\n".join([*lines, "", f"{verdict} {n_warnings} may be trouble ( ?? )."])
+
+
+def _wrap(text: str, sign: str, width: int, *, break_long_words: bool = True) -> list[str]:
+    return textwrap.wrap(
+        text, width, initial_indent=sign, subsequent_indent=" " * len(sign), break_on_hyphens=False,
+        break_long_words=break_long_words,
+    )  # fmt: skip
+
+
+def load_any(source: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
+    """Reads a recipe of whatever kind its keys say: "traces" is for `sft`, an environment without a model for `traces`.
+
+    Raises:
+        RecipeError: as `load_recipe`.
+    """
+    keys = {*read_table(source), *(override.partition("=")[0].strip() for override in overrides)}
+    if "traces" in keys:
+        return load_recipe(source, SFTRecipe, overrides)
+    if "count" in keys and "model" not in keys:
+        return load_recipe(source, TracesRecipe, overrides)
+    return load_recipe(source, PPORecipe, overrides)
+
+
+def parts_of(recipe: AnyRecipe | None) -> set[str]:
+    """The parts of the trainer (see `NEEDS`) that a recipe uses; without a recipe those of the quick start."""
+    if isinstance(recipe, TracesRecipe):
+        return {"environments"}
+    wanted = {
+        "ray": recipe is None or isinstance(recipe, PPORecipe) or recipe.num_learners,
+        "vllm": isinstance(recipe, PPORecipe) and recipe.engine.kind == "vllm",
+        "deepspeed": recipe is not None and recipe.learner.kind != "ddp",
+        "lora": recipe is not None and recipe.learner.lora_rank,
+    }
+    return {"environments", "training", *(part for part, is_wanted in wanted.items() if is_wanted)}
+
+
+def processes(recipe: PPORecipe | SFTRecipe) -> dict[str, tuple[int, float, float]]:
+    """Kind of process -> how many, and the CPUs and GPUs that Ray reserves for each."""
+    kinds = {"learners": (recipe.num_learners, recipe.num_cpus_per_learner, recipe.num_gpus_per_learner)}
+    if isinstance(recipe, PPORecipe):
+        kinds["env runners"] = (recipe.num_env_runners, recipe.num_cpus_per_env_runner, 0.0)
+        if recipe.engine.kind == "vllm":
+            engine = recipe.engine
+            kinds["vLLM engines"] = (engine.num_engines, engine.num_cpus_per_engine, engine.num_gpus_per_engine)
+    return {name: kind for name, kind in kinds.items() if kind[0]}
+
+
+def check_recipe(recipe: AnyRecipe, machine: Machine, packages: Installed) -> Iterator[Finding]:
+    """Yields what a recipe needs, and what of it this machine does not have. Opens its model and its environment."""
+    if not isinstance(recipe, TracesRecipe):
+        yield from _check_processes(recipe, machine)
+    yield from _check_out(recipe, machine)
+    if isinstance(recipe, TracesRecipe) or {"torch", "transformers"} <= packages.keys():
+        yield _check_start(recipe)
+    if not isinstance(recipe, TracesRecipe):
+        yield Finding("recipe", "note", _wandb(recipe.wandb, machine.environment, packages))
+
+
+def _check_processes(recipe: PPORecipe | SFTRecipe, machine: Machine) -> Iterator[Finding]:
+    kinds, here = processes(recipe), len(machine.gpus)
+    told = [f"{n} {name} ({cpus:g} CPUs, {gpus:g} GPUs each)" for name, (n, cpus, gpus) in kinds.items()]
+    yield Finding("recipe", "ok", ", ".join(["1 driver", *told]))
+    gpus = sum(n * each for n, _, each in kinds.values())
+    if gpus > here:
+        nodes = "" if not here else f" ({-(-gpus // here):g} nodes like this one)"
+        yield Finding(
+            # On a cluster the driver's node is one of many; without any GPU it may be a head that only schedules.
+            "recipe", "warning" if here or "RAY_ADDRESS" in machine.environment else "error",
+            f"it needs {gpus:g} GPUs{nodes}; this machine has {here}. Alone it would wait for them for ever.",
+            "Start it on a cluster that has them (docs/cluster.md), or ask for less: num_learners, "
+            "engine.num_engines, num_gpus_per_learner, engine.num_gpus_per_engine.",
+        )  # fmt: skip
+    busy = 1 + sum(n for n, _, _ in kinds.values())
+    if busy > 2 * machine.cpus and "RAY_ADDRESS" not in machine.environment:
+        remedy = "Lower num_env_runners, or start it on a cluster (docs/cluster.md)."
+        yield Finding("recipe", "warning", f"{busy} processes share {machine.cpus} CPUs.", remedy)
+
+
+def _check_out(recipe: AnyRecipe, machine: Machine) -> Iterator[Finding]:
+    out = Path(recipe.out)
+    if (out / "model").exists():
+        text = f"out={recipe.out} holds a finished run, which is never overwritten."
+        yield Finding("recipe", "error", text, "Choose another out=..., or remove the directory.")
+    if "RAY_ADDRESS" in machine.environment and not out.is_absolute():
+        yield Finding(
+            "recipe", "warning",
+            f"out={recipe.out} is relative: a submitted job runs in a copy of this directory, which Ray removes.",
+            "Give out=... as an absolute path on a file system that stays (docs/cluster.md).",
+        )  # fmt: skip
+    if isinstance(recipe, TracesRecipe):
+        return
+    # About what all checkpoints take, from the size of a local model's files; 0 for one that is not here.
+    weights = sum(file.stat().st_size for file in Path(recipe.model).glob("*.safetensors"))
+    wanted, free = CHECKPOINTS * weights * (1 if recipe.learner.lora_rank else FULL_CHECKPOINT), free_disk(out)
+    if wanted > free:
+        yield Finding(
+            "recipe", "error",
+            f"{free / GIB:.0f} GiB are free at out={recipe.out}; {CHECKPOINTS} checkpoints take about "
+            f"{wanted / GIB:.0f} GiB.",
+            "Free some, or choose out=... on a larger disk.",
+        )  # fmt: skip
+    else:
+        text = f"{free / GIB:.0f} GiB free at {out}, checkpoints take {wanted / GIB:.1f} GiB"
+        yield Finding("recipe", "ok", text)
+
+
+def _check_start(recipe: AnyRecipe) -> Finding:
+    import gymnasium
+
+    try:
+        if isinstance(recipe, TracesRecipe):
+            env: gymnasium.Env[Any, Any] = gymnasium.make(recipe.env.id, **recipe.env.kwargs)
+            env.reset(seed=recipe.seed)
+            env.close()
+            return Finding("recipe", "ok", f"{recipe.env.id} can be opened")
+        from training.preflight import check_model, check_start
+
+        if isinstance(recipe, PPORecipe):
+            check_start(recipe)
+            return Finding("recipe", "ok", f"{recipe.model} and {recipe.env.id} can be opened and fit")
+        check_model(recipe.model)
+        if not Path(recipe.traces).exists():
+            raise FileNotFoundError(f"traces={recipe.traces} does not exist; expected a JSONL file or a folder")
+        return Finding("recipe", "ok", f"{recipe.model} can be opened, {recipe.traces} is there")
+    # An environment of a user may raise anything; here it is a finding, like every other reason.
+    except Exception as error:
+        remedy = "The message says what was expected; after a change of the recipe run the doctor again."
+        return Finding("recipe", "error", f"{type(error).__name__}: {error}", remedy)
+
+
+def _wandb(wanted: bool, environment: Mapping[str, str], packages: Installed) -> str:
+    if not wanted:
+        return "wandb is off (wandb = false)"
+    if "wandb" not in packages:
+        return "wandb is not installed: numbers and episodes go to the run's directory only"
+    if environment.get("WANDB_MODE"):
+        return f"wandb is in mode {environment['WANDB_MODE']} (WANDB_MODE)"
+    if environment.get("WANDB_API_KEY"):
+        return "wandb logs online: WANDB_API_KEY is set"
+    return "wandb logs offline: WANDB_API_KEY is not set; `wandb sync OUT/wandb/offline-run-*` uploads it later"
+
+
+def check_memory(recipe: PPORecipe, machine: Machine) -> Iterator[Finding]:
+    """Yields what the processes of a recipe will hold on this machine; only a note for a model that is not here."""
+    shapes = parameter_shapes(Path(recipe.model))
+    if not shapes:
+        text = f"{recipe.model} is no directory with *.safetensors: memory not estimated"
+        yield Finding("memory", "note", text)
+        return
+    n_parameters, memory = sum(map(math.prod, shapes.values())), learner_memory(recipe, shapes)
+    held = ", ".join(
+        f"{name} {getattr(memory, name) / GIB:.1f}" for name in ("weights", "gradients", "optimizer", "reference")
+    )
+    yield Finding(
+        "memory", "ok",
+        f"{n_parameters / 1e9:.2f} billion parameters; a learner holds {memory.total / GIB:.1f} GiB: {held}; "
+        f"{memory.host / GIB:.1f} of it in main memory",
+    )  # fmt: skip
+    if recipe.num_gpus_per_learner and machine.gpus:
+        yield from _check_device(recipe, memory, machine)
+    # Main memory: learners on the CPU or what they offload, and float32 copies of the model in env runners.
+    learners = max(recipe.num_learners, 1) * memory.total
+    if recipe.num_gpus_per_learner:
+        learners = min(max(recipe.num_learners, 1), max(len(machine.gpus), 1)) * memory.host
+    runners = max(recipe.num_env_runners, 1) * 4.0 * n_parameters if recipe.engine.kind == "transformers" else 0.0
+    if learners + runners > ROOM * machine.memory:
+        yield Finding(
+            "memory", "error" if learners + runners > machine.memory else "warning",
+            f"learners take {learners / GIB:.1f} GiB of main memory and env runners {runners / GIB:.1f} GiB; there are "
+            f"{machine.memory / GIB:.1f} GiB.",
+            'Fewer processes, engine.kind="vllm" (env runners then hold no model), or adapters: learner.lora_rank=32.',
+        )  # fmt: skip
+
+
+def _check_device(recipe: PPORecipe, memory: Memory, machine: Machine) -> Iterator[Finding]:
+    gpu = min(machine.gpus, key=lambda gpu: gpu.memory)
+    room = gpu.memory * min(recipe.num_gpus_per_learner, 1.0)
+    if memory.device > ROOM * room:
+        yield Finding(
+            "memory", "error" if memory.device > room else "warning",
+            f"a learner keeps {memory.device / GIB:.1f} GiB on a {gpu.name} and has {room / GIB:.1f} GiB of it; "
+            f"expected at most {ROOM:.0%}, so that activations fit beside it.",
+            'More learners with learner.kind="zero3"; learner.offload_optimizer=true; learner.dtype="bfloat16"; or '
+            "adapters: learner.lora_rank=32 (docs/learners.md).",
+        )  # fmt: skip
