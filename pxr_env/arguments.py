@@ -54,14 +54,14 @@ def typed_arguments(hints: Mapping[str, Any], given: Mapping[str, object]) -> di
         given: argument -> value.
 
     Raises:
-        ValueError: a value is of another type. The message names the argument, what came and what was expected.
+        ValueError: a value is of another type. The message names the argument, its value and what was expected.
     """
     typed = {name: plain(value) for name, value in given.items()}
     for name, value in typed.items():
         hint = hints.get(name, Any)
         if hint is not str and not _fits(value, hint):
             advice = f" Write [{represent(value)}]." if isinstance(value, str) and _fits([value], hint) else ""
-            raise ValueError(f"{name}={represent(given[name])} came; expected {_words(hint)}.{advice}")
+            raise ValueError(f"got {name}={represent(given[name])}; expected {_words(hint)}.{advice}")
     return typed
 
 
@@ -72,7 +72,7 @@ def text(name: str, value: object) -> str:
         ValueError: it is none.
     """
     if not isinstance(value, str):
-        raise ValueError(f"{name}={represent(value)} came; expected text.")
+        raise ValueError(f"got {name}={represent(value)}; expected text.")
     return value
 
 
@@ -90,7 +90,7 @@ def choose(table: Mapping[str, T], name: object, what: str, advice: str) -> T:
     """
     if not isinstance(name, str) or name not in table:
         raise ValueError(
-            f"{what}{represent(name)} came; expected one of {', '.join(table)}.{did_you_mean(name, table)} {advice}"
+            f"got {what}{represent(name)}; expected one of {', '.join(table)}.{did_you_mean(name, table)} {advice}"
         )
     return table[name]
 

@@ -109,7 +109,7 @@ class Frame:
         for panel in view.panels:
             if panel.region.source == number and (inside := overlap(box, panel.region.box)) is not None:
                 return self._write(inside, panel, view)
-        raise ValueError(f"the box {box} came; expected one that overlaps the view {view.box}.")
+        raise ValueError(f"got the box {box}; expected one that overlaps the view {view.box}.")
 
     def _write(self, inside: Box, panel: Panel, view: View) -> list[float]:
         left, top, right, bottom = self._place(panel, view)

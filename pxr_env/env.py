@@ -22,7 +22,7 @@ from pxr_env.operations import get_operation
 from pxr_env.rendering import draw_overview, render
 from pxr_env.rules import (
     MALFORMED,
-    Episode,
+    EpisodeState,
     Limits,
     Rules,
     check_costs,
@@ -44,7 +44,7 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
 
     ## Action
     A `str`: the model's message, as it wrote it. It holds operation calls or one final answer, in the declared dialect,
-    with any prose around. Every other message is answered by a text that says what came and what was expected.
+    with any prose around. Every other message is answered by a text that says what was found and what was expected.
 
     ## Observation
     `{"text": str, "images": tuple of uint8 HxWx3}`: only what is new, always new arrays. The images come before the
@@ -168,7 +168,7 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
         self.question_suffix = text("question_suffix", question_suffix)
         own_words = self.dialect.system_prompt(offered, max_turns=max_turns, max_operations=max_operations)
         self.system_prompt = own_words if system_prompt is None else system_prompt
-        self._episode: Episode | None = None
+        self._episode: EpisodeState | None = None
         self._spec: EnvSpec | None = None
         self.observation_space = spaces.Dict({"images": ImagesSpace(), "text": TextSpace()})
         self.action_space = TurnSpace(
@@ -236,7 +236,7 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
         super().reset(seed=_checked_seed(seed))
         self._episode = None
         sample = self.data.get(self._choose({} if options is None else options))
-        episode = Episode(sample=sample, usage=dict.fromkeys(self.operations, 0))
+        episode = EpisodeState(sample=sample, usage=dict.fromkeys(self.operations, 0))
         self._episode = episode
         introductions = []
         try:
@@ -269,10 +269,10 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
         """
         episode = self._current()
         if episode.ended:
-            raise ResetNeeded("step() came after the end of the episode; expected reset() first. Call env.reset().")
+            raise ResetNeeded("got step() after the end of the episode; expected reset() first. Call env.reset().")
         if not isinstance(action, str):
             raise InvalidAction(
-                f"an action of type {type(action).__name__} came; expected str, the model's message. "
+                f"got an action of type {type(action).__name__}; expected str, the model's message. "
                 "Decode the tokens before step()."
             )
         if isinstance(action, NoTurn):
@@ -298,7 +298,7 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
             return None
         return draw_overview(self._current().views, self._picture)
 
-    def _current(self) -> Episode:
+    def _current(self) -> EpisodeState:
         if self._episode is None:
             raise ResetNeeded("no episode is running; expected reset() first. Call env.reset().")
         return self._episode
@@ -306,12 +306,12 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
     def _picture(self, number: int, frame: int | None) -> Image.Image:
         sources = self._current().sample.sources
         if not 1 <= number <= len(sources):
-            raise ValueError(f"source {number} came; expected 1 to {len(sources)}.")
+            raise ValueError(f"got source {number}; expected 1 to {len(sources)}.")
         source = sources[number - 1]
         if isinstance(source, ImageSource):
             return source.image
         if frame is None:
-            raise ValueError(f"source {number} is a video, and no frame came; expected 0 to {source.n_frames - 1}.")
+            raise ValueError(f"got source {number}, a video, without a frame; expected 0 to {source.n_frames - 1}.")
         return source.frame(frame)
 
     def _placed(self, info: dict[str, Any], places: tuple[int, ...]) -> dict[str, Any]:
@@ -319,11 +319,11 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
 
     def _choose(self, options: dict[str, Any]) -> str:
         if not isinstance(options, Mapping):
-            raise ValueError(f'options={represent(options)} came; expected a dict, such as {{"sample_id": id}}.')
+            raise ValueError(f'got options={represent(options)}; expected a dict, such as {{"sample_id": id}}.')
         for name in options:
             if name not in _OPTIONS:
                 raise ValueError(
-                    f'the option "{quote(name)}" came; expected only {", ".join(_OPTIONS)}.'
+                    f'got the option "{quote(name)}"; expected only {", ".join(_OPTIONS)}.'
                     f"{did_you_mean(name, _OPTIONS)}"
                 )
         ids = self.data.sample_ids()
@@ -386,22 +386,22 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
 def _checked_seed(seed: int | None) -> int | None:
     seed = plain(seed)
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
-        raise ValueError(f"seed={represent(seed)} came; expected an integer of at least 0, or None for any.")
+        raise ValueError(f"got seed={represent(seed)}; expected an integer of at least 0, or None for any.")
     return seed
 
 
 def _at_least_one(name: str, value: int) -> int:
     if value < 1:
-        raise ValueError(f"{name}={value!r} came; expected an integer of at least 1.")
+        raise ValueError(f"got {name}={value!r}; expected an integer of at least 1.")
     return value
 
 
 def _share(name: str, value: float) -> float:
     if not 0 <= value <= 1:
-        raise ValueError(f"{name}={value!r} came; expected a number from 0 to 1.")
+        raise ValueError(f"got {name}={value!r}; expected a number from 0 to 1.")
     return float(value)
 
 
 def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
     if not isinstance(value, str | None) or value not in choices:
-        raise ValueError(f"{name}={represent(value)} came; expected {' or '.join(map(represent, choices))}.")
+        raise ValueError(f"got {name}={represent(value)}; expected {' or '.join(map(represent, choices))}.")

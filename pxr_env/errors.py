@@ -2,7 +2,7 @@
 
 A mistake of the model is an `OperationError`: its text goes back to the model and the episode goes on.
 A mistake of the programmer or of the data is a `DataError`, `MediaError` or one of Gymnasium's own errors:
-it says what came, what was expected and what to do.
+"got X; expected Y", and what to do.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class DataError(ValueError):
     """A data set, a sample or one of its rows is not as described.
 
     Args:
-        message: what came, what was expected, what to do.
+        message: what was found, what was expected, what to do.
         bad_rows: all rows that are not as described, where the data set has rows.
     """
 

@@ -74,7 +74,7 @@ class Limits:
             if value is None and limit.default is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{limit.name}={represent(value)} came; expected an integer of at least {least}.")
+                raise ValueError(f"got {limit.name}={represent(value)}; expected an integer of at least {least}.")
             object.__setattr__(self, limit.name, value)
 
     def vision_tokens(self, views: Sequence[View]) -> int:
@@ -128,7 +128,7 @@ def check_costs(costs: Mapping[str, float]) -> dict[str, float]:
 
 
 @dataclass(kw_only=True, slots=True)
-class Episode:
+class EpisodeState:
     """What happened so far. Holds no pixels: views are rectangles of sources.
 
     Args:
@@ -170,7 +170,7 @@ class Episode:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
+class ReplyLine:
     """What one call is answered with.
 
     Args:
@@ -184,7 +184,7 @@ class Line:
     place: int = 0
 
 
-def image_places(lines: Sequence[Line]) -> tuple[int, ...]:
+def image_places(lines: Sequence[ReplyLine]) -> tuple[int, ...]:
     """Returns for each image of a reply its place in the text, the lines joined by line breaks."""
     places: list[int] = []
     start = 0
@@ -220,7 +220,7 @@ class Rules:
     frame_budget: Mapping[str, int]
     zoom_padding: float = 0.0
 
-    def play(self, episode: Episode, turn: Turn) -> tuple[list[Line], str | None]:
+    def play(self, episode: EpisodeState, turn: Turn) -> tuple[list[ReplyLine], str | None]:
         """Executes the calls of a turn that is no final answer.
 
         Returns:
@@ -230,14 +230,14 @@ class Rules:
         refusal = self._refuse(turn)
         if refusal is not None:
             episode.fail(MALFORMED)
-            return [Line(text=self.dialect.render_error(refusal))], None
+            return [ReplyLine(text=self.dialect.render_error(refusal))], None
         lines = []
         for number, call in enumerate(turn.calls[:MAX_CALLS_PER_TURN], start=1):
             call_number = number if len(turn.calls) > 1 else None
             try:
                 lines.append(self._execute(episode, call))
             except OperationError as error:
-                lines.append(Line(text=self.dialect.render_error(str(error), call_number=call_number)))
+                lines.append(ReplyLine(text=self.dialect.render_error(str(error), call_number=call_number)))
                 if self.truncates and isinstance(error, LimitReached):
                     return lines, error.limit
         mistakes = list(turn.mistakes)
@@ -247,7 +247,7 @@ class Rules:
             )
         for mistake in mistakes:
             episode.fail(MALFORMED)
-            lines.append(Line(text=self.dialect.render_error(mistake.message)))
+            lines.append(ReplyLine(text=self.dialect.render_error(mistake.message)))
         return lines, None
 
     def _refuse(self, turn: Turn) -> str | None:
@@ -266,7 +266,7 @@ class Rules:
             return f"the message has no operation call and no final answer; expected {self.dialect.reminder}."
         return None
 
-    def _execute(self, episode: Episode, call: OperationCall | Mistake) -> Line:
+    def _execute(self, episode: EpisodeState, call: OperationCall | Mistake) -> ReplyLine:
         """Executes one call and returns its result.
 
         Raises:
@@ -303,9 +303,9 @@ class Rules:
         episode.executed(call, new)
         episode.n_clipped += bool(frame.clipped)
         text = self.dialect.render_views(new, call)
-        return Line(text=text, n_images=len(new), place=self.dialect.image_place(text, call))
+        return ReplyLine(text=text, n_images=len(new), place=self.dialect.image_place(text, call))
 
-    def _check_new(self, episode: Episode, call: OperationCall) -> None:
+    def _check_new(self, episode: EpisodeState, call: OperationCall) -> None:
         """Counts a call that was executed before, and refuses it unless duplicates are executed."""
         before = next((shown for done, shown in episode.calls if self.dialect.same_call(done, call)), None)
         if before is None:
@@ -318,7 +318,7 @@ class Rules:
                 "something else, or answer."
             )
 
-    def views(self, episode: Episode, shown: Sequence[Shown]) -> list[View]:
+    def views(self, episode: EpisodeState, shown: Sequence[Shown]) -> list[View]:
         """Numbers what is to be shown next, and gives it its size.
 
         Raises:
@@ -356,7 +356,7 @@ def frame_budget(
     most = max(max_pixels // video_frames, least) if max_frame_pixels is None else max_frame_pixels
     if not least <= most <= max_pixels:
         raise ValueError(
-            f"max_frame_pixels={most} came; expected size_multiple**2 = {least} to max_pixels = {max_pixels}."
+            f"got max_frame_pixels={most}; expected size_multiple**2 = {least} to max_pixels = {max_pixels}."
         )
     return {"min_pixels": least, "max_pixels": most, "size_multiple": size_multiple}
 

@@ -19,7 +19,7 @@ class SampleList:
         samples: the samples, in their order.
 
     Raises:
-        DataError: an id came twice.
+        DataError: two samples have one id.
     """
 
     def __init__(self, samples: Sequence[Sample]) -> None:
@@ -27,7 +27,7 @@ class SampleList:
         if len(self._samples) < len(samples):
             ids = [sample.sample_id for sample in samples]
             twice = next(sample_id for sample_id in self._samples if ids.count(sample_id) > 1)
-            raise DataError(f"the id {represent(twice)} came twice; expected another one for each sample.")
+            raise DataError(f"got the id {represent(twice)} twice; expected another one for each sample.")
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -50,19 +50,19 @@ def as_source(data: SampleSource | Sequence[Sample]) -> SampleSource:
 
     Raises:
         TypeError: it is neither a source nor a list of samples.
-        DataError: it has no samples, or an id came twice.
+        DataError: it has no samples, or two samples have one id.
     """
     source: Any = data
     if isinstance(data, list | tuple) and all(isinstance(sample, Sample) for sample in data):
         source = SampleList(data)
     if isinstance(source, type) or not all(callable(getattr(source, name, None)) for name in _METHODS):
         raise TypeError(
-            f"data={represent(data)} came; expected a list of Sample, or an object with __len__(), sample_ids() and "
+            f"got data={represent(data)}; expected a list of Sample, or an object with __len__(), sample_ids() and "
             "get(sample_id). Write such a class, or make the environment of a data set with gymnasium.make(id, "
             'data="DIR").'
         )
     if len(source) == 0:
-        raise DataError("a data set without samples came; expected at least one. Check the path or the split.")
+        raise DataError("got a data set without samples; expected at least one. Check the path or the split.")
     checked: SampleSource = source
     return checked
 
@@ -79,6 +79,6 @@ def find_id(asked: object, ids: Sequence[str]) -> str:
         if isinstance(sample_id, str | int) and not isinstance(sample_id, bool) and sample_id in ids:
             return sample_id  # type: ignore[return-value]
     raise DataError(
-        f"sample_id={represent(asked)} came; expected one of {len(ids)} ids, {represent(ids[0])} to "
+        f"got sample_id={represent(asked)}; expected one of {len(ids)} ids, {represent(ids[0])} to "
         f"{represent(ids[-1])}.{did_you_mean(asked, ids)} They are in env.unwrapped.data.sample_ids()."
     )

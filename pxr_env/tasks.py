@@ -225,7 +225,7 @@ def register_task(task: Task) -> None:
         ValueError: the id is taken.
     """
     if task.id in TASKS:
-        raise ValueError(f'the task "{task.id}" came twice; expected a new id. Choose another one.')
+        raise ValueError(f'got the task "{task.id}" a second time; expected a new id. Choose another one.')
     TASKS[task.id] = task
     register_tasks()
 

@@ -152,7 +152,7 @@ def check_frame(dialect: str, frame: Frame, known: Mapping[str, str]) -> None:
     if frame.name not in known:
         choices = " or ".join(f'"{name}" ({meaning})' for name, meaning in known.items())
         raise ValueError(
-            f'dialect="{dialect}" with coordinates="{frame.name}" came; expected coordinates {choices}. '
+            f'got dialect="{dialect}" with coordinates="{frame.name}"; expected coordinates {choices}. '
             'Use dialect="hermes" for other frames.'
         )
 

@@ -20,7 +20,7 @@ def register_dialect(name: str, factory: DialectFactory) -> None:
         ValueError: the name is taken.
     """
     if name in _DIALECTS:
-        raise ValueError(f'the dialect "{name}" came twice; expected a new name. Choose another one.')
+        raise ValueError(f'got the dialect "{name}" a second time; expected a new name. Choose another one.')
     _DIALECTS[name] = factory
 
 

@@ -51,7 +51,7 @@ def _check_only_zoom(dialect: str, names: Sequence[str]) -> None:
     for name in names:
         if name != "zoom_in":
             raise ValueError(
-                f'dialect="{dialect}" with the operation "{name}" came; expected only zoom_in, the one operation it '
+                f'got dialect="{dialect}" with the operation "{name}"; expected only zoom_in, the one operation it '
                 'has words for. Leave the others out, or use dialect="hermes" or "tags".'
             )
 

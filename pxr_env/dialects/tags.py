@@ -106,7 +106,7 @@ class Tags(Dialect):
             for name in (operation.name, *operation.parameters["properties"]):
                 if not re.fullmatch(_NAME, name) or name in _RESERVED:
                     raise ValueError(
-                        f'dialect="tags" with the name "{name}" of the operation "{operation.name}" came; expected '
+                        f'got dialect="tags" with the name "{name}" of the operation "{operation.name}"; expected '
                         'Latin letters, digits, "_", "-" and ".", and not "think" or "answer". Rename it.'
                     )
 

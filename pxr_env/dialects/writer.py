@@ -75,7 +75,7 @@ def checked_answer(parse: Callable[[str], Turn], answer: str, *forms: str) -> st
         if parse(text) == Turn(answers=(answer,)):
             return text
     raise ValueError(
-        f'the answer "{quote(answer)}" came; expected text without surrounding blanks, closing tags and unbalanced '
+        f'got the answer "{quote(answer)}"; expected text without surrounding blanks, closing tags and unbalanced '
         "braces. Such an answer cannot be written in this dialect."
     )
 
@@ -83,7 +83,7 @@ def checked_answer(parse: Callable[[str], Turn], answer: str, *forms: str) -> st
 def inexpressible(call: OperationCall, expected: str) -> ValueError:
     """Returns the exception for a call that a dialect cannot express."""
     return ValueError(
-        f'the call of "{quote(call.name)}" with {show(dict(call.arguments))} came; expected {expected}. '
+        f'got the call of "{quote(call.name)}" with {show(dict(call.arguments))}; expected {expected}. '
         "Such a call cannot be written in this dialect."
     )
 
@@ -98,7 +98,7 @@ def write_json(value: Mapping[str, Any]) -> str:
         text = json.dumps(rounded(value), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{show(dict(value))} came; expected text, finite numbers, true, false, null, and lists and dicts of them. "
+            f"got {show(dict(value))}; expected text, finite numbers, true, false, null, and lists and dicts of them. "
             "Such a call cannot be written in this dialect."
         ) from error
     # To JSON these are the same, and to nobody they are tags.

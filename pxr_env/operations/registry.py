@@ -164,7 +164,7 @@ def register_operation(
             `context` and those of the schema.
     """
     if name in _OPERATIONS:
-        raise ValueError(f'the operation "{name}" came twice; expected a new name. Choose another one.')
+        raise ValueError(f'got the operation "{name}" a second time; expected a new name. Choose another one.')
 
     def register(function: OperationFunction) -> OperationFunction:
         schema = _schema(name, parameters, function)

@@ -1,4 +1,4 @@
-"""Arguments of the wrong type: every one is named, with what came and what was expected."""
+"""Arguments of the wrong type: every one is named, with its value and what was expected."""
 
 import contextlib
 import functools
@@ -118,9 +118,9 @@ def test_every_argument_of_the_environment_names_itself(name, kind):
     ],
 )
 def test_names_that_are_none(find, what, kind):
-    with pytest.raises(ValueError, match="came; expected one of") as caught:
+    with pytest.raises(ValueError, match=r"^got .*; expected one of") as caught:
         find(WRONG[kind])
-    assert str(caught.value).startswith(f"{what}{represent(WRONG[kind])} came; expected one of ")
+    assert str(caught.value).startswith(f"got {what}{represent(WRONG[kind])}; expected one of ")
 
 
 @pytest.mark.parametrize("kind", WRONG)
@@ -166,20 +166,20 @@ def test_numpy_numbers_are_numbers():
 
 @pytest.mark.parametrize("seed", [-1, 1.5, True, "3", np.float64(1), np.bool_(True)])
 def test_seeds_that_are_none(seed):
-    with pytest.raises(ValueError, match=r"^seed=.* came; expected an integer of at least 0"):
+    with pytest.raises(ValueError, match=r"^got seed=.*; expected an integer of at least 0"):
         gymnasium.make(TASK).unwrapped.reset(seed=seed)
 
 
 @pytest.mark.parametrize("options", ["train-0", 3, ["train-0"], some_function, ("sample_id",)])
 def test_options_that_are_no_dict(options):
-    with pytest.raises(ValueError, match=r'^options=.* came; expected a dict, such as \{"sample_id": id\}'):
+    with pytest.raises(ValueError, match=r'^got options=.*; expected a dict, such as \{"sample_id": id\}'):
         gymnasium.make(TASK).reset(options=options)
 
 
 @pytest.mark.parametrize("sample_id", [None, True, 1.0, [], {}, np.zeros(2), "7.0", 8, some_function])
 def test_ids_that_are_none(sample_id):
     env = VisualReasoningEnv([sample("7"), sample("x")])
-    with pytest.raises(DataError, match=r'^sample_id=.* came; expected one of 2 ids, "7" to "x"'):
+    with pytest.raises(DataError, match=r'^got sample_id=.*; expected one of 2 ids, "7" to "x"'):
         env.reset(options={"sample_id": sample_id})
 
 
@@ -222,7 +222,7 @@ def test_samples_in_a_list():
     assert env.data.sample_ids() == ("a", "b")
     assert {env.reset(seed=seed)[1]["sample_id"] for seed in range(20)} == {"a", "b"}
     assert env.step(r"\boxed{white}")[1] == 1.0
-    with pytest.raises(DataError, match='the id "a" came twice; expected another one'):
+    with pytest.raises(DataError, match='got the id "a" twice; expected another one'):
         VisualReasoningEnv([sample("a"), sample("a")])
     with pytest.raises(DataError, match="without samples"):
         VisualReasoningEnv([])
@@ -230,5 +230,5 @@ def test_samples_in_a_list():
 
 @pytest.mark.parametrize("data", [None, 3, "DIR", [1], [sample(), "b"], sample(), {"a": sample()}, object, Path("x")])
 def test_data_that_are_no_samples_are_refused_at_once(data):
-    with pytest.raises(TypeError, match=r"^data=.* came; expected a list of Sample, or an object with __len__"):
+    with pytest.raises(TypeError, match=r"^got data=.*; expected a list of Sample, or an object with __len__"):
         VisualReasoningEnv(data)

@@ -135,7 +135,7 @@ def test_written_boxes_cover_what_they_describe(name, x1, x2, y1, y2, view):
 
 
 def test_an_unknown_frame_is_named():
-    with pytest.raises(ValueError, match=r'"units" came.*unit, pixel, permille.*Did you mean "unit"'):
+    with pytest.raises(ValueError, match=r'got coordinates="units";.*unit, pixel, permille.*Did you mean "unit"'):
         get_frame("units")
 
 

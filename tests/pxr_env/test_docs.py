@@ -1,5 +1,7 @@
 """What the pages say about environments: their code runs, their names are the environment's, none is out of date."""
 
+import doctest
+import importlib
 import os
 import re
 import subprocess
@@ -115,10 +117,10 @@ def test_the_pages_of_tasks_of_your_own_are_written(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pxr/Doors-v0"], 'the task "pxr/Doors-v0" came; expected one of pxr/SyntheticSearch-v0'),
+        (["pxr/Doors-v0"], 'got the task "pxr/Doors-v0"; expected one of pxr/SyntheticSearch-v0'),
         (["no_such:my/Doors-v0"], 'the module "no_such" cannot be imported (No module named'),
-        (["pxr_env:my/Doors-v0"], 'the task "my/Doors-v0" came; expected one of'),
-        ([":my/Doors-v0"], 'the task "my/Doors-v0" came; expected one of'),
+        (["pxr_env:my/Doors-v0"], 'got the task "my/Doors-v0"; expected one of'),
+        ([":my/Doors-v0"], 'got the task "my/Doors-v0"; expected one of'),
         (["pxr/VStar-v0", "--out", "file"], "file"),
     ],
 )
@@ -171,6 +173,13 @@ def test_docstrings_are_read():
     text = inspect.cleandoc(text)
     assert sections(text) == {"": "One line.\n\nMore.", "Reward": "All of it."}
     assert described_arguments(text) == {"a": "the first, on two lines.", "b": "the second: with a colon."}
+
+
+@pytest.mark.parametrize("module", ["pxr_env", "pxr_env.types", "pxr_env.curiosity.formulas"])
+def test_examples_in_docstrings_are_true(module):
+    failed, tried = doctest.testmod(importlib.import_module(module))
+    assert tried > 0
+    assert failed == 0
 
 
 def test_links_between_pages_lead_somewhere():

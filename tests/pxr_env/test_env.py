@@ -139,7 +139,7 @@ def test_several_sources_are_shown_in_order():
     assert info["views"][2]["source"] == 2
     assert info["views"][2]["box"] == (0, 0, 28, 28)
     assert np.array_equal(np.asarray(env.source_image(2)), noise(56, 56, 1))
-    with pytest.raises(ValueError, match="source 3 came; expected 1 to 2"):
+    with pytest.raises(ValueError, match="got source 3; expected 1 to 2"):
         env.source_image(3)
 
 
@@ -373,22 +373,20 @@ def test_step_outside_an_episode_is_the_programmers_mistake():
         _ = env.sample
     env.reset()
     env.step(r"\boxed{B}")
-    with pytest.raises(ResetNeeded, match="after the end of the episode; expected reset"):
+    with pytest.raises(ResetNeeded, match=r"got step\(\) after the end of the episode; expected reset"):
         env.step("x")
     env.reset()
-    with pytest.raises(InvalidAction, match="type dict came; expected str"):
+    with pytest.raises(InvalidAction, match="got an action of type dict; expected str"):
         env.step({"text": "x"})
 
 
 def test_reset_options_are_checked():
     env = gymnasium.make(TASK, num_samples=50)
-    with pytest.raises(ValueError, match=r'"sampel_id" came; expected only sample_id. Did you mean "sample_id"'):
+    with pytest.raises(ValueError, match=r'"sampel_id"; expected only sample_id. Did you mean "sample_id"'):
         env.reset(options={"sampel_id": "train-1"})
-    with pytest.raises(
-        DataError, match=r'"train-50" came; expected one of 50 ids, "train-0" to "train-49".*Did you mean'
-    ):
+    with pytest.raises(DataError, match=r'"train-50"; expected one of 50 ids, "train-0" to "train-49".*Did you mean'):
         env.reset(options={"sample_id": "train-50"})
-    with pytest.raises(DataError, match="sample_id=3 came"):
+    with pytest.raises(DataError, match="got sample_id=3; expected"):
         env.reset(options={"sample_id": 3})
 
 
@@ -411,18 +409,18 @@ def test_a_sample_that_cannot_be_shown_is_a_data_mistake(tmp_path):
         ({"operations": ("zoom",)}, 'Did you mean "zoom_in"'),
         ({"operations": "zoom_in"}, r'expected a list, of which each item is text. Write \["zoom_in"\]'),
         ({"scorer": "exakt"}, 'Did you mean "exact"'),
-        ({"max_turns": 0}, "max_turns=0 came; expected an integer of at least 1"),
+        ({"max_turns": 0}, "got max_turns=0; expected an integer of at least 1"),
         ({"max_turns": 2.0}, "max_turns=2.0"),
         ({"max_operations": -1}, "at least 0"),
         ({"min_pixels": 2000, "max_pixels": 1000}, "0 <= min_pixels <= max_pixels"),
         ({"max_pixels": 100}, "784"),
         ({"render_mode": "human"}, 'expected None or "rgb_array"'),
-        ({"on_limit": "stop"}, 'on_limit="stop" came; expected "refuse" or "truncate"'),
+        ({"on_limit": "stop"}, 'got on_limit="stop"; expected "refuse" or "truncate"'),
         ({"duplicates": "keep"}, 'expected "refuse" or "execute"'),
-        ({"max_images": 0}, "max_images=0 came; expected an integer of at least 1"),
+        ({"max_images": 0}, "got max_images=0; expected an integer of at least 1"),
         ({"max_vision_tokens": 1.5}, "max_vision_tokens=1.5"),
         ({"video_frames": 0}, "video_frames=0"),
-        ({"max_frame_pixels": 100}, "max_frame_pixels=100 came; expected size_multiple[*][*]2 = 784 to max_pixels"),
+        ({"max_frame_pixels": 100}, "got max_frame_pixels=100; expected size_multiple[*][*]2 = 784 to max_pixels"),
         ({"costs": {"operations": 1}}, 'costs has "operations".*Did you mean "operation"'),
         ({"costs": {"operation": -1}}, 'cost of "operation" is -1; expected a finite number of at least 0'),
     ],
@@ -604,7 +602,7 @@ def test_frames_can_be_selected_sought_and_zoomed_into():
     assert "image 1 is no frame" in env.step(call("select_frames", target_frames=[1]))[0]["text"]
     assert info["usage"] == {"zoom_in": 1, "select_frames": 1, "seek": 1}
     assert np.array_equal(np.asarray(env.source_image(2, 11)), movie(11))
-    with pytest.raises(ValueError, match="source 2 is a video, and no frame came; expected 0 to 59"):
+    with pytest.raises(ValueError, match="got source 2, a video, without a frame; expected 0 to 59"):
         env.source_image(2)
 
 

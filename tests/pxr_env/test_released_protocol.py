@@ -85,7 +85,7 @@ def test_a_padded_zoom_into_a_comparison_stays_in_its_picture():
 
 @pytest.mark.parametrize("padding", [-0.1, 1.5, "0.1", True, float("nan")])
 def test_padding_that_is_no_share_is_refused(padding):
-    with pytest.raises(ValueError, match=r"zoom_padding=.* came; expected a number"):
+    with pytest.raises(ValueError, match=r"got zoom_padding=.*; expected a number"):
         make(zoom_padding=padding)
 
 
@@ -171,5 +171,5 @@ def test_own_words_replace_those_of_the_dialect_and_travel_with_the_spec():
 
 @pytest.mark.parametrize("name", ["system_prompt", "question_suffix"])
 def test_words_that_are_no_text_are_refused(name):
-    with pytest.raises(ValueError, match=f"{name}=7 came; expected text"):
+    with pytest.raises(ValueError, match=f"got {name}=7; expected text"):
         make(**{name: 7})

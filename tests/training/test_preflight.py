@@ -46,7 +46,7 @@ def test_too_few_samples_are_named(make_recipe):
 
 def test_the_environments_own_error_comes_through(make_recipe):
     env = EnvRecipe(id=ENV_ID, kwargs={"coordinates": "metres"})
-    with pytest.raises(ValueError, match='coordinates="metres" came; expected one of unit, pixel, permille'):
+    with pytest.raises(ValueError, match='got coordinates="metres"; expected one of unit, pixel, permille'):
         check_start(make_recipe(env=env))
 
 

@@ -143,7 +143,7 @@ def test_floats_are_written_with_four_decimals(dialect):
     ],
 )
 def test_what_cannot_be_written_is_refused(dialect, arguments):
-    with pytest.raises(ValueError, match=r"came; expected .* cannot be written in this dialect"):
+    with pytest.raises(ValueError, match=r"got .*; expected .* cannot be written in this dialect"):
         dialect.render_call(OperationCall(name="zoom_in", arguments=arguments))
 
 
@@ -250,7 +250,7 @@ def test_dialects_of_zooming_know_nothing_else(name):
     dialect = DIALECTS[name]
     assert dialect.render_call(ZOOM).startswith(dialect.call_opening("zoom_in"))
     dialect.check_operations([get_operation("zoom_in")])
-    with pytest.raises(ValueError, match=f'"{name}" with the operation "seek" came; expected only zoom_in.*Leave'):
+    with pytest.raises(ValueError, match=f'"{name}" with the operation "seek"; expected only zoom_in.*Leave'):
         dialect.check_operations([get_operation("zoom_in"), get_operation("seek")])
     with pytest.raises(ValueError, match='the call of "seek"'):
         dialect.call_opening("seek")
@@ -263,7 +263,7 @@ def test_dialects_of_zooming_know_nothing_else(name):
 @general_dialects
 def test_general_dialects_call_every_operation_and_no_unknown_one(dialect):
     dialect.check_operations([get_operation(name) for name in OPERATIONS])
-    with pytest.raises(ValueError, match='"zom_in" came; expected one of'):
+    with pytest.raises(ValueError, match='"zom_in"; expected one of'):
         dialect.call_opening("zom_in")
 
 
@@ -273,7 +273,7 @@ def test_unknown_frames_are_refused(name, frame):
     if frame in KNOWN[name]:
         assert get_dialect(name, get_frame(frame)).parse("") == Turn()
     else:
-        with pytest.raises(ValueError, match=f'dialect="{name}" with coordinates="{frame}" came; expected .*Use'):
+        with pytest.raises(ValueError, match=f'dialect="{name}" with coordinates="{frame}"; expected .*Use'):
             get_dialect(name, get_frame(frame))
 
 

@@ -190,7 +190,7 @@ def test_the_prompt_shows_every_operation_as_a_tag():
 def test_names_that_are_no_tags_are_refused(name, argument):
     schema = {"type": "object", "properties": {argument: TEXT}, "required": []}
     operation = Operation(name=name, description="", parameters=schema, function=lambda context: ())
-    with pytest.raises(ValueError, match=r'dialect="tags" with the name ".*" came; expected Latin letters.* Rename it'):
+    with pytest.raises(ValueError, match=r'got dialect="tags" with the name ".*"; expected Latin letters.* Rename it'):
         TAGS.check_operations([operation])
     with pytest.raises(ValueError, match="cannot be written"):
         TAGS.render_call(OperationCall(name=name, arguments={argument: "v"}))

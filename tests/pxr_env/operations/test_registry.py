@@ -187,7 +187,7 @@ def test_users_add_operations():
 @pytest.mark.parametrize(
     ("name", "parameters", "message"),
     [
-        ("zoom_in", {}, "came twice"),
+        ("zoom_in", {}, "a second time"),
         ("x", {"a": {"type": "string", "pattern": "."}}, "uses pattern; expected only"),
         ("x", {"a": {"type": "str"}}, "has type 'str'"),
         ("x", {"b": {"type": "string"}}, "takes a; expected context and b"),
