@@ -32,14 +32,8 @@ _CHUNK = 1024 * 1024
 _LOCAL_HEADER = 30
 #: What zipfile and its decompressors raise on bytes that are no zip file.
 _DAMAGED = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    ValueError,
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, NotImplementedError, RuntimeError, ValueError),
 )
 
 
@@ -52,10 +46,8 @@ class Unpacked:
     n_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Member:
-    info: zipfile.ZipInfo
-    parts: tuple[str, ...]
+#: Parts of the name -> member.
+_Members = dict[tuple[str, ...], zipfile.ZipInfo]
 
 
 def unpack(
@@ -89,7 +81,7 @@ def unpack(
         with zipfile.ZipFile(archive) as opened:
             members = _check(archive, opened.infolist(), max_files, max_bytes, max_ratio)
             directory.mkdir(parents=True, exist_ok=True)
-            _check_space(archive, directory, sum(member.info.file_size for member in members))
+            _check_space(archive, directory, sum(info.file_size for info in members.values()))
             return _write(archive, opened, members, directory)
     except DataError:
         raise
@@ -106,37 +98,40 @@ def unpack(
 
 def _check(
     archive: Path, infos: Sequence[zipfile.ZipInfo], max_files: int, max_bytes: int, max_ratio: float
-) -> list[_Member]:
+) -> _Members:
+    """The files of an archive; DataError for what is refused."""
     if len(infos) > max_files:
         raise _refused(archive, f"has {len(infos)} members", f"at most {max_files}")
-    members: dict[tuple[str, ...], _Member] = {}
+    members: _Members = {}
     n_bytes = 0
     for info in infos:
-        parts = _parts(archive, info)
+        try:
+            # zipfile cuts `filename` at NUL; the name as it is written is in `orig_filename`.
+            parts = check_name(info.orig_filename)
+        except UnsafePathError as error:
+            raise DataError(
+                f'"{archive}" is refused: the name of member "{_name(info)}" {error}. Nothing was written.'
+            ) from error
         _check_member(archive, info, max_ratio)
         if info.is_dir():
             continue
         if parts in members:
             raise _refused(archive, f'has the member "{_name(info)}" twice', "every name once")
-        members[parts] = _Member(info=info, parts=parts)
+        members[parts] = info
         n_bytes += info.file_size
         if n_bytes > max_bytes:
             raise _refused(archive, f"has more than {max_bytes} bytes when it is unpacked", "less")
-    for parts, member in members.items():
+    for parts, info in members.items():
         if any(parts[:length] in members for length in range(1, len(parts))):
-            raise _refused(archive, f'has the member "{_name(member.info)}" inside another file', "folders there")
-    _check_overlap(archive, infos)
-    return list(members.values())
-
-
-def _parts(archive: Path, info: zipfile.ZipInfo) -> tuple[str, ...]:
-    try:
-        # zipfile cuts `filename` at NUL; the name as it is written is in `orig_filename`.
-        return check_name(info.orig_filename)
-    except UnsafePathError as error:
-        raise DataError(
-            f'"{archive}" is refused: the name of member "{_name(info)}" {error}. Nothing was written.'
-        ) from error
+            raise _refused(archive, f'has the member "{_name(info)}" inside another file', "folders there")
+    # Members that share their packed bytes make a small file endless.
+    end = 0
+    for info in sorted(infos, key=lambda info: info.header_offset):
+        if info.header_offset < end:
+            place = f'has the member "{_name(info)}" on top of another one'
+            raise _refused(archive, place, "members one after another")
+        end = info.header_offset + _LOCAL_HEADER + info.compress_size
+    return members
 
 
 def _check_member(archive: Path, info: zipfile.ZipInfo, max_ratio: float) -> None:
@@ -151,17 +146,6 @@ def _check_member(archive: Path, info: zipfile.ZipInfo, max_ratio: float) -> Non
         raise _refused(archive, f'has the member "{_name(info)}" compressed by {ratio}', f"at most {max_ratio:g}")
 
 
-def _check_overlap(archive: Path, infos: Sequence[zipfile.ZipInfo]) -> None:
-    """Members that share their packed bytes make a small file endless."""
-    end = 0
-    for info in sorted(infos, key=lambda info: info.header_offset):
-        if info.header_offset < end:
-            raise _refused(
-                archive, f'has the member "{_name(info)}" on top of another one', "members one after another"
-            )
-        end = info.header_offset + _LOCAL_HEADER + info.compress_size
-
-
 def _check_space(archive: Path, directory: Path, n_bytes: int) -> None:
     free = shutil.disk_usage(directory).free
     if n_bytes > free:
@@ -171,25 +155,25 @@ def _check_space(archive: Path, directory: Path, n_bytes: int) -> None:
         )
 
 
-def _write(archive: Path, opened: zipfile.ZipFile, members: Sequence[_Member], directory: Path) -> Unpacked:
+def _write(archive: Path, opened: zipfile.ZipFile, members: _Members, directory: Path) -> Unpacked:
     root = os.path.realpath(directory)
     n_written = n_unchanged = n_bytes = 0
     checked: set[str] = set()
-    for member in members:
-        folder = os.path.join(root, *member.parts[:-1])
+    for (*folders, last), info in members.items():
+        folder = os.path.join(root, *folders)
         if folder not in checked:
             _make_folder(archive, root, folder)
             checked.add(folder)
-        path = os.path.join(folder, member.parts[-1])
+        path = os.path.join(folder, last)
         if os.path.lexists(path):
-            if not _is_same(path, member.info):
+            if not _is_same(path, info):
                 raise DataError(
-                    f'"{path}" is there already and differs from "{_name(member.info)}" of "{archive}"; expected an '
+                    f'"{path}" is there already and differs from "{_name(info)}" of "{archive}"; expected an '
                     "empty place or the same file. Move it away, or choose another directory."
                 )
             n_unchanged += 1
         else:
-            n_bytes += _write_file(opened, member.info, path)
+            n_bytes += _write_file(opened, info, path)
             n_written += 1
     return Unpacked(n_written=n_written, n_unchanged=n_unchanged, n_bytes=n_bytes)
 
@@ -238,8 +222,8 @@ def _name(info: zipfile.ZipInfo) -> str:
     return quote(printable(info.orig_filename))
 
 
-def _refused(archive: Path, came: str, expected: str) -> DataError:
-    return DataError(f'"{archive}" is refused: it {came}; expected {expected}. Nothing was written.')
+def _refused(archive: Path, what: str, expected: str) -> DataError:
+    return DataError(f'"{archive}" is refused: it {what}; expected {expected}. Nothing was written.')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

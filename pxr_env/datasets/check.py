@@ -6,8 +6,8 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pxr_env.datasets.formats import FORMATS, open_dataset, recognize
 from pxr_env.datasets.media import Medium
 from pxr_env.datasets.released import SFTData, Trace
 from pxr_env.datasets.rows import BadRow, Dataset, Progress, Record, RowWarning
-from pxr_env.errors import DataError, MediaError, did_you_mean, quote
+from pxr_env.errors import DataError, MediaError, quote
 from pxr_env.media.images import ImageSource
 from pxr_env.media.video import VideoSource
 
@@ -25,7 +25,7 @@ from pxr_env.media.video import VideoSource
 _WARNINGS_PRINTED = 20
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a check found.
 
@@ -50,28 +50,11 @@ class Report:
     counts: Mapping[str, int]
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the report as plain values for JSON."""
-        return {
-            "path": self.path,
-            "format": self.format,
-            "deep": self.deep,
-            "n_rows": self.n_rows,
-            "n_good": self.n_good,
-            "bad_rows": [
-                {"row": bad.row, "place": bad.place, "id": bad.sample_id, "cause": bad.cause} for bad in self.bad_rows
-            ],
-            "warnings": [
-                {
-                    "row": warning.row,
-                    "place": warning.place,
-                    "id": warning.sample_id,
-                    "kind": warning.kind,
-                    "text": warning.text,
-                }
-                for warning in self.warnings
-            ],
-            "counts": dict(self.counts),
-        }
+        """Returns the report as plain values for JSON; the ids are under "id"."""
+        report = asdict(self)
+        for row in (*report["bad_rows"], *report["warnings"]):
+            row["id"] = row.pop("sample_id")
+        return report
 
     def __str__(self) -> str:
         """The report for people: bad rows, then warnings, then counts."""
@@ -123,17 +106,15 @@ def check_dataset(
         if not error.bad_rows:
             raise
         bad = tuple(row for row in error.bad_rows if isinstance(row, BadRow))
-        return Report(
-            path=str(path), format=name, deep=deep, n_rows=len(bad), n_good=0, bad_rows=bad, warnings=(), counts={}
-        )
+        return Report(str(path), name, deep, n_rows=len(bad), n_good=0, bad_rows=bad, warnings=(), counts={})
     good: list[Record | Trace] = list(_records(data))
     bad_media = _look_inside(good, deep, progress)
     bad_rows = [*data.skipped, *bad_media.values()]
     good = [record for record in good if record.sample_id not in bad_media]
     return Report(
-        path=str(path),
-        format=name,
-        deep=deep,
+        str(path),
+        name,
+        deep,
         n_rows=data.n_rows,
         n_good=len(good),
         bad_rows=tuple(sorted(bad_rows, key=lambda bad: bad.row)),
@@ -228,44 +209,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Checks and prints; returns 0 if all rows are good, 1 if one is bad, 2 on wrong usage."""
     try:
-        name = _format(args)
+        if args.format != "auto" and args.format in FORMATS and not args.data.exists():
+            raise ValueError(f'"{args.data}" does not exist; expected a data set. Check the path.')
+        name = recognize(args.data) if args.format == "auto" else args.format
         arguments = _arguments(args.set)
-    except ValueError as error:
+    except ValueError as error:  # DataError is one
         print(error, file=sys.stderr)
         return 2
     try:
         report = check_dataset(
-            args.data,
-            format=name,
-            deep=args.deep,
-            limit=args.limit,
-            arguments=arguments,
-            progress=_progress("rows read or decoded"),
+            args.data, format=name, deep=args.deep, limit=args.limit, arguments=arguments, progress=_tell
         )
-    except DataError as error:
+    except (DataError, ImportError, TypeError, ValueError) as error:
         print(error, file=sys.stderr)
-        return 1
-    except (ImportError, TypeError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, DataError) else 2
     print(report)
     if args.json is not None:
         args.json.write_text(json.dumps(report.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return 1 if report.bad_rows else 0
-
-
-def _format(args: argparse.Namespace) -> str:
-    """The format; DataError, a ValueError, where it is not recognized."""
-    if args.format == "auto":
-        return recognize(args.data)
-    if args.format not in FORMATS:
-        raise ValueError(
-            f'got --format "{quote(args.format)}", expected auto or one of {", ".join(FORMATS)}.'
-            f"{did_you_mean(args.format, FORMATS)} Choose one."
-        )
-    if not args.data.exists():
-        raise ValueError(f'"{args.data}" does not exist; expected a data set. Check the path.')
-    return str(args.format)
 
 
 def _arguments(pairs: Sequence[str]) -> dict[str, Any]:
@@ -282,9 +243,8 @@ def _arguments(pairs: Sequence[str]) -> dict[str, Any]:
     return arguments
 
 
-def _progress(what: str) -> Callable[[int], None]:
-    def tell(number: int) -> None:
-        if number % 10_000 == 0 or sys.stderr.isatty():
-            print(f"\r{number} {what}", end="\r" if sys.stderr.isatty() else "\n", file=sys.stderr, flush=True)
-
-    return tell
+def _tell(number: int) -> None:
+    """Writes how many rows are done: on one line of a terminal, or now and then into a log."""
+    if number % 10_000 == 0 or sys.stderr.isatty():
+        end = "\r" if sys.stderr.isatty() else "\n"
+        print(f"\r{number} rows read or decoded", end=end, file=sys.stderr, flush=True)

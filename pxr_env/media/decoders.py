@@ -73,7 +73,7 @@ def open_decoder(path: str, index: VideoIndex) -> Decoder:
 
 
 class AnimationDecoder:
-    """The frames of an animation; transparent parts are white.
+    """The frames of an animation; transparent parts are white, and going back decodes from the beginning.
 
     It and `read` raise whatever Pillow raises.
     """
@@ -83,14 +83,12 @@ class AnimationDecoder:
         self._size = self._image.size
 
     def read(self, index: int) -> Image.Image:
-        """Returns frame `index` as a new RGB image. Going back decodes from the beginning."""
         self._image.seek(index)
         # A frame may reach beyond the first one, which is the canvas.
         shown = to_rgb(self._image).crop((0, 0, *self._size))
         return turn(shown, orientation(self._image))
 
     def close(self) -> None:
-        """Closes the file."""
         self._image.close()
 
 
@@ -111,11 +109,6 @@ class PyAVDecoder:
         self.n_decoded = 0
 
     def read(self, index: int) -> Image.Image:
-        """Returns frame `index` in presentation order, upright, as a new RGB image.
-
-        Raises:
-            MediaError: the frame cannot be decoded.
-        """
         for begin in self._beginnings(index):
             frame = self._find(index, begin)
             if frame is not None:
@@ -123,7 +116,6 @@ class PyAVDecoder:
         raise _missing_frame(self._path, index)
 
     def close(self) -> None:
-        """Closes the file."""
         self._container.close()
 
     def _beginnings(self, index: int) -> Iterator[int | None]:
@@ -210,11 +202,6 @@ class DecordDecoder:
             raise _DecordMismatchError
 
     def read(self, index: int) -> Image.Image:
-        """Returns frame `index` in presentation order as a new RGB image.
-
-        Raises:
-            MediaError: the frame cannot be decoded.
-        """
         if self._fallback is None:
             try:
                 frame = self._reader[index]
@@ -226,7 +213,6 @@ class DecordDecoder:
         return self._fallback.read(index)
 
     def close(self) -> None:
-        """Closes the file."""
         self._reader = None
         if self._fallback is not None:
             self._fallback.close()

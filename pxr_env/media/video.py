@@ -62,7 +62,7 @@ def _is_frame(name: str) -> bool:
     return name.lower().endswith(FRAME_SUFFIXES) and not name.startswith(".")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Timeline:
     """When the frames of a track are shown.
 
@@ -77,7 +77,7 @@ class Timeline:
     @classmethod
     def regular(cls, n_frames: int, fps: float) -> Timeline:
         """Returns the timeline of frames at equal distances: frame i is shown from i / fps on."""
-        return cls(times=np.arange(n_frames) / fps, end=n_frames / fps)
+        return cls(np.arange(n_frames) / fps, n_frames / fps)
 
 
 class Track(Protocol):
@@ -90,7 +90,11 @@ class Track(Protocol):
         """When its frames are shown."""
 
     def read(self, index: int) -> Image.Image:
-        """Returns frame `index` (from 0), RGB. It is shared: do not change it."""
+        """Returns frame `index` (from 0), RGB. It is shared: do not change it.
+
+        Raises:
+            MediaError: it is missing or broken, or not of the size of the track.
+        """
 
 
 class FileTrack:
@@ -100,45 +104,34 @@ class FileTrack:
         self._path = path
 
     def size(self) -> Size:
-        """Width and height of the upright frames in pixels."""
         return video_index(file_key(self._path)).size
 
     def timeline(self) -> Timeline:
-        """When its frames are shown, from the packets of the file."""
         index = video_index(file_key(self._path))
-        return Timeline(times=index.times, end=index.end)
+        return Timeline(index.times, index.end)
 
     def read(self, index: int) -> Image.Image:
-        """Returns frame `index` in presentation order."""
         file = file_key(self._path)
         return decoded_cache.get(("video frame", *file, index), lambda: decoder_pool.read(file, index))
 
 
 class ImageTrack:
-    """A list of images, or the images in a folder, at `fps` frames per second."""
+    """A list of images, or the images in a folder, at `fps` frames per second; all have the size of the first."""
 
     def __init__(self, paths: Path | list[Path], fps: float) -> None:
-        self._folder = paths if isinstance(paths, Path) else None
+        self._given, self._fps = paths, fps
         self._paths = None if isinstance(paths, Path) else paths
-        self._fps = fps
         self._size: Size | None = None
 
     def size(self) -> Size:
-        """Width and height of the first frame; all others have to have it."""
         if self._size is None:
             self._size = probe(self._files()[0])
         return self._size
 
     def timeline(self) -> Timeline:
-        """When its frames are shown: frame i from i / fps on."""
         return Timeline.regular(len(self._files()), self._fps)
 
     def read(self, index: int) -> Image.Image:
-        """Returns the image in place `index`.
-
-        Raises:
-            MediaError: the file is missing or broken, or of another size than the first.
-        """
         path = self._files()[index]
         image = open_image(path)
         if image.size != self.size():
@@ -153,53 +146,41 @@ class ImageTrack:
 
     def _files(self) -> list[Path]:
         if self._paths is None:
-            assert self._folder is not None
-            self._paths = frame_paths(self._folder)
+            assert isinstance(self._given, Path)
+            self._paths = frame_paths(self._given)
         return self._paths
 
 
+@dataclass(frozen=True, kw_only=True, repr=False)
 class RenderedTrack:
-    """A function that draws frames when they are needed, at `fps` frames per second."""
+    """A function that draws frames when they are needed, at `fps` frames per second; see `VideoSource`."""
 
-    def __init__(
-        self,
-        load_frame: Callable[[int], Image.Image | np.ndarray],
-        *,
-        key: Hashable,
-        n_frames: int,
-        fps: float,
-        size: Size,
-    ) -> None:
-        self._load_frame, self._key = load_frame, key
-        self._n_frames, self._fps, self._size = n_frames, fps, size
+    load_frame: Callable[[int], Image.Image | np.ndarray]
+    key: Hashable
+    n_frames: int
+    fps: float
+    declared_size: Size
 
     def size(self) -> Size:
-        """Width and height that the function promises."""
-        return self._size
+        return self.declared_size
 
     def timeline(self) -> Timeline:
-        """When its frames are shown: frame i from i / fps on."""
-        return Timeline.regular(self._n_frames, self._fps)
+        return Timeline.regular(self.n_frames, self.fps)
 
     def read(self, index: int) -> Image.Image:
-        """Returns what the function draws for `index`.
-
-        Raises:
-            MediaError: it draws something else than an image of that size.
-        """
-        return decoded_cache.get(("rendered frame", self._key, index), lambda: self._draw(index))
+        return decoded_cache.get(("rendered frame", self.key, index), lambda: self._draw(index))
 
     def __repr__(self) -> str:
-        return f"key={self._key!r}"
+        return f"key={self.key!r}"
 
     def _draw(self, index: int) -> Image.Image:
-        name = f"frame {index} of the video {self._key!r}"
+        name = f"frame {index} of the video {self.key!r}"
         with decoding(name, "Expected a picture; correct load_frame=."):
-            image = to_image(self._load_frame(index), name)
-        if image.size != self._size:
+            image = to_image(self.load_frame(index), name)
+        if image.size != tuple(self.declared_size):
             raise MediaError(
-                f"{name} was drawn as {image.width}x{image.height}; expected "
-                f"{self._size[0]}x{self._size[1]}, as it was declared. Correct load_frame= or size=."
+                f"{name} was drawn as {image.width}x{image.height}; expected {self.declared_size[0]}x"
+                f"{self.declared_size[1]}, as it was declared. Correct load_frame= or size=."
             )
         return image
 
@@ -277,7 +258,7 @@ class VideoSource:
             assert size is not None
             assert fps is not None
             _check_drawn(n_frames, size)
-            self._track = RenderedTrack(load_frame, key=key, n_frames=n_frames, fps=fps, size=size)
+            self._track = RenderedTrack(load_frame=load_frame, key=key, n_frames=n_frames, fps=fps, declared_size=size)
         elif frames is not None:
             self._track = ImageTrack(_frame_list(frames), fps or DEFAULT_FPS)
         else:

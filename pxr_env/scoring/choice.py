@@ -1,4 +1,4 @@
-"""Answers that choose an option of the question."""
+"""Answers that choose an option of the question, and the scorer that finds out which one fits a sample."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import string
 from collections.abc import Sequence
 
 from pxr_env.decorations import ALL, layers
+from pxr_env.scoring.numeric import as_number, number
 from pxr_env.scoring.registry import register_scorer
-from pxr_env.scoring.text import matches, meant, visible
+from pxr_env.scoring.text import exact, matches, meant, visible
 from pxr_env.types import Sample
 
 # "(B)" anywhere, "B." or "B)" or "B:" where a line begins.
@@ -173,3 +174,15 @@ def _letter_alone(answer: str) -> str | None:
         if named and named["mark"] and "," not in named["mark"] and not _ANOTHER.search(named["text"]):
             return named["letter"].upper()
     return None
+
+
+@register_scorer("auto", source="the scorer that fits the sample: multiple_choice, number or exact")
+def auto(answer: str, sample: Sample) -> float:
+    """`multiple_choice` if the sample has options or accepts letters only, `number` if it accepts numbers only, else
+    `exact`.
+    """
+    if sample_options(sample) or all(map(lone_letter, sample.answers)):
+        return multiple_choice(answer, sample)
+    if all(as_number(accepted) is not None for accepted in sample.answers):
+        return number(answer, sample)
+    return exact(answer, sample)

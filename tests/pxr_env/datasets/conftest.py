@@ -62,14 +62,20 @@ def write_lines():
 
 @pytest.fixture
 def causes():
-    """A function that opens data, expects bad rows, and returns their causes by id."""
+    """A function that opens data, expects bad rows, and returns their causes by id.
+
+    With `expected`, id -> (row, part of its cause), these have to be among them; it returns the others.
+    """
     from pxr_env.errors import DataError
 
-    def find(open_data) -> dict:
+    def find(open_data, expected=None) -> dict:
         with pytest.raises(DataError) as caught:
             open_data()
         assert all(str(bad) in str(caught.value) for bad in caught.value.bad_rows)
-        return {bad.sample_id: bad.cause for bad in caught.value.bad_rows}
+        found = {bad.sample_id: bad.cause for bad in caught.value.bad_rows}
+        for name, (_, cause) in (expected or {}).items():
+            assert cause in found.pop(name)
+        return found
 
     return find
 

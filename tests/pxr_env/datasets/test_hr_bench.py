@@ -118,12 +118,9 @@ def test_bad_rows_are_named(directory, causes):
     write(directory / "a.tsv", [row(0, image), *(bad for bad, _ in expected.values()), row(0, image)])
     with open(directory / "a.tsv", "a") as file:
         file.write("9\tone column too few\n")
-    found = causes(lambda: HRBench(directory))
+    found = causes(lambda: HRBench(directory), expected)
     assert "is that of line 2;" in found.pop("0")
-    assert found.pop(None) == "it has 2 columns; expected 10, separated by tabs"
-    assert found.keys() == expected.keys()
-    for name, (_, cause) in expected.items():
-        assert cause in found[name]
+    assert found == {None: "it has 2 columns; expected 10, separated by tabs"}
 
 
 def test_an_image_that_is_cut_off_is_found_when_it_is_decoded(directory):

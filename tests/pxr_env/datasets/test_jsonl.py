@@ -278,15 +278,6 @@ def test_unknown_ids_and_unusable_directories_say_what_to_do(directory, write_li
         JSONL(tmp_path / "nowhere")
 
 
-def test_a_line_too_long_to_be_a_row_is_passed_over(directory, monkeypatch):
-    monkeypatch.setattr("pxr_env.datasets.readers.LONGEST_LINE", 300)
-    rows = [line("a"), line("long", question="x" * 1000), line("b")]
-    (directory / "data.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n")
-    data = JSONL(directory, skip_bad_rows=True)
-    assert (list(data.sample_ids()), [bad.row for bad in data.skipped]) == (["a", "b"], [1])
-    assert "longer than 300 bytes" in data.skipped[0].cause
-
-
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),

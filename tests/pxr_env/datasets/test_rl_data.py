@@ -177,16 +177,6 @@ def test_a_video_shows_its_frames(data_directory):
     assert [source.frame(index).getpixel((0, 0))[0] for index in range(6)] == [40, 80, 120, 160, 200, 240]
 
 
-def test_bad_rows_can_be_skipped_and_are_counted(data_directory):
-    write(data_directory, [BAD[0][0], row("good"), BAD[11][0]])
-    data = RLData(data_directory, skip_bad_rows=True)
-    assert data.sample_ids() == ("good",)
-    assert [(bad.row, bad.sample_id) for bad in data.skipped] == [(0, "missing"), (2, "no frame")]
-    write(data_directory, [BAD[0][0]])
-    with pytest.raises(DataError, match=r"no usable row \(1 bad ones\)"):
-        RLData(data_directory, skip_bad_rows=True)
-
-
 def test_values_of_wrong_type_are_bad_rows(data_directory):
     for column, value, cause in (
         ("answer", [[3]], r"answer is \[3\]; expected text or a number"),

@@ -417,6 +417,7 @@ def test_a_long_line_is_one_bad_row(tmp_path, monkeypatch):
     write(tmp_path, "jsonl", rows)
     data = open_dataset(tmp_path, "jsonl", skip_bad_rows=True)
     assert (list(data.sample_ids()), [bad.place for bad in data.skipped]) == (["a", "c"], ["line 2"])
+    assert "longer than 200 bytes" in data.skipped[0].cause
     image = images_of((tmp_path / "small.png").read_bytes())["base64"]
     monkeypatch.undo()
     write(tmp_path, "jsonl", [*rows, row_of("jsonl", "d", "1", image)])
@@ -440,3 +441,76 @@ def test_a_json_list_names_rows_and_lines(tmp_path, name):
     path.write_text("")
     with pytest.raises(DataError, match="it is empty"):
         open_dataset(path.parent, name)
+
+
+FRAMES = [f"{number}.png" for number in range(1, 7)]
+
+
+def of_parts(name, first, second):
+    """Rows of a format about a first image or video, a second one and the first again, and their clusters by id."""
+    answer = {"vstar": "A", "hrbench": "A", "mvbench": "two"}.get(name, "1")
+    rows = [row_of(name, str(number), answer, image) for number, image in enumerate((first, second, first))]
+    for number, row in enumerate(rows):
+        row[next(key for key in ("text", "question") if key in row)] = f"{number}?" + "\n(A) x\n(B) y" * (
+            name == "vstar"
+        )
+    return rows, {"0": "0", "1": "1", "2": "0"}
+
+
+def with_videos(rows, clusters, videos):
+    """Adds rows with videos instead of images; the first of each pair names the cluster."""
+    for number, (video, cluster) in enumerate(videos, start=len(rows)):
+        rows.append({key: value for key, value in rows[0].items() if key != "images"} | {"id": str(number)} | video)
+        clusters[str(number)] = cluster or str(number)
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"sft"}))
+def test_questions_about_one_image_or_video_belong_together(tmp_path, name):
+    for number, path in enumerate(["other.png", *FRAMES]):
+        Image.new("RGB", (60, 40), (0, 40 * number, 0)).save(tmp_path / path)
+    first, second = "small.png", "other.png"
+    _save(tmp_path / first)
+    if name == "hrbench":
+        first, second = (base64.b64encode((tmp_path / path).read_bytes()).decode() for path in (first, second))
+    rows, clusters = of_parts(name, first, second)
+    if name == "jsonl":
+        rows[1] |= {"cluster": "my own"}
+        clusters["1"] = "my own"
+        (tmp_path / "clip").mkdir()
+        _save(tmp_path / "clip" / "1.png")
+        _save(tmp_path / "clip" / "2.png")
+        parts = [({"video": "clip", "end": 1}, None), ({"video": "clip", "start": 1}, "3")]
+        lists = [
+            ({"video": FRAMES}, None),
+            ({"video": FRAMES, "start": 1}, "5"),
+            ({"video": FRAMES, "cluster": 7}, "7"),
+        ]
+        with_videos(rows, clusters, [*parts, *lists])
+        rows.append(row_of(name, "8", "1", ["small.png", "other.png"]))
+        clusters["8"] = "0"
+    elif name == "huggingface":
+        rows = [row | {"cluster": own} for row, own in zip(rows, (None, "my own", None), strict=True)]
+        clusters["1"] = "my own"
+    elif name in ("rl_data", "evaluation"):
+        lists = (["small.png"], ["other.png"], ["small.png", "other.png"], FRAMES, FRAMES)
+        rows = [row_of(name, str(number), "1", image) for number, image in enumerate(lists)]
+        rows = [row | {"is_video": len(row["image"]) > 2} for row in rows]
+        clusters |= {"3": "3", "4": "3"}
+    elif name == "hrbench":
+        rows.append(row_of(name, "3", "A", "1"))  # the image of row 1
+        clusters["3"] = "1"
+    elif name == "mvbench":
+        (tmp_path / "clevrer" / "video_validation").mkdir(parents=True)
+        (tmp_path / "clevrer" / "video_validation" / "b.mp4").write_bytes(b"\0\0\0\x18ftypisom" + bytes(20))
+        for row, part in zip(rows, ({"start": 0, "end": 1}, {"video": "b.mp4"}, {"start": 1, "end": 2}), strict=True):
+            row |= part
+        clusters = {f"moving_count-{name}": f"moving_count-{of}" for name, of in clusters.items()}
+    write(tmp_path, name, rows)
+    data = open_dataset(tmp_path, name, **({"subset": "all"} if name == "tallyqa" else {}))
+    assert {sample_id: data.get(sample_id).cluster for sample_id in data.sample_ids()} == clusters
+
+
+def test_a_cluster_is_a_name(tmp_path):
+    for cluster, shown in ((["x"], '["x"]'), (" ", '" "')):
+        row = row_of("jsonl", "q", "1") | {"cluster": cluster}
+        assert read(tmp_path, "jsonl", row) == f"cluster is {shown}; expected text"

@@ -153,16 +153,6 @@ def test_cut_returns_fresh_arrays_and_refuses_boxes_outside():
             cut(source, box, (28, 28))
 
 
-def test_exif_orientation_is_applied(tmp_path):
-    pixels = noise(4, 6)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
-    source = ImageSource(path=tmp_path / "turned.png")
-    assert source.size == (4, 6)
-    assert np.array_equal(np.asarray(source.image), np.rot90(pixels, k=-1))
-
-
 def test_every_mode_becomes_rgb(tmp_path):
     half = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
     half.putpixel((1, 0), (0, 0, 100, 255))

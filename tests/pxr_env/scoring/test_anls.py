@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pxr_env.scoring import get_scorer
-from pxr_env.scoring.anls import levenshtein
+from pxr_env.scoring.text import levenshtein
 from pxr_env.types import Sample
 
 anls = get_scorer("anls")

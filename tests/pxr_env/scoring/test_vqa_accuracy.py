@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pxr_env.scoring import get_scorer
-from pxr_env.scoring.vqa import vqa_words
+from pxr_env.scoring.text import vqa_words
 from pxr_env.types import Sample
 
 vqa_accuracy = get_scorer("vqa_accuracy")

@@ -35,6 +35,7 @@ def facts(sample):
 @every_class
 def test_a_sample_depends_on_split_and_index_alone(data_class):
     sample = data_class(num_samples=100).get("train-7")
+    assert sample.cluster is None
     pixels = np.array(picture(sample))
     decoded_cache.clear()
     again = data_class(num_samples=8).get("train-7")
