@@ -92,7 +92,7 @@ def rooms_of_a_reward(trees: dict[Path, ast.Module]) -> list[str]:
     found = []
     for path, tree in trees.items():
         where = path.relative_to(ROOT)
-        if where.parts[0] == "eval" or any(part in ASIDE for part in where.parts):
+        if where.parts[0] == "eval" or set(ASIDE) & {*where.parts, where.stem}:
             continue
         names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
         names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}

@@ -26,12 +26,6 @@ from pxr_agents.statistics import term_returns, used
 from pxr_agents.types import Episode
 from training.config import EnvRecipe
 
-COLUMNS = (
-    "iteration", "sample", "question", "turns", "picture", "answer", "target", "correct", "reward", "reward terms",
-    "usage", "failures", "truncated by", "probe",
-)  # fmt: skip
-"""Of the table that goes to wandb."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class PicturedEpisode:
@@ -56,11 +50,8 @@ def choose_episodes(episodes: Sequence[Episode], count: int) -> list[Episode]:
 
 
 class Illustrator:
-    """Draws episodes by playing their turns again in an environment of its own: records hold no pixels.
-
-    Args:
-        env: the environment they were played in. One that cannot be rendered gets no pictures.
-    """
+    """Draws episodes by playing their turns again in an environment of its own: records hold no pixels. For one that
+    cannot be rendered there are no pictures."""
 
     def __init__(self, env: EnvRecipe) -> None:
         self._recipe = env
@@ -95,37 +86,32 @@ def write_episodes(folder: Path, pictured: Sequence[PicturedEpisode], *, iterati
     for number, each in enumerate(pictured, start=1):
         if each.picture is not None:
             Image.fromarray(each.picture).save(folder / f"{number}.png")
-    lines = [json.dumps(_record(each.episode)) + "\n" for each in pictured]
+    # Every field but the tokens, as `eval` writes and reads them.
+    records = [dataclasses.asdict(dataclasses.replace(each.episode, tokens=None)) for each in pictured]
+    lines = [json.dumps({name: record[name] for name in record if name != "tokens"}) + "\n" for record in records]
     (folder / "episodes.jsonl").write_text("".join(lines), encoding="utf-8")
     (folder / "index.html").write_text(episodes_page(pictured, iteration=iteration), encoding="utf-8", errors="replace")
 
 
-def table_row(pictured: PicturedEpisode, *, iteration: int) -> list[Any]:
-    """The values of `COLUMNS`; the picture stays an array."""
+def table_row(pictured: PicturedEpisode, *, iteration: int) -> dict[str, Any]:
+    """A row of the table that goes to wandb: column -> value; the picture stays an array."""
     episode = pictured.episode
-    return [
-        iteration,
-        episode.sample_id,
-        episode.prompt,
-        "\n\n".join(f"{step.turn}\n> {step.reply}" if step.reply else step.turn for step in episode.steps),
-        pictured.picture,
-        episode.answer,
-        episode.target,
-        episode.correct,
-        episode.reward,
-        _table(term_returns(episode)),
-        _table(episode.usage),
-        _table(episode.failures),
-        episode.truncated_by,
-        episode.probe,
-    ]
-
-
-def _record(episode: Episode) -> dict[str, Any]:
-    """Every field but the tokens as JSON values, as `eval` writes and reads them."""
-    record = dataclasses.asdict(dataclasses.replace(episode, tokens=None))
-    del record["tokens"]
-    return record
+    return {
+        "iteration": iteration,
+        "sample": episode.sample_id,
+        "question": episode.prompt,
+        "turns": "\n\n".join(f"{step.turn}\n> {step.reply}" if step.reply else step.turn for step in episode.steps),
+        "picture": pictured.picture,
+        "answer": episode.answer,
+        "target": episode.target,
+        "correct": episode.correct,
+        "reward": episode.reward,
+        "reward terms": _table(term_returns(episode)),
+        "usage": _table(episode.usage),
+        "failures": _table(episode.failures),
+        "truncated by": episode.truncated_by,
+        "probe": episode.probe,
+    }
 
 
 def _table(values: dict[str, Any]) -> str:
@@ -155,32 +141,23 @@ def episodes_page(pictured: Sequence[PicturedEpisode], *, iteration: int) -> str
 
 
 def _article(pictured: PicturedEpisode, number: int) -> str:
-    episode = pictured.episode
+    episode, escape = pictured.episode, html.escape
     outcome = "right" if episode.correct else "wrong"
+    ends = {"made to begin with": episode.probe, "cut off by": episode.truncated_by, "error": episode.error}
     facts = [
         f"reward {episode.reward:.3f} ({_table(term_returns(episode)) or 'no terms'})",
         f"executed: {_table(episode.usage) or 'nothing'}",
         f"refused: {_table(episode.failures) or 'nothing'}",
         f"answer {episode.answer!r}, expected {episode.target!r}",
+        *(f"{name} {value}" for name, value in ends.items() if value),
     ]
-    facts += [
-        f"{name} {value}"
-        for name, value in (
-            ("made to begin with", episode.probe),
-            ("cut off by", episode.truncated_by),
-            ("error", episode.error),
-        )
-        if value
-    ]
-    picture = (
-        f'<img src="{number}.png" alt="sources with the boxes of all views">' if pictured.picture is not None else ""
-    )
+    picture = f'<img src="{number}.png" alt="sources with the boxes of all views">'
     turns = "".join(
-        f'<pre>{html.escape(step.turn)}</pre><pre class="reply">{html.escape(step.reply)}</pre>'
-        for step in episode.steps
+        f'<pre>{escape(step.turn)}</pre><pre class="reply">{escape(step.reply)}</pre>' for step in episode.steps
     )
     return (
-        f"<article><div>{picture}<ul>{''.join(f'<li>{html.escape(fact)}</li>' for fact in facts)}</ul></div>"
-        f'<div><h2 class="{outcome}">{number}. {html.escape(episode.sample_id)}: {outcome}</h2>'
-        f"<pre><b>{html.escape(episode.prompt)}</b></pre>{turns}</div></article>"
+        f"<article><div>{'' if pictured.picture is None else picture}"
+        f"<ul>{''.join(f'<li>{escape(fact)}</li>' for fact in facts)}</ul></div>"
+        f'<div><h2 class="{outcome}">{number}. {escape(episode.sample_id)}: {outcome}</h2>'
+        f"<pre><b>{escape(episode.prompt)}</b></pre>{turns}</div></article>"
     )

@@ -7,14 +7,14 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from pxr_agents.types import Episode
 from training.alarm import Notice
 from training.config import PPORecipe, SFTRecipe, to_dict
-from training.episode_table import COLUMNS, Illustrator, PicturedEpisode, choose_episodes, table_row, write_episodes
+from training.episode_table import Illustrator, PicturedEpisode, choose_episodes, table_row, write_episodes
 
 
 def combine_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -26,19 +26,13 @@ def combine_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file of JSON objects; half a line, where a process was killed or the disk was full, is none.
-
-    Returns nothing if there is no such file.
-    """
+    """The whole lines of a file of JSON objects, none without a file. Half a line, where a process was killed or the
+    disk was full, is left out."""
     rows = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
+        with suppress(ValueError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
 
 
 class MetricsLog:
@@ -57,7 +51,7 @@ class MetricsLog:
     def __init__(self, path: Path, *, keep: int, counter: str = "iteration") -> None:
         self._path = path
         self.past: list[dict[str, float]] = [row for row in read_lines(path) if row[counter] <= keep]
-        # Beside and then renamed: who is killed here, or finds the disk full, loses no line.
+        # Written beside and then renamed: a process that is killed here, or a full disk, costs no line.
         beside = path.with_name(f"{path.name}.partial")
         beside.write_text("".join(json.dumps(row) + "\n" for row in self.past))
         beside.replace(path)
@@ -91,11 +85,9 @@ class Stopwatch:
 
     def take(self) -> dict[str, float]:
         """The parts since the last call, and "seconds/total", all the time since then."""
-        now = time.perf_counter()
-        taken = {f"seconds/{name}": seconds for name, seconds in self._parts.items()}
-        taken["seconds/total"] = now - self._since
-        self._parts, self._since = {}, now
-        return taken
+        parts, since = self._parts, self._since
+        self._parts, self._since = {}, time.perf_counter()
+        return {**{f"seconds/{name}": seconds for name, seconds in parts.items()}, "seconds/total": self._since - since}
 
 
 class WandbLog:
@@ -114,12 +106,11 @@ class WandbLog:
             return
         import wandb
 
-        table = wandb.Table(columns=list(COLUMNS))
-        for each in pictured:
-            row = table_row(each, iteration=iteration)
-            picture = COLUMNS.index("picture")
-            row[picture] = None if row[picture] is None else wandb.Image(row[picture])
-            table.add_data(*row)
+        rows = [table_row(each, iteration=iteration) for each in pictured]
+        table = wandb.Table(columns=list(rows[0]) if rows else [])
+        for row in rows:
+            picture = None if row["picture"] is None else wandb.Image(row["picture"])
+            table.add_data(*{**row, "picture": picture}.values())
         self._run.log({"episodes": table}, step=iteration)
 
     def alert(self, notice: Notice) -> None:
@@ -190,27 +181,19 @@ def open_wandb(recipe: PPORecipe | SFTRecipe, *, counter: str = "iteration") -> 
         recipe: its `wandb` says whether it is wanted, its `out` where offline files go.
         counter: the metric that numbers the rows.
     """
-    with _data_directory(recipe):
-        run = _open_run(recipe) if recipe.wandb else None
-        try:
-            yield WandbLog(run, counter=counter)
-        finally:
-            if run is not None:
-                run.finish()
-
-
-@contextmanager
-def _data_directory(recipe: PPORecipe | SFTRecipe) -> Iterator[None]:
-    """wandb keeps the pictures of tables in the home directory until they are synced; an offline run is whole only with
-    them, wherever it is copied to."""
-    if "WANDB_DATA_DIR" in os.environ:
-        yield
-        return
-    os.environ["WANDB_DATA_DIR"] = str((Path(recipe.out) / "wandb" / "data").absolute())
+    # wandb keeps the pictures of tables in the home directory until they are synced; an offline run is whole only with
+    # them, wherever it is copied to.
+    elsewhere = "WANDB_DATA_DIR" in os.environ
+    os.environ.setdefault("WANDB_DATA_DIR", str((Path(recipe.out) / "wandb" / "data").absolute()))
+    run = None
     try:
-        yield
+        run = _open_run(recipe) if recipe.wandb else None
+        yield WandbLog(run, counter=counter)
     finally:
-        del os.environ["WANDB_DATA_DIR"]
+        if run is not None:
+            run.finish()
+        if not elsewhere:
+            del os.environ["WANDB_DATA_DIR"]
 
 
 def _open_run(recipe: PPORecipe | SFTRecipe) -> Any:
@@ -218,14 +201,19 @@ def _open_run(recipe: PPORecipe | SFTRecipe) -> Any:
         import wandb
     except ImportError:
         return None
-    mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
-    # Its capture of the console would fight with progress bars.
-    settings = wandb.Settings(silent=True, console="off")
+    mode: Any = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
     id_file = Path(recipe.out) / "wandb_id"
-    run_id = id_file.read_text().strip() if id_file.exists() else None
-    arguments: dict[str, Any] = {"dir": recipe.out, "config": to_dict(recipe), "mode": mode, "settings": settings}
     try:
-        run = wandb.init(project="pxr", id=run_id, resume="allow" if mode == "online" else None, **arguments)
+        run = wandb.init(
+            project="pxr",
+            id=id_file.read_text().strip() if id_file.exists() else None,
+            resume="allow" if mode == "online" else None,
+            dir=recipe.out,
+            config=to_dict(recipe),
+            mode=mode,
+            # Its capture of the console would fight with progress bars.
+            settings=wandb.Settings(silent=True, console="off"),
+        )
     except (wandb.Error, OSError) as error:
         logging.getLogger(__name__).warning("wandb is left out: %s. WANDB_MODE=offline logs to disk.", error)
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +19,7 @@ from pxr_env.types import OperationCall
 
 Mistaken = Callable[[VisualReasoningEnv, OperationCall, np.random.Generator], OperationCall]
 
-# Seconds are written with this many decimals.
-_DECIMALS = 3
+WITHOUT = "demonstrations without corrections (correction=0)"
 
 
 class NoMistakeError(ValueError):
@@ -27,20 +27,14 @@ class NoMistakeError(ValueError):
 
 
 def wrong_call(env: VisualReasoningEnv, right: OperationCall, rng: np.random.Generator) -> OperationCall:
-    """A call of the same operation that does not show the evidence of the running sample.
-
-    Args:
-        env: the environment, whose sample it looks into.
-        right: the call that shows it.
-        rng: draws the mistake.
+    """A call of the same operation as `right` that does not show the evidence of the environment's running sample.
 
     Raises:
         NoMistakeError: nobody has said how this operation goes wrong (`WRONG`), or there is no room to go wrong in.
     """
     if right.name not in WRONG:
         raise NoMistakeError(
-            f"No wrong call of {right.name!r} is known; expected one of {', '.join(WRONG)}, or demonstrations without "
-            f"corrections (correction=0)"
+            f"No wrong call of {right.name!r} is known; expected one of {', '.join(WRONG)}, or {WITHOUT}"
         )
     return WRONG[right.name](env, right, rng)
 
@@ -52,7 +46,7 @@ def _zoom_elsewhere(env: VisualReasoningEnv, right: OperationCall, rng: np.rando
     assert evidence is not None, "an oracle zooms into the evidence box"
     box = wrong_box(env.sample.sources[0].size, evidence, rng)
     numbers = env.frame.from_source(box, view)
-    return OperationCall(name=right.name, arguments={**right.arguments, "bbox_2d": numbers})
+    return _changed(right, bbox_2d=numbers)
 
 
 def _seek_elsewhere(env: VisualReasoningEnv, right: OperationCall, rng: np.random.Generator) -> OperationCall:
@@ -65,13 +59,12 @@ def _seek_elsewhere(env: VisualReasoningEnv, right: OperationCall, rng: np.rando
     if not n_frames:
         raise NoMistakeError(
             f"The evidence of sample {env.sample.sample_id!r} fills its video; expected frames before or after it, or "
-            f"demonstrations without corrections (correction=0)"
+            f"{WITHOUT}"
         )
     low = 0 if before >= after else found[-1] + 1
     first = low + int(rng.integers(max(before, after) - n_frames + 1))
     times = [*video.times, video.duration]
-    start, end = _rounded_down(times[first]), _rounded_down(times[first + n_frames])
-    return OperationCall(name=right.name, arguments={**right.arguments, "start": start, "end": end})
+    return _changed(right, start=_rounded_down(times[first]), end=_rounded_down(times[first + n_frames]))
 
 
 def _select_others(env: VisualReasoningEnv, right: OperationCall, rng: np.random.Generator) -> OperationCall:
@@ -85,20 +78,18 @@ def _select_others(env: VisualReasoningEnv, right: OperationCall, rng: np.random
     if not others:
         raise NoMistakeError(
             f"All frames that are shown of sample {env.sample.sample_id!r} show its evidence; expected others, or "
-            f"demonstrations without corrections (correction=0)"
+            f"{WITHOUT}"
         )
     picked = rng.choice(others, size=min(len(chosen), len(others)), replace=False)
-    return OperationCall(
-        name=right.name, arguments={**right.arguments, "target_frames": sorted(int(number) for number in picked)}
-    )
+    return _changed(right, target_frames=sorted(int(number) for number in picked))
+
+
+def _changed(call: OperationCall, **arguments: Any) -> OperationCall:
+    return OperationCall(name=call.name, arguments={**call.arguments, **arguments})
 
 
 #: Operation -> how a call of it goes wrong.
-WRONG: dict[str, Mistaken] = {
-    "zoom_in": _zoom_elsewhere,
-    "seek": _seek_elsewhere,
-    "select_frames": _select_others,
-}
+WRONG: dict[str, Mistaken] = {"zoom_in": _zoom_elsewhere, "seek": _seek_elsewhere, "select_frames": _select_others}
 
 
 def wrong_box(size: tuple[int, int], box: Box, rng: np.random.Generator) -> Box:
@@ -122,7 +113,7 @@ def wrong_box(size: tuple[int, int], box: Box, rng: np.random.Generator) -> Box:
     if max(room) < 0:
         raise NoMistakeError(
             f"The evidence box {box} leaves no room for a wrong one of its size in {width}x{height} pixels; expected "
-            f"a smaller box, or demonstrations without corrections (correction=0)"
+            f"a smaller box, or {WITHOUT}"
         )
     (left, right), (top, bottom) = ranges[int(np.argmax(room))]
     x, y = float(np.floor(rng.uniform(left, right))), float(np.floor(rng.uniform(top, bottom)))
@@ -130,5 +121,5 @@ def wrong_box(size: tuple[int, int], box: Box, rng: np.random.Generator) -> Box:
 
 
 def _rounded_down(seconds: float) -> float:
-    scale = 10**_DECIMALS
-    return math.floor(seconds * scale + 1e-6) / scale
+    """To the three decimals that are written."""
+    return math.floor(seconds * 1000 + 1e-6) / 1000

@@ -20,7 +20,7 @@ def check_start(recipe: PPORecipe) -> None:
         FileNotFoundError: there is no such checkpoint.
         ValueError: the environment's images do not fit the model, it has too few samples, or the engine cannot be given
             new weights of this model.
-        Exception: whatever the environment raises when it is made (each says what came and what was expected).
+        Exception: whatever the environment raises when it is made.
     """
     checkpoint = check_model(recipe.model)
     if checkpoint.has_experts and recipe.engine.kind == "vllm" and not recipe.engine.num_gpus_per_engine:
@@ -30,10 +30,9 @@ def check_start(recipe: PPORecipe) -> None:
     try:
         data = cast(Any, env.unwrapped).data
         warn_of_bad_rows(data)
-        n_samples = len(data)
-        if n_samples < recipe.groups_per_iteration:
+        if len(data) < recipe.groups_per_iteration:
             raise ValueError(
-                f"got groups_per_iteration={recipe.groups_per_iteration} for {n_samples} samples; expected at most as "
+                f"got groups_per_iteration={recipe.groups_per_iteration} for {len(data)} samples; expected at most as "
                 f"many groups as there are samples"
             )
         observation, _ = env.reset(seed=recipe.seed)

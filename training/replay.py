@@ -17,14 +17,7 @@ from numpy.typing import ArrayLike
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Replayed:
-    """A kept item.
-
-    Attributes:
-        item: whatever was added.
-        iteration: when it was sampled.
-        weight: what its probability to be drawn is proportional to.
-        n_bytes: its size.
-    """
+    """A kept item: when it was sampled, what its probability to be drawn is proportional to, and its size."""
 
     item: Any
     iteration: int
@@ -59,14 +52,8 @@ class ReplayBuffer:
         return sum(entry.n_bytes for entry in self._kept)
 
     def add(self, item: Any, *, advantages: ArrayLike, iteration: int, n_bytes: int) -> None:
-        """Keep a group; the oldest ones make room for it.
-
-        Args:
-            item: the group, or a reference to it.
-            advantages: (n,) of its n episodes; a group without any is not kept.
-            iteration: when it was sampled.
-            n_bytes: its size.
-        """
+        """Keep a group (or a reference to it) that was sampled in `iteration`; the oldest ones make room for it. One
+        whose `advantages`, (n,) of its n episodes, are all 0 is not kept."""
         magnitudes = np.abs(np.asarray(advantages, np.float64))
         # 0 ** 0 is 1: an episode without an advantage would count.
         weight = float((magnitudes[magnitudes > 0] ** self._alpha).sum())
@@ -91,11 +78,8 @@ class ReplayBuffer:
         return [self._kept[k] for k in drawn]
 
     def state_dict(self, load: Callable[[Any], Any]) -> list[Replayed]:
-        """All that is kept, to be pickled: `n_bytes` and little more.
-
-        Args:
-            load: turns an item into what outlives this process (a reference into the group).
-        """
+        """All that is kept, to be pickled; `load` turns an item into what outlives this process (a reference into the
+        group)."""
         return [replace(entry, item=load(entry.item)) for entry in self._kept]
 
     def load_state_dict(self, state: Sequence[Replayed], store: Callable[[Any], Any]) -> None:

@@ -31,11 +31,7 @@ class FinishedRunError(Exception):
 
 
 class RunDirectory:
-    """Paths and checkpoints of one run.
-
-    Args:
-        out: the directory; it is made by `claim`.
-    """
+    """Paths and checkpoints of one run; `claim` makes the directory."""
 
     def __init__(self, out: str | Path) -> None:
         self.out = Path(out)
@@ -74,7 +70,7 @@ class RunDirectory:
         path.write_text(json.dumps(wanted, indent=2) + "\n")
 
     def newest_checkpoint(self) -> Path | None:
-        return max(self._saved(), default=None, key=_number)
+        return self._saved()[-1] if self._saved() else None
 
     def save_checkpoint(self, number: int, save: Callable[[Path], object], *, keep: int = 2) -> None:
         """Let `save` fill the directory of checkpoint `number`, and remove all but the newest `keep`.
@@ -84,12 +80,11 @@ class RunDirectory:
         Raises:
             TrainingError: it could not be written; older ones are as they were.
         """
-        for left in self.checkpoints.glob("*.partial"):
-            # By a process that was killed while it wrote.
+        for left in self.checkpoints.glob("*.partial"):  # by a process that was killed while it wrote
             shutil.rmtree(left, ignore_errors=True)
         with self.writing(self.checkpoints / str(number)) as path:
             write_whole(path, save)
-        for old in sorted(self._saved(), key=_number)[:-keep]:
+        for old in self._saved()[:-keep]:
             shutil.rmtree(old)
 
     def finish(self, save: Callable[[Path], object]) -> None:
@@ -142,13 +137,9 @@ class RunDirectory:
             ) from error
 
     def _saved(self) -> list[Path]:
-        if not self.checkpoints.is_dir():
-            return []
-        return [path for path in self.checkpoints.iterdir() if path.name.isdigit()]
-
-
-def _number(checkpoint: Path) -> int:
-    return int(checkpoint.name)
+        """Whole checkpoints, the newest last."""
+        found = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
+        return sorted((path for path in found if path.name.isdigit()), key=lambda path: int(path.name))
 
 
 def write_whole(final: Path, save: Callable[[Path], object]) -> None:

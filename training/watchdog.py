@@ -23,9 +23,8 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
-from types import FrameType, TracebackType
-from typing import Any, Self
+from types import FrameType
+from typing import Any, NamedTuple, Self
 
 import gymnasium
 
@@ -39,12 +38,8 @@ STUCK_STATUS = 70
 
 
 class StuckEnvironmentError(RuntimeError):
-    """An environment did not come back, or cannot show its sample.
-
-    Args:
-        sample_id: what it was showing.
-        message: which call of which environment, and for how long and where it is, or why it cannot go on.
-    """
+    """An environment did not come back, or cannot show its sample: which call of which environment it is, for how long
+    and where it waits, or why it cannot go on."""
 
     def __init__(self, sample_id: str, message: str) -> None:
         super().__init__(sample_id, message)
@@ -54,8 +49,7 @@ class StuckEnvironmentError(RuntimeError):
         return str(self.args[1])
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
+class _Call(NamedTuple):
     """A call that is under way."""
 
     env: str
@@ -93,9 +87,7 @@ class Watchdog:
         threading.Thread(target=self._look, args=(self._stop,), name="watchdog", daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stop.set()
         if self._handler is not None:
             signal.signal(_SIGNAL, self._handler)
@@ -137,7 +129,9 @@ class Watchdog:
             signal.pthread_kill(call.thread, _SIGNAL)
             if stop.wait(self._grace) or self._call is not call:
                 return
-        _print(f"{error} It cannot be interrupted, so this process ends. {RESUME}")
+        message = f"{error} It cannot be interrupted, so this process ends. {RESUME}"
+        logging.getLogger("training").error("%s", message)
+        print(message, file=sys.stderr, flush=True)
         os._exit(STUCK_STATUS)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
@@ -166,12 +160,5 @@ def _message(call: _Call, timeout: float) -> str:
     frame = sys._current_frames().get(call.thread)
     stack = traceback.extract_stack(frame) if frame is not None else []
     where = f" It waits in {stack[-1].filename}:{stack[-1].lineno} ({stack[-1].name})." if stack else ""
-    return (
-        f"{call.name} of {call.env} has not come back for env_timeout={timeout:g} s with "
-        f"sample {call.sample_id}.{where}"
-    )
-
-
-def _print(message: str) -> None:
-    logging.getLogger("training").error("%s", message)
-    print(message, file=sys.stderr, flush=True)
+    call_and_time = f"{call.name} of {call.env} has not come back for env_timeout={timeout:g} s"
+    return f"{call_and_time} with sample {call.sample_id}.{where}"

@@ -266,7 +266,7 @@ def test_equal_seeds_build_equal_checkpoints(family_path, tmp_path):
 
 
 def test_an_unknown_family_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"family='qwen4-vl' came; expected one of qwen2\.5-vl, qwen3-vl"):
+    with pytest.raises(ValueError, match=r"got family='qwen4-vl'; expected one of qwen2\.5-vl, qwen3-vl"):
         build_random(tmp_path, "qwen4-vl")
 
 

@@ -66,9 +66,10 @@ def test_probes_are_no_users():
     assert usage_rates([*iteration(5), *probes])["usage/zoom_in"] == 0.25
 
 
-def test_the_state_goes_through_json_at_any_point():
+def test_the_state_goes_through_json_at_any_point_and_does_not_grow():
     counts = [4, 4, 1, 1, 0, 4, 4, 4]
     straight, said = run(counts)
+    assert [len(splits) for splits in straight.history.values()] == [2 * RULE.iterations]
     for cut in range(1, len(counts)):
         state, before = run(counts[:cut])
         read = AlarmState.from_dict(json.loads(json.dumps(state.to_dict())))
@@ -76,11 +77,6 @@ def test_the_state_goes_through_json_at_any_point():
         resumed, after = run(counts[cut:], state=read, first=cut + 1)
         assert before + after == said
         assert resumed == straight
-
-
-def test_the_history_does_not_grow():
-    state, _ = run([4] * 50)
-    assert [len(splits) for splits in state.history.values()] == [4]
 
 
 def test_operations_are_watched_one_by_one():

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pxr_agents.agents import EachEpisode
 from pxr_agents.rollout import rollout
-from pxr_agents.types import Action, Episode, Job, Step
+from pxr_agents.types import Episode, Job, Step
 from pxr_env.rendering import OVERVIEW_SIZE
 from tests.training.conftest import ENV
 from training.config import EnvRecipe
 from training.episode_table import (
-    COLUMNS,
     Illustrator,
     PicturedEpisode,
     choose_episodes,
@@ -29,23 +29,11 @@ HOSTILE = "</pre><script>alert(1)</script>\ud800 \\boxed{<b>}"
 class Script:
     """Says the same turns in every episode."""
 
-    def __init__(self, *turns: str) -> None:
-        self.turns, self.waiting = turns, {}
+    def __init__(self, turns):
+        self._turns = iter(turns)
 
-    def start(self, key, env):
-        self.waiting[key] = list(self.turns)
-
-    def submit(self, key, observation, info):
-        self.waiting[key].append(None)
-
-    def collect(self):
-        ready = [key for key, turns in self.waiting.items() if turns and turns[-1] is None]
-        for key in ready:
-            self.waiting[key].pop()
-        return [(key, Action(text=self.waiting[key].pop(0))) for key in ready]
-
-    def finish(self, key):
-        del self.waiting[key]
+    def act(self, observation):
+        return next(self._turns)
 
 
 @pytest.fixture
@@ -54,7 +42,7 @@ def played():
 
     def play(*turns, sample_id="train-3"):
         env = gymnasium.make(ENV.id, **ENV.kwargs)
-        [episode] = rollout([env], Script(*turns), [Job(sample_id=sample_id)])
+        [episode] = rollout([env], EachEpisode(lambda env: Script(turns)), [Job(sample_id=sample_id)])
         return episode
 
     return play
@@ -133,7 +121,7 @@ def test_a_row_of_the_table():
         Step(turn="X", reply="", reward=0.5, reward_terms={"correct": 1.0, "cost": -0.5}),
     ]
     one = Episode(task="t", sample_id="s", prompt="Which?", steps=steps, usage={"zoom_in": 1, "seek": 0}, answer="X")
-    row = dict(zip(COLUMNS, table_row(PicturedEpisode(episode=one, picture=None), iteration=3), strict=True))
+    row = table_row(PicturedEpisode(episode=one, picture=None), iteration=3)
     assert row["turns"] == "zoom\n> shown\n\nX"
     assert (row["question"], row["answer"], row["reward"]) == ("Which?", "X", 0.5)
     assert (row["reward terms"], row["usage"], row["failures"]) == ("correct 1, cost -0.5", "zoom_in 1", "")

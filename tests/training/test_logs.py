@@ -7,7 +7,6 @@ import sys
 import time
 from contextlib import closing
 
-import numpy as np
 import pytest
 
 from pxr_agents.types import Episode, Step
@@ -15,7 +14,7 @@ from tests.training.conftest import ENV
 from tests.training.wandb_file import history, records
 from training.alarm import AlarmRule, AlarmState, Notice, watch_usage
 from training.config import PPORecipe, SFTRecipe
-from training.episode_table import COLUMNS, PicturedEpisode
+from training.episode_table import PicturedEpisode
 from training.logs import MetricsLog, RunLog, Stopwatch, WandbLog, combine_metrics, open_wandb
 
 
@@ -64,6 +63,8 @@ def test_unwanted_wandb_does_nothing(recipe, tmp_path, monkeypatch):
         chosen = SFTRecipe(model="m", traces="t", out=str(tmp_path), wandb=wanted)
         with open_wandb(chosen, counter="step") as log:
             log({"step": 1})
+            log.episodes([PicturedEpisode(episode=Episode(task="t", sample_id="s"), picture=None)], iteration=1)
+            log.alert(Notice(kind="recovered", operation="any", text="back"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -117,12 +118,6 @@ def test_a_run_is_logged_line_by_line_and_shown_now_and_then(ppo_recipe, tmp_pat
     assert RunLog(ppo_recipe(), tmp_path, wandb=WandbLog(None), keep=3).past == rows[:3]
 
 
-def test_no_episodes_are_shown_if_not_wanted(ppo_recipe, tmp_path):
-    log = RunLog(ppo_recipe(episode_table_every=0), tmp_path, wandb=WandbLog(None), keep=0)
-    log.write({"iteration": 1.0}, [episode("\\boxed{A}")], [])
-    assert not (tmp_path / "episodes").exists()
-
-
 def test_a_dying_operation_is_a_warning_in_the_log(ppo_recipe, tmp_path, caplog):
     state, rule = AlarmState(), AlarmRule(rate=0.2, iterations=2)
     caplog.set_level(logging.INFO, logger="training")
@@ -137,6 +132,8 @@ def test_a_dying_operation_is_a_warning_in_the_log(ppo_recipe, tmp_path, caplog)
     assert said[1][1].startswith("iteration 6: operations are used by 40.0%")
     flags = [json.loads(text)["alarm/any"] for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert flags == [0, 0, 1, 1, 1, 0]
+    # None were wanted.
+    assert not (tmp_path / "episodes").exists()
 
 
 @pytest.mark.slow
@@ -164,12 +161,8 @@ def test_wandb_gets_scalars_episodes_with_pictures_and_alerts(ppo_recipe, tmp_pa
     assert len(pictures) == 2
     with open(files["episodes.table.json"]) as file:
         table = json.load(file)
-    assert table["columns"] == list(COLUMNS)
-    assert [row[COLUMNS.index("turns")] for row in table["data"]] == [f"{ZOOM}\n\n\\boxed{{A}}", "\\boxed{B}"]
-
-
-def test_no_wandb_run_takes_everything(tmp_path):
-    log = WandbLog(None)
-    log({"iteration": 1.0})
-    log.episodes([PicturedEpisode(episode=episode("x"), picture=np.zeros((2, 2, 3), np.uint8))], iteration=1)
-    log.alert(Notice(kind="recovered", operation="any", text="back"))
+    assert table["columns"] == [
+        "iteration", "sample", "question", "turns", "picture", "answer", "target", "correct", "reward", "reward terms",
+        "usage", "failures", "truncated by", "probe",
+    ]  # fmt: skip
+    assert [row[table["columns"].index("turns")] for row in table["data"]] == [f"{ZOOM}\n\n\\boxed{{A}}", "\\boxed{B}"]

@@ -25,10 +25,17 @@ def test_a_model_without_vision_is_named(make_recipe, tmp_path):
         check_start(make_recipe(model=str(tmp_path)))
 
 
-def test_images_that_the_model_cannot_take_are_named(make_recipe):
-    env = EnvRecipe(id=ENV_ID, kwargs={"size_multiple": 32})
-    with pytest.raises(ValueError, match=r"96x96 pixels.*multiples of 28. Set env.kwargs.size_multiple=28"):
-        check_start(make_recipe(env=env))
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"size_multiple": 32}, r"96x96 pixels.*multiples of 28. Set env.kwargs.size_multiple=28"),
+        ({"num_samples": 3}, "got groups_per_iteration=4 for 3 samples"),
+        ({"coordinates": "metres"}, 'got coordinates="metres"; expected one of unit, pixel, permille'),
+    ],
+)
+def test_an_environment_that_does_not_fit_is_named(make_recipe, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        check_start(make_recipe(env=EnvRecipe(id=ENV_ID, kwargs=kwargs)))
 
 
 def test_experts_that_the_engine_cannot_get_are_named(make_recipe, tmp_path):
@@ -36,18 +43,6 @@ def test_experts_that_the_engine_cannot_get_are_named(make_recipe, tmp_path):
     recipe = make_recipe(model=str(tmp_path / "model"), engine=EngineRecipe(kind="vllm"))
     with pytest.raises(ValueError, match=r'mixture of experts.*engine\.kind="transformers"'):
         check_start(recipe)
-
-
-def test_too_few_samples_are_named(make_recipe):
-    env = EnvRecipe(id=ENV_ID, kwargs={"num_samples": 3})
-    with pytest.raises(ValueError, match="got groups_per_iteration=4 for 3 samples"):
-        check_start(make_recipe(env=env))
-
-
-def test_the_environments_own_error_comes_through(make_recipe):
-    env = EnvRecipe(id=ENV_ID, kwargs={"coordinates": "metres"})
-    with pytest.raises(ValueError, match='got coordinates="metres"; expected one of unit, pixel, permille'):
-        check_start(make_recipe(env=env))
 
 
 def test_rows_that_are_left_out_are_counted(make_recipe, tmp_path):

@@ -14,7 +14,7 @@ from pxr_agents import tiny
 from training.quickstart.pipeline import Quickstart, targets
 from training.quickstart.pretrain import (
     ATOM,
-    Rows,
+    SceneRows,
     coordinate_ids,
     fixed_texts,
     held_out_ids,
@@ -52,7 +52,7 @@ def test_what_the_task_says_is_short_for_the_tiny_model(env, vlm):
 
 
 def test_rows_say_what_the_scene_shows(env, vlm):
-    rows, base = Rows(env, vlm, np.random.default_rng(0)), env.unwrapped
+    rows, base = SceneRows(env, vlm, np.random.default_rng(0)), env.unwrapped
     for _ in range(20):
         row = rows.where()
         column, line = base.sample.metadata["boxes"][0]["cell"]
@@ -74,9 +74,9 @@ def test_rows_say_what_the_scene_shows(env, vlm):
 
 def test_stages_are_not_measured_on_what_they_train_on(env, vlm, monkeypatch):
     held_out = set(held_out_ids(env))
-    rows = Rows(env, vlm, np.random.default_rng(0))
+    rows = SceneRows(env, vlm, np.random.default_rng(0))
     assert held_out.isdisjoint(rows.sample_id() for _ in range(3000))
-    rows = Rows(env, vlm, np.random.default_rng(0), held_out=True)
+    rows = SceneRows(env, vlm, np.random.default_rng(0), held_out=True)
     assert held_out.issuperset(rows.sample_id() for _ in range(300))
 
 

@@ -34,7 +34,7 @@ def held_out_ids(env: gymnasium.Env[Any, Any]) -> Sequence[str]:
     return cast(Sequence[str], base.data.sample_ids()[-HELD_OUT:])
 
 
-class Rows:
+class SceneRows:
     """Makes the training rows from an environment's samples: each kind is one question and its answer."""
 
     def __init__(
@@ -171,9 +171,9 @@ def pretrain(
         The last measurements, and `met` (1.0 or 0.0): whether the criteria were reached.
     """
     rng = np.random.default_rng([seed, 1])
-    rows = Rows(env, vlm, rng)
+    rows = SceneRows(env, vlm, rng)
     pool = [rows.mixed() for _ in range(recipe.pool)]
-    held_out, n = Rows(env, vlm, rng, held_out=True), recipe.held_out
+    held_out, n = SceneRows(env, vlm, rng, held_out=True), recipe.held_out
     mixed = [held_out.mixed() for _ in range(n)]
     ask, view = [held_out.ask() for _ in range(n // 2)], [held_out.view() for _ in range(n // 2)]
     coordinates, letters = coordinate_ids(env, vlm), letter_ids(vlm)

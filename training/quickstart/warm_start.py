@@ -24,7 +24,7 @@ from pxr_agents.rollout import rollout
 from pxr_agents.statistics import episode_statistics
 from pxr_agents.types import Episode, Job, Sampling, Tokens
 from pxr_agents.vlm import VLM
-from training.quickstart.pretrain import Report, Rows, coordinate_ids, held_out_ids
+from training.quickstart.pretrain import Report, SceneRows, coordinate_ids, held_out_ids
 from training.quickstart.recipe import PhaseRecipe, WarmStartRecipe
 from training.sft import Optimizers, TokenWeights, cross_entropy, token_accuracy
 from training.traces import TraceRecipe, search_trace
@@ -45,15 +45,15 @@ class WarmStart:
         self.vlm, self.recipe, self._envs, self._report = vlm, recipe, envs, report
         self._held_out = held_out_ids(envs[0])[: recipe.held_out]
         self._seed, self._rng = seed, np.random.default_rng([seed, 2])
-        self._rows = Rows(envs[0], vlm, self._rng)
+        self._rows = SceneRows(envs[0], vlm, self._rng)
         self._coordinates = coordinate_ids(envs[0], vlm)
         self._engine = TransformersEngine(vlm)
         clean = TraceRecipe(zoom=1.0, correction=0.0)
-        held_out = Rows(envs[0], vlm, self._rng, held_out=True)
+        held_out = SceneRows(envs[0], vlm, self._rng, held_out=True)
         self._clean_zooms = self._traces(clean, 128, held_out)
         self._pointing = [self._rows.where() for _ in range(recipe.pool)]
 
-    def _traces(self, recipe: TraceRecipe, n: int, rows: Rows | None = None) -> list[Tokens]:
+    def _traces(self, recipe: TraceRecipe, n: int, rows: SceneRows | None = None) -> list[Tokens]:
         env, chat, rows = self._envs[0], self.vlm.chat, rows or self._rows
         return [search_trace(env, chat, rows.sample_id(), recipe, self._rng) for _ in range(n)]
 
