@@ -74,7 +74,8 @@ def build_random(
     published = PUBLISHED[family]
     if family == "qwen3-vl-moe":
         published = _merged(PUBLISHED["qwen3-vl"], published)
-    ids = _write_tokenizer(path, *(bpe or learn_bpe(texts, n_merges=256)), published)
+    vocab, merges = bpe or learn_bpe(texts, n_merges=256)
+    ids = _write_tokenizer(path, vocab, merges, published)
     # As published, the vocabulary of the model is larger than that of the tokenizer.
     numbers = ids | {"VOCABULARY": (max(ids.values()) // 64 + 2) * 64}
     files = {name: _numbered(value, numbers) for name, value in published.items() if name.endswith(".json")}
