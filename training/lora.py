@@ -8,16 +8,18 @@ of a KL penalty, at no memory (`adapters_off`); engines and plain checkpoints ge
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
+from pxr_agents.vlm import VLM
 from pxr_env.errors import did_you_mean
+from training.config import LearnerRecipe, PPORecipe, SFTRecipe
 
 # Tensors that are sharded over processes are whole inside `gather([...])`; all processes have to ask for the same ones.
 Gather = Callable[[Sequence[Tensor]], AbstractContextManager[None]]
@@ -29,30 +31,34 @@ def _held(tensors: Sequence[Tensor]) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def add_adapters(model: Any, *, rank: int, alpha: float, targets: Sequence[str], seed: int = 0) -> None:
+def add_adapters(model: Any, learner: LearnerRecipe, *, seed: int = 0) -> None:
     """Give linear layers of the language model an adapter each, and freeze everything else. Changes the model in place.
 
     Args:
         model: a transformers model.
-        rank: inner width of an adapter.
-        alpha: adapters count `alpha / rank` times.
-        targets: names of the layers ("q_proj"); those of the vision tower stay as they are.
+        learner: its `lora_...` keys; layers of the vision tower stay as they are, whatever they are called.
         seed: of the random matrices.
 
     Raises:
         ImportError: peft is not installed.
         ValueError: no layer has such a name.
     """
-    peft = _peft()
-    _check_targets(model, targets)
-    config = peft.LoraConfig(
-        r=rank, lora_alpha=alpha, target_modules=list(targets), exclude_modules=r"(.*\.)?visual\..*", lora_dropout=0.0
-    )
+    config = _config(learner)
+    names = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and ".visual." not in f".{name}"
+    }
+    for target in learner.lora_targets:
+        if target not in names:
+            raise ValueError(
+                f"lora_targets names {target!r}, and the language model has no such linear layer; "
+                f"expected some of {', '.join(sorted(names))}.{did_you_mean(target, names)}"
+            )
     # All learners, and a run that is resumed, draw the same matrices.
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        peft.inject_adapter_in_model(config, model)
-    model.lora_config = config
+        _peft().inject_adapter_in_model(config, model)
 
 
 def has_adapters(model: Any) -> bool:
@@ -102,48 +108,39 @@ def adapter_weights(model: Any, gather: Gather = _held) -> Iterator[tuple[str, T
                 yield f"base_model.model.{name.replace('.default.', '.')}", tensor.detach()
 
 
-def save_adapters(
-    path: str | Path, weights: Mapping[str, Tensor], *, base: str, rank: int, alpha: float, targets: Sequence[str]
+def export_model(
+    recipe: PPORecipe | SFTRecipe, weights: Mapping[str, Tensor], adapters: Mapping[str, Tensor], path: Path
 ) -> None:
-    """Write adapters as peft does, for `PeftModel.from_pretrained(base_model, path)` and for engines that take them.
+    """Write a trained model as a plain checkpoint directory, which everything loads; adapters once more in `adapter`.
+
+    Those are as peft writes them, for `PeftModel.from_pretrained(base_model, path)` and for engines that take them.
 
     Args:
+        recipe: of the run.
+        weights: as `plain_weights` yields them.
+        adapters: as `adapter_weights` yields them; none without adapters.
         path: the directory.
-        weights: as `adapter_weights` names them.
-        base: the checkpoint they belong to.
-        rank, alpha, targets: as in `add_adapters`.
     """
-    from safetensors.torch import save_file
-
-    path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path / "adapter_model.safetensors")
-    config = {
-        "peft_type": "LORA",
-        "base_model_name_or_path": base,
-        "r": rank,
-        "lora_alpha": alpha,
-        "lora_dropout": 0.0,
-        "target_modules": sorted(targets),
-        "exclude_modules": r"(.*\.)?visual\..*",
-        "bias": "none",
-        "inference_mode": True,
-    }
-    (path / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    vlm = VLM.from_pretrained(recipe.model, dtype=getattr(torch, recipe.learner.dtype))
+    vlm.model.load_state_dict(weights)
+    vlm.save(path)
+    if adapters:
+        base = Path(recipe.model)
+        config = _config(recipe.learner, str(base.absolute()) if base.exists() else recipe.model)
+        config.save_pretrained(path / "adapter")
+        whole = {name: tensor.contiguous() for name, tensor in adapters.items()}
+        save_file(whole, path / "adapter" / "adapter_model.safetensors")
 
 
-def _check_targets(model: Any, targets: Sequence[str]) -> None:
-    names = {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and ".visual." not in f".{name}"
-    }
-    for target in targets:
-        if target not in names:
-            raise ValueError(
-                f"lora_targets names {target!r}, and the language model has no such linear layer; "
-                f"expected some of {', '.join(sorted(names))}.{did_you_mean(target, names)}"
-            )
+def _config(learner: LearnerRecipe, base: str | None = None) -> Any:
+    return _peft().LoraConfig(
+        r=learner.lora_rank,
+        lora_alpha=learner.lora_alpha,
+        target_modules=list(learner.lora_targets),
+        exclude_modules=r"(.*\.)?visual\..*",
+        base_model_name_or_path=base,
+        inference_mode=base is not None,
+    )
 
 
 def _peft() -> Any:

@@ -9,6 +9,9 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+Report = Callable[[int, int, dict[str, float]], None]
+"""Is told of progress: steps done, of how many, latest measurements."""
+
 LOG_SECONDS = 30.0
 """Where bars cannot be drawn (a log file, a Ray job), a line comes this often."""
 
@@ -44,7 +47,7 @@ class StageProgress:
     def __exit__(self, *error: object) -> None:
         self._progress.stop()
 
-    def begin(self, title: str, total: int) -> Callable[[int, int, dict[str, float]], None]:
+    def begin(self, title: str, total: int) -> Report:
         """A new bar; returns the function that moves it: done, of how many, latest measurements."""
         task = self._task = self._progress.add_task(title, total=total, note="")
         said = time.monotonic()

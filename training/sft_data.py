@@ -21,7 +21,7 @@ from typing import Protocol
 import numpy as np
 
 from pxr_agents.chat import ChatFormat, Conversation
-from pxr_agents.types import Tokens
+from pxr_agents.types import Observation, Tokens
 from pxr_env.datasets import BadRow, ImagePart, Message, Part, SFTData, TextPart
 from pxr_env.errors import DataError, show
 from pxr_env.geometry import Quad
@@ -74,20 +74,12 @@ def open_rows(recipe: SFTRecipe, chat: ChatFormat) -> tuple[Rows, tuple[BadRow, 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Exchange:
-    """What the user showed and said, in order, and what the assistant answered."""
-
-    shown: tuple[Part, ...]
-    answer: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Recording:
-    """A conversation as a system prompt and exchanges."""
+    """A conversation as a system prompt and exchanges: what the user showed and said, what the assistant answered."""
 
     sample_id: str
     system_prompt: str
-    exchanges: tuple[Exchange, ...]
+    exchanges: tuple[tuple[tuple[Part, ...], str], ...]
 
 
 class Recordings:
@@ -96,16 +88,26 @@ class Recordings:
     Args:
         data: the conversations.
         chat: the model's chat format.
-        images: at which size images are shown.
+        images: at which size images are shown: as environments show them first, whole, within a pixel budget.
         trained_turns: see the module; 0 for all.
 
     Attributes:
         bad: conversations that are left out, because they have no turn to train on or do not take turns.
+
+    Raises:
+        ValueError: no image fits the budget.
     """
 
     def __init__(self, data: SFTData, chat: ChatFormat, *, images: ImagesRecipe, trained_turns: int = 2) -> None:
-        self._chat, self._trained_turns = chat, trained_turns
-        self._pictures = Pictures(images, chat.image_unit)
+        self._chat, self._trained_turns, self._video_frames = chat, trained_turns, images.video_frames
+        multiple = images.size_multiple or chat.image_unit
+        self._image = {"min_pixels": images.min_pixels, "max_pixels": images.max_pixels, "size_multiple": multiple}
+        self._frame = frame_budget(
+            video_frames=images.video_frames,
+            max_frame_pixels=images.max_frame_pixels,
+            max_pixels=images.max_pixels,
+            size_multiple=multiple,
+        )
         recordings, bad = [], []
         for trace in data:
             try:
@@ -134,54 +136,27 @@ class Recordings:
             raise DataError(f'trace "{recording.sample_id}": {error}') from error
 
     def _tokens(self, recording: Recording) -> Tokens:
-        conversation, n_exchanges = Conversation(), len(recording.exchanges)
-        frame = _opening(self._chat, recording.system_prompt)
-        reply = _between(self._chat)
-        for number, exchange in enumerate(recording.exchanges):
-            conversation.append_ids(frame.before)
-            for part in exchange.shown:
-                self._show(conversation, part, frame)
-            conversation.append_ids(frame.after)
-            train = not self._trained_turns or number >= n_exchanges - self._trained_turns
-            conversation.append_turn((*self._chat.encode_text(exchange.answer), self._chat.stop_id), train=train)
-            frame = reply
+        conversation, chat = Conversation(), self._chat
+        for number, (shown, answer) in enumerate(recording.exchanges):
+            text, images, places = "", list[np.ndarray](), list[int]()
+            for part in shown:
+                if isinstance(part, TextPart):
+                    text += part.text
+                    continue
+                for image in self._pictures(part.file.open()):
+                    images.append(image)
+                    places.append(len(text))
+            observation: Observation = {"text": text, "images": tuple(images)}
+            if number:
+                chat.reply(conversation, observation, places)
+            else:
+                chat.prompt(conversation, recording.system_prompt, observation, places)
+            train = not self._trained_turns or number >= len(recording.exchanges) - self._trained_turns
+            conversation.append_turn((*chat.encode_text(answer), chat.stop_id), train=train)
         return conversation.tokens()
 
-    def _show(self, conversation: Conversation, part: Part, frame: _Frame) -> None:
-        if isinstance(part, TextPart):
-            conversation.append_ids(self._chat.encode_text(part.text))
-            return
-        source = part.file.open()
-        for image in self._pictures.of(source):
-            conversation.append_ids((frame.vision_start,))
-            conversation.append_image(image, self._chat.image_id, self._chat.grid(image))
-            conversation.append_ids((frame.vision_end,))
-
-
-class Pictures:
-    """Images and videos as the environments show them first: whole, within a pixel budget, frames at equal distances.
-
-    Args:
-        images: the budget.
-        size_multiple: of both sides, where the budget says none.
-
-    Raises:
-        ValueError: nothing fits the budget.
-    """
-
-    def __init__(self, images: ImagesRecipe, size_multiple: int) -> None:
-        multiple = images.size_multiple or size_multiple
-        self._image = {"min_pixels": images.min_pixels, "max_pixels": images.max_pixels, "size_multiple": multiple}
-        self._video_frames = images.video_frames
-        self._frame = frame_budget(
-            video_frames=images.video_frames,
-            max_frame_pixels=images.max_frame_pixels,
-            max_pixels=images.max_pixels,
-            size_multiple=multiple,
-        )
-
-    def of(self, source: ImageSource | VideoSource) -> Iterator[np.ndarray]:
-        """Yields what is shown of a source, uint8 HxWx3."""
+    def _pictures(self, source: ImageSource | VideoSource) -> Iterator[np.ndarray]:
+        """Yields what is shown of a source, uint8 HxWx3; of a video frames at equal distances."""
         budget = self._image if isinstance(source, ImageSource) else self._frame
         quad, size = Quad.from_box((0, 0, *source.size)), fit_size(*source.size, **budget)
         if isinstance(source, ImageSource):
@@ -189,46 +164,6 @@ class Pictures:
             return
         for index in uniform_frames(source.n_frames, self._video_frames):
             yield cut(source.frame(index), quad, size)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Frame:
-    """What the chat format writes around a user's turn, and around an image in it, as ids."""
-
-    before: tuple[int, ...]
-    vision_start: int
-    vision_end: int
-    after: tuple[int, ...]
-
-
-def _opening(chat: ChatFormat, system_prompt: str) -> _Frame:
-    """Around the first user's turn."""
-    conversation = Conversation()
-    chat.prompt(conversation, system_prompt, {"text": "", "images": (_pixel(chat),)})
-    return _frame(chat, conversation.ids)
-
-
-def _between(chat: ChatFormat) -> _Frame:
-    """Around a user's turn that follows on one of the assistant."""
-    conversation = Conversation()
-    conversation.append_ids((chat.stop_id,))
-    chat.reply(conversation, {"text": "", "images": (_pixel(chat),)})
-    return _frame(chat, conversation.ids[1:])
-
-
-def _frame(chat: ChatFormat, ids: Sequence[int]) -> _Frame:
-    """From the ids of a turn that shows an image of one vision token and says nothing."""
-    place = ids.index(chat.image_id)
-    return _Frame(
-        before=tuple(ids[: place - 1]),
-        vision_start=ids[place - 1],
-        vision_end=ids[place + 1],
-        after=tuple(ids[place + 2 :]),
-    )
-
-
-def _pixel(chat: ChatFormat) -> np.ndarray:
-    return np.zeros((chat.image_unit, chat.image_unit, 3), np.uint8)
 
 
 def _recording(sample_id: str, messages: Sequence[Message]) -> Recording:
@@ -245,11 +180,11 @@ def _recording(sample_id: str, messages: Sequence[Message]) -> Recording:
     if not turns or not turns[-1][0]:
         last = messages[-1].role
         raise DataError(f"it ends with a message of {show(last)}; expected the assistant's answer")
-    exchanges = []
-    for (_, asked), (_, answered) in zip(turns[::2], turns[1::2], strict=True):
-        shown = tuple(part for message in asked for part in message.content)
-        exchanges.append(Exchange(shown=shown, answer="".join(map(_text, answered))))
-    return Recording(sample_id=sample_id, system_prompt=system_prompt, exchanges=tuple(exchanges))
+    exchanges = tuple(
+        (tuple(part for message in asked for part in message.content), "".join(map(_text, answered)))
+        for (_, asked), (_, answered) in zip(turns[::2], turns[1::2], strict=True)
+    )
+    return Recording(sample_id=sample_id, system_prompt=system_prompt, exchanges=exchanges)
 
 
 def _text(message: Message) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from pxr_agents.types import Episode, Step, Tokens
 
@@ -44,3 +45,23 @@ def make_episode(rewards, *, usage=0, unrepaired=False, turns=None, sample_id="s
         probe="zoom_in" if n_forced else None,
         tokens=tokens,
     )
+
+
+def trained_logprobs(vlm, row):
+    """(id, log-probabilities) of every trained id: one row a time, allowed ids only, by transformers' own forward."""
+    ids = torch.from_numpy(row.ids.astype(np.int64))[None]
+    positions = torch.from_numpy(row.positions.astype(np.int64))[:, None]
+    logits = vlm.model.lm_head(vlm.hidden_states(ids, positions, row.images)[0]).double()
+    banned = torch.zeros(logits.shape[-1], dtype=torch.bool)
+    banned[list(vlm.chat.banned_ids)] = True
+    banned[len(vlm.chat.tokenizer) :] = True
+    logprobs = logits.masked_fill(banned, -torch.inf).log_softmax(-1)
+    return [(int(row.ids[t]), logprobs[t - 1]) for t in np.flatnonzero(row.action)]
+
+
+def trained_texts(chat, tokens):
+    """The text of every run of trained ids; each of them has to end with the id that ends a turn."""
+    ends = np.flatnonzero(np.diff([0, *tokens.action.astype(int), 0]))
+    runs = [tokens.ids[start:stop].tolist() for start, stop in zip(ends[::2], ends[1::2], strict=True)]
+    assert all(run[-1] == chat.stop_id for run in runs)
+    return [chat.decode(run) for run in runs]

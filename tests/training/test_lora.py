@@ -13,16 +13,18 @@ import peft
 import torch
 
 from pxr_agents.vlm import VLM
-from training.lora import adapter_weights, adapters_off, add_adapters, has_adapters, plain_weights, save_adapters
+from training.config import LearnerRecipe, SFTRecipe
+from training.lora import adapter_weights, adapters_off, add_adapters, export_model, has_adapters, plain_weights
 
-RANK, ALPHA, TARGETS = 4, 16.0, ("q_proj", "down_proj")
+RANK = 4
+LORA = LearnerRecipe(lora_rank=RANK, lora_alpha=16.0, lora_targets=("q_proj", "down_proj"))
 
 
 @pytest.fixture
 def adapted(tiny_path):
     """A model with adapters that do something, and the model as it was."""
     vlm, before = VLM.from_pretrained(tiny_path), VLM.from_pretrained(tiny_path)
-    add_adapters(vlm.model, rank=RANK, alpha=ALPHA, targets=TARGETS, seed=1)
+    add_adapters(vlm.model, LORA, seed=1)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in vlm.model.named_parameters():
@@ -38,7 +40,7 @@ def logits(model):
 
 def test_only_adapters_of_the_language_model_are_trained(tiny_path):
     vlm, before = VLM.from_pretrained(tiny_path), VLM.from_pretrained(tiny_path)
-    add_adapters(vlm.model, rank=RANK, alpha=ALPHA, targets=TARGETS)
+    add_adapters(vlm.model, LORA)
     trained = {name: parameter for name, parameter in vlm.model.named_parameters() if parameter.requires_grad}
     # Three layers; q_proj is 96 -> 96 and down_proj 256 -> 96, each with two matrices of rank 4.
     assert sum(parameter.numel() for parameter in trained.values()) == 3 * RANK * ((96 + 96) + (256 + 96))
@@ -54,7 +56,7 @@ def test_equal_seeds_give_equal_adapters_and_leave_the_global_generator_alone(ti
     expected = torch.rand(1)
     torch.manual_seed(5)
     for model, seed in zip(models, (0, 0, 1), strict=True):
-        add_adapters(model, rank=RANK, alpha=ALPHA, targets=TARGETS, seed=seed)
+        add_adapters(model, LORA, seed=seed)
     assert torch.equal(torch.rand(1), expected)
     first, second, third = (dict(adapter_weights(model)) for model in models)
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -92,10 +94,15 @@ def test_without_adapters_it_is_the_model_before_training(adapted):
     }
 
 
-def test_peft_loads_what_was_saved(adapted, tmp_path):
+def test_peft_loads_what_was_saved(adapted, tiny_path, tmp_path):
     vlm, before = adapted
-    save_adapters(tmp_path, dict(adapter_weights(vlm.model)), base="tiny", rank=RANK, alpha=ALPHA, targets=TARGETS)
-    loaded = peft.PeftModel.from_pretrained(copy.deepcopy(before.model), tmp_path)
+    recipe = SFTRecipe(model=str(tiny_path), traces="none", learner=LORA)
+    export_model(recipe, dict(plain_weights(vlm.model)), dict(adapter_weights(vlm.model)), tmp_path)
+    config = peft.PeftConfig.from_pretrained(tmp_path / "adapter")
+    assert (config.base_model_name_or_path, config.inference_mode, config.lora_alpha) == (str(tiny_path), True, 16.0)
+    loaded = peft.PeftModel.from_pretrained(copy.deepcopy(before.model), tmp_path / "adapter")
+    merged = VLM.from_pretrained(tmp_path)
+    assert torch.allclose(logits(merged.model), logits(vlm.model), atol=1e-5)
     assert torch.allclose(logits(loaded), logits(vlm.model), atol=1e-6)
     assert not torch.allclose(logits(loaded), logits(before.model), atol=1e-3)
 
@@ -111,4 +118,4 @@ def test_bfloat16_weights_are_rounded_once(adapted):
 
 def test_no_such_layer(tiny_path):
     with pytest.raises(ValueError, match=r"'q_porj'.*q_proj"):
-        add_adapters(VLM.from_pretrained(tiny_path).model, rank=RANK, alpha=ALPHA, targets=["q_porj"])
+        add_adapters(VLM.from_pretrained(tiny_path).model, LearnerRecipe(lora_rank=1, lora_targets=("q_porj",)))

@@ -7,6 +7,7 @@ import torch
 
 from pxr_agents.vlm import VLM
 from tests.training.conftest import ENV
+from tests.training.rows import trained_logprobs
 from training.sft import Optimizers, TokenWeights, cross_entropy, token_accuracy
 from training.traces import TraceRecipe, search_trace
 
@@ -23,23 +24,10 @@ def rows(vlm):
 
 
 @torch.no_grad()
-def next_logprobs(vlm, row):
-    """(id, log-probabilities) of every trained id: one row a time, allowed ids only, by transformers' own forward."""
-    ids = torch.from_numpy(row.ids.astype(np.int64))[None]
-    positions = torch.from_numpy(row.positions.astype(np.int64))[:, None]
-    hidden = vlm.hidden_states(ids, positions, row.images)[0]
-    logits = vlm.model.lm_head(hidden).double()
-    logits[:, list(vlm.chat.banned_ids)] = -torch.inf
-    logits[:, len(vlm.chat.tokenizer) :] = -torch.inf
-    logits -= logits.logsumexp(-1, keepdim=True)
-    return [(int(row.ids[t]), logits[t - 1]) for t in np.flatnonzero(row.action)]
-
-
-@torch.no_grad()
 def test_the_weighted_loss_is_a_sum_of_means(vlm, rows):
     letters = frozenset(vlm.chat.encode_text(letter)[0] for letter in "ACHLTX")
     numbers = frozenset(vlm.chat.encode_text(number)[0] for number in ("0", "28", "56", "84"))
-    losses = [(token, -float(logprobs[token])) for row in rows for token, logprobs in next_logprobs(vlm, row)]
+    losses = [(token, -float(logprobs[token])) for row in rows for token, logprobs in trained_logprobs(vlm, row)]
     expected = 0.5 * np.mean([loss for _, loss in losses])
     expected += 2.0 * np.mean([loss for token, loss in losses if token in letters])
     expected += 0.25 * np.mean([loss for token, loss in losses if token in numbers])
@@ -50,6 +38,7 @@ def test_the_weighted_loss_is_a_sum_of_means(vlm, rows):
     assert float(cross_entropy(vlm, rows, absent)) == pytest.approx(np.mean([loss for _, loss in losses]), rel=1e-4)
 
 
+@torch.no_grad()
 def test_token_accuracy_counts_runs_that_are_right_to_the_last_token(vlm, rows):
     numbers = frozenset(vlm.chat.encode_text(number)[0] for number in ("0", "28", "56", "84"))
     # Rows of one length keep their order.
@@ -57,7 +46,7 @@ def test_token_accuracy_counts_runs_that_are_right_to_the_last_token(vlm, rows):
     right = [
         int(logprobs.argmax()) == token
         for row in rows
-        for token, logprobs in next_logprobs(vlm, row)
+        for token, logprobs in trained_logprobs(vlm, row)
         if token in numbers
     ]
     assert len(right) % 4 == 0

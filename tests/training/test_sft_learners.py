@@ -17,7 +17,7 @@ from training.cursor import SampleCursor
 from training.demonstrations import oracle_traces, write_traces
 from training.ray_train import train_on_ray
 from training.run_directory import Interrupted, RunDirectory
-from training.sft_run import run_sft
+from training.sft_run import run_sft, train
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 
@@ -129,7 +129,7 @@ def test_a_spread_model_is_a_whole_one_and_resumes(make_recipe, alone):
     recipe = make_recipe("zero2", "zero2", num_learners=2, pack_tokens=600)
     RunDirectory(recipe.out).claim(recipe, free_keys=())
     with pytest.raises(Interrupted, match="Stopped after step 1 of 3"):
-        train_on_ray(recipe, stop_requested=lambda: True)
+        train_on_ray(recipe, train, stop_requested=lambda: True)
     assert [path.name for path in (Path(recipe.out) / "checkpoints").iterdir()] == ["1"]
     assert not (Path(recipe.out) / "model").exists()
     run_sft(recipe)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pxr_agents.vlm import VLM
 from tests.training.conftest import ENV
+from tests.training.rows import trained_texts
 from training.mistakes import wrong_box
 from training.traces import (
     ScriptedTurn,
@@ -31,18 +32,6 @@ def vlm(speaker):
 @pytest.fixture
 def env() -> Any:
     return gymnasium.make(ENV.id, **ENV.kwargs)
-
-
-def trained_texts(vlm, tokens):
-    """The text of every run of trained ids."""
-    texts, run = [], []
-    for token, action in zip([*tokens.ids.tolist(), 0], [*tokens.action.tolist(), False], strict=True):
-        if action:
-            run.append(token)
-        elif run:
-            texts.append((vlm.chat.decode(run), run[-1] == vlm.chat.stop_id))
-            run = []
-    return texts
 
 
 def test_a_masked_wrong_operation_carries_no_loss(env, vlm):
@@ -99,14 +88,13 @@ def test_search_traces_train_on_turns_only(env, vlm, recipe, n_trained, n_images
     for k in range(12):
         tokens = search_trace(env, vlm.chat, f"train-{k}", recipe, rng)
         sample = env.unwrapped.data.get(f"train-{k}")
-        texts = trained_texts(vlm, tokens)
+        texts = trained_texts(vlm.chat, tokens)
         assert len(texts) == n_trained
         assert len(tokens.images) == n_images
-        assert all(stopped for _, stopped in texts)
-        assert all(text.startswith(("<tool_call>", "\\boxed{")) for text, _ in texts)
+        assert all(text.startswith(("<tool_call>", "\\boxed{")) for text in texts)
         assert not np.isin(tokens.ids[tokens.action], vlm.chat.banned_ids).any()
         if recipe.miss == 0:
-            assert texts[-1][0] == answer_turn(env, sample.answers[0]).text
+            assert texts[-1] == answer_turn(env, sample.answers[0]).text
 
 
 def test_oracle_turns_of_all_kinds_are_answered_right(env):

@@ -16,6 +16,7 @@ from pxr_agents.random_checkpoint import FAMILIES, build_random
 from pxr_env.datasets import SFTData
 from pxr_env.errors import DataError
 from tests.training.released import ASTRAY, SYSTEM, ZOOM, message, row, spoil, texts, write_released
+from tests.training.rows import trained_texts
 from training.config import ImagesRecipe, SFTRecipe
 from training.sft_data import DEFAULT_SYSTEM_PROMPT, Recordings, open_rows
 
@@ -77,18 +78,6 @@ def test_ids_are_those_of_the_template_rendered_in_one_go(released, chat, tmp_pa
         assert tokens.ids.tolist() == expected[: len(tokens.ids)], name
         assert chat.decode(expected[len(tokens.ids) :]).strip() == ""
         assert tokens.ids[-1] == chat.stop_id
-
-
-def trained_texts(chat, tokens):
-    texts, run = [], []
-    for token, action in zip([*tokens.ids.tolist(), 0], [*tokens.action.tolist(), False], strict=True):
-        if action:
-            run.append(token)
-        elif run:
-            texts.append(chat.decode(run))
-            assert run[-1] == chat.stop_id
-            run = []
-    return texts
 
 
 def test_the_last_two_turns_of_the_assistant_are_trained_on(released, chat):

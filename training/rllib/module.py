@@ -42,13 +42,7 @@ class VLMModule(TorchRLModule):
 
     def _prepare(self, learner: LearnerRecipe) -> None:
         if learner.lora_rank:
-            add_adapters(
-                self.model,
-                rank=learner.lora_rank,
-                alpha=learner.lora_alpha,
-                targets=learner.lora_targets,
-                seed=self.model_config["seed"],
-            )
+            add_adapters(self.model, learner, seed=self.model_config["seed"])
         if learner.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         # DeepSpeed has bfloat16 weights and float32 ones beside them; DDP has float32 ones and rounds as it computes.

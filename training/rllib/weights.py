@@ -16,10 +16,9 @@ from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODUL
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from torch import Tensor
 
-from pxr_agents.vlm import VLM
 from training.config import PPORecipe
 from training.deepspeed_engine import gathered
-from training.lora import adapter_weights, plain_weights, save_adapters
+from training.lora import adapter_weights, export_model, plain_weights
 
 SHARDS = "shards"
 
@@ -71,21 +70,9 @@ def export(learner_group: Any, recipe: PPORecipe, path: Path) -> None:
         recipe: of the run.
         path: the directory.
     """
-    dtype = torch.bfloat16 if recipe.learner.dtype == "bfloat16" else torch.float32
-    vlm = VLM.from_pretrained(recipe.model, dtype=dtype)
-    vlm.model.load_state_dict(learner_weights(learner_group))
-    vlm.save(path)
-    if recipe.learner.lora_rank:
-        adapters = {name: torch.as_tensor(x) for name, x in _from_first(learner_group, _named_adapters).items()}
-        learner = recipe.learner
-        save_adapters(
-            path / "adapter",
-            adapters,
-            base=str(Path(recipe.model).absolute()) if Path(recipe.model).exists() else recipe.model,
-            rank=learner.lora_rank,
-            alpha=learner.lora_alpha,
-            targets=learner.lora_targets,
-        )
+    adapters: dict[str, Any] = _from_first(learner_group, _named_adapters) if recipe.learner.lora_rank else {}
+    named = {name: torch.as_tensor(tensor) for name, tensor in adapters.items()}
+    export_model(recipe, learner_weights(learner_group), named, path)
 
 
 def save_shards(learner_group: Any, path: Path) -> None:

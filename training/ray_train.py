@@ -13,7 +13,6 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -21,105 +20,89 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from training.config import SFTRecipe
 from training.logs import read_lines
-from training.processes import Processes
+from training.progress import Report
 from training.rllib.cluster import joined_ray
 from training.run_directory import Interrupted, RunDirectory
-from training.sft_loop import Report, train
 
 # How often the driver looks for progress, and for a request to stop.
 _SECONDS = 0.5
 
 
 def train_on_ray(
-    recipe: SFTRecipe, *, stop_requested: Callable[[], bool] = lambda: False, report: Report | None = None
+    recipe: SFTRecipe,
+    train: Callable[..., None],
+    *,
+    stop_requested: Callable[[], bool] = lambda: False,
+    report: Report | None = None,
 ) -> None:
     """Train with `recipe.num_learners` processes; joins the cluster of RAY_ADDRESS, or starts one on this machine.
 
     Args:
         recipe: what to do; its `out` is claimed, and a directory that all machines see.
+        train: what each process calls (see `training.sft_run.train`).
         stop_requested: whether to stop after the step under way.
         report: is told each step.
 
     Raises:
         Interrupted: it was asked to stop, and the checkpoint is written.
-        Exception: what the first learner that failed raised (see `training.sft_loop.train`).
+        Exception: what the first learner that failed raised (see `training.sft_run.train`).
     """
     recipe = _absolute(recipe)
-    stop_file = Path(recipe.out) / "stop"
+    out, failures = Path(recipe.out), list[BaseException]()
+    stop_file, metrics = out / "stop", RunDirectory(out).metrics
     stop_file.unlink(missing_ok=True)
-    progress = _Progress(recipe, report)
+    told = max((row["step"] for row in read_lines(metrics)), default=0.0)
+
+    def fit() -> None:
+        try:
+            _trainer(recipe, train, stop_file).fit()
+        except BaseException as error:
+            failures.append(error)
+
+    def tell() -> None:
+        nonlocal told
+        for row in read_lines(metrics) if report is not None else []:
+            # After a restart steps come again.
+            if report is not None and row["step"] > told:
+                told = row["step"]
+                report(int(row["step"]), recipe.steps, row)
+
     with joined_ray(recipe.num_learners * recipe.num_cpus_per_learner):
         # Workers stay in the directory they are started in: data may be at relative paths.
         os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-        fit = _Background(_trainer(recipe, stop_file).fit)
-        while fit.is_alive():
+        # Beside the main thread, which Ctrl-C goes to.
+        fitting = threading.Thread(target=fit, daemon=True)
+        fitting.start()
+        while fitting.is_alive():
             if stop_requested():
                 stop_file.touch()
-            progress.tell()
-            fit.join(_SECONDS)
-    progress.tell()
+            tell()
+            fitting.join(_SECONDS)
+    tell()
     stop_file.unlink(missing_ok=True)
-    shutil.rmtree(Path(recipe.out) / "ray_train", ignore_errors=True)
-    if fit.error is not None:
-        raise _cause(fit.error)
+    shutil.rmtree(out / "ray_train", ignore_errors=True)
+    if failures:
+        raise _cause(failures[0])
 
 
-def _trainer(recipe: SFTRecipe, stop_file: Path) -> TorchTrainer:
+def _trainer(recipe: SFTRecipe, train: Callable[..., None], stop_file: Path) -> TorchTrainer:
     on_gpu = recipe.num_gpus_per_learner > 0
     resources = {"CPU": recipe.num_cpus_per_learner} | ({"GPU": recipe.num_gpus_per_learner} if on_gpu else {})
+
+    def work() -> None:
+        device = get_device()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        train(recipe, device=device, stop_requested=stop_file.exists)
+
     return TorchTrainer(
-        _work,
-        train_loop_config={"recipe": recipe, "stop_file": str(stop_file)},
+        work,
         scaling_config=ScalingConfig(num_workers=recipe.num_learners, use_gpu=on_gpu, resources_per_worker=resources),
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
         run_config=RunConfig(
             name="ray_train", storage_path=recipe.out, failure_config=FailureConfig(max_failures=recipe.max_restarts)
         ),
     )
-
-
-def _work(config: dict[str, Any]) -> None:
-    """One learner."""
-    device = get_device()
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    train(config["recipe"], Processes(device), device=device, stop_requested=Path(config["stop_file"]).exists)
-
-
-class _Progress:
-    """Tells steps as they appear in OUT/metrics.jsonl."""
-
-    def __init__(self, recipe: SFTRecipe, report: Report | None) -> None:
-        self._path, self._steps, self._report = RunDirectory(recipe.out).metrics, recipe.steps, report
-        self._told = 0.0 if not self._path.exists() else max((row["step"] for row in self._rows()), default=0.0)
-
-    def tell(self) -> None:
-        if self._report is None or not self._path.exists():
-            return
-        for row in self._rows():
-            # After a restart steps come again.
-            if row["step"] > self._told:
-                self._told = row["step"]
-                self._report(int(row["step"]), self._steps, row)
-
-    def _rows(self) -> list[dict[str, float]]:
-        return read_lines(self._path)
-
-
-class _Background(threading.Thread):
-    """Runs a function beside the main thread, which Ctrl-C goes to."""
-
-    def __init__(self, function: Callable[[], object]) -> None:
-        super().__init__(daemon=True)
-        self._function = function
-        self.error: BaseException | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self._function()
-        except BaseException as error:
-            self.error = error
 
 
 def _cause(error: BaseException) -> BaseException:
