@@ -19,7 +19,6 @@ import json
 import shutil
 import statistics
 import tempfile
-import threading
 import time
 import urllib.request
 from collections.abc import Callable
@@ -123,8 +122,7 @@ def measure_report(run: Path, out: Path, n_pictured: int | None) -> dict[str, An
 def measure_viewer(root: Path, n_scenes: int) -> dict[str, Any]:
     """Milliseconds per page, and the memory that the server takes."""
     before = memory_mb()
-    with ViewServer(root) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with ViewServer(root).running() as server:
 
         def ask(query: str) -> None:
             urllib.request.urlopen(f"{server.url}run/long{query}").read()
@@ -134,7 +132,6 @@ def measure_viewer(root: Path, n_scenes: int) -> dict[str, Any]:
             asked = [query.format(number=number % n_scenes) for number in range(1, REQUESTS + 1)]
             ask(query.format(number=0))
             result[name] = round(1000 * statistics.median(seconds(lambda one=one: ask(one)) for one in asked), 1)
-        server.shutdown()
     return {"milliseconds": result, "megabytes": round(memory_mb() - before, 1)}
 
 

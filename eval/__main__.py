@@ -25,7 +25,7 @@ COMMANDS = (
         "play every episode of a run again from its turns, and check all that is on record",
         "eval.replay_check",
     ),
-    ("view", "look at many runs in a browser", "eval.view.command"),
+    ("view", "look at many runs in a browser", "eval.view"),
     ("demo", "talk to a model about images of your own", "eval.demo"),
 )
 

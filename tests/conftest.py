@@ -1,14 +1,18 @@
-"""What many tests share: a tiny, randomly initialized Qwen3-VL checkpoint."""
+"""What many tests share: a tiny, randomly initialized Qwen3-VL checkpoint, and a browser."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import settings
+
+from tests.browser import Watcher, launched
 
 # No test is timed. In CI examples are the same at every run; new ones are found by those who work on the code.
 settings.register_profile("pxr", settings.get_profile("ci" if os.environ.get("CI") else "default"), deadline=None)
@@ -57,3 +61,19 @@ def noise_image():
         return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A headless browser for the tests of a module."""
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture
+def watcher(chromium: Any) -> Iterator[Watcher]:
+    """Opens pages; the test fails if one of them did what it should never do."""
+    watcher = Watcher(chromium)
+    yield watcher
+    watcher.close()
+    assert watcher.mistakes == []

@@ -11,34 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
-import numpy as np
 
 from eval.attempts import Attempt, Watch
 from pxr_agents.rollout import rollout
 from pxr_agents.types import Agent, Episode, Job, Observation
+from pxr_env.play.transcript import Moment
 from pxr_env.rendering import draw_overview
 
 
 class StoppedByVisitor(Exception):
     """Somebody does not want to see more."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Moment:
-    """What is new after the reset or a turn.
-
-    Args:
-        turn: what the model wrote, None after the reset.
-        reply: what the environment said.
-        images: the new views (HxWx3 uint8), `views` what they show (see `View.as_dict`).
-        overview: the sources with the boxes of all views, None where they could not be shown.
-    """
-
-    turn: str | None
-    reply: str
-    images: tuple[np.ndarray, ...]
-    views: tuple[dict[str, Any], ...]
-    overview: np.ndarray | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,9 +96,13 @@ def _work(
 def _moment(attempt: Attempt, episode: Episode, observation: Observation) -> Moment:
     turn = episode.steps[-1].turn if episode.steps else None
     if attempt.reason is not None:
-        return Moment(turn=turn, reply="", images=(), views=(), overview=None)
+        return Moment(turn=turn, reply="")
     base: Any = attempt.unwrapped
-    images = tuple(observation["images"])
-    views = tuple(view.as_dict() for view in base.views[len(base.views) - len(images) :])
-    overview = draw_overview(base.views, base.source_image)
-    return Moment(turn=turn, reply=observation["text"], images=images, views=views, overview=overview)
+    images = observation["images"]
+    return Moment(
+        turn=turn,
+        reply=observation["text"],
+        images=images,
+        views=[view.as_dict() for view in base.views[len(base.views) - len(images) :]],
+        overview=draw_overview(base.views, base.source_image),
+    )

@@ -1,10 +1,10 @@
-"""The page: what a visitor can choose, and what answers."""
+"""The page on which a model takes the seat: what a visitor can choose, and what answers."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -12,87 +12,160 @@ import gradio as gr
 
 from eval.demo.defaults import Defaults
 from eval.demo.live import End, play
-from eval.demo.questions import SAMPLE_ID, ask_about, draw_sample
-from eval.demo.transcript import Transcript, describe_sample
+from eval.demo.questions import SAMPLE_ID, ask_about, describe_sample, draw_sample
+from eval.facts import split_turn
 from eval.suites import SUITES
 from eval.view.runs_page import model_name
 from pxr_agents.types import Agent, Sampling
 from pxr_env.coordinates import FRAMES
 from pxr_env.dialects import dialect_names
+from pxr_env.play.page import seat_page
+from pxr_env.play.transcript import Transcript
 
 IMAGE, VIDEO, SAMPLE = "An image", "A video", "A synthetic sample"
-#: Seconds after which uploaded files go, looked for every so many.
-KEPT_SECONDS, SWEEP_SECONDS = 1800, 60
 #: What a visitor's mistake, a file or a server can raise.
 _MISTAKES = (ValueError, TypeError, OSError, ImportError)
 _BUDGET = ("min_pixels", "max_pixels")
 #: Arguments that only environments with samples to draw have.
 _OF_ENVIRONMENTS = ("split", "num_samples", "data")
+_QUIETLY: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 
 
-class Desk:
-    """Answers the visitors. Nothing of one visitor is kept where another could see it.
+class ModelSeat:
+    """The page. Nothing of one visitor is kept where another could see it.
 
     Args:
         open_player: opens an agent for one episode.
-        defaults: how the model is asked.
-        tasks: name -> id of the environments that samples are drawn from.
+        title: what the model is called, or the path of its checkpoint.
+        defaults: how it is asked unless a visitor says otherwise.
+        task: an environment that samples are drawn from, besides the synthetic ones.
+        at_once: most episodes that run at the same time; other visitors wait.
     """
 
     def __init__(
         self,
         open_player: Callable[[Sampling], AbstractContextManager[Agent]],
+        title: str,
         defaults: Defaults,
-        tasks: dict[str, str],
+        *,
+        task: str | None,
+        at_once: int,
     ) -> None:
-        self._open, self._defaults, self.tasks = open_player, defaults, tasks
+        self._open, self._defaults = open_player, defaults
         self._stops: dict[str, threading.Event] = {}
+        own = task or defaults.env_id
+        tasks = {name: suite.env_id for name, suite in SUITES.items() if name.startswith("synthetic-")}
+        self._tasks = ({own.rpartition("/")[2]: own} if own is not None and own not in tasks.values() else {}) | tasks
+        first = next((name for name, env_id in self._tasks.items() if env_id == own), next(iter(self._tasks)))
+        # Of a path, visitors need no more than its end.
+        heading = f"### Ask `{model_name(title).replace('`', '')}`"
+        with seat_page("pxr demo", heading) as (self.page, status, transcript):
+            self._choices(first)
+            self._settings()
+            with gr.Row():
+                ask = gr.Button("Ask", variant="primary", elem_id="ask")
+                stop = gr.Button("Stop", elem_id="stop")
+            ask.click(
+                self._ask,
+                set(self._inputs.values()),
+                [transcript, status],
+                concurrency_limit=at_once,
+                concurrency_id="ask",
+                show_progress="minimal",
+                show_progress_on=status,
+                trigger_mode="once",
+            )
+            stop.click(self._stop, None, status, **_QUIETLY)
+            self.page.unload(self._forget)
+        # Who has no turn yet sees the queue; longer ones are refused.
+        self.page.queue(max_size=32)
 
-    def draw(self, task: str, seed: float, dialect: str, coordinates: str) -> tuple[str, dict[str, Any] | None]:
-        """A sample to look at, and what `ask` has to know of it."""
+    def _choices(self, first: str) -> None:
+        """What is asked about, with a first sample drawn: there is something to ask about from the beginning."""
+        asked_as = self._defaults.arguments
+        dialect, coordinates = asked_as.get("dialect", "hermes"), asked_as.get("coordinates", "unit")
+        shown, drawn = self._draw(first, 0, dialect, coordinates)
+        what = gr.Radio([IMAGE, VIDEO, SAMPLE], value=SAMPLE, label="About", elem_id="what")
+        with gr.Group(visible=False) as of_image:
+            image = gr.Image(
+                type="filepath", format="png", sources=["upload", "clipboard"], label="Image", elem_id="image"
+            )
+        with gr.Group(visible=False) as of_video:
+            video = gr.Video(sources=["upload"], label="Video of at most two minutes", elem_id="video")
+        with gr.Group(visible=False) as of_own:
+            question = gr.Textbox(
+                label="Question", lines=2, elem_id="question", placeholder="What is written on the sign?"
+            )
+        with gr.Group() as of_sample:
+            task = gr.Dropdown(list(self._tasks), value=first, label="Task", elem_id="task")
+            seed = gr.Number(1, precision=0, minimum=0, label="Seed", elem_id="seed")
+            draw = gr.Button("Draw a sample", elem_id="draw")
+        preview = gr.HTML(shown, elem_id="preview")
+        sample = gr.State(drawn)
+        self._inputs: dict[str, Any] = {"what": what, "image": image, "video": video, "question": question}
+        self._inputs |= {
+            "sample": sample,
+            "dialect": gr.Dropdown(dialect_names(), value=dialect, label="Dialect", render=False),
+            "coordinates": gr.Dropdown(list(FRAMES), value=coordinates, label="Coordinates", render=False),
+        }
+
+        def show(chosen: str) -> list[Any]:
+            own = chosen != SAMPLE
+            groups = [gr.Group(visible=one) for one in (chosen == IMAGE, chosen == VIDEO, own, not own)]
+            return [*groups, gr.HTML(visible=not own)]
+
+        what.change(show, what, [of_image, of_video, of_own, of_sample, preview], **_QUIETLY)
+        draw.click(
+            self._draw, [task, seed, self._inputs["dialect"], self._inputs["coordinates"]], [preview, sample]
+        ).then(lambda number: int(number or 0) + 1, seed, seed, queue=False)
+
+    def _settings(self) -> None:
+        given, sampling = self._defaults.arguments, self._defaults.sampling
+        with gr.Accordion("Settings", open=False):
+            gr.Markdown(f"From {self._defaults.reason}.")
+            for name in ("dialect", "coordinates"):
+                self._inputs[name].render()
+            for name, value, label in (
+                ("min_pixels", 401_408, "Own images: least pixels"),
+                ("max_pixels", 4_014_080, "Own images: most pixels"),
+            ):
+                self._inputs[name] = gr.Number(given.get(name, value), precision=0, minimum=1, label=label)
+            for name, low, high, step, value, label in (
+                ("temperature", 0, 2, 0.1, 0, "Temperature (0 is greedy)"),
+                ("max_tokens", 16, 16_384, 16, 512, "Tokens of a turn, at most"),
+            ):
+                self._inputs[name] = gr.Slider(low, high, value=sampling.get(name, value), step=step, label=label)
+
+    def _draw(self, task: str, seed: float, dialect: str, coordinates: str) -> tuple[str, dict[str, Any] | None]:
+        """A sample to look at, and what `_ask` has to know of it."""
         number = int(seed or 0)
         try:
-            env, sample = draw_sample(self.tasks[task], number, self._for_samples(dialect, coordinates))
+            env, sample = draw_sample(self._tasks[task], number, self._for_samples(dialect, coordinates))
             env.close()
         except _MISTAKES as error:
-            transcript = Transcript()
-            transcript.fail(str(error))
-            return transcript.html(), None
+            return _error(str(error)).html(), None
         return describe_sample(sample), {"task": task, "seed": number}
 
-    def ask(
-        self,
-        what: str,
-        image: str | None,
-        video: str | None,
-        question: str,
-        drawn: dict[str, Any] | None,
-        dialect: str,
-        coordinates: str,
-        min_pixels: float,
-        max_pixels: float,
-        temperature: float,
-        max_tokens: float,
-        request: gr.Request,
-    ) -> Iterator[tuple[str, str]]:
+    def _ask(self, data: dict[Any, Any], request: gr.Request) -> Iterator[tuple[str, str]]:
         """Yields the transcript so far, and a line about what is going on."""
-        transcript = Transcript()
+        given = {name: data[place] for name, place in self._inputs.items()}
         stop = self._stops[str(request.session_hash)] = threading.Event()
         try:
-            env, sample_id, target = self._environment(
-                what, image, video, question, drawn, dialect, coordinates, (min_pixels, max_pixels)
-            )
+            env, sample_id, target = self._environment(given)
         except _MISTAKES as error:
-            transcript.fail(str(error))
-            yield transcript.html(), ""
+            yield _error(str(error)).html(), ""
             return
-        stops = tuple(self._defaults.sampling.get("stop", ()))
-        sampling = Sampling(temperature=float(temperature), max_tokens=int(max_tokens), stop=stops)
+        transcript = Transcript(lambda turn: [(part.kind, part.text) for part in split_turn(turn)])
+        sampling = Sampling(
+            temperature=float(given["temperature"]),
+            max_tokens=int(given["max_tokens"]),
+            stop=tuple(self._defaults.sampling.get("stop", ())),
+        )
         started, n_turns = time.monotonic(), 0
         html = transcript.html()
         for event in play(env, lambda: self._open(sampling), stop, sample_id=sample_id):
             if isinstance(event, End):
-                transcript.finish(event, target)
+                finish(transcript, event, target)
                 yield transcript.html(), f"{n_turns} turns, {time.monotonic() - started:.1f} s"
                 return
             if event is not None:
@@ -102,44 +175,33 @@ class Desk:
             doing = "Stops after this turn" if stop.is_set() else f"Turn {n_turns + 1} is being written"
             yield html, f"{doing}, {time.monotonic() - started:.0f} s"
 
-    def stop(self, request: gr.Request) -> str:
+    def _stop(self, request: gr.Request) -> str:
         """Ends the visitor's episode after the turn that is being written."""
         event = self._stops.get(str(request.session_hash))
         if event is not None:
             event.set()
         return "Stops after this turn"
 
-    def forget(self, request: gr.Request) -> None:
+    def _forget(self, request: gr.Request) -> None:
         """The visitor has left."""
         event = self._stops.pop(str(request.session_hash), None)
         if event is not None:
             event.set()
 
-    def _environment(
-        self,
-        what: str,
-        image: str | None,
-        video: str | None,
-        question: str,
-        drawn: dict[str, Any] | None,
-        dialect: str,
-        coordinates: str,
-        budget: tuple[float, float],
-    ) -> tuple[Any, str, str | None]:
+    def _environment(self, given: Mapping[str, Any]) -> tuple[Any, str, str | None]:
         """The environment, the sample, and its target where one is known."""
-        if what == SAMPLE:
-            if drawn is None:
-                raise ValueError("No sample came; draw one first.")
-            env, sample = draw_sample(self.tasks[drawn["task"]], drawn["seed"], self._for_samples(dialect, coordinates))
+        if given["what"] == SAMPLE:
+            if given["sample"] is None:
+                raise ValueError("Got no sample; draw one first.")
+            task, seed = self._tasks[given["sample"]["task"]], given["sample"]["seed"]
+            env, sample = draw_sample(task, seed, self._for_samples(given["dialect"], given["coordinates"]))
             return env, sample.sample_id, sample.answers[0]
-        arguments = {
-            **{name: value for name, value in self._defaults.arguments.items() if name not in _OF_ENVIRONMENTS},
-            "dialect": dialect,
-            "coordinates": coordinates,
-            **dict(zip(_BUDGET, map(int, budget), strict=True)),
-        }
-        is_video = what == VIDEO
-        env = ask_about(video if is_video else image, question, is_video=is_video, arguments=arguments)
+        known = {name: value for name, value in self._defaults.arguments.items() if name not in _OF_ENVIRONMENTS}
+        chosen = {"dialect": given["dialect"], "coordinates": given["coordinates"]}
+        budget = {name: int(given[name]) for name in _BUDGET}
+        is_video = given["what"] == VIDEO
+        path = given["video" if is_video else "image"]
+        env = ask_about(path, given["question"], is_video=is_video, arguments=known | chosen | budget)
         return env, SAMPLE_ID, None
 
     def _for_samples(self, dialect: str, coordinates: str) -> dict[str, Any]:
@@ -148,128 +210,21 @@ class Desk:
         return {**kept, "dialect": dialect, "coordinates": coordinates}
 
 
-def build(
-    open_player: Callable[[Sampling], AbstractContextManager[Agent]],
-    *,
-    title: str,
-    defaults: Defaults,
-    task: str | None,
-    at_once: int,
-) -> gr.Blocks:
-    """The page.
-
-    Args:
-        open_player: opens an agent for one episode.
-        title: what the model is called, or the path of its checkpoint.
-        defaults: how it is asked unless a visitor says otherwise.
-        task: an environment that samples are drawn from, besides the synthetic ones.
-        at_once: most episodes that run at the same time; other visitors wait.
-    """
-    own = task or defaults.env_id
-    tasks = {name: suite.env_id for name, suite in SUITES.items() if name.startswith("synthetic-")}
-    tasks = ({own.rpartition("/")[2]: own} if own is not None and own not in tasks.values() else {}) | tasks
-    first = next((name for name, env_id in tasks.items() if env_id == own), next(iter(tasks)))
-    desk = Desk(open_player, defaults, tasks)
-    with gr.Blocks(title="pxr demo", analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEPT_SECONDS)) as page:
-        # Of a path, visitors need no more than its end.
-        gr.Markdown(f"### Ask `{model_name(title).replace('`', '')}`")
-        with gr.Row():
-            with gr.Column(scale=2, min_width=320):
-                controls = _question(desk, first, defaults)
-                settings = _settings(defaults)
-                with gr.Row():
-                    ask = gr.Button("Ask", variant="primary", elem_id="ask")
-                    stop = gr.Button("Stop", elem_id="stop")
-            with gr.Column(scale=3, min_width=320):
-                status = gr.HTML("", elem_id="status")
-                answer = gr.HTML("", elem_id="answer")
-        _connect(desk, controls, settings, ask, stop, status, answer, at_once)
-        page.unload(desk.forget)
-    # Who has no turn yet sees the queue; longer ones are refused.
-    page.queue(max_size=32)
-    return page
+def finish(transcript: Transcript, end: End, target: str | None) -> None:
+    """Adds the answer, or why there is none; `target` is None where nobody knows it."""
+    episode = end.episode
+    if end.error is not None:
+        transcript.end("Error", end.error, is_error=True)
+    elif episode is None:
+        transcript.end("Stopped")
+    elif episode.answer is None:
+        transcript.end("No answer", f"The limit {episode.truncated_by} was reached.")
+    else:
+        verdict = "correct" if episode.correct else f"wrong, the target is {target}"
+        transcript.end("Answer", *([] if target is None else [verdict]), final=episode.answer)
 
 
-def _question(desk: Desk, first: str, defaults: Defaults) -> dict[str, Any]:
-    """The controls, with a first sample drawn: there is something to ask about before anybody has chosen anything."""
-    shown, drawn = desk.draw(first, 0, *asked_as(defaults))
-    what = gr.Radio([IMAGE, VIDEO, SAMPLE], value=SAMPLE, label="About", elem_id="what")
-    with gr.Group(visible=False) as image_group:
-        image = gr.Image(type="filepath", format="png", sources=["upload", "clipboard"], label="Image", elem_id="image")
-    with gr.Group(visible=False) as video_group:
-        video = gr.Video(sources=["upload"], label="Video of at most two minutes", elem_id="video")
-    with gr.Group(visible=False) as text_group:
-        question = gr.Textbox(label="Question", lines=2, elem_id="question", placeholder="What is written on the sign?")
-    with gr.Group() as sample_group:
-        task = gr.Dropdown(list(desk.tasks), value=first, label="Task", elem_id="task")
-        seed = gr.Number(1, precision=0, minimum=0, label="Seed", elem_id="seed")
-        draw = gr.Button("Draw a sample", elem_id="draw")
-    preview = gr.HTML(shown, elem_id="preview")
-    return {
-        "what": what,
-        "image": image,
-        "video": video,
-        "question": question,
-        "task": task,
-        "seed": seed,
-        "draw": draw,
-        "preview": preview,
-        "drawn": gr.State(drawn),
-        "groups": [image_group, video_group, text_group, sample_group, preview],
-    }
-
-
-def asked_as(defaults: Defaults) -> tuple[str, str]:
-    """The dialect and the coordinates that the settings begin with."""
-    return defaults.arguments.get("dialect", "hermes"), defaults.arguments.get("coordinates", "unit")
-
-
-def _settings(defaults: Defaults) -> list[Any]:
-    given, sampling = defaults.arguments, defaults.sampling
-    dialect, coordinates = asked_as(defaults)
-    with gr.Accordion("Settings", open=False):
-        gr.Markdown(f"From {defaults.reason}.")
-        return [
-            gr.Dropdown(dialect_names(), value=dialect, label="Dialect"),
-            gr.Dropdown(list(FRAMES), value=coordinates, label="Coordinates"),
-            gr.Number(given.get("min_pixels", 401_408), precision=0, minimum=1, label="Own images: least pixels"),
-            gr.Number(given.get("max_pixels", 4_014_080), precision=0, minimum=1, label="Own images: most pixels"),
-            gr.Slider(0, 2, value=sampling.get("temperature", 0), step=0.1, label="Temperature (0 is greedy)"),
-            gr.Slider(16, 16_384, value=sampling.get("max_tokens", 512), step=16, label="Tokens of a turn, at most"),
-        ]
-
-
-def _connect(
-    desk: Desk,
-    controls: dict[str, Any],
-    settings: list[Any],
-    ask: gr.Button,
-    stop: gr.Button,
-    status: gr.HTML,
-    answer: gr.HTML,
-    at_once: int,
-) -> None:
-    dialect, coordinates = settings[:2]
-
-    def show(what: str) -> list[Any]:
-        visible = (what == IMAGE, what == VIDEO, what != SAMPLE, what == SAMPLE)
-        return [*(gr.Group(visible=one) for one in visible), gr.HTML(visible=what == SAMPLE)]
-
-    controls["what"].change(show, controls["what"], controls["groups"], queue=False, show_progress="hidden")
-    controls["draw"].click(
-        desk.draw,
-        [controls["task"], controls["seed"], dialect, coordinates],
-        [controls["preview"], controls["drawn"]],
-    ).then(lambda seed: int(seed or 0) + 1, controls["seed"], controls["seed"], queue=False)
-    inputs = [controls[name] for name in ("what", "image", "video", "question", "drawn")]
-    ask.click(
-        desk.ask,
-        [*inputs, *settings],
-        [answer, status],
-        concurrency_limit=at_once,
-        concurrency_id="ask",
-        show_progress="minimal",
-        show_progress_on=status,
-        trigger_mode="once",
-    )
-    stop.click(desk.stop, None, status, queue=False, show_progress="hidden")
+def _error(message: str) -> Transcript:
+    transcript = Transcript()
+    transcript.end("Error", message, is_error=True)
+    return transcript

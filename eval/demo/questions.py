@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
+from PIL import ImageDraw
 
+from eval.cards import evidence_frame
 from pxr_env.env import VisualReasoningEnv
 from pxr_env.errors import DataError
 from pxr_env.media import ImageSource, VideoSource
+from pxr_env.play.transcript import SOURCE_SIDE, picture, text
 from pxr_env.types import Sample
 
 #: Longest question in characters, so that nobody fills a model's context by it.
@@ -19,6 +23,7 @@ MAX_QUESTION = 2000
 MAX_SECONDS = 120.0
 MAX_PIXELS = 64_000_000
 SAMPLE_ID = "yours"
+_EVIDENCE_COLOUR = (0, 158, 115)
 
 
 class OneQuestion:
@@ -40,7 +45,7 @@ class OneQuestion:
 
     def get(self, sample_id: str) -> Sample:
         if sample_id != SAMPLE_ID:
-            raise DataError(f'the sample "{sample_id}" came; expected "{SAMPLE_ID}"')
+            raise DataError(f'got the sample "{sample_id}", expected "{SAMPLE_ID}"')
         return self._sample
 
 
@@ -59,9 +64,9 @@ def ask_about(path: str | None, question: str, *, is_video: bool, arguments: Map
     """
     kind = "video" if is_video else "image"
     if not path:
-        raise ValueError(f"No {kind} came; choose one first.")
+        raise ValueError(f"Got no {kind}; choose one first.")
     if not question.strip():
-        raise ValueError("No question came; write one first.")
+        raise ValueError("Got no question; write one first.")
     if len(question) > MAX_QUESTION:
         raise ValueError(f"The question has {len(question)} characters; expected at most {MAX_QUESTION}.")
     source: ImageSource | VideoSource
@@ -91,3 +96,26 @@ def draw_sample(env_id: str, seed: int, arguments: Mapping[str, Any]) -> tuple[g
     env.reset(seed=seed)
     base: Any = env.unwrapped
     return env, base.sample
+
+
+def describe_sample(sample: Sample) -> str:
+    """A drawn sample with its evidence and its target, before anybody is asked."""
+    source = sample.sources[0]
+    frame = 0
+    if not isinstance(source, ImageSource) and sample.evidence_time is not None:
+        frame = evidence_frame(source.times, sample.evidence_time)
+    image = (source.image if isinstance(source, ImageSource) else source.frame(frame)).convert("RGB").copy()
+    if sample.evidence_box is not None:
+        x1, y1, x2, y2 = sample.evidence_box
+        width = max(2, image.width // 200)
+        ImageDraw.Draw(image).rectangle((x1 - width, y1 - width, x2 + width, y2 + width), None, _EVIDENCE_COLOUR, width)
+    facts = [f"target <b>{text(sample.answers[0])}</b>"]
+    if sample.needs_operation is not None:
+        facts.append("an operation is needed" if sample.needs_operation else "no operation is needed")
+    if sample.evidence_time is not None:
+        facts.append("evidence from {:.1f} to {:.1f} s".format(*sample.evidence_time))
+    shown = picture(np.asarray(image), SOURCE_SIDE, "the sample with its evidence box")
+    return (
+        f'<div class="pxr"><figure class="sample">{shown}<figcaption>{text(sample.question)}\n'
+        f"{', '.join(facts)}; green: the evidence</figcaption></figure></div>"
+    )

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from eval.charts import Chart, line_chart
 from eval.tables import label
-from eval.view.lines import GrowingLines
+from eval.view.index import GrowingLines
 
-#: Runs whose curves are kept.
-MAX_HISTORIES = 12
 #: Most lines in one chart; the ones with the largest last values are drawn.
 MAX_LINES = 6
 
@@ -67,33 +62,23 @@ class Drawn:
         return len(self.chart.lines) > 1
 
 
-class History:
-    """The numbers of a `metrics.jsonl`.
-
-    Args:
-        path: the file.
+class History(GrowingLines):
+    """The numbers of a `metrics.jsonl`, which may still grow.
 
     Attributes:
         rows: the finite numbers of every line.
         n_unreadable: lines that are no JSON object.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._lines = GrowingLines(path)
-        self._lock = threading.Lock()
+    def clear(self) -> None:
         self.rows: list[dict[str, float]] = []
         self.n_unreadable = 0
 
-    def refresh(self) -> None:
-        """Take in what has been written since."""
-        with self._lock:
-            if self._lines.is_rewritten():
-                self.rows, self.n_unreadable = [], 0
-            for line in self._lines.new():
-                try:
-                    self.rows.append(_numbers(json.loads(line)))
-                except (ValueError, AttributeError, OverflowError, RecursionError):
-                    self.n_unreadable += 1
+    def add(self, line: bytes) -> None:
+        try:
+            self.rows.append(_numbers(json.loads(line)))
+        except (ValueError, AttributeError, OverflowError, RecursionError):
+            self.n_unreadable += 1
 
     @property
     def counter(self) -> str:
@@ -141,24 +126,6 @@ class History:
             family = [name for name in present if name.startswith(one) and name not in _HIDDEN]
             names += sorted(family, key=lambda name: -abs(last.get(name, 0.0))) if one.endswith("/") else [one]
         return [name for name in names if name in present][:MAX_LINES]
-
-
-class Histories:
-    """The histories that are open; the one that was not used for longest is forgotten first."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open: OrderedDict[Path, History] = OrderedDict()
-
-    def get(self, path: Path) -> History:
-        """The history of a file, up to date."""
-        with self._lock:
-            history = self._open.setdefault(path, History(path))
-            self._open.move_to_end(path)
-            while len(self._open) > MAX_HISTORIES:
-                self._open.popitem(last=False)
-        history.refresh()
-        return history
 
 
 def _stretches(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float, bool]]:

@@ -1,54 +1,129 @@
-"""An index over the episodes of a run: where each begins in the file, and the facts that lists and filters need."""
+"""Files that grow, and an index over the episodes of a run: where each begins in the file, and the facts that lists
+and filters need."""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from eval.facts import Facts, Selection, facts_of
 from eval.records import Record, record_from_json
-from eval.view.lines import GrowingLines
 
-#: How many runs stay indexed. An episode's facts are a kilobyte or two, its record stays in the file.
-MAX_INDEXES = 12
+#: How many files stay open. An episode's facts are a kilobyte or two, its record stays in the file.
+MAX_OPEN = 12
 
 
-class EpisodeIndex:
-    """The episodes of one `episodes.jsonl`, which may still grow.
+class GrowingLines:
+    """The complete lines of a file that is appended to, and may be written anew.
 
     Args:
-        path: the file.
+        path: the file; it need not be there yet.
+
+    Attributes:
+        offsets: of every complete line that was read so far, in bytes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offsets: list[int] = []
+        self._lock = threading.Lock()
+        self._end = 0
+        self._inode: int | None = None
+        self._last = b""
+        self.clear()
+
+    def refresh(self) -> None:
+        """Take in what has been written since."""
+        with self._lock:
+            if self.is_rewritten():
+                self.clear()
+            for line in self.new():
+                self.add(line)
+
+    def clear(self) -> None:
+        """Forget what was made of the lines so far."""
+
+    def add(self, line: bytes) -> None:
+        """Take in one more line."""
+
+    def is_rewritten(self) -> bool:
+        """Whether what was read before does not stand there any more; then everything is read again."""
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            rewritten = self._end > 0
+        else:
+            rewritten = bool(self._end) and (
+                status.st_size < self._end
+                or status.st_ino != self._inode
+                # A resumed training writes its file anew in place.
+                or self.read(len(self.offsets) - 1) != self._last
+            )
+        if rewritten:
+            self.offsets, self._end, self._inode, self._last = [], 0, None, b""
+        return rewritten
+
+    def new(self) -> Iterator[bytes]:
+        """The complete lines that have come since the last call. A line without its end is left for later."""
+        try:
+            file = self.path.open("rb")
+        except FileNotFoundError:
+            return
+        with file:
+            self._inode = self._inode or self.path.stat().st_ino
+            file.seek(self._end)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self.offsets.append(self._end)
+                self._end += len(line)
+                self._last = line
+                yield line
+
+    def read(self, index: int) -> bytes:
+        """Line `index`, from the file."""
+        with self.path.open("rb") as file:
+            file.seek(self.offsets[index])
+            return file.readline()
+
+
+LinesT = TypeVar("LinesT", bound=GrowingLines)
+
+
+class OpenFiles(Generic[LinesT]):
+    """Growing files that are open, always up to date; the one that was not used for longest is closed first."""
+
+    def __init__(self, kind: Callable[[Path], LinesT]) -> None:
+        self._open = lru_cache(maxsize=MAX_OPEN)(kind)
+
+    def get(self, path: Path) -> LinesT:
+        file = self._open(path)
+        file.refresh()
+        return file
+
+
+class EpisodeIndex(GrowingLines):
+    """The episodes of one `episodes.jsonl`, which may still grow.
 
     Attributes:
         facts: one for every episode, in the order of the file.
         unreadable: what is wrong with lines that hold no episode, by their number from 1.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._lines = GrowingLines(path)
-        self._lock = threading.Lock()
-        self._clear()
-
-    def _clear(self) -> None:
+    def clear(self) -> None:
         self.facts: list[Facts] = []
         self.unreadable: dict[int, str] = {}
         self._line_of: list[int] = []
         self._by_sample: dict[str, list[int]] = {}
 
-    def refresh(self) -> None:
-        """Take in what has been written since."""
-        with self._lock:
-            if self._lines.is_rewritten():
-                self._clear()
-            for line in self._lines.new():
-                self._add(line)
-
-    def _add(self, line: bytes) -> None:
-        number = len(self._lines.offsets)
+    def add(self, line: bytes) -> None:
+        number = len(self.offsets)
         try:
             record = _parse(line)
             facts = facts_of(record)
@@ -68,7 +143,7 @@ class EpisodeIndex:
 
     def record(self, index: int) -> Record:
         """The whole episode, read from the file."""
-        return _parse(self._lines.read(self._line_of[index]))
+        return _parse(self.read(self._line_of[index]))
 
     def group(self, sample_id: str) -> list[int]:
         """The episodes of a sample, in the order of their repeats; empty if there are none."""
@@ -106,24 +181,6 @@ class EpisodeIndex:
         return [category for category, _ in counts.most_common()]
 
 
-class Indexes:
-    """The indexes that are open; the one that was not used for longest is forgotten first."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open: OrderedDict[Path, EpisodeIndex] = OrderedDict()
-
-    def get(self, path: Path) -> EpisodeIndex:
-        """The index of a file, up to date."""
-        with self._lock:
-            index = self._open.setdefault(path, EpisodeIndex(path))
-            self._open.move_to_end(path)
-            while len(self._open) > MAX_INDEXES:
-                self._open.popitem(last=False)
-        index.refresh()
-        return index
-
-
 def accuracy_so_far(facts: Sequence[Facts]) -> tuple[int, int]:
     """How many are correct, out of how many that have a score."""
     scored = [each for each in facts if each.outcome != "error"]
@@ -133,5 +190,5 @@ def accuracy_so_far(facts: Sequence[Facts]) -> tuple[int, int]:
 def _parse(line: bytes) -> Record:
     content = json.loads(line)
     if not isinstance(content, dict):
-        raise TypeError(f"a JSON {type(content).__name__} came; expected an object")
+        raise TypeError(f"got a JSON {type(content).__name__}, expected an object")
     return record_from_json(content)

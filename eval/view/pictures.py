@@ -6,9 +6,10 @@ import base64
 import importlib
 import json
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 from eval.cards import EpisodeCard, SourcePicture, card_or_text, text_card
 from eval.records import Record
 from eval.replay import Replayer
+from eval.view.index import EpisodeIndex
 from pxr_env.errors import MediaError
 from pxr_env.media import ImageSource
 from pxr_env.media.images import probe
@@ -27,49 +29,31 @@ MAX_ENVIRONMENTS, MAX_CARDS = 6, 48
 #: Most bytes of a picture that a training run drew.
 MAX_DRAWN = 20_000_000
 
-_NO_ENVIRONMENT = "The environment could not be made again: "
-
 
 class _Room:
-    """The environment of one run, used by one request at a time."""
+    """The environment that the episodes of a run were played in, used by one request at a time.
 
-    def __init__(self, manifest: Callable[[], Mapping[str, Any]]) -> None:
+    Args:
+        file: the manifest of an evaluation, or the recipe of a training.
+        state: of the file, see `library.signature`: a room is for one state of it.
+    """
+
+    def __init__(self, file: Path, state: str) -> None:
         self.lock = threading.Lock()
-        self._manifest = manifest
-        self._replayer: Replayer | None = None
-        self._reason: str | None = None
-
-    def card(self, record: Record) -> EpisodeCard:
-        replayer = self._open()
-        return text_card(record, self._reason or "") if replayer is None else card_or_text(record, replayer)
-
-    def source(self, record: Record, number: int, frame: int) -> Image.Image:
-        replayer = self._open()
-        if replayer is None:
-            raise LookupError(self._reason)
-        sources = replayer.replay(record.episode).sources
-        if not 1 <= number <= len(sources):
-            raise LookupError(f"the episode has {len(sources)} of them.")
-        found = sources[number - 1]
-        return found.image if isinstance(found, ImageSource) else found.frame(frame)
-
-    def _open(self) -> Replayer | None:
-        if self._replayer is None and self._reason is None:
-            try:
-                self._replayer = Replayer(self._manifest())
-            except Exception as error:
-                # Data that lie elsewhere, a package that is not installed, somebody's own environment.
-                self._reason = f"{_NO_ENVIRONMENT}{error or repr(error)}"
-        return self._replayer
-
-    def close(self) -> None:
-        with self.lock:
-            if self._replayer is not None:
-                self._replayer.close()
+        self.replayer: Replayer | None = None
+        self.reason = ""
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            self.replayer = Replayer(content if file.name == "manifest.json" else recipe_manifest(content))
+        except Exception as error:
+            # Data that lie elsewhere, a package that is not installed, somebody's own environment.
+            self.reason = f"The environment could not be made again: {error or repr(error)}"
+        else:
+            weakref.finalize(self, self.replayer.close)
 
 
 class Pictures:
-    """Cards of episodes.
+    """Cards of episodes, and whole sources.
 
     Args:
         replay: whether environments may be made; their code is that which the manifest names.
@@ -77,39 +61,20 @@ class Pictures:
 
     def __init__(self, *, replay: bool = True) -> None:
         self.replay = replay
-        self._lock = threading.Lock()
-        self._rooms: OrderedDict[str, _Room] = OrderedDict()
-        self._cards: OrderedDict[tuple[object, ...], EpisodeCard] = OrderedDict()
+        self._room = lru_cache(maxsize=MAX_ENVIRONMENTS)(_Room)
+        #: `card(index, state, number, file, file_state)`: the card of an episode by its number in the index of its
+        #: run; `state` is that of the episodes' file, `file` names the environment, see `_Room`.
+        self.card = lru_cache(maxsize=MAX_CARDS)(self._card)
 
-    def card(
-        self, key: tuple[object, ...], record: Record, run: str, manifest: Callable[[], Mapping[str, Any]]
-    ) -> EpisodeCard:
-        """The card of an episode.
-
-        Args:
-            key: names the episode and the state of its file.
-            record: the episode.
-            run: names the run and the state of its manifest: its episodes share an environment.
-            manifest: gives the environment's spec under "env".
-        """
+    def _card(self, index: EpisodeIndex, state: str, number: int, file: Path, file_state: str) -> EpisodeCard:
+        record = index.record(number)
         if not self.replay:
             return text_card(record, "The viewer was started with --no-pictures.")
-        with self._lock:
-            if key in self._cards:
-                self._cards.move_to_end(key)
-                return self._cards[key]
-            room = self._room(run, manifest)
+        room = self._room(file, file_state)
         with room.lock:
-            card = room.card(record)
-        with self._lock:
-            self._cards[key] = card
-            while len(self._cards) > MAX_CARDS:
-                self._cards.popitem(last=False)
-        return card
+            return text_card(record, room.reason) if room.replayer is None else card_or_text(record, room.replayer)
 
-    def source(
-        self, record: Record, run: str, manifest: Callable[[], Mapping[str, Any]], number: int, frame: int
-    ) -> Image.Image:
+    def source(self, record: Record, number: int, frame: int, file: Path, file_state: str) -> Image.Image:
         """A source of an episode as it is, by its number from 1; `frame` by its index where it is a video.
 
         Raises:
@@ -117,18 +82,15 @@ class Pictures:
         """
         if not self.replay:
             raise LookupError("the viewer was started with --no-pictures.")
-        with self._lock:
-            room = self._room(run, manifest)
+        room = self._room(file, file_state)
         with room.lock:
-            return room.source(record, number, frame)
-
-    def _room(self, run: str, manifest: Callable[[], Mapping[str, Any]]) -> _Room:
-        room = self._rooms.setdefault(run, _Room(manifest))
-        self._rooms.move_to_end(run)
-        while len(self._rooms) > MAX_ENVIRONMENTS:
-            _, old = self._rooms.popitem(last=False)
-            threading.Thread(target=old.close, daemon=True).start()
-        return room
+            if room.replayer is None:
+                raise LookupError(room.reason)
+            sources = room.replayer.replay(record.episode).sources
+            if not 1 <= number <= len(sources):
+                raise LookupError(f"the episode has {len(sources)} of them.")
+            found = sources[number - 1]
+            return found.image if isinstance(found, ImageSource) else found.frame(frame)
 
 
 def recipe_manifest(recipe: Mapping[str, Any]) -> dict[str, Any]:

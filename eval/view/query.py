@@ -21,7 +21,7 @@ NAMES = frozenset(
 
 
 class NotThere(LookupError):
-    """An address that names nothing. The message says what came and what was expected."""
+    """An address that names nothing. The message says what was got and expected."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ from eval.cards import EpisodeCard, encode
 from eval.facts import offered_filters
 from eval.tables import category_rows, headline, headlines, metric_rows
 from eval.training_page import training_context
-from eval.view.curves import Histories
-from eval.view.index import EpisodeIndex, Indexes, accuracy_so_far
+from eval.view.curves import History
+from eval.view.index import EpisodeIndex, OpenFiles, accuracy_so_far
 from eval.view.library import Library, Run, signature
-from eval.view.pictures import Pictures, drawn_card, recipe_manifest
+from eval.view.pictures import Pictures, drawn_card
 from eval.view.query import NotThere, Query, run_link
 from eval.view.runs_page import agent_name, env_name, model_name
 
@@ -46,7 +45,9 @@ class Shelf:
 class RunPages:
     """Makes what the templates show of one run."""
 
-    def __init__(self, library: Library, indexes: Indexes, histories: Histories, pictures: Pictures) -> None:
+    def __init__(
+        self, library: Library, indexes: OpenFiles[EpisodeIndex], histories: OpenFiles[History], pictures: Pictures
+    ) -> None:
         self._library, self._indexes, self._histories = library, indexes, histories
         self._pictures = pictures
 
@@ -82,7 +83,7 @@ class RunPages:
             iteration = query.number("iteration")
             if iteration not in run.iterations():
                 raise NotThere(
-                    f"iteration {iteration} came; expected one whose episodes were written down. Choose one on the "
+                    f"got iteration {iteration}, expected one whose episodes were written down. Choose one on the "
                     "page of the run."
                 )
             file = run.path / "episodes" / str(iteration) / "episodes.jsonl"
@@ -146,27 +147,24 @@ class RunPages:
         nth = index.nth(number)
         return query.link(episode=index.facts[number].sample_id, nth=nth or None, page=None, group=None, view=None)
 
-    def _environment(self, shelf: Shelf) -> tuple[str, Callable[[], Mapping[str, Any]]]:
-        """What names the environment of these episodes, and what it is made from."""
-        name = "manifest.json" if shelf.run.kind == "evaluation" else "recipe.json"
-        file = shelf.run.path / name
-
-        def manifest() -> dict[str, Any]:
-            content = self._library.read(file)
-            return content if shelf.run.kind == "evaluation" else recipe_manifest(content)
-
-        return f"{file} {signature(file)}", manifest
+    def _environment(self, shelf: Shelf) -> tuple[Path, str]:
+        """What the environment of these episodes is made from, and its state."""
+        file = shelf.run.path / ("manifest.json" if shelf.run.kind == "evaluation" else "recipe.json")
+        return file, signature(file)
 
     def _card(self, shelf: Shelf, number: int) -> EpisodeCard:
-        key = (shelf.file, signature(shelf.file), number)
-        card = self._pictures.card(key, shelf.index.record(number), *self._environment(shelf))
+        card = self._pictures.card(shelf.index, signature(shelf.file), number, *self._environment(shelf))
         return drawn_card(card, shelf.file.parent / f"{number + 1}.png") if shelf.iteration is not None else card
 
-    def _episode(self, shelf: Shelf, query: Query) -> dict[str, Any]:
-        index = shelf.index
-        number = index.find(query.get("episode") or "", query.number("nth"))
+    def _number(self, shelf: Shelf, query: Query) -> int:
+        """The episode that is asked for."""
+        number = shelf.index.find(query.get("episode") or "", query.number("nth"))
         if number is None:
             raise NotThere(f"the run has no episode {query.get('episode')!r} of that number; choose one from its list.")
+        return number
+
+    def _episode(self, shelf: Shelf, query: Query) -> dict[str, Any]:
+        index, number = shelf.index, self._number(shelf, query)
         found = index.select(query.selection)
         if number not in found:
             # A link that was shared may come with filters that another state of the run passed.
@@ -193,15 +191,12 @@ class RunPages:
             NotThere: there is no such episode or source, or it cannot be made again.
         """
         shelf = self._shelf(run, query)
-        number = shelf.index.find(query.get("episode") or "", query.number("nth"))
-        if number is None:
-            raise NotThere(f"the run has no episode {query.get('episode')!r} of that number; choose one from its list.")
-        run_key, manifest = self._environment(shelf)
+        record = shelf.index.record(self._number(shelf, query))
         source, frame = query.number("picture"), query.number("frame")
         try:
-            return encode(self._pictures.source(shelf.index.record(number), run_key, manifest, source, frame))
+            return encode(self._pictures.source(record, source, frame, *self._environment(shelf)))
         except LookupError as error:
-            raise NotThere(f"the picture {source}, frame {frame} came; {error}") from error
+            raise NotThere(f"got the picture {source}, frame {frame}; {error}") from error
 
     def _group(self, shelf: Shelf, query: Query) -> dict[str, Any]:
         index, sample_id = shelf.index, query.get("group") or ""

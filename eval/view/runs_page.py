@@ -7,22 +7,23 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from eval.comparison import common_samples
-from eval.differences import MODEL_FIELDS, Difference, find_differences
+from eval.comparison import Comparison, common_samples, compare_runs, verdict
+from eval.differences import MODEL_FIELDS, Difference, describe, find_differences
 from eval.facts import Facts
 from eval.intervals import wilson_interval
-from eval.tables import Cell, cell, headline
-from eval.view.curves import Histories
-from eval.view.index import EpisodeIndex, Indexes, accuracy_so_far
+from eval.tables import Cell, cell, headline, metric_rows
+from eval.view.curves import History
+from eval.view.index import EpisodeIndex, OpenFiles, accuracy_so_far
 from eval.view.library import Library, Run, signature
-from eval.view.query import Query, run_link
+from eval.view.query import NotThere, Query, run_link
 from pxr_env.errors import show
 
-#: Runs on one page.
-PAGE = 200
+#: Runs on one page, and most of one comparison: as many as there are colours.
+PAGE, MAX_COMPARED = 200, 6
 #: What a checkpoint of any training is called.
 _NO_NAMES = frozenset({"model", "warm", "base"})
 
@@ -124,7 +125,7 @@ COLUMNS = (
 class RunTable:
     """Makes the rows of the table of runs."""
 
-    def __init__(self, library: Library, indexes: Indexes, histories: Histories) -> None:
+    def __init__(self, library: Library, indexes: OpenFiles[EpisodeIndex], histories: OpenFiles[History]) -> None:
         self._library, self._indexes, self._histories = library, indexes, histories
         self._gains: dict[tuple[object, ...], Gain] = {}
 
@@ -146,7 +147,7 @@ class RunTable:
             shown = [self._compared(row, reference) for row in shown]
         return {
             "query": query,
-            "describe": describe,
+            "describe": describe_change,
             "root": str(self._library.root),
             "n_runs": len(runs) - n_arms,
             "n_arms": n_arms,
@@ -257,6 +258,53 @@ class RunTable:
         return self._gains[key]
 
 
+def compare_context(library: Library, query: Query) -> dict[str, Any]:
+    """The variables of `view_compare.html.jinja`: the chosen runs side by side on the samples they share, as
+    `python -m eval compare` says it.
+
+    Raises:
+        NotThere: fewer than two runs were chosen or too many, one is none or unfinished, or they share no sample.
+    """
+    known = library.runs()
+    runs = [known[key] for key in query.runs if key in known and known[key].kind == "evaluation"]
+    if not 2 <= len(runs) <= MAX_COMPARED or len(runs) < len(query.runs):
+        raise NotThere(
+            f"got {len(query.runs)} runs, of which {len(runs)} are evaluations that are there; expected 2 to "
+            f"{MAX_COMPARED}. Choose them in the table of runs."
+        )
+    try:
+        states = [signature(run.lines, run.path / "manifest.json") for run in runs]
+        comparison = _compared(tuple(run.path for run in runs), *states)
+    except (ValueError, FileNotFoundError) as error:
+        raise NotThere(f"these runs cannot be compared: {error}") from error
+    metric = comparison.metric
+    return {
+        "comparison": comparison,
+        "describe": describe,
+        "runs": [(name, run_link(run.key)) for name, run in zip(comparison.names, runs, strict=True)],
+        "metric": metric,
+        "rows": metric_rows(comparison.metrics, first=metric),
+        "unscored": [
+            int(library.read(run.path / "metrics.json").get("statistics", {}).get("n_errors", 0)) for run in runs
+        ],
+        "categories": [
+            (
+                name,
+                [cell(found["by_category"].get(name, {"statistics": {}}), metric) for found in comparison.metrics],
+            )
+            for name in comparison.categories
+        ],
+        "verdicts": [(pair, name, verdict(comparison, pair, name)) for pair in comparison.pairs for name in pair.tests],
+        "live": False,
+    }
+
+
+@lru_cache(maxsize=12)
+def _compared(runs: tuple[Path, ...], *states: str) -> Comparison:
+    """A comparison takes seconds, and is kept for as long as the files of its runs are in these states."""
+    return compare_runs(runs)
+
+
 def fold_arms(rows: Sequence[RunRow]) -> list[RunRow]:
     """The rows without those of the runs that an audit left, which are told by the row of their run."""
     arms: dict[Path, list[RunRow]] = {}
@@ -268,7 +316,7 @@ def fold_arms(rows: Sequence[RunRow]) -> list[RunRow]:
     return [replace(row, arms=tuple(arms.get(row.run.path, ()))) for row in rows if row.run.path not in folded]
 
 
-def describe(difference: Difference) -> str:
+def describe_change(difference: Difference) -> str:
     """A difference in one line: "sampling.temperature: 0 → 1"."""
     before, after = ("none" if value is None else show(value, 24) for value in difference.values)
     return f"{difference.field}: {before} → {after}"

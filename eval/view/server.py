@@ -1,35 +1,35 @@
 """Serves the pages. It only reads, listens on this machine unless told otherwise, and trusts nothing that it reads.
 
-Names of other machines in the Host header are refused (DNS rebinding); addresses are looked up in the list of runs,
-never joined to paths; the policy of every page forbids scripts but its own and everything from elsewhere. Pages that a
-run holds (reports, audits) are shown in a sandbox.
+Addresses are looked up in the list of runs, never joined to paths; the policy of every page forbids scripts but its own
+and everything from elsewhere. Pages that a run holds (reports, audits) are shown in a sandbox.
 """
 
 from __future__ import annotations
 
-import gzip
-import http.server
-import socket
-import sys
 import traceback
+from collections.abc import Mapping
 from http import HTTPStatus
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
 
 from eval.rendering import render, template_file
-from eval.view.compare_page import Comparisons
-from eval.view.curves import Histories
-from eval.view.index import Indexes
+from eval.view.curves import History
+from eval.view.index import EpisodeIndex, OpenFiles
 from eval.view.library import PAGES, Library, Run
 from eval.view.pictures import Pictures
 from eval.view.query import NotThere, Query, run_key
 from eval.view.run_pages import RunPages
-from eval.view.runs_page import RunTable
+from eval.view.runs_page import RunTable, compare_context
 from pxr_env.errors import quote
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+from pxr_env.play.serving import PageServer
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -45,29 +45,16 @@ SANDBOX = (
     "sandbox allow-scripts allow-popups; default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; frame-ancestors 'none'"
 )
-HTML = "text/html; charset=utf-8"
 STATIC = {
-    "/static/view.css": (("report.css", "view.css"), "text/css; charset=utf-8"),
-    "/static/view.js": (("figures.js", "view.js"), "text/javascript; charset=utf-8"),
-    "/static/pairs.js": (("pairs.js",), "text/javascript; charset=utf-8"),
+    "view.css": (("report.css", "view.css"), "text/css"),
+    "view.js": (("figures.js", "view.js"), "text/javascript"),
+    "pairs.js": (("pairs.js",), "text/javascript"),
 }
 
 
-class Refusal(Exception):
-    """A request that is answered with an error.
-
-    Args:
-        status: of the answer.
-        message: what came, what was expected, what to do.
-    """
-
-    def __init__(self, status: HTTPStatus, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class ViewServer(http.server.ThreadingHTTPServer):
-    """Serves the runs below a directory.
+class ViewServer(PageServer):
+    """Serves the runs below a directory: `/` is the table of runs, `/run/NAME` a run; what is shown of it stands in
+    the query.
 
     Args:
         root: the directory.
@@ -79,158 +66,83 @@ class ViewServer(http.server.ThreadingHTTPServer):
         OSError: the address is in use or not of this machine.
     """
 
-    daemon_threads = True
-    # On Windows two servers would share the port.
-    allow_reuse_address = sys.platform != "win32"
-
     def __init__(self, root: Path, *, host: str = "127.0.0.1", port: int = 0, replay: bool = True) -> None:
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        super().__init__((host, port), ViewHandler)
-        self.host = host
         self.library = Library(root)
-        indexes, histories = Indexes(), Histories()
-        self.table = RunTable(self.library, indexes, histories)
-        self.comparisons = Comparisons(self.library)
-        self.pages = RunPages(self.library, indexes, histories, Pictures(replay=replay))
+        indexes, histories = OpenFiles(EpisodeIndex), OpenFiles(History)
+        table = RunTable(self.library, indexes, histories)
+        self._pages = RunPages(self.library, indexes, histories, Pictures(replay=replay))
+        routes = [
+            Route("/", lambda request: _page("view_runs.html.jinja", table.context(_query(request)))),
+            Route(
+                "/compare",
+                lambda request: _page("view_compare.html.jinja", compare_context(self.library, _query(request))),
+            ),
+            Route("/static/{name}", _static),
+            Route("/run/{name:path}", self._run),
+            Route("/{name:path}", _nothing),
+        ]
+        app = Starlette(
+            routes=routes,
+            middleware=[Middleware(GZipMiddleware, minimum_size=2000, compresslevel=1)],
+            exception_handlers={NotThere: _problem, HTTPException: _problem, Exception: _problem},
+        )
+        super().__init__(app, host=host, port=port, headers=HEADERS)
 
-    @property
-    def url(self) -> str:
-        """The address of the table of runs."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.server_address[1]}/"
-
-
-class ViewHandler(http.server.BaseHTTPRequestHandler):
-    """Answers one request: `/` is the table of runs, `/run/NAME` a run; what is shown of it stands in the query."""
-
-    server: ViewServer
-    #: Seconds that a client may take to send its request.
-    timeout = 30
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        """Answers with a page."""
-        try:
-            self._check_host()
-            self._get()
-        except Refusal as refusal:
-            self._send_problem(refusal.status, str(refusal))
-        except NotThere as error:
-            self._send_problem(HTTPStatus.NOT_FOUND, str(error))
-        except ConnectionError:
-            self.close_connection = True
-        except Exception as error:
-            # A file that is not what its name says, or a mistake of ours: the page says what, the terminal where.
-            traceback.print_exc()
-            self._send_problem(HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}: {error}")
-
-    def do_HEAD(self) -> None:
-        """Answers as GET does, without the page."""
-        self.do_GET()
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Keeps the terminal quiet."""
-
-    def _check_host(self) -> None:
-        host = _host_name(self.headers.get("Host", ""))
-        if not _is_of(host, self.server.host):
-            raise Refusal(
-                HTTPStatus.FORBIDDEN,
-                f'the host "{quote(str(host))}" came; expected the address that the command printed.',
-            )
-
-    def _get(self) -> None:
-        address = urlsplit(self.path)
-        query = Query.parse(address.query)
-        if address.path in STATIC:
-            files, kind = STATIC[address.path]
-            self._send("\n".join(template_file(name) for name in files).encode("utf-8"), kind)
-        elif address.path == "/":
-            self._send_page("view_runs.html.jinja", self.server.table.context(query))
-        elif address.path == "/compare":
-            self._send_page("view_compare.html.jinja", self.server.comparisons.context(query))
-        elif address.path.startswith("/run/"):
-            self._run(self._find(address.path), query)
-        else:
-            raise Refusal(HTTPStatus.NOT_FOUND, f'"{quote(self.path)}" came; there is nothing of that name.')
-
-    def _find(self, path: str) -> Run:
-        run = self.server.library.runs().get(run_key(path))
+    def _run(self, request: Request) -> Response:
+        # The path as it was sent: the name of a directory need not be UTF-8.
+        key, query = run_key(request.scope["raw_path"].decode("latin-1")), _query(request)
+        run = self.library.runs().get(key)
         if run is None:
-            raise Refusal(
-                HTTPStatus.NOT_FOUND, f'"{quote(run_key(path))}" came; there is no run of that name (any more).'
-            )
-        return run
-
-    def _run(self, run: Run, query: Query) -> None:
+            raise NotThere(f'got "{quote(key)}"; there is no run of that name (any more).')
         if (name := query.get("file")) is not None:
-            self._send_file(run, name)
-            return
+            return _file(run, name)
         if query.get("picture") is not None:
-            kind, content = self.server.pages.picture(run, query)
-            self._send(content, kind)
-            return
-        version = f'"{self.server.pages.version(run, query)}"'
-        if self.headers.get("If-None-Match") == version:
-            self._send(b"", HTML, HTTPStatus.NOT_MODIFIED, {"ETag": version})
-            return
-        template, context = self.server.pages.page(run, query)
-        self._send_page(template, context | {"version": version}, {"ETag": version})
-
-    def _send_file(self, run: Run, name: str) -> None:
-        path = run.file(name)
-        if path is None:
-            known = " or ".join(PAGES)
-            raise Refusal(HTTPStatus.NOT_FOUND, f'the file "{quote(name)}" came; expected {known}, once written.')
-        self._send(path.read_bytes(), HTML, headers={"Content-Security-Policy": SANDBOX})
-
-    def _send_page(
-        self,
-        template: str,
-        context: dict[str, Any],
-        headers: dict[str, str] | None = None,
-        status: HTTPStatus = HTTPStatus.OK,
-    ) -> None:
-        page = render(template, context | {"served": True}).encode("utf-8", "replace")
-        self._send(page, HTML, status, headers)
-
-    def _send_problem(self, status: HTTPStatus, message: str) -> None:
-        self._send_page("view_problem.html.jinja", {"status": status, "message": message, "live": False}, None, status)
-
-    def _send(
-        self, content: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None
-    ) -> None:
-        packed = {}
-        if len(content) > 2000 and "gzip" in self.headers.get("Accept-Encoding", ""):
-            content, packed = gzip.compress(content, compresslevel=1), {"Content-Encoding": "gzip"}
-        self.send_response(status)
-        own = {"Content-Type": kind, "Content-Length": str(len(content))}
-        for name, value in {**HEADERS, **own, **packed, **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
+            kind, content = self._pages.picture(run, query)
+            return Response(content, media_type=kind)
+        version = f'"{self._pages.version(run, query)}"'
+        if request.headers.get("If-None-Match") == version:
+            return Response(status_code=304, headers={"ETag": version})
+        template, context = self._pages.page(run, query)
+        return _page(template, context | {"version": version}, headers={"ETag": version})
 
 
-def _host_name(header: str) -> str | None:
-    """The name in a Host header, without its port; None if it makes no sense."""
-    try:
-        return urlsplit(f"//{header}").hostname
-    except ValueError:
-        return None
+def _query(request: Request) -> Query:
+    return Query.parse(request.scope["query_string"].decode("latin-1"))
 
 
-def _is_of(host: str | None, listens_on: str) -> bool:
-    """Whether a Host header names this server: a name that another page chose would make us its own origin."""
-    if host is None:
-        return False
-    if host in LOOPBACK or host == listens_on.lower():
-        return True
-    if listens_on in LOOPBACK:
-        return False
-    # Listening for other machines: they come with an address, or with the name of this machine.
-    try:
-        ip_address(host)
-    except ValueError:
-        return host in {socket.gethostname().lower(), socket.getfqdn().lower()}
-    return True
+def _static(request: Request) -> Response:
+    if request.path_params["name"] not in STATIC:
+        return _nothing(request)
+    files, kind = STATIC[request.path_params["name"]]
+    return Response("\n".join(map(template_file, files)), media_type=kind)
+
+
+def _nothing(request: Request) -> Response:
+    raise NotThere(f'got "{quote(request.url.path)}"; there is nothing of that name.')
+
+
+def _file(run: Run, name: str) -> Response:
+    path = run.file(name)
+    if path is None:
+        raise NotThere(f'got the file "{quote(name)}", expected {" or ".join(PAGES)}, once written.')
+    return HTMLResponse(path.read_bytes(), headers={"Content-Security-Policy": SANDBOX})
+
+
+def _page(
+    template: str, context: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    page = render(template, {**context, "served": True})
+    return HTMLResponse(page.encode("utf-8", "replace"), status, headers)
+
+
+def _problem(request: Request, error: Exception) -> Response:
+    match error:
+        case NotThere():
+            status, message = HTTPStatus.NOT_FOUND, str(error)
+        case HTTPException():
+            status, message = HTTPStatus(error.status_code), error.detail
+        case _:
+            # A file that is not what its name says, or a mistake of ours: the page says what, the terminal where.
+            traceback.print_exception(error)
+            status, message = HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}: {error}"
+    return _page("view_problem.html.jinja", {"status": status, "message": message, "live": False}, status)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import inspect
 import json
 import os
 import re
+import secrets
+import shutil
 import sys
 import tempfile
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +21,8 @@ import gymnasium
 
 from pxr_env.env import VisualReasoningEnv
 from pxr_env.errors import did_you_mean, quote
-from pxr_env.play import pictures
 from pxr_env.play.seat import Seat
-from pxr_env.play.terminal import Terminal, line_reader, terminal_columns
+from pxr_env.play.terminal import MODES, Terminal, detect, line_reader
 from pxr_env.tasks import TASKS, import_module_of
 
 #: Where the page is served unless told otherwise.
@@ -41,9 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     terminal = parser.add_argument_group("in the terminal")
     terminal.add_argument("--out", type=Path, help="where images are saved (default: a temporary directory)")
-    terminal.add_argument(
-        "--images", choices=pictures.MODES, help="how images are shown (default: what the terminal can do)"
-    )
+    terminal.add_argument("--images", choices=MODES, help="how images are shown (default: what the terminal can do)")
     web = parser.add_argument_group("in the browser")
     web.add_argument("--web", action="store_true", help="serve a page on this machine and open it")
     web.add_argument("--port", type=int, default=PORT, help="its port, 0 for any free one (default: %(default)s)")
@@ -77,7 +78,7 @@ def make_environment(task: str, arguments: dict[str, Any]) -> VisualReasoningEnv
     """
     if import_module_of(task) not in gymnasium.registry:
         raise ValueError(
-            f'the task "{quote(task)}" came; expected one of {", ".join(TASKS)}.{did_you_mean(task, TASKS)} '
+            f'got the task "{quote(task)}", expected one of {", ".join(TASKS)}.{did_you_mean(task, TASKS)} '
             'Write "module:ID" for your own.'
         )
     env = gymnasium.make(task, disable_env_checker=True, **{"render_mode": "rgb_array", **arguments}).unwrapped
@@ -90,17 +91,17 @@ def read_settings(task: str, settings: Sequence[str]) -> dict[str, Any]:
     """Reads key=value: JSON where it is JSON, else text; commas make a list where the default is one.
 
     Raises:
-        ValueError: a setting is no key=value, or came twice.
+        ValueError: a setting is no key=value, or is given twice.
     """
     defaults = TASKS[task].parameters() if task in TASKS else {}
     arguments: dict[str, Any] = {}
     for setting in settings:
         match = re.fullmatch(r"(\w+)=(.*)", setting, re.DOTALL)
         if match is None:
-            raise ValueError(f'--set "{quote(setting)}" came; expected key=value, such as max_turns=3.')
+            raise ValueError(f'got --set "{quote(setting)}", expected key=value, such as max_turns=3.')
         key, text = match.groups()
         if key in arguments:
-            raise ValueError(f"--set {key}=... came twice; expected it once.")
+            raise ValueError(f"got --set {key}=... twice, expected it once.")
         arguments[key] = _value(text, defaults.get(key))
     return arguments
 
@@ -118,14 +119,14 @@ def _value(text: str, default: object) -> Any:
 
 def _play_in_terminal(args: argparse.Namespace, env: VisualReasoningEnv) -> int:
     directory = args.out or Path(tempfile.mkdtemp(prefix="pxr-play-"))
-    mode = args.images or pictures.detect(os.environ, is_terminal=sys.stdout.isatty())
+    mode = args.images or detect(os.environ, is_terminal=sys.stdout.isatty())
     terminal = Terminal(
         Seat(env),
         read_line=line_reader(sys.stdin, sys.stdout),
         out=sys.stdout,
         directory=directory,
         mode=mode,
-        columns=terminal_columns(),
+        columns=shutil.get_terminal_size().columns,
     )
     print(f"{args.task} · images are saved in {directory} · `help` lists what you can type")
     terminal.start(seed=args.seed, sample_id=args.sample)
@@ -134,21 +135,24 @@ def _play_in_terminal(args: argparse.Namespace, env: VisualReasoningEnv) -> int:
 
 
 def _play_in_browser(args: argparse.Namespace, arguments: dict[str, Any]) -> int:
-    # A game in the terminal needs no web server.
-    from pxr_env.play.web import serve
+    if importlib.util.find_spec("gradio") is None:
+        raise ImportError("--web needs Gradio, which is not installed. Install it: pip install 'pxr-gym[play]'.")
+    from pxr_env.play.serving import LOOPBACK, page_server
 
-    first = make_environment(args.task, arguments)
-    environments = [first]
+    def build() -> Any:
+        from pxr_env.play.page import PersonSeat
 
-    def make() -> VisualReasoningEnv:
-        return environments.pop() if environments else make_environment(args.task, arguments)
+        first = {"seed": args.seed, "sample_id": args.sample}
+        return PersonSeat(lambda: make_environment(args.task, arguments), args.task, first).page
 
-    serve(
-        make,
-        title=args.task,
-        start={"seed": args.seed, "sample_id": args.sample},
-        host=args.host,
-        port=args.port,
-        open_browser=not args.no_browser,
-    )
+    # Nobody else can play along: the address holds a secret.
+    path = f"/{secrets.token_urlsafe(18)}"
+    with page_server(build, host=args.host, port=args.port, path=path) as server:
+        url = f"{server.url.rstrip('/')}{path}/"
+        print(f"{args.task} is played at {url}\nCtrl-C ends it.", flush=True)
+        if args.host not in LOOPBACK:
+            print("Everybody in the network who has this address can play.", flush=True)
+        if not args.no_browser:
+            webbrowser.open(url)
+        server.run()
     return 0

@@ -35,7 +35,7 @@ def read_call(operation: Operation, text: str) -> dict[str, Any]:
     `zoom_in target_image=1 bbox_2d=0.1,0.2,0.4,0.5`.
 
     Raises:
-        ValueError: what came, what was expected; for the person, the environment sees nothing of it.
+        ValueError: what was got and expected; for the person, the environment sees nothing of it.
     """
     try:
         words = shlex.split(text)
@@ -47,7 +47,7 @@ def read_call(operation: Operation, text: str) -> dict[str, Any]:
         if match := _NAMED.fullmatch(word):
             name, value = match.groups()
             if name in named:
-                raise ValueError(f"{name} came twice; expected it once.")
+                raise ValueError(f"got {name} twice, expected it once.")
             named[name] = value
         else:
             places.append(word)

@@ -44,7 +44,8 @@ KINDS = {
 #: Kinds that are drawn onto an image -> how many numbers one shape has.
 DRAWN = {"box": 4, "line": 4, "point": 2, "boxes": 4, "lines": 4, "points": 2}
 
-_SEVERAL = {"boxes": "box", "lines": "line", "points": "point"}
+#: Kinds of several shapes -> the kind of one.
+SEVERAL = {"boxes": "box", "lines": "line", "points": "point"}
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -112,21 +113,6 @@ class Field:
         }
         return drawn or others.get(self.kind, "word")
 
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the field as plain values, for the page."""
-        facts = {name: self.schema[name] for name in ("minimum", "maximum", "description") if name in self.schema}
-        options = {"options": list(map(str, self.schema["enum"]))} if self.kind == "choice" else {}
-        default = {"default": self.default} if isinstance(self.default, int | float | str) else {}
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "required": self.required,
-            "expects": self.expects,
-            **facts,
-            **options,
-            **default,
-        }
-
     def _value(self, text: str) -> Any:
         if text.startswith(("[", "{")) and self.kind not in ("text", "choice"):
             return json.loads(text, parse_constant=_no_constant)
@@ -185,7 +171,7 @@ def kind_of(name: str, schema: Mapping[str, Any]) -> str:
         return "images"
     if items.get("type") == "array":
         several = _shape(name, items)
-        return next((kind for kind, one in _SEVERAL.items() if one == several), "json")
+        return next((kind for kind, one in SEVERAL.items() if one == several), "json")
     return _shape(name, schema)
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from pxr_env.env import VisualReasoningEnv
 from pxr_env.errors import DataError, did_you_mean, quote
 from pxr_env.types import OperationCall
+
+#: Facts of the sample that would help to answer: told at the end.
+_SECRETS = ("needs_operation", "evidence_box", "evidence_time", "category")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,11 +67,11 @@ class Seat:
             MediaError: an image or a video that cannot be read.
         """
         if seed is not None and seed < 0:
-            raise ValueError(f"the seed {seed} came; expected an integer of at least 0.")
+            raise ValueError(f"got the seed {seed}, expected an integer of at least 0.")
         ids = self.env.data.sample_ids()
         if sample_id is not None and sample_id not in ids:
             raise DataError(
-                f'the sample "{quote(sample_id)}" came; expected one of {len(ids)} ids, "{ids[0]}" to "{ids[-1]}".'
+                f'got the sample "{quote(sample_id)}", expected one of {len(ids)} ids, "{ids[0]}" to "{ids[-1]}".'
                 f"{did_you_mean(sample_id, ids)}"
             )
         self.messages, self.images, self.info, self.reward = [], [], {}, None
@@ -102,16 +103,25 @@ class Seat:
             ValueError: the episode is over.
         """
         if self.is_over:
-            raise ValueError("a turn came after the end of the episode; expected a new episode first.")
+            raise ValueError("got a turn after the end of the episode, expected a new episode first.")
         observation, reward, terminated, truncated, self.info = self.env.step(turn)
         self.messages.append(Message(role="assistant", text=turn))
         if terminated or truncated:
             self.reward = float(reward)
         return self._show(observation)
 
-    def png(self, number: int) -> bytes:
-        """Returns image `number`, from 1, as a PNG file."""
-        return encode_png(self.images[number - 1])
+    def outcome(self) -> list[str]:
+        """Returns how the episode ended, and what could not be told before, line by line."""
+        info = self.info
+        limit = info.get("truncated_by")
+        given = "no answer" if info["answer"] is None else f'"{info["answer"]}"'
+        terms = " ".join(f"{name} {value:+g}" for name, value in info["reward_terms"].items())
+        lines = [f"over, truncated by {limit}" if limit else "over"]
+        lines.append(f'answer {given}, target "{info["target"]}": {"correct" if info["correct"] else "not correct"}')
+        lines.append(f"reward {self.reward:g} = {terms}")
+        if info["failures"]:
+            lines.append("refused: " + ", ".join(f"{name} {count}" for name, count in info["failures"].items()))
+        return lines + [f"{name} {info[name]}" for name in _SECRETS if name in info]
 
     def overview(self) -> np.ndarray | None:
         """Returns the sources with the boxes of all images, uint8 HxWx3; None without a render mode."""
@@ -126,11 +136,3 @@ class Seat:
         if message.text or message.images:
             self.messages.append(message)
         return message
-
-
-def encode_png(pixels: np.ndarray) -> bytes:
-    """Returns the PNG file of an image, uint8 HxWx3."""
-    file = io.BytesIO()
-    # The images go through the loopback or to a terminal: speed matters, size does not.
-    Image.fromarray(pixels).save(file, format="PNG", compress_level=1)
-    return file.getvalue()

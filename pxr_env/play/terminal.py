@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
-import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from pxr_env.errors import did_you_mean, quote
-from pxr_env.play import pictures
 from pxr_env.play.commands import COMMANDS, explain, overview, read_call, usage
 from pxr_env.play.seat import Message, Seat
 
@@ -25,8 +24,10 @@ SHEET_FROM = 4
 #: Stands before the lines of what was sent to the environment.
 SENT = "«"
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-#: Facts of the sample that would help to answer: told at the end.
-_SECRETS = ("needs_operation", "evidence_box", "evidence_time", "category")
+#: Ways to show images; "files" shows none.
+MODES = ("blocks", "files")
+_ESCAPE = "\x1b"
+_SHEET_COLUMNS, _SHEET_CELL, _SHEET_MARGIN = 4, 320, 22
 
 
 class Terminal:
@@ -37,7 +38,7 @@ class Terminal:
         read_line: where commands come from.
         out: where everything is written.
         directory: where every image is saved as a PNG file, a folder for each episode.
-        mode: how images are shown, one of `pictures.MODES`.
+        mode: how images are shown, one of `MODES`.
         columns: width of the terminal in characters.
     """
 
@@ -96,7 +97,7 @@ class Terminal:
             self._turn(lambda: self.seat.call(name, read_call(operations[name], rest)))
         else:
             names = [*operations, *COMMANDS]
-            raise ValueError(f'"{quote(name)}" came; expected one of {", ".join(names)}.{did_you_mean(name, names)}')
+            raise ValueError(f'got "{quote(name)}", expected one of {", ".join(names)}.{did_you_mean(name, names)}')
 
     def _turn(self, play: Callable[[], Message]) -> None:
         if self.seat.is_over:
@@ -119,7 +120,7 @@ class Terminal:
 
     def _show_again(self, text: str) -> None:
         if not text.isdecimal() or not 1 <= int(text) <= len(self.seat.images):
-            raise ValueError(f'image "{quote(text)}" came; expected a number from 1 to {len(self.seat.images)}.')
+            raise ValueError(f'got image "{quote(text)}", expected a number from 1 to {len(self.seat.images)}.')
         self._show_images([int(text)])
 
     def _help(self, name: str) -> None:
@@ -134,20 +135,12 @@ class Terminal:
             self._write(f"{name} {argument}".rstrip() + f"\n  {text}")
         else:
             names = [*env.operations, *COMMANDS]
-            raise ValueError(f'help for "{quote(name)}" came; expected one of {", ".join(names)}.')
+            raise ValueError(f'got help for "{quote(name)}", expected one of {", ".join(names)}.')
 
     def _finish(self) -> None:
         """Says how the episode ended, and what could not be told before."""
-        info = self.seat.info
-        limit = info.get("truncated_by")
-        self._write("\n— over" + (f", truncated by {limit}" if limit else "") + " —")
-        given = "no answer" if info["answer"] is None else f'"{info["answer"]}"'
-        self._write(f'answer {given}, target "{info["target"]}": {"correct" if info["correct"] else "not correct"}')
-        terms = " ".join(f"{name} {value:+g}" for name, value in info["reward_terms"].items())
-        self._write(f"reward {self.seat.reward:g} = {terms}")
-        for name in _SECRETS:
-            if name in info:
-                self._write(f"{name} {info[name]}")
+        title, *lines = self.seat.outcome()
+        self._write("\n".join([f"\n— {title} —", *lines]))
         picture = self.seat.overview()
         if picture is not None:
             path = self._folder() / "overview.png"
@@ -157,7 +150,8 @@ class Terminal:
 
     def _show(self, message: Message) -> None:
         for number in message.images:
-            (self._folder() / f"image_{number:02d}.png").write_bytes(self.seat.png(number))
+            path = self._folder() / f"image_{number:02d}.png"
+            Image.fromarray(self.seat.images[number - 1]).save(path, compress_level=1)
         if message.images:
             self._show_images(message.images)
         if message.text:
@@ -165,7 +159,7 @@ class Terminal:
 
     def _show_images(self, numbers: Sequence[int]) -> None:
         if len(numbers) >= SHEET_FROM:
-            self._draw(pictures.contact_sheet([self.seat.images[number - 1] for number in numbers], numbers))
+            self._draw(contact_sheet([self.seat.images[number - 1] for number in numbers], numbers))
         for number in numbers:
             image = self.seat.images[number - 1]
             height, width = image.shape[:2]
@@ -174,9 +168,10 @@ class Terminal:
             self._write(f"[image {number}, {width}x{height}: {self._folder() / f'image_{number:02d}.png'}]")
 
     def _draw(self, image: np.ndarray) -> None:
-        if self.mode != "files":
-            columns = pictures.columns_for(image.shape[1], self.mode, self.columns)
-            self._out.write(pictures.draw(image, self.mode, columns) + "\n")
+        if self.mode == "blocks":
+            # Enlarged to half the terminal at least, and never wider than it.
+            columns = max(1, min(self.columns, max(image.shape[1], self.columns // 2)))
+            self._out.write(blocks(image, columns) + "\n")
 
     def _folder(self) -> Path:
         folder = self.directory / f"episode_{self._n_episodes:03d}"
@@ -206,9 +201,45 @@ def line_reader(source: TextIO, out: TextIO) -> ReadLine:
     return read
 
 
-def terminal_columns() -> int:
-    """Returns the width of the terminal in characters."""
-    return shutil.get_terminal_size().columns
+def detect(environment: Mapping[str, str], *, is_terminal: bool) -> str:
+    """Returns how a terminal with these environment variables shows images, one of `MODES`."""
+    return "blocks" if is_terminal and environment.get("TERM", "") not in ("", "dumb") else "files"
+
+
+def blocks(pixels: np.ndarray, columns: int) -> str:
+    """Returns an image, uint8 HxWx3, as lines of `columns` half blocks in 24-bit colours, two pixels each."""
+    height, width = pixels.shape[:2]
+    rows = max(1, round(height * columns / width / 2))
+    small = Image.fromarray(pixels).resize((columns, 2 * rows), Image.Resampling.LANCZOS)
+    grid = np.asarray(small)
+    return "\n".join(_row(upper, lower) for upper, lower in zip(grid[::2], grid[1::2], strict=True))
+
+
+def _row(upper: np.ndarray, lower: np.ndarray) -> str:
+    """One line of half blocks; a colour is only set where it changes."""
+    codes, before = [], ""
+    for above, below in zip(upper.tolist(), lower.tolist(), strict=True):
+        colours = f"{_ESCAPE}[38;2;{above[0]};{above[1]};{above[2]};48;2;{below[0]};{below[1]};{below[2]}m"
+        codes.append(("" if colours == before else colours) + "\N{UPPER HALF BLOCK}")
+        before = colours
+    return "".join(codes) + f"{_ESCAPE}[0m"
+
+
+def contact_sheet(images: Sequence[np.ndarray], numbers: Sequence[int]) -> np.ndarray:
+    """Returns several images as one, uint8 HxWx3, each small and under its number, as the frames of a video are."""
+    columns = min(_SHEET_COLUMNS, len(images))
+    small = [Image.fromarray(image) for image in images]
+    for picture in small:
+        picture.thumbnail((_SHEET_CELL, _SHEET_CELL), Image.Resampling.LANCZOS)
+    row_height = max(picture.height for picture in small) + _SHEET_MARGIN
+    sheet = Image.new("RGB", (columns * _SHEET_CELL, math.ceil(len(small) / columns) * row_height))
+    draw = ImageDraw.Draw(sheet)
+    for place, (picture, number) in enumerate(zip(small, numbers, strict=True)):
+        row, column = divmod(place, columns)
+        left, top = column * _SHEET_CELL, row * row_height
+        draw.text((left + 4, top + 3), str(number), fill="white", font=ImageFont.load_default(16))
+        sheet.paste(picture, (left + (_SHEET_CELL - picture.width) // 2, top + _SHEET_MARGIN))
+    return np.array(sheet, dtype=np.uint8)
 
 
 def _ask(prompt: str) -> str | None:

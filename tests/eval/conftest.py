@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,6 @@ import pytest
 from rich.console import Console
 
 from eval.runner import evaluate
-from tests.browser import launched
-from tests.eval.browser import Watcher
 
 ENV_ID = "pxr_env:pxr/SyntheticSearch-v0"
 #: Views of 84x84 pixels, as the quick start uses them.
@@ -39,19 +36,3 @@ def random_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "random"
     run_evaluation(out, agent="random")
     return out
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """A headless browser for the tests of a module."""
-    with launched() as browser:
-        yield browser
-
-
-@pytest.fixture
-def watcher(chromium: Any) -> Iterator[Watcher]:
-    """Opens pages; the test fails if one of them did what it should never do."""
-    watcher = Watcher(chromium)
-    yield watcher
-    watcher.close()
-    assert watcher.mistakes == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from eval.records import RunDirectory
 from eval.report import write_report
 from eval.runner import evaluate
 from eval.view.server import ViewServer
-from tests.eval.browser import Watcher
+from tests.browser import Watcher
 from tests.eval.conftest import run_evaluation
 from tests.eval.view.conftest import write_training
 
@@ -46,10 +45,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(runs: Path) -> Iterator[str]:
-    with ViewServer(runs) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    with ViewServer(runs).running() as server:
         yield server.url
-        server.shutdown()
 
 
 @pytest.fixture

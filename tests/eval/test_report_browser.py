@@ -12,7 +12,7 @@ import pytest
 from eval.facts import Selection, facts_of
 from eval.records import RunDirectory
 from eval.report import write_report
-from tests.eval.browser import ATTACKS, Watcher
+from tests.browser import ATTACKS, Watcher
 from tests.eval.conftest import run_evaluation
 
 pytestmark = pytest.mark.browser

@@ -58,7 +58,7 @@ def test_the_command_serves_this_machine_refuses_large_files_and_leaves_nothing(
     assert process.returncode == 0, said + rest
     assert CANARY not in said + rest
     assert list(tmp_path.rglob("*.png")) == []
-    assert list(tmp_path.glob("pxr-demo-*")) == []
+    assert list(tmp_path.glob("pxr-page-*")) == []
 
 
 @pytest.mark.parametrize("option", ["--share", "--share=True"])

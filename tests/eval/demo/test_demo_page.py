@@ -61,18 +61,18 @@ def test_turns_about_an_own_image_arrive_one_by_one(demo, visit, photograph: Pat
         page = visit(demo("--base-url", url, "--model", "m", "--set", "min_pixels=784", "--set", "max_pixels=200000"))
         ask_about_image(page, photograph, f"What colour? {HOSTILE}")
         # The first turn and its crop are there while the second is being written.
-        page.wait_for_selector("#answer .turn .views img")
+        page.wait_for_selector("#transcript .turn .views img")
         page.wait_for_function("document.querySelector('#status').innerText.includes('Turn 2 is being written')")
-        assert page.locator("#answer .turn").count() == 1
-        assert page.locator("#answer .end").count() == 0
-        assert page.inner_text("#answer .call") == ZOOM
-        assert page.inner_text("#answer .views figcaption") == "Image 2: 280, 0, 560, 140"
-        assert page.locator("#answer .overview img").count() == 1
+        assert page.locator("#transcript .turn").count() == 1
+        assert page.locator("#transcript .end").count() == 0
+        assert page.inner_text("#transcript .call") == ZOOM
+        assert page.inner_text("#transcript .views figcaption") == "Image 2: 280, 0, 560, 140"
+        assert page.locator("#transcript .overview img").count() == 1
         go_on.set()
-        page.wait_for_selector("#answer .end")
-        assert page.inner_text("#answer .end .final").startswith('<img src=x onerror="window.hacked=1">')
+        page.wait_for_selector("#transcript .end")
+        assert page.inner_text("#transcript .end .final").startswith('<img src=x onerror="window.hacked=1">')
         # Nobody knows the answer to an own question, so nobody says that it is wrong.
-        assert page.locator("#answer .verdict").count() == 0
+        assert page.locator("#transcript .verdict").count() == 0
         assert page.evaluate("window.hacked") is None
     # The pixels the model saw are those of the file.
     first, second = (server.bodies[1]["messages"][number]["content"][0] for number in (1, 3))
@@ -86,13 +86,13 @@ def test_a_drawn_sample_shows_target_and_verdict_in_light_and_dark(demo, visit) 
         for scheme in ("light", "dark"):
             page = visit(address, color_scheme=scheme)
             preview = draw_and_ask(page)
-            page.wait_for_selector("#answer .end")
+            page.wait_for_selector("#transcript .end")
             assert "target" in preview
             assert "green: the evidence" in preview
             target = page.inner_text("#preview b")
-            answer = page.inner_text("#answer .final")
+            answer = page.inner_text("#transcript .final")
             verdict = "correct" if answer == target else f"wrong, the target is {target}"
-            assert page.inner_text("#answer .verdict") == verdict
+            assert page.inner_text("#transcript .verdict") == verdict
             luminance = page.evaluate(
                 "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)"
             )
@@ -113,8 +113,8 @@ def test_visitors_at_once_see_their_own_answers(demo, visit, photograph: Path) -
         for page, name in zip(pages, ("Ada", "Bob"), strict=True):
             ask_about_image(page, photograph, f"I am {name}")
         for page, name in zip(pages, ("Ada", "Bob"), strict=True):
-            page.wait_for_selector("#answer .end")
-            assert page.inner_text("#answer .final") == name
+            page.wait_for_selector("#transcript .end")
+            assert page.inner_text("#transcript .final") == name
 
 
 def test_stop_ends_the_episode_after_the_turn(demo, visit, photograph: Path) -> None:
@@ -132,8 +132,8 @@ def test_stop_ends_the_episode_after_the_turn(demo, visit, photograph: Path) -> 
         page.click("#stop")
         page.wait_for_function("document.querySelector('#status').innerText.includes('Stops after this turn')")
         go_on.set()
-        page.wait_for_selector("#answer .end")
-        assert "Stopped" in page.inner_text("#answer .end").title()
+        page.wait_for_selector("#transcript .end")
+        assert "Stopped" in page.inner_text("#transcript .end").title()
     assert len(server.bodies) == 1
 
 
@@ -143,14 +143,14 @@ def test_what_goes_wrong_can_be_read(demo, visit, tmp_path: Path, photograph: Pa
         page = visit(demo("--base-url", url, "--model", "m"))
         page.get_by_role("radio", name="An image").check()
         page.click("#ask")
-        page.wait_for_selector("#answer .error")
-        assert "No image came; choose one first." in page.inner_text("#answer")
+        page.wait_for_selector("#transcript .error")
+        assert "Got no image; choose one first." in page.inner_text("#transcript")
         ask_about_image(page, photograph, "What?")
-        page.wait_for_function("document.querySelector('#answer').innerText.includes('the prompt is too long')")
+        page.wait_for_function("document.querySelector('#transcript').innerText.includes('the prompt is too long')")
         # The page goes on, with the sample that it began with.
         page.get_by_label("A synthetic sample").check()
         page.click("#ask")
-        page.wait_for_selector("#answer .end .verdict")
+        page.wait_for_selector("#transcript .end .verdict")
 
 
 def test_it_opens_with_a_sample_and_without_a_path(demo, visit, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_it_opens_with_a_sample_and_without_a_path(demo, visit, tmp_path: Path) 
         assert "my-model" in page.inner_text("h3")
         assert "secret" not in page.inner_text("body")
         page.click("#ask")
-        page.wait_for_selector("#answer .end .verdict")
+        page.wait_for_selector("#transcript .end .verdict")
 
 
 def test_a_trained_checkpoint_answers_samples_as_it_was_trained(demo, visit, tiny_path: Path, tmp_path: Path) -> None:
@@ -177,9 +177,9 @@ def test_a_trained_checkpoint_answers_samples_as_it_was_trained(demo, visit, tin
     for _ in range(2):
         draw_and_ask(page)
         page.wait_for_function("document.querySelector('#status').innerText.includes('Turn 1 is being written')")
-        page.wait_for_selector("#answer .end", timeout=240_000)
-        assert page.locator("#answer .error").count() == 0
-        assert page.locator("#answer .turn").count() == 2
+        page.wait_for_selector("#transcript .end", timeout=240_000)
+        assert page.locator("#transcript .error").count() == 0
+        assert page.locator("#transcript .turn").count() == 2
 
 
 def test_a_video_is_asked_about_with_operations_on_videos(demo, visit, tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_video_is_asked_about_with_operations_on_videos(demo, visit, tmp_path:
         page.wait_for_selector("#video video")
         page.fill("#question textarea", "What happens?")
         page.click("#ask")
-        page.wait_for_selector("#answer .end")
-        assert page.inner_text("#answer .final") == "seen"
-        assert "frame" in page.inner_text("#answer .views figcaption")
+        page.wait_for_selector("#transcript .end")
+        assert page.inner_text("#transcript .final") == "seen"
+        assert "frame" in page.inner_text("#transcript .views figcaption")
     assert "select_frames" in server.bodies[0]["messages"][0]["content"]

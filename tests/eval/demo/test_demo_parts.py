@@ -13,11 +13,11 @@ from PIL import Image
 
 from eval.__main__ import main
 from eval.demo.defaults import find_defaults, find_model
-from eval.demo.live import End, Moment, play
-from eval.demo.questions import MAX_QUESTION, SAMPLE_ID, ask_about, draw_sample
-from eval.demo.transcript import Transcript, describe_sample
+from eval.demo.live import End, play
+from eval.demo.questions import MAX_QUESTION, SAMPLE_ID, ask_about, describe_sample, draw_sample
 from eval.recipe import read_recipe
 from pxr_agents.agents import EachEpisode, Oracle
+from pxr_env.play.transcript import Moment, Transcript
 
 SEARCH = "pxr_env:pxr/SyntheticSearch-v0"
 
@@ -84,8 +84,8 @@ def test_an_own_question_is_an_episode_like_any_other(photograph: str) -> None:
 @pytest.mark.parametrize(
     ("path", "question", "message"),
     [
-        (None, "What?", "No image came; choose one first"),
-        ("photograph", "  ", "No question came; write one first"),
+        (None, "What?", "Got no image; choose one first"),
+        ("photograph", "  ", "Got no question; write one first"),
         ("photograph", "a" * (MAX_QUESTION + 1), "The question has 2001 characters; expected at most 2000"),
         ("text", "What?", "text.png"),
         ("huge", "What?", "The image has 9000x8000 pixels; expected at most 64,000,000"),
@@ -118,16 +118,19 @@ def test_an_episode_is_told_turn_by_turn_and_shown_escaped() -> None:
     assert answer.images == ()
     assert isinstance(end, End)
     assert end.episode.correct
+    pytest.importorskip("gradio")
+    from eval.demo.page import finish
+
     transcript = Transcript()
     for moment in events[:-1]:
         transcript.add(moment)
-    transcript.finish(end, sample.answers[0])
+    finish(transcript, end, sample.answers[0])
     html = transcript.html()
     assert html.count('<section class="turn">') == 2
     assert '<p class="verdict">correct</p>' in html
     hostile = Transcript()
     hostile.add(Moment(turn="<script>x</script>\ud800", reply="<b>", images=(), views=(), overview=None))
-    hostile.fail("<img onerror=x>")
+    hostile.end("Error", "<img onerror=x>", is_error=True)
     assert "<script" not in hostile.html()
     assert "<b>" not in hostile.html()
     assert "<img" not in hostile.html()

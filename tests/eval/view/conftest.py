@@ -5,17 +5,17 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eval.records import RunDirectory
 from eval.view.server import ViewServer
 from tests.eval.conftest import ENV_ARGS, ENV_ID, run_evaluation
+
+Change = Callable[[int, dict[str, Any]], dict[str, Any]]
 
 #: Usage falls below the alarm in iterations 3 and 4, and recovers.
 USAGE = (0.5, 0.25, 0.0, 0.0, 0.125)
@@ -86,7 +86,7 @@ class Client:
     """Asks a server for pages, with any headers."""
 
     def __init__(self, server: ViewServer) -> None:
-        self.url, self.port = server.url, server.server_address[1]
+        self.url, self.port = server.url, server.port
 
     def ask(self, path: str, method: str = "GET", **headers: str) -> http.client.HTTPResponse:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -103,22 +103,9 @@ class Client:
         return content
 
 
-@contextmanager
-def serving(root: Path, **options: Any) -> Iterator[ViewServer]:
-    """A server on a free port."""
-    with ViewServer(root, **options) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @pytest.fixture(scope="session")
 def server(runs: Path) -> Iterator[ViewServer]:
-    with serving(runs) as started:
+    with ViewServer(runs).running() as started:
         yield started
 
 
@@ -130,25 +117,24 @@ def client(server: ViewServer) -> Client:
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Client]]:
     """Serves another directory until the end of the test."""
-    stack = []
-
-    def start(root: Path, **options: Any) -> Client:
-        context = serving(root, **options)
-        stack.append(context)
-        return Client(context.__enter__())
-
-    yield start
-    for context in stack:
-        context.__exit__(None, None, None)
+    with ExitStack() as stack:
+        yield lambda root, **options: Client(stack.enter_context(ViewServer(root, **options).running()))
 
 
 @pytest.fixture
-def edit() -> Callable[[Path, Callable[[int, dict[str, Any]], dict[str, Any]]], None]:
-    """Changes every episode of a run."""
+def copy(runs: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Copies a run to `tmp_path / name`, with episodes changed by `how(number, record)` and fields of its manifest."""
 
-    def change(run: Path, how: Callable[[int, dict[str, Any]], dict[str, Any]]) -> None:
-        path = RunDirectory(run).episodes_file
-        records = [json.loads(line) for line in path.read_text().splitlines()]
-        path.write_text("".join(json.dumps(how(k, record)) + "\n" for k, record in enumerate(records)))
+    def make(name: str = "run", of: str = "oracle", how: Change | None = None, **manifest: Any) -> Path:
+        run = tmp_path / name
+        shutil.copytree(runs / "eval" / of, run)
+        if how is not None:
+            records = [json.loads(line) for line in (run / "episodes.jsonl").read_text().splitlines()]
+            lines = [json.dumps(how(number, record)) + "\n" for number, record in enumerate(records)]
+            (run / "episodes.jsonl").write_text("".join(lines))
+        if manifest:
+            before = json.loads((run / "manifest.json").read_text())
+            (run / "manifest.json").write_text(json.dumps(before | manifest))
+        return run
 
-    return change
+    return make

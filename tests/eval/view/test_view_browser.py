@@ -14,7 +14,7 @@ import pytest
 from eval.records import RunDirectory
 from eval.report import write_report
 from eval.view.server import ViewServer
-from tests.eval.browser import ATTACKS, Watcher
+from tests.browser import ATTACKS, Watcher
 from tests.eval.view.conftest import Client, metrics_line, write_training
 
 pytestmark = pytest.mark.browser

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -11,13 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eval import report, view
 from eval.charts import line_chart, thin
-from eval.facts import Selection
+from eval.facts import FILTERS, Selection
 from eval.records import RunDirectory
+from eval.report import PICTURE_BYTES, PICTURED
 from eval.view.curves import History
-from eval.view.index import MAX_INDEXES, EpisodeIndex, Indexes, accuracy_so_far
+from eval.view.index import MAX_OPEN, EpisodeIndex, GrowingLines, OpenFiles, accuracy_so_far
 from eval.view.library import Library, find_runs
-from eval.view.lines import GrowingLines
 from eval.view.query import Query, run_key, run_link
 from eval.view.runs_page import age, model_name
 
@@ -97,10 +100,10 @@ def test_episodes_that_are_not_numbered_get_numbers(runs: Path) -> None:
 
 
 def test_only_some_indexes_stay_open(groups_run: Path, tmp_path: Path) -> None:
-    indexes = Indexes()
+    indexes = OpenFiles(EpisodeIndex)
     first = indexes.get(groups_run / "episodes.jsonl")
     assert indexes.get(groups_run / "episodes.jsonl") is first
-    for number in range(MAX_INDEXES):
+    for number in range(MAX_OPEN):
         indexes.get(tmp_path / str(number))
     assert indexes.get(groups_run / "episodes.jsonl") is not first
 
@@ -225,3 +228,35 @@ def test_age(seconds: float, text: str, monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_the_name_of_a_model(path: str | None, name: str) -> None:
     assert model_name(path) == name
+
+
+DOCS = Path(__file__).parents[3] / "docs"
+PAGE = (DOCS / "view.md").read_text(encoding="utf-8")
+
+
+def options() -> dict[str, argparse.Action]:
+    parser = argparse.ArgumentParser()
+    view.add_arguments(parser)
+    other = argparse.ArgumentParser()
+    report.add_arguments(other)
+    actions = [*parser._actions, *other._actions]
+    return {name: action for action in actions for name in action.option_strings}
+
+
+def test_the_documentation_has_the_options_and_defaults_of_the_commands() -> None:
+    known = options()
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", PAGE)) <= known.keys() | {"--k"}
+    assert f"`--port N` ({known['--port'].default})" in PAGE
+    assert known["--episodes"].default == PICTURED
+    assert f"{PICTURED} by default" in PAGE
+    assert f"{PICTURE_BYTES / 1e6:.0f} MB" in PAGE
+    assert f"last {MAX_OPEN} runs" in PAGE
+
+
+def test_the_documentation_names_the_filters() -> None:
+    row = next(line for line in PAGE.splitlines() if line.startswith("| `f`"))
+    assert all(text in row for tag, text in FILTERS.items() if tag not in ("truncated", "unscored"))
+
+
+def test_the_picture_of_the_documentation_is_there_and_small() -> None:
+    assert 0 < (DOCS / "images" / "view.png").stat().st_size <= 300_000

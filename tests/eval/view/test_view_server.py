@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from eval.rendering import signed
 from tests.eval.view.conftest import Client, metrics_line, write_training
 
 Serve = Callable[..., Client]
-Edit = Callable[[Path, Callable[[int, dict[str, Any]], dict[str, Any]]], None]
+Copy = Callable[..., Path]
 
 
 def names(page: str) -> list[str]:
@@ -62,12 +61,9 @@ def test_runs_against_a_baseline(runs: Path, client: Client) -> None:
     assert "is the baseline" in page
 
 
-def test_runs_that_cannot_be_compared_are_not_ranked(runs: Path, tmp_path: Path, serve: Serve) -> None:
-    for name in ("one", "other"):
-        shutil.copytree(runs / "eval" / "oracle", tmp_path / name)
-    manifest = json.loads((tmp_path / "other" / "manifest.json").read_text())
-    manifest["scorer"] = {"name": "anls", "source": ""}
-    (tmp_path / "other" / "manifest.json").write_text(json.dumps(manifest))
+def test_runs_that_cannot_be_compared_are_not_ranked(tmp_path: Path, serve: Serve, copy: Copy) -> None:
+    copy("one")
+    copy("other", scorer={"name": "anls", "source": ""})
     page = serve(tmp_path).text("/?baseline=one")
     assert "differences that matter" in page
     assert "scorer.name: &#34;exact&#34; → &#34;anls&#34;" in page
@@ -87,11 +83,10 @@ def test_a_list_is_filtered_and_paged(runs: Path, client: Client) -> None:
     assert client.text("/run/eval/groups?q=nothing").count('class="row episode-row"') == 0
 
 
-def test_pages_of_a_long_list(runs: Path, tmp_path: Path, serve: Serve) -> None:
-    shutil.copytree(runs / "eval" / "oracle", tmp_path / "long")
-    line = json.loads((tmp_path / "long" / "episodes.jsonl").read_text().splitlines()[0])
-    many = "".join(json.dumps(line | {"sample_id": f"s{k:03}"}) + "\n" for k in range(120))
-    (tmp_path / "long" / "episodes.jsonl").write_text(many)
+def test_pages_of_a_long_list(tmp_path: Path, serve: Serve, copy: Copy) -> None:
+    file = copy("long") / "episodes.jsonl"
+    line = json.loads(file.read_text().splitlines()[0])
+    file.write_text("".join(json.dumps(line | {"sample_id": f"s{k:03}"}) + "\n" for k in range(120)))
     client = serve(tmp_path)
     pages = [re.findall(r"episode=(s\d+)", client.text(f"/run/long?page={k}")) for k in range(3)]
     assert [len(page) for page in pages] == [50, 50, 20]
@@ -110,19 +105,13 @@ def test_an_episode_is_played_again(runs: Path, client: Client) -> None:
     assert "not recorded" in page
 
 
-def test_tokens_are_shown_in_their_order(runs: Path, tmp_path: Path, serve: Serve, edit: Edit) -> None:
-    shutil.copytree(runs / "eval" / "oracle", tmp_path / "run")
+def test_tokens_are_shown_in_their_order(tmp_path: Path, serve: Serve, copy: Copy) -> None:
     spans = [["read", 1200], ["forced", 3], ["written", 20], ["read", 30], ["written", 7]]
-    edit(tmp_path / "run", lambda k, record: record | {"token_spans": spans})
+    copy(how=lambda k, record: record | {"token_spans": spans})
     page = serve(tmp_path).text("/run/run?episode=test-0")
     strip = re.findall(r'<rect class="(read|written|forced)" x="(\d+)" width="(\d+)"', page)
-    assert strip == [
-        ("read", "0", "1200"),
-        ("forced", "1200", "3"),
-        ("written", "1203", "20"),
-        ("read", "1223", "30"),
-        ("written", "1253", "7"),
-    ]
+    starts = ["0", "1200", "1203", "1223", "1253"]
+    assert strip == [(kind, start, str(n)) for (kind, n), start in zip(spans, starts, strict=True)]
     assert "1,260 tokens" in page
     assert "27 written by the model" in page
     assert "1,230 read, masked" in page
@@ -162,12 +151,10 @@ def test_a_training_and_its_episodes(client: Client) -> None:
     assert group.count('<section class="') == 4
     assert group.count("<image href=") == 4
     assert "No pictures" not in group
-    assert "iteration 3 came" in client.text("/run/ppo?iteration=3", 404)
+    assert "got iteration 3, expected" in client.text("/run/ppo?iteration=3", 404)
 
 
-def test_a_picture_of_the_training_stands_in(runs: Path, tmp_path: Path, serve: Serve, edit: Edit) -> None:
-    from PIL import Image
-
+def test_a_picture_of_the_training_stands_in(runs: Path, tmp_path: Path, serve: Serve) -> None:
     write_training(tmp_path / "ppo", runs / "eval" / "groups" / "episodes.jsonl")
     recipe = json.loads((tmp_path / "ppo" / "recipe.json").read_text())
     recipe["env"]["id"] = "nowhere/Gone-v0"
@@ -181,23 +168,19 @@ def test_a_picture_of_the_training_stands_in(runs: Path, tmp_path: Path, serve: 
     assert "<image" not in client.text("/run/ppo?iteration=2&episode=test-0&nth=1")
 
 
-def test_a_replay_that_fails_leaves_the_text(runs: Path, tmp_path: Path, serve: Serve, edit: Edit) -> None:
-    shutil.copytree(runs / "eval" / "oracle", tmp_path / "run")
-    edit(tmp_path / "run", lambda k, record: record | {"prompt": "Another question?"})
+def test_a_replay_that_fails_leaves_the_text(tmp_path: Path, serve: Serve, copy: Copy) -> None:
+    copy(how=lambda k, record: record | {"prompt": "Another question?"})
     page = serve(tmp_path).text("/run/run?episode=test-0")
     assert "does not replay: after turn 0" in page
     assert "Another question?" in page
     assert "<image" not in page
 
 
-def test_without_pictures_no_environment_is_made(runs: Path, tmp_path: Path, serve: Serve) -> None:
-    shutil.copytree(runs / "eval" / "oracle", tmp_path / "run")
-    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+def test_without_pictures_no_environment_is_made(runs: Path, tmp_path: Path, serve: Serve, copy: Copy) -> None:
+    env = json.loads((runs / "eval" / "oracle" / "manifest.json").read_text())["env"]
+    copy(env=env | {"entry_point": "trap_of_a_manifest:Env"})
     marker = tmp_path / "ran"
-    module = tmp_path / "trap_of_a_manifest.py"
-    module.write_text(f"open({str(marker)!r}, 'w')\n")
-    manifest["env"] |= {"entry_point": "trap_of_a_manifest:Env"}
-    (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "trap_of_a_manifest.py").write_text(f"open({str(marker)!r}, 'w')\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(tmp_path))
         page = serve(tmp_path, replay=False).text("/run/run?episode=test-0")
@@ -216,8 +199,8 @@ def test_an_interrupted_run_says_so(client: Client) -> None:
     assert page.count('class="row episode-row"') == 5
 
 
-def test_a_run_that_goes_on_is_seen_to_grow(runs: Path, tmp_path: Path, serve: Serve) -> None:
-    shutil.copytree(runs / "eval" / "interrupted", tmp_path / "run")
+def test_a_run_that_goes_on_is_seen_to_grow(runs: Path, tmp_path: Path, serve: Serve, copy: Copy) -> None:
+    copy(of="interrupted")
     write_training(tmp_path / "ppo", runs / "eval" / "groups" / "episodes.jsonl", lines=2)
     client = serve(tmp_path)
     # Both were written just now.
@@ -241,9 +224,8 @@ def test_a_run_that_goes_on_is_seen_to_grow(runs: Path, tmp_path: Path, serve: S
     assert "unfinished" in page
 
 
-def test_reports_and_audits_are_shown_in_a_sandbox(runs: Path, tmp_path: Path, serve: Serve) -> None:
-    shutil.copytree(runs / "eval" / "oracle", tmp_path / "run")
-    (tmp_path / "run" / "audit").mkdir()
+def test_reports_and_audits_are_shown_in_a_sandbox(tmp_path: Path, serve: Serve, copy: Copy) -> None:
+    (copy() / "audit").mkdir()
     (tmp_path / "run" / "audit" / "audit.html").write_text("<!doctype html><title>an audit</title>")
     client = serve(tmp_path)
     assert '<a href="/run/run?file=audit">audit</a>' in client.text("/")
@@ -309,7 +291,7 @@ def test_for_other_machines_addresses_are_names_and_names_of_others_are_not(runs
 def test_it_only_reads(client: Client, runs: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*")}
     for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
-        assert client.ask("/run/eval/oracle", method).status == 501
+        assert client.ask("/run/eval/oracle", method).status == 405
     for path in ("/", "/run/eval/oracle", "/run/eval/oracle?episode=test-1", "/run/ppo"):
         client.text(path)
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("*")} == before
@@ -325,13 +307,8 @@ def test_headers_forbid_everything_from_elsewhere(client: Client) -> None:
         assert "unsafe" not in policy
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
-    for path in (
-        "/",
-        "/run/eval/oracle",
-        "/run/eval/oracle?episode=test-1",
-        "/run/eval/groups?group=test-1",
-        "/run/ppo",
-    ):
+    oracle = "/run/eval/oracle"
+    for path in ("/", oracle, f"{oracle}?episode=test-1", "/run/eval/groups?group=test-1", "/run/ppo"):
         page = client.text(path)
         assert not re.search(r"<script(?! src=\"/static/)", page)
         assert not re.search(r"(src|href)=\"(https?:|//)", page)
@@ -347,17 +324,15 @@ def test_a_page_is_packed_for_those_who_can_unpack_it(client: Client) -> None:
     assert (head.status, head.read()) == (200, b"")
 
 
-def test_somebody_elses_files_hide_no_run(runs: Path, tmp_path: Path, serve: Serve) -> None:
-    shutil.copytree(runs / "eval" / "oracle", tmp_path / "good")
-    for number, content in enumerate(
-        ('{"env": 7, "n_samples": "x"}', "[]", "not JSON", '{"env": {"id": [1]}, "server": 3}')
-    ):
-        (tmp_path / f"odd{number}").mkdir()
-        (tmp_path / f"odd{number}" / "manifest.json").write_text(content)
-        (tmp_path / f"odd{number}" / "metrics.json").write_text(
-            '{"statistics": {"accuracy": "high", "n_episodes": []}}'
-        )
-        (tmp_path / f"odd{number}" / "metrics.jsonl").write_text("{}\n")
+def test_somebody_elses_files_hide_no_run(tmp_path: Path, serve: Serve, copy: Copy) -> None:
+    copy("good")
+    manifests = ('{"env": 7, "n_samples": "x"}', "[]", "not JSON", '{"env": {"id": [1]}, "server": 3}')
+    for number, content in enumerate(manifests):
+        odd = tmp_path / f"odd{number}"
+        odd.mkdir()
+        (odd / "manifest.json").write_text(content)
+        (odd / "metrics.json").write_text('{"statistics": {"accuracy": "high", "n_episodes": []}}')
+        (odd / "metrics.jsonl").write_text("{}\n")
     client = serve(tmp_path)
     assert len(names(client.text("/"))) == 5
     assert len(names(client.text("/?baseline=odd0&sort=accuracy"))) == 5
@@ -399,13 +374,11 @@ def finish(run: Path) -> None:
     directory.finish(records, evaluation_metrics(records, score_name=score_name(directory.manifest())))
 
 
-def test_what_has_no_score_is_visible_wherever_a_score_is(runs: Path, tmp_path: Path, serve: Serve, edit: Edit) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(runs / "eval" / "groups", run)
+def test_what_has_no_score_is_visible_wherever_a_score_is(tmp_path: Path, serve: Serve, copy: Copy) -> None:
     # One of the four episodes of the first two samples, and the only category of one of them.
-    edit(run, lambda k, record: leave_out(record) if k in (1, 5) else record)
+    run = copy(of="groups", how=lambda k, record: leave_out(record) if k in (1, 5) else record)
     finish(run)
-    shutil.copytree(runs / "eval" / "groups", tmp_path / "whole")
+    copy("whole", "groups")
     client = serve(tmp_path)
     metrics = RunDirectory(run).metrics()["statistics"]
     strict = metrics["accuracy"] * 22 / 24
@@ -424,33 +397,25 @@ def test_what_has_no_score_is_visible_wherever_a_score_is(runs: Path, tmp_path: 
     assert '<span class="unscored">2</span>' in client.text("/")
 
 
-def test_the_suites_own_metric_is_the_headline(runs: Path, tmp_path: Path, serve: Serve, edit: Edit) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(runs / "eval" / "oracle", run)
-    manifest = json.loads((run / "manifest.json").read_text())
-    (run / "manifest.json").write_text(json.dumps(manifest | {"scorer": {"name": "anls", "source": ""}}))
-
+def test_the_suites_own_metric_is_the_headline(tmp_path: Path, serve: Serve, copy: Copy) -> None:
     def half(k: int, record: dict[str, Any]) -> dict[str, Any]:
         record["run"]["score"] = 0.5
         return record | {"correct": False}
 
-    edit(run, half)
-    finish(run)
+    finish(copy(how=half, scorer={"name": "anls", "source": ""}))
     client = serve(tmp_path)
     assert re.search(r'class="tile"><h3>ANLS</h3><div class="number">0.500<', client.text("/run/run"))
     assert '<th scope="col" class="number">ANLS</th>' in client.text("/run/run")
     assert "0.500<small><b>ANLS</b>" in client.text("/")
 
 
-def test_the_baseline_is_compared_on_common_samples_only(runs: Path, tmp_path: Path, serve: Serve, edit: Edit) -> None:
-    for name in ("one", "other"):
-        shutil.copytree(runs / "eval" / "oracle", tmp_path / name)
+def test_the_baseline_is_compared_on_common_samples_only(tmp_path: Path, serve: Serve, copy: Copy) -> None:
+    def worse(k: int, record: dict[str, Any]) -> dict[str, Any]:
+        return record | {"correct": k not in (0, 1)} | ({"sample_id": "new"} if k == 11 else {})
+
     # Of 12, the other run got 2 wrong; one of these two the first run could not score, and one has another id.
-    edit(tmp_path / "other", lambda k, record: record | {"correct": k not in (0, 1)})
-    edit(tmp_path / "one", lambda k, record: leave_out(record) if k == 0 else record)
-    edit(tmp_path / "other", lambda k, record: record | ({"sample_id": "new"} if k == 11 else {}))
-    for name in ("one", "other"):
-        finish(tmp_path / name)
+    finish(copy("one", how=lambda k, record: leave_out(record) if k == 0 else record))
+    finish(copy("other", how=worse))
     page = serve(tmp_path).text("/?baseline=one")
     gain = compare_runs([tmp_path / "one", tmp_path / "other"]).pairs[0].tests["accuracy"].difference
     assert gain == pytest.approx(-1 / 10)
@@ -458,12 +423,10 @@ def test_the_baseline_is_compared_on_common_samples_only(runs: Path, tmp_path: P
     assert "on 10 common samples" in page
 
 
-def test_the_runs_of_an_audit_are_told_by_their_run(runs: Path, tmp_path: Path, serve: Serve) -> None:
-    shutil.copytree(runs / "eval" / "oracle", tmp_path / "run")
-    for arm in ("blank", "without"):
-        shutil.copytree(runs / "eval" / "oracle", tmp_path / "run" / "audit" / arm)
+def test_the_runs_of_an_audit_are_told_by_their_run(tmp_path: Path, serve: Serve, copy: Copy) -> None:
     # One whose run is not there stands for itself.
-    shutil.copytree(runs / "eval" / "oracle", tmp_path / "lost" / "audit" / "blank")
+    for name in ("run", "run/audit/blank", "run/audit/without", "lost/audit/blank"):
+        copy(name)
     client = serve(tmp_path)
     page = client.text("/")
     assert set(names(page)) == {"run", "lost/audit/blank"}
@@ -483,10 +446,10 @@ def test_chosen_runs_are_compared_as_the_command_does(client: Client, runs: Path
         low, high = metrics["intervals"]["accuracy"]
         assert f"{metrics['statistics']['accuracy']:.3f}<small>{low:.3f} to {high:.3f}" in page
     for query, reason in (
-        ("run=eval/oracle", "1 runs came"),
-        ("run=eval/oracle&run=gone", "2 runs came, of which 1"),
+        ("run=eval/oracle", "got 1 runs"),
+        ("run=eval/oracle&run=gone", "got 2 runs, of which 1"),
         ("run=eval/oracle&run=eval/interrupted", "cannot be compared"),
-        ("", "0 runs came"),
+        ("", "got 0 runs"),
     ):
         assert reason in client.text("/compare?" + query, status=404)
 
@@ -500,14 +463,12 @@ def test_a_source_comes_as_large_as_it_is(client: Client) -> None:
     assert "no episode" in client.text("/run/eval/oracle?episode=gone&picture=1", status=404)
 
 
-def test_a_cut_turn_is_marked(runs: Path, tmp_path: Path, serve: Serve, edit: Edit) -> None:
-    shutil.copytree(runs / "eval" / "oracle", tmp_path / "run")
-
+def test_a_cut_turn_is_marked(tmp_path: Path, serve: Serve, copy: Copy) -> None:
     def cut(k: int, record: dict[str, Any]) -> dict[str, Any]:
         record["steps"][0]["finish_reason"] = "length" if k == 0 else "stop"
         return record
 
-    edit(tmp_path / "run", cut)
+    copy(how=cut)
     client = serve(tmp_path)
     assert client.text("/run/run").count('<span class="badge failed">cut off</span>') == 1
     assert "1 of 12 episodes" in client.text("/run/run?show=cut")

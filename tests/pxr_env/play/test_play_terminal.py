@@ -15,9 +15,10 @@ from PIL import Image
 from pxr_env.__main__ import main
 from pxr_env.operations import get_operation
 from pxr_env.play import Seat, make_environment
+from pxr_env.play import terminal as terminal_module
 from pxr_env.play.command import read_settings
 from pxr_env.play.commands import COMMANDS, read_call
-from pxr_env.play.terminal import Terminal, line_reader
+from pxr_env.play.terminal import Terminal, blocks, contact_sheet, detect, line_reader
 
 SEARCH = "pxr/SyntheticSearch-v0"
 
@@ -113,7 +114,7 @@ def test_after_the_end_only_a_new_episode_can_begin(search, tmp_path):
     search.reset(seed=0)
     assert written.count(f"sample {search.sample.sample_id} ·") == 2
     assert "sample train-3 ·" in written
-    assert 'the sample "no" came' in written
+    assert 'got the sample "no"' in written
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"episode_{number:03d}" for number in (1, 2, 3, 4)]
 
 
@@ -132,20 +133,70 @@ def test_a_question_cannot_command_the_terminal(ask, tmp_path):
     assert "�]0;title��[2J�31m wide �tfel" in written
 
 
-@pytest.mark.parametrize(
-    ("mode", "sign"), [("kitty", "\x1b_Ga=T"), ("iterm", "\x1b]1337;File="), ("blocks", "▀\x1b[0m\n")]
-)
-def test_images_are_drawn_where_the_terminal_can(search, tmp_path, mode, sign):
-    assert play(search, tmp_path, "quit", mode=mode).count(sign) == (1 if mode != "blocks" else 40)
+def test_images_are_drawn_where_the_terminal_can(search, tmp_path):
+    # An image as wide as the 80 characters, and half as high.
+    assert play(search, tmp_path, "quit", mode="blocks").count("▀\x1b[0m\n") == 40
+    assert "▀" not in play(search, tmp_path, "quit")
 
 
-def test_frames_of_a_video_are_drawn_as_one_sheet(tmp_path):
+def test_frames_of_a_video_are_drawn_as_one_sheet(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(terminal_module, "blocks", lambda pixels, columns: drawn.append(pixels.shape[1]) or "")
     env = make_environment("pxr/SyntheticVideo-v0", {"max_turns": 6})
-    written = play(env, tmp_path, "select_frames 1 2", "seek 0 0.5", "show 3", mode="kitty")
-    # The first frames as one sheet, two frames apart, the four or more of a half second as a sheet, one frame.
-    assert written.count("\x1b_Ga=T") == 1 + 2 + 1 + 1
+    written = play(env, tmp_path, "select_frames 1 2", "seek 0 0.5", "show 3", mode="blocks")
+    # The first frames as a sheet of four columns, two frames apart, the four or more of half a second as a sheet, one.
+    assert [width == 4 * 320 for width in drawn] == [True, False, False, True, False]
     shown = len(list((tmp_path / "episode_001").glob("image_*.png")))
     assert written.count("[image ") == shown + 1
+
+
+def test_blocks_by_hand():
+    # Two columns and four rows of pixels are two columns and two lines of half blocks; red, green, blue and white rows.
+    rows = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)]
+    pixels = np.array([[row, row] for row in rows], dtype=np.uint8)
+    assert blocks(pixels, 2) == (
+        "\x1b[38;2;255;0;0;48;2;0;255;0m▀▀\x1b[0m\n\x1b[38;2;0;0;255;48;2;255;255;255m▀▀\x1b[0m"
+    )
+
+
+@pytest.mark.parametrize(("shape", "columns", "n_lines"), [((100, 100), 40, 20), ((10, 400), 80, 1), ((1, 1), 3, 2)])
+def test_blocks_keep_the_shape_of_the_image(shape, columns, n_lines):
+    # A character is about twice as high as wide: as many lines as half the columns times height over width.
+    lines = blocks(np.zeros((*shape, 3), dtype=np.uint8), columns).split("\n")
+    assert len(lines) == n_lines
+    assert {line.count("▀") for line in lines} == {columns}
+
+
+@pytest.mark.parametrize(
+    ("environment", "mode"),
+    [
+        ({"TERM": "xterm-256color"}, "blocks"),
+        ({"TERM": "tmux-256color"}, "blocks"),
+        ({"TERM": "dumb"}, "files"),
+        ({}, "files"),
+    ],
+)
+def test_the_terminal_is_told_from_its_environment(environment, mode):
+    assert detect(environment, is_terminal=True) == mode
+    assert detect(environment, is_terminal=False) == "files"
+
+
+@pytest.mark.parametrize(("width", "columns"), [(20, 40), (56, 56), (84, 80)])
+def test_columns_for_images_of_different_widths(ask, tmp_path, width, columns):
+    out = io.StringIO()
+    terminal = Terminal(Seat(ask()), read_line=line_reader(out, out), out=out, directory=tmp_path, mode="blocks")
+    terminal._draw(np.zeros((10, width, 3), np.uint8))
+    assert out.getvalue().split("\n")[0].count("▀") == columns
+
+
+def test_a_contact_sheet_shows_every_image_in_its_place():
+    images = [np.full((100, 200, 3), 40 * (index + 1), dtype=np.uint8) for index in range(5)]
+    sheet = contact_sheet(images, [3, 4, 5, 6, 7])
+    # Four cells of 320 across; two rows of 100 and the 22 of the number above it.
+    assert sheet.shape == (2 * 122, 4 * 320, 3)
+    centres = [sheet[22 + 50, 160 + 320 * column, 0] for column in range(4)] + [sheet[122 + 22 + 50, 160, 0]]
+    assert centres == [40, 80, 120, 160, 200]
+    assert sheet[:22].any(), "the numbers"
 
 
 @pytest.mark.parametrize("typed", ["", "help\n", "zoom_in", "raw\nhalf a turn"])
@@ -173,9 +224,9 @@ def test_ctrl_c_ends_the_game_without_a_traceback(search, tmp_path, monkeypatch,
         ([SEARCH, "--set", "max_turn=3"], 'Did you mean "max_turns"'),
         ([SEARCH, "--set", "max_turns"], "expected key=value"),
         ([SEARCH, "--set", "max_turns=0"], "got max_turns=0"),
-        ([SEARCH, "--set", "max_turns=1", "max_turns=2"], "came twice"),
-        ([SEARCH, "--sample", "no"], 'the sample "no" came'),
-        ([SEARCH, "--seed", "-1"], "the seed -1 came"),
+        ([SEARCH, "--set", "max_turns=1", "max_turns=2"], "twice, expected it once"),
+        ([SEARCH, "--sample", "no"], 'got the sample "no"'),
+        ([SEARCH, "--seed", "-1"], "got the seed -1"),
         (["pxr/VStar-v0"], 'needs data="DIR"'),
     ],
 )

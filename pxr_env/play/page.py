@@ -1,0 +1,382 @@
+"""The page on which a person takes the seat, and the frame of the page on which a model does (`eval.demo`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from pxr_env.env import VisualReasoningEnv
+from pxr_env.geometry import Size
+from pxr_env.play.fields import DRAWN, SEVERAL, Field, fields_of, read_arguments
+from pxr_env.play.forms import Form, draw_shape, input_for, shapes_of, write_shapes
+from pxr_env.play.seat import Message, Seat
+from pxr_env.play.transcript import Moment, Transcript, describe_view, enlarged, text
+
+#: People who play at the same time; one more closes the seat that was not used for longest.
+MAX_SEATS = 8
+#: Seconds after which files of the page go, looked for every so many.
+KEPT_SECONDS, SWEEP_SECONDS = 1800, 60
+#: Side up to which a small image is enlarged, so that a click can hit a pixel of it.
+_PICTURE_SIDE = 840
+#: Turns are played one after the other: the environments of two seats may share a file.
+_IN_TURN: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "turn", "show_progress": "hidden"}
+
+
+@contextmanager
+def seat_page(title: str, heading: str) -> Iterator[tuple[gr.Blocks, gr.HTML, gr.HTML]]:
+    """The frame of a page: what is done in the open context stands at the left, what comes of it at the right.
+
+    Args:
+        title: of the window.
+        heading: Markdown.
+
+    Yields:
+        The page, a line about what is going on, and the place of the transcript.
+    """
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEPT_SECONDS)) as page:
+        gr.Markdown(heading)
+        with gr.Row():
+            left = gr.Column(min_width=320)
+            with gr.Column(min_width=320):
+                status = gr.HTML("", elem_id="status")
+                transcript = gr.HTML("", elem_id="transcript")
+        with left:
+            yield page, status, transcript
+
+
+@dataclass(kw_only=True)
+class Person:
+    """What one browser tab plays, looks at and draws.
+
+    Args:
+        seat: where the person sits.
+        transcript: of the present episode.
+        operation: the name of the one whose form is open.
+        looked: number of the image that is looked at.
+        corner: where the shape that is being drawn began, in fractions of the image.
+        n_picked: images that were clicked for the form.
+    """
+
+    seat: Seat
+    operation: str | None
+    transcript: Transcript = field(default_factory=Transcript)
+    looked: int = 1
+    corner: tuple[float, float] | None = None
+    n_picked: int = 0
+
+    def record(self, turn: str | None, message: Message) -> None:
+        """Adds a turn and its reply to the transcript, and looks at the first new image."""
+        images = [self.seat.images[number - 1] for number in message.images]
+        views = self.seat.info["views"][len(self.seat.images) - len(images) :]
+        overview = self.seat.overview() if turn is not None and self.seat.is_over else None
+        self.transcript.add(Moment(turn=turn, reply=message.text, images=images, views=views, overview=overview))
+        if images:
+            self.looked, self.corner, self.n_picked = message.images[0], None, 0
+        if self.seat.is_over:
+            title, *lines = self.seat.outcome()
+            self.transcript.end(title, *lines)
+
+
+class PersonSeat:
+    """The page of one task.
+
+    Args:
+        make: builds the environment of a new seat.
+        task: its id.
+        first: `seed` and `sample_id` of the first episode of a seat.
+    """
+
+    def __init__(self, make: Callable[[], VisualReasoningEnv], task: str, first: Mapping[str, Any]) -> None:
+        self._make, self._first = make, first
+        env = make()
+        # The first visitor gets the environment that the forms were made from.
+        self._made = [env]
+        heading = f"### Play `{task.replace('`', '')}`"
+        with seat_page(f"{task} · pxr play", heading) as (self.page, self._status, self._transcript):
+            self.page.state_session_capacity = MAX_SEATS
+            self._state = gr.State(None)
+            self._question = gr.HTML(elem_id="question")
+            self._picture = gr.Image(
+                interactive=False, format="png", show_label=False, buttons=["fullscreen"], elem_id="picture"
+            )
+            self._caption = gr.HTML(elem_id="caption")
+            erase = gr.Button("Erase the last shape", size="sm", elem_id="erase", visible=bool(env.operations))
+            self._gallery = gr.Gallery(
+                format="png", columns=6, height="auto", allow_preview=False, show_label=False, buttons=[],
+                fit_columns=False, object_fit="contain", elem_id="gallery",
+            )  # fmt: skip
+            with gr.Column(elem_id="turn") as self._turn:
+                self._forms, tabs, calls = self._operations(env)
+                self._answer = gr.Textbox(label="Answer", submit_btn="Answer", elem_id="answer")
+                with gr.Accordion("Write a turn as a model would", open=False):
+                    self._raw = gr.Textbox(label="It is sent as it stands here", lines=4, elem_id="raw")
+                    send = gr.Button("Send", elem_id="send")
+            starts = self._chooser()
+            with gr.Accordion("System prompt", open=False):
+                self._prompt = gr.HTML(elem_id="prompt")
+            self._connect(erase, tabs, calls, send, starts)
+
+    def _operations(self, env: VisualReasoningEnv) -> tuple[dict[str, Form], dict[str, gr.Tab], dict[str, gr.Button]]:
+        """A tab with a form for each operation."""
+        forms, tabs, calls = {}, {}, {}
+        for name, operation in env.operations.items():
+            with gr.Tab(name) as tabs[name]:
+                fields = fields_of(operation)
+                drawn = [argument.name for argument in fields if argument.kind in DRAWN]
+                how = f" {env.frame.description} Click on the image to draw." if drawn else ""
+                gr.HTML(f'<div class="pxr"><p>{text(operation.description + how)}</p></div>')
+                draws = gr.Radio(drawn, value=drawn[0], label="Clicks draw", visible=len(drawn) > 1) if drawn else None
+                inputs = {argument.name: (argument, input_for(argument, name)) for argument in fields}
+                calls[name] = gr.Button(f"Call {name}", variant="primary", elem_id=f"call-{name}")
+            forms[name] = Form(operation=operation, inputs=inputs, draws=draws)
+        return forms, tabs, calls
+
+    def _chooser(self) -> dict[str, tuple[Any, str]]:
+        """What begins an episode: the name of an argument of `_start` -> what is pressed, and when."""
+        with gr.Row():
+            following = gr.Button("Next sample", elem_id="next")
+            again = gr.Button("Begin this sample again", elem_id="again")
+        with gr.Accordion("Choose a sample", open=False), gr.Row():
+            self._sample_id = gr.Textbox(label="Sample id", submit_btn="Begin", elem_id="sample-id")
+            self._seed = gr.Textbox(label="Seed of the draw", submit_btn="Draw", elem_id="seed")
+        return {
+            "next": (following, "click"),
+            "again": (again, "click"),
+            "sample_id": (self._sample_id, "submit"),
+            "seed": (self._seed, "submit"),
+        }
+
+    def _connect(
+        self, erase: gr.Button, tabs: Mapping[str, gr.Tab], calls: Mapping[str, gr.Button], send: gr.Button, starts: Any
+    ) -> None:
+        arguments = [place for form in self._forms.values() for _, place in form.inputs.values()]
+        choices = [form.draws for form in self._forms.values() if form.draws is not None]
+        given = {self._state, self._answer, self._raw, self._sample_id, self._seed, *arguments, *choices}
+        shown = [self._state, self._question, self._picture, self._caption, self._gallery, self._turn]
+        shown += [self._status, self._transcript, self._prompt, self._answer, self._raw, *arguments]
+        looked = [self._picture, self._caption, *arguments]
+        self.page.load(lambda: self._start(None, **self._first), None, shown, **_IN_TURN)
+        for what, (place, event) in starts.items():
+            getattr(place, event)(lambda data, what=what: self._begin(data, what), given, shown, **_IN_TURN)
+        for name in self._forms:
+            tabs[name].select(lambda data, name=name: self._open(data, name), given, looked, show_progress="hidden")
+            calls[name].click(lambda data, name=name: self._call(data, name), given, shown, **_IN_TURN)
+        self._answer.submit(
+            lambda data: self._act(data, lambda seat: seat.answer(data[self._answer])), given, shown, **_IN_TURN
+        )
+        send.click(lambda data: self._act(data, lambda seat: seat.send(data[self._raw])), given, shown, **_IN_TURN)
+        self._picture.select(self._click, given, looked, show_progress="hidden", trigger_mode="multiple")
+        self._gallery.select(self._pick, given, looked, show_progress="hidden", trigger_mode="multiple")
+        erase.click(self._erase, given, looked, show_progress="hidden")
+        for form in self._forms.values():
+            for argument, place in form.of_kind("image", *DRAWN):
+                typed = self._look if argument.kind == "image" else self._looked
+                place.input(
+                    lambda data, typed=typed, place=place: typed(data, data[place]), given, looked,
+                    show_progress="hidden", trigger_mode="always_last",
+                )  # fmt: skip
+
+    def _person(self, data: Mapping[Any, Any]) -> Person:
+        person = data[self._state]
+        if person is None:
+            raise gr.Error("the seat is closed; expected an open one. Reload.", print_exception=False)
+        return person
+
+    def _begin(self, data: Mapping[Any, Any], what: str) -> dict[Any, Any]:
+        person = self._person(data)
+        match what:
+            case "next":
+                return self._start(person)
+            case "again":
+                return self._start(person, sample_id=person.seat.info["sample_id"])
+            case "sample_id":
+                return self._start(person, sample_id=data[self._sample_id].strip())
+        seed = data[self._seed].strip()
+        if not seed.isdecimal():
+            return self._refused(person, ValueError(f'got the seed "{seed}", expected an integer of at least 0.'))
+        return self._start(person, seed=int(seed))
+
+    def _start(self, person: Person | None, *, seed: int | None = None, sample_id: str | None = None) -> dict[Any, Any]:
+        if person is None:
+            env = self._made.pop() if self._made else self._make()
+            person = Person(seat=Seat(env), operation=next(iter(env.operations), None))
+        try:
+            message = person.seat.start(seed=seed, sample_id=sample_id)
+        except (ValueError, OSError) as error:
+            return self._refused(person, error)
+        person.transcript = Transcript()
+        person.record(None, message)
+        return self._shown(person) | {self._answer: "", self._raw: ""}
+
+    def _call(self, data: Mapping[Any, Any], name: str) -> dict[Any, Any]:
+        form = self._forms[name]
+        return self._act(data, lambda seat: seat.call(name, read_arguments(form.operation, form.texts(data))))
+
+    def _act(self, data: Mapping[Any, Any], play: Callable[[Seat], Message]) -> dict[Any, Any]:
+        """Plays a turn; one that cannot be read is refused, and nothing is sent."""
+        person = self._person(data)
+        try:
+            message = play(person.seat)
+        except (ValueError, OSError) as error:
+            return self._refused(person, error)
+        turn = next(sent.text for sent in reversed(person.seat.messages) if sent.role == "assistant")
+        person.record(turn, message)
+        if message.images or person.seat.is_over:
+            return self._shown(person)
+        # What was filled in for a call that was refused stays, to be mended.
+        return {self._status: _status(person.seat), self._transcript: person.transcript.html()}
+
+    def _refused(self, person: Person, error: Exception) -> dict[Any, Any]:
+        alert = f'<div class="pxr"><p class="error" role="alert">{text(str(error))}</p></div>'
+        return {self._state: person, self._status: _status(person.seat) + alert}
+
+    def _shown(self, person: Person) -> dict[Any, Any]:
+        """The whole page, with the forms emptied of what was drawn."""
+        seat = person.seat
+        drawn = {place: "" for form in self._forms.values() for _, place in form.of_kind(*DRAWN)}
+        images = {place: person.looked for form in self._forms.values() for _, place in form.of_kind("image")}
+        return {
+            self._state: person,
+            self._question: f'<div class="pxr"><h2>{text(seat.env.sample.question)}</h2></div>',
+            self._picture: self._drawn(person, drawn),
+            self._caption: _caption(person),
+            self._gallery: gr.Gallery([*zip(seat.images, map(_label, seat.info["views"]), strict=True)]),
+            self._turn: gr.Column(visible=not seat.is_over),
+            self._status: _status(seat),
+            self._transcript: person.transcript.html(),
+            self._prompt: f'<div class="pxr"><p>{text(seat.messages[0].text)}</p></div>',
+            **drawn,
+            **images,
+        }
+
+    def _open(self, data: Mapping[Any, Any], name: str) -> dict[Any, Any]:
+        """The form of another operation was opened."""
+        person = data[self._state]
+        # The first tab opens before the seat does.
+        if person is None:
+            return {self._picture: gr.skip()}
+        person.operation, person.corner, person.n_picked = name, None, 0
+        return self._looked(data)
+
+    def _look(self, data: Mapping[Any, Any], number: Any) -> dict[Any, Any]:
+        """Looks at the image whose number was typed."""
+        person = self._person(data)
+        if isinstance(number, int | float) and 1 <= number <= len(person.seat.images):
+            person.looked, person.corner = int(number), None
+        return self._looked(data)
+
+    def _looked(self, data: Mapping[Any, Any], typed: object = None, **changed: Any) -> dict[Any, Any]:
+        person = self._person(data)
+        return {self._picture: self._drawn(person, data), self._caption: _caption(person)}
+
+    def _pick(self, data: dict[Any, Any], event: gr.SelectData) -> dict[Any, Any]:
+        """Looks at an image that was clicked, and fills its number into the form."""
+        person = self._person(data)
+        number = int(event.index) + 1
+        filled: dict[Any, Any] = {}
+        if person.operation is not None:
+            form = self._forms[person.operation]
+            if images := form.of_kind("image"):
+                # The next click is for the next argument: compare asks for two.
+                filled[images[person.n_picked % len(images)][1]] = number
+                person.n_picked += 1
+            for _, place in form.of_kind("images"):
+                chosen = [part.strip() for part in data[place].split(",") if part.strip()]
+                kept = [part for part in chosen if part != str(number)]
+                filled[place] = ", ".join(kept if len(kept) < len(chosen) else [*chosen, str(number)])
+        return filled | self._look(data, number)
+
+    def _click(self, data: dict[Any, Any], event: gr.SelectData) -> dict[Any, Any]:
+        """A point, or one of the two ends of a box or a line."""
+        person = self._person(data)
+        if (found := self._drawing(person, data)) is None:
+            return {self._picture: gr.skip()}
+        argument, place = found
+        size = _enlarged(person).size
+        x, y = (min(max(at / edge, 0.0), 1.0) for at, edge in zip(event.index, size, strict=True))
+        numbers: tuple[float, ...] = (x, y)
+        if DRAWN[argument.kind] == 4:
+            if person.corner is None:
+                person.corner = x, y
+                return self._looked(data)
+            (x1, y1), person.corner = person.corner, None
+            numbers = (x1, y1, x, y)
+            if argument.kind in ("box", "boxes"):
+                numbers = (min(x1, x), min(y1, y), max(x1, x), max(y1, y))
+        before = shapes_of(argument, data[place], self._extent(person)) if argument.kind in SEVERAL else []
+        return self._write(person, data, found, [*before, numbers])
+
+    def _erase(self, data: dict[Any, Any]) -> dict[Any, Any]:
+        """Takes back a corner, or the last shape."""
+        person = self._person(data)
+        if (found := self._drawing(person, data)) is None:
+            return {self._picture: gr.skip()}
+        shapes = shapes_of(found[0], data[found[1]], self._extent(person))
+        if person.corner is None:
+            return self._write(person, data, found, shapes[:-1])
+        person.corner = None
+        return self._looked(data)
+
+    def _write(
+        self, person: Person, data: dict[Any, Any], found: tuple[Field, Any], shapes: list[Any]
+    ) -> dict[Any, Any]:
+        """Fills shapes, in fractions of the image, into an input."""
+        place = found[1]
+        data[place] = write_shapes(shapes, self._extent(person), person.seat.env.frame)
+        return {place: data[place]} | self._looked(data)
+
+    def _drawing(self, person: Person, data: Mapping[Any, Any]) -> tuple[Field, Any] | None:
+        """The argument that is drawn; None if there is none."""
+        if person.operation is None or person.seat.is_over or self._forms[person.operation].draws is None:
+            return None
+        form = self._forms[person.operation]
+        return form.inputs[data[form.draws]]
+
+    def _extent(self, person: Person) -> Size:
+        """The numbers at the right and the lower edge of the image that is looked at."""
+        return person.seat.env.frame.extent(person.seat.env.views[person.looked - 1].size)
+
+    def _drawn(self, person: Person, data: Mapping[Any, Any]) -> np.ndarray | None:
+        """The image that is looked at, with the shapes of the open form."""
+        if not person.seat.images:
+            return None
+        image = _enlarged(person)
+        if person.operation is not None and not person.seat.is_over:
+            for argument, place in self._forms[person.operation].of_kind(*DRAWN):
+                for numbers in shapes_of(argument, data[place], self._extent(person)):
+                    draw_shape(image, numbers, is_box=argument.kind in ("box", "boxes"))
+            if person.corner is not None:
+                draw_shape(image, person.corner, is_box=False)
+        return np.asarray(image)
+
+
+def _enlarged(person: Person) -> Image.Image:
+    return enlarged(person.seat.images[person.looked - 1], _PICTURE_SIDE)
+
+
+def _caption(person: Person) -> str:
+    if not person.seat.images:
+        return ""
+    view = person.seat.info["views"][person.looked - 1]
+    return f'<div class="pxr"><p>{text(describe_view(view))}, shown at {view["size"][0]}x{view["size"][1]}</p></div>'
+
+
+def _label(view: Mapping[str, Any]) -> str:
+    return f"{view['index']}" if view.get("time") is None else f"{view['index']} · {view['time']:.2f} s"
+
+
+def _status(seat: Seat) -> str:
+    if not seat.messages:
+        return ""
+    n_turns = sum(message.role == "assistant" for message in seat.messages)
+    n_operations, limits = sum(seat.info["usage"].values()), seat.env.limits
+    return (
+        f'<div class="pxr"><p>sample <b id="sample">{text(seat.info["sample_id"])}</b> · turns {n_turns} / '
+        f"{limits.max_turns} · operations {n_operations} / {limits.max_operations}</p></div>"
+    )
