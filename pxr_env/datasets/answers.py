@@ -14,7 +14,7 @@ from decimal import Decimal
 
 import numpy as np
 
-from pxr_env.datasets.fields import Fields, Label, RowError
+from pxr_env.datasets.fields import Fields, NamedNumber, RowError
 from pxr_env.errors import quote, show
 
 LETTERS = string.ascii_uppercase
@@ -98,7 +98,7 @@ def _read(fields: Fields, value: object, what: str, options: Sequence[str], form
         return _choose(text, text, what, options, form) if options else text
     if isinstance(value, np.number | np.bool_) and not isinstance(value, np.timedelta64):
         value = value.item()
-    if isinstance(value, Label):
+    if isinstance(value, NamedNumber):
         if value.name is None and not options:
             raise RowError(f"{what} is {value.number}, a label without a name; expected the number of one")
         named = "" if value.name is None else fields.neutralized(value.name)
@@ -110,7 +110,7 @@ def _read(fields: Fields, value: object, what: str, options: Sequence[str], form
 
 
 def _came(value: object) -> str:
-    if isinstance(value, Label):
+    if isinstance(value, NamedNumber):
         return f"{value.number} ({show(value.name)})"
     return f"{quote(str(value))} ({type(value).__name__})" if isinstance(value, (*_TEMPORAL, Decimal)) else show(value)
 
@@ -145,7 +145,7 @@ def _choose(value: object, text: str, what: str, options: Sequence[str], form: s
     """The letter of the option that an answer names; `text` is what it is in words."""
     text = text.strip()
     letters = LETTERS[: len(options)]
-    number = value.number if isinstance(value, Label) else value
+    number = value.number if isinstance(value, NamedNumber) else value
     exact = {letter for letter, option in zip(letters, options, strict=True) if option.strip() == text}
     counted = {letter for index, letter in enumerate(letters) if index == number}
     lettered = _lettered(text, letters, options)

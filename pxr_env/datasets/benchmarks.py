@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from pxr_env.arguments import choose, text
 from pxr_env.datasets.answers import check_options, read_options
 from pxr_env.datasets.evidence import box_problem
-from pxr_env.datasets.fields import Fields, Row, RowError
+from pxr_env.datasets.fields import Fields, RowError, TableRow
 from pxr_env.datasets.media import Base64Image, ImageFile, Medium
 from pxr_env.datasets.paths import UnsafePathError
 from pxr_env.datasets.readers import JSONLines, JSONList, Table, find_file, read_json
@@ -380,13 +380,13 @@ class _TaskFiles:
                 )
         self._paths = [paths[task] for task in tasks or paths]
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[TableRow]:
         for path in self._paths:
             for row in JSONList(path).rows():
                 values = row.values
                 if isinstance(values, Mapping):
                     values = {**values, "task": path.stem, "row_of_task": row.key}
-                yield Row(values, f'"{path.name}" {row.place}', row.key)
+                yield TableRow(values, f'"{path.name}" {row.place}', row.key)
 
     def value(self, key: int, column: str) -> Any:
         raise NotImplementedError("videos are files; nothing lies inside of these tables")

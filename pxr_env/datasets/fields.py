@@ -71,7 +71,7 @@ class RowError(Exception):
     """Why a row is no sample. It becomes the `cause` of a `BadRow`."""
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """A row as a reader found it.
 
     Args:
@@ -86,7 +86,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Label:
+class NamedNumber:
     """A value of a column with declared names (`ClassLabel`): the stored number, and its name if it has one."""
 
     number: int
@@ -103,7 +103,7 @@ class Fields:
         row: the row.
     """
 
-    def __init__(self, number: int, row: Row) -> None:
+    def __init__(self, number: int, row: TableRow) -> None:
         values = row.values
         self.row, self.place, self.key = number, row.place, row.key
         self.sample_id: str | None = None
@@ -151,7 +151,7 @@ class Fields:
     def text(self, name: str) -> str:
         """A text for the model that is not blank, neutralized."""
         value = self.values.get(name)
-        if isinstance(value, Label):
+        if isinstance(value, NamedNumber):
             value = value.name
         if not isinstance(value, str) or not value.strip():
             raise RowError(f"{name} is {show(value)}; expected text")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pxr_env.datasets.evidence import box_problem, time_problem
-from pxr_env.datasets.fields import Fields, Row, RowError
+from pxr_env.datasets.fields import Fields, RowError, TableRow
 from pxr_env.datasets.media import Medium, VideoFile
 from pxr_env.datasets.readers import JSONLines, Table, find_file, label_names, with_labels
 from pxr_env.datasets.rows import Dataset, Names, Record
@@ -160,14 +160,14 @@ class SavedTable:
             self._table = self._open().with_format("arrow")
         return self._table
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[TableRow]:
         """Yields the rows with the names of their fields, and their numbers from 0."""
         labels = label_names(self.table.features.to_dict())
         table = self.table.select_columns(list(set(self._columns.values())))
         rows = (row for batch in table.iter(batch_size=_BATCH) for row in batch.to_pylist())
         for number, row in enumerate(rows):
             row = with_labels(row, labels)
-            yield Row({name: row[column] for name, column in self._columns.items()}, f"row {number}", number)
+            yield TableRow({name: row[column] for name, column in self._columns.items()}, f"row {number}", number)
 
     def value(self, key: int, column: str) -> Any:
         """The value of a field in row `key`."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from pxr_env.datasets.fields import Label, Row, RowError
+from pxr_env.datasets.fields import NamedNumber, RowError, TableRow
 from pxr_env.errors import DataError, did_you_mean, quote, show
 
 #: The longest line of a JSON lines file, in bytes.
@@ -27,7 +27,7 @@ class Table(Protocol):
 
     path: Path
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[TableRow]:
         """Yields the rows.
 
         Raises:
@@ -92,7 +92,7 @@ class JSONList:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_values": []}
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[TableRow]:
         """Yields the elements, each with its number from 0 and the line it begins in.
 
         Raises:
@@ -133,7 +133,7 @@ class JSONList:
         wanted = "a list of rows" if self._under is None else f'an object with the rows under "{self._under}"'
         raise DataError(f'"{self.path}" holds {show(_DECODER.decode(text))}; expected {wanted}. Check the format.')
 
-    def _elements(self, text: str, position: int) -> Iterator[Row]:
+    def _elements(self, text: str, position: int) -> Iterator[TableRow]:
         line, counted = 1, 0
         position = _skip(text, position)
         if text[position : position + 1] == "]":
@@ -144,7 +144,7 @@ class JSONList:
                 value, position = _DECODER.raw_decode(text, position)
             except RowError as error:
                 value, position = error, _PLAIN.raw_decode(text, position)[1]
-            yield Row(value, f"row {number} (line {line})", number)
+            yield TableRow(value, f"row {number} (line {line})", number)
             position = _skip(text, position)
             if text[position : position + 1] == "]":
                 return
@@ -157,7 +157,7 @@ class JSONLines:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[TableRow]:
         """Yields the object of every line that is not blank, with its line counted from 1 as an editor does.
 
         Raises:
@@ -178,9 +178,9 @@ class JSONLines:
                             line = file.readline(LONGEST_LINE)
                             end += len(line)
                         error = RowError(f"it is longer than {LONGEST_LINE} bytes; expected a short JSON object")
-                        yield Row(error, f"line {number}", start)
+                        yield TableRow(error, f"line {number}", start)
                     elif line.strip() and line.strip() != codecs.BOM_UTF8:
-                        yield Row(_parse(line), f"line {number}", start)
+                        yield TableRow(_parse(line), f"line {number}", start)
         except OSError as error:
             raise DataError(
                 f'"{self.path}" cannot be read ({error.strerror}); expected a JSON lines file. Check the path.'
@@ -279,7 +279,7 @@ class ParquetTable:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_group": (range(0), "", None)}
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[TableRow]:
         """Yields the rows, with their numbers from 0.
 
         Raises:
@@ -296,7 +296,7 @@ class ParquetTable:
                 batches = file.iter_batches(batch_size=_BATCH, columns=columns)
                 rows = (row for batch in batches for row in batch.to_pylist())
                 for number, row in enumerate(rows):
-                    yield Row(with_labels(row, labels), f"row {number}", number)
+                    yield TableRow(with_labels(row, labels), f"row {number}", number)
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(
                 f'"{self.path}" cannot be read ({quote(str(error))}); expected a parquet file. Download or convert it '
@@ -358,7 +358,7 @@ def label_names(features: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def with_labels(row: dict[str, Any], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """The row, with a `Label` in place of every number of a `ClassLabel` column."""
+    """The row, with a `NamedNumber` in place of every number of a `ClassLabel` column."""
     return {**row, **{column: _label(row[column], names[column]) for column in names if column in row}}
 
 
@@ -367,4 +367,4 @@ def _label(value: Any, names: Sequence[str]) -> Any:
         return [_label(item, names) for item in value]
     if not isinstance(value, int):
         return value
-    return Label(value, names[value] if 0 <= value < len(names) else None)
+    return NamedNumber(value, names[value] if 0 <= value < len(names) else None)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from pxr_env.datasets.answers import check_options, read_answers, with_options
-from pxr_env.datasets.fields import Fields, Row, RowError, printable
+from pxr_env.datasets.fields import Fields, RowError, TableRow, printable
 from pxr_env.datasets.media import Medium
 from pxr_env.datasets.media_files import MediaFiles
 from pxr_env.datasets.paths import DataDirectory
@@ -119,7 +119,7 @@ class CheckedRows(Generic[T]):
 
 def check_rows(
     path: Path,
-    rows: Iterable[Row],
+    rows: Iterable[TableRow],
     convert: Callable[[Fields], T | None],
     *,
     skip_bad_rows: bool = False,

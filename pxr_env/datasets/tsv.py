@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pxr_env.datasets.fields import Row, RowError
+from pxr_env.datasets.fields import RowError, TableRow
 from pxr_env.datasets.readers import check_columns
 from pxr_env.errors import DataError
 
@@ -36,7 +36,7 @@ class TSVTable:
     def __init__(self, path: Path, required: Sequence[str], placed: str) -> None:
         self.path, self._required, self._placed = path, required, placed
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[TableRow]:
         """Yields the rows, with the line each begins in.
 
         Raises:
@@ -53,7 +53,7 @@ class TSVTable:
                     offset = file.tell()
                     values, record = _split(file.readline(LONGEST_ROW), file)
                     if record.strip():
-                        yield Row(_row(columns, values, offset, self._placed), f"line {number}", offset)
+                        yield TableRow(_row(columns, values, offset, self._placed), f"line {number}", offset)
         except OSError as error:
             raise DataError(
                 f'"{self.path}" cannot be read ({error.strerror}); expected a table. Check the path.'

@@ -45,7 +45,7 @@ class _Object:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Scene:
+class _CountScene:
     """A scene as numbers; the objects that are asked for come first."""
 
     corner: tuple[int, int]
@@ -191,7 +191,7 @@ class SyntheticCount(ProceduralSamples):
             without.paste(TRAY_FILL, box)
         return without if hidden else None
 
-    def _scene(self, index: int) -> _Scene:
+    def _scene(self, index: int) -> _CountScene:
         rng = self._rng(index)
         corner = noise_corner(rng, self.side * REDUCTION, self.split)
         red, green, blue = (int(value) for value in rng.integers(180, 206, 3))
@@ -213,7 +213,7 @@ class SyntheticCount(ProceduralSamples):
             slots = rng.permutation(_SLOTS**2)
             objects += [_in_slot(kind, tray, int(slot)) for kind, slot in zip(small, slots, strict=False)]
         objects.sort(key=lambda item: (item.shape, item.colour) != asked)
-        return _Scene(
+        return _CountScene(
             corner=corner,
             shade=(red, green, blue),
             tray=tray,

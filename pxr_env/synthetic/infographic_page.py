@@ -27,7 +27,7 @@ _STRIP_HEIGHT = 9
 
 
 @dataclass(frozen=True, slots=True)
-class Panel:
+class Rectangle:
     """A filled rectangle, its corners rounded by `radius`."""
 
     place: Place
@@ -54,7 +54,7 @@ class Polyline:
 
 
 @dataclass(frozen=True, slots=True)
-class Label:
+class TextLabel:
     """A piece of text inside a place, made smaller where it would not fit.
 
     Args:
@@ -77,7 +77,7 @@ class Label:
 
 
 #: What a page is made of.
-Shape = Panel | Wedge | Polyline | Label
+Shape = Rectangle | Wedge | Polyline | TextLabel
 
 
 #: Least width of a page, and room for each section, in overview pixels.
@@ -131,25 +131,25 @@ def lay_out(size: Size, title: str, sections: Sequence[Section], palette: Palett
     width, height = size
     inner = (_MARGIN, width - _MARGIN)
     shapes: list[Shape] = [
-        Panel((0, 0, width, height), palette.paper),
-        Panel((0, 0, width, _HEADER), palette.header),
-        Panel((0, _HEADER, width, _HEADER + 3), palette.chart[1]),
-        Label(title, (inner[0], 6, inner[1], 30), size=_TITLE, colour=WHITE),
-        Label("An overview in pictures", (inner[0], 30, inner[1], 44), colour=palette.paper),
+        Rectangle((0, 0, width, height), palette.paper),
+        Rectangle((0, 0, width, _HEADER), palette.header),
+        Rectangle((0, _HEADER, width, _HEADER + 3), palette.chart[1]),
+        TextLabel(title, (inner[0], 6, inner[1], 30), size=_TITLE, colour=WHITE),
+        TextLabel("An overview in pictures", (inner[0], 30, inner[1], 44), colour=palette.paper),
     ]
     *upper, last = sections
     room = height - _HEADER - _FOOTER - _GAP * (len(upper) + 2)
     top = _HEADER + _GAP + 3
     for number, section in enumerate(upper):
         bottom = top + room // len(upper)
-        shapes.append(Panel((inner[0] - 4, top, inner[1] + 4, bottom), WHITE, radius=5))
+        shapes.append(Rectangle((inner[0] - 4, top, inner[1] + 4, bottom), WHITE, radius=5))
         heading = (inner[0] + 2, top + 3, inner[1], top + 17)
-        shapes.append(Label(section.template.title, heading, size=_HEADING, colour=palette.header))
+        shapes.append(TextLabel(section.template.title, heading, size=_HEADING, colour=palette.header))
         content = _LAYOUTS[section.kind](section, number, (inner[0] + 2, top + 19, inner[1] - 2, bottom - 5), palette)
         shapes += _in_fine_print(content, palette) if section.fine else content
         top = bottom + _GAP
     place = (inner[0], height - _FOOTER + 3, inner[1], height - _FOOTER + 17)
-    sentence = Label(small_print(last), place, colour=GREY, key=(len(upper), 0, "value"))
+    sentence = TextLabel(small_print(last), place, colour=GREY, key=(len(upper), 0, "value"))
     return [*shapes, fine_print(sentence, palette.strip, _SENTENCE_STRIP) if last.fine else sentence]
 
 
@@ -162,16 +162,16 @@ def _in_fine_print(shapes: Sequence[Shape], palette: Palette) -> list[Shape]:
     """What questions may ask for, on strips; the rest as it is."""
     return [
         fine_print(shape, palette.strip, _NAME_STRIP if shape.key[2] == "name" else _NUMBER_STRIP)
-        if isinstance(shape, Label) and shape.key
+        if isinstance(shape, TextLabel) and shape.key
         else shape
         for shape in shapes
     ]
 
 
-def _texts(section: Section, number: int, row: int) -> tuple[Callable[..., Label], Callable[..., Label]]:
+def _texts(section: Section, number: int, row: int) -> tuple[Callable[..., TextLabel], Callable[..., TextLabel]]:
     """Makers of the labels of a row, which questions know by their keys: its name and its value."""
-    name = functools.partial(Label, text=section.names[row], key=(number, row, "name"))
-    return name, functools.partial(Label, text=section.text(row), key=(number, row, "value"))
+    name = functools.partial(TextLabel, text=section.names[row], key=(number, row, "name"))
+    return name, functools.partial(TextLabel, text=section.text(row), key=(number, row, "value"))
 
 
 def _bars(section: Section, number: int, place: Place, palette: Palette) -> list[Shape]:
@@ -188,7 +188,7 @@ def _bars(section: Section, number: int, place: Place, palette: Palette) -> list
         length = max(4, (right - left - 4) * value // largest)
         shapes += [
             name(place=(x1, top, left - 4, top + height)),
-            Panel((left, top + 1, left + length, top + height - 1), fill, radius=2),
+            Rectangle((left, top + 1, left + length, top + height - 1), fill, radius=2),
             number_of(place=(right, top, x2, top + height), align="r"),
         ]
     return shapes
@@ -208,7 +208,7 @@ def _pie(section: Section, number: int, place: Place, palette: Palette) -> list[
         y, fill = first + row * row_height, palette.chart[row % len(palette.chart)]
         shapes += [
             Wedge((left, top, left + side, top + side), angle, angle + 3.6 * share, fill),
-            Panel((legend, y + height // 2 - 4, legend + 8, y + height // 2 + 4), fill, radius=2),
+            Rectangle((legend, y + height // 2 - 4, legend + 8, y + height // 2 + 4), fill, radius=2),
             name(place=(legend + 13, y, x2 - 32, y + height)),
             number_of(place=(x2 - 28, y, x2, y + height), align="r"),
         ]
@@ -223,17 +223,17 @@ def _table(section: Section, number: int, place: Place, palette: Palette) -> lis
     row_height = min((y2 - y1) // (len(section.names) + 1), 22)
     height = row_height - 3
     edges = [x1 + (x2 - x1) * part // 100 for part in (34, 67, 100)]
-    shapes: list[Shape] = [Panel((x1, y1, x2, y1 + row_height - 1), palette.paper, radius=2)]
+    shapes: list[Shape] = [Rectangle((x1, y1, x2, y1 + row_height - 1), palette.paper, radius=2)]
     for column, name in enumerate(section.columns):
         head = (edges[column] + 4, y1, edges[column + 1] - 3, y1 + row_height - 1)
-        shapes.append(Label(name.capitalize(), head, align="r", colour=palette.header))
+        shapes.append(TextLabel(name.capitalize(), head, align="r", colour=palette.header))
     for row, name in enumerate(section.names):
         y = y1 + (row + 1) * row_height
-        shapes.append(Label(name, (x1 + 3, y, edges[0], y + height)))
-        shapes.append(Panel((x1, y + height + 1, x2, y + height + 2), palette.paper))
+        shapes.append(TextLabel(name, (x1 + 3, y, edges[0], y + height)))
+        shapes.append(Rectangle((x1, y + height + 1, x2, y + height + 2), palette.paper))
         for column in range(len(section.columns)):
             cell = (edges[column] + 10, y, edges[column + 1] - 3, y + height)
-            shapes.append(Label(section.text(row, column), cell, align="r", key=(number, row, str(column))))
+            shapes.append(TextLabel(section.text(row, column), cell, align="r", key=(number, row, str(column))))
     return shapes
 
 
@@ -249,7 +249,7 @@ def _line(section: Section, number: int, place: Place, palette: Palette) -> list
         for row, value in enumerate(values)
     ]
     shapes: list[Shape] = [
-        Panel((x1, low, x2, low + 1), GREY),
+        Rectangle((x1, low, x2, low + 1), GREY),
         Polyline(tuple(points), palette.chart[(number + 2) % len(palette.chart)]),
     ]
     for row, (_, y) in enumerate(points):
@@ -269,10 +269,10 @@ def _facts(section: Section, number: int, place: Place, palette: Palette) -> lis
         _, number_of = _texts(section, number, row)
         left, right = x1 + row * step + 2, x1 + (row + 1) * step - 2
         shapes += [
-            Panel((left, y1 + 2, right, y2 - 2), palette.paper, radius=4),
-            Panel((left, y1 + 2, right, y1 + 6), palette.chart[row], radius=2),
+            Rectangle((left, y1 + 2, right, y2 - 2), palette.paper, radius=4),
+            Rectangle((left, y1 + 2, right, y1 + 6), palette.chart[row], radius=2),
             number_of(place=(left + 5, middle - 18, right - 5, middle + 2), **large),
-            Label(name, (left + 2, middle + 7, right - 2, middle + 20), align="m"),
+            TextLabel(name, (left + 2, middle + 7, right - 2, middle + 20), align="m"),
         ]
     return shapes
 
@@ -280,7 +280,7 @@ def _facts(section: Section, number: int, place: Place, palette: Palette) -> lis
 _LAYOUTS = {"bars": _bars, "pie": _pie, "table": _table, "line": _line, "facts": _facts}
 
 
-def fine_print(label: Label, colour: Colour, width: int) -> Label:
+def fine_print(label: TextLabel, colour: Colour, width: int) -> TextLabel:
     """Returns a label as fine print on a strip of some width and colour, at the same side of the label's place."""
     x1, y1, x2, y2 = label.place
     width, height = min(width, x2 - x1), min(_STRIP_HEIGHT, y2 - y1)
@@ -291,7 +291,7 @@ def fine_print(label: Label, colour: Colour, width: int) -> Label:
 
 def box_of(shapes: Sequence[Shape], keys: Collection[Key]) -> Box:
     """Returns the box around the labels of some keys in source pixels."""
-    places = [shape.place for shape in shapes if isinstance(shape, Label) and shape.key in keys]
+    places = [shape.place for shape in shapes if isinstance(shape, TextLabel) and shape.key in keys]
     return around(places, REDUCTION)
 
 
@@ -306,9 +306,9 @@ def draw_page(size: Size, shapes: Sequence[Shape], *, without: Collection[Key] =
     image = Image.new("RGB", (size[0] * REDUCTION, size[1] * REDUCTION))
     draw = ImageDraw.Draw(image)
     for shape in shapes:
-        if isinstance(shape, Label):
+        if isinstance(shape, TextLabel):
             _draw_label(image, draw, shape, is_empty=shape.key in without)
-        elif isinstance(shape, Panel):
+        elif isinstance(shape, Rectangle):
             draw.rounded_rectangle(_scaled(shape.place), radius=shape.radius * REDUCTION, fill=shape.fill)
         elif isinstance(shape, Wedge):
             draw.pieslice(
@@ -328,7 +328,7 @@ def _scaled(place: Place) -> Place:
     return x1, y1, x2 - 1, y2 - 1
 
 
-def _draw_label(image: Image.Image, draw: ImageDraw.ImageDraw, label: Label, *, is_empty: bool) -> None:
+def _draw_label(image: Image.Image, draw: ImageDraw.ImageDraw, label: TextLabel, *, is_empty: bool) -> None:
     x1, y1, x2, y2 = (value * REDUCTION for value in label.place)
     if label.strip is None:
         if not is_empty:

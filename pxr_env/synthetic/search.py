@@ -43,7 +43,7 @@ class _PlacedBox:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Scene:
+class _SearchScene:
     """A scene as numbers; clutter is x, y, width, height, grey, and the box that is asked for comes first."""
 
     corner: tuple[int, int]
@@ -207,7 +207,7 @@ class SyntheticSearch(ProceduralSamples):
         blank.paste(COLOURS[target.colour], target.box)
         return blank
 
-    def _scene(self, index: int) -> _Scene:
+    def _scene(self, index: int) -> _SearchScene:
         rng, side = self._rng(index), self.side * REDUCTION
         corner, shade = noise_corner(rng, side, self.split), int(rng.integers(110, 170))
         smallest, largest = side // 56, side * 60 // 336
@@ -216,7 +216,7 @@ class SyntheticSearch(ProceduralSamples):
             width, height = (int(value) for value in rng.integers(smallest, largest, 2))
             x, y = (int(value) for value in rng.integers(0, side - largest, 2))
             clutter.append((x, y, width, height, int(rng.integers(70, 220))))
-        return _Scene(corner=corner, shade=shade, clutter=tuple(clutter), boxes=tuple(self._place_boxes(rng)))
+        return _SearchScene(corner=corner, shade=shade, clutter=tuple(clutter), boxes=tuple(self._place_boxes(rng)))
 
     def _place_boxes(self, rng: np.random.Generator) -> list[_PlacedBox]:
         """Boxes of distinct colours in distinct cells, aligned to half of their cell; the target first."""

@@ -122,7 +122,7 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Scene:
+class _VideoScene:
     """A video as numbers; the event that is asked for comes first. `need` is None, "time" or "detail"."""
 
     stage: Stage
@@ -298,7 +298,7 @@ class SyntheticVideo(ProceduralSamples):
         scene = _scene(self, index)
         return draw_frame(scene.stage, scene.events, frame)
 
-    def _make_scene(self, index: int) -> _Scene:
+    def _make_scene(self, index: int) -> _VideoScene:
         rng = self._rng(index)
         corner = noise_corner(rng, max(self.size), self.split)
         red, green, blue = (int(value) for value in rng.integers(176, 202, 3))
@@ -319,7 +319,7 @@ class SyntheticVideo(ProceduralSamples):
         anywhere = list(range(self.n_frames - self.event_frames + 1))
         events += [self._event(rng, mover, anywhere, hidden=False) for mover in others[: self.n_distractors]]
         stage = Stage(size=self.size, corner=corner, shade=(red, green, blue), movers=movers)
-        return _Scene(stage=stage, events=tuple(events), need=need)
+        return _VideoScene(stage=stage, events=tuple(events), need=need)
 
     def _event(self, rng: np.random.Generator, mover: int, starts: list[int], *, hidden: bool) -> Event:
         start = starts[int(rng.integers(len(starts)))]
@@ -327,7 +327,7 @@ class SyntheticVideo(ProceduralSamples):
         value = values[int(rng.integers(len(values)))]
         return Event(mover=mover, start=start, stop=start + self.event_frames, value=value, hidden=hidden)
 
-    def _call(self, scene: _Scene, times: tuple[float, float]) -> OperationCall | None:
+    def _call(self, scene: _VideoScene, times: tuple[float, float]) -> OperationCall | None:
         """What shows a hard event."""
         event = scene.events[0]
         if scene.need == "time":
@@ -340,7 +340,7 @@ class SyntheticVideo(ProceduralSamples):
 
 
 @functools.lru_cache(maxsize=64)
-def _scene(task: SyntheticVideo, index: int) -> _Scene:
+def _scene(task: SyntheticVideo, index: int) -> _VideoScene:
     return task._make_scene(index)
 
 

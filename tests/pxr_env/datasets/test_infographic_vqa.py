@@ -63,7 +63,6 @@ def test_bad_rows_are_named(directory, causes):
         "2": (row(2, answers=None), "answers is null"),
         "3": (row(3, answers={"a": 1}), 'answers is {"a": 1}; expected text or a number'),
         "4": (row(4, image_local_name="no.jpg"), 'image "no.jpg" does not exist in "infographicsvqa_images"'),
-        "5": (row(5, image_local_name="../china.jpg"), "leaves the directory"),
         "6": (row(6, answer_type=3), "answer_type is 3"),
     }
     write(directory / "infographicsVQA_val_v1.0.json", [row(0), *(bad for bad, _ in expected.values())])

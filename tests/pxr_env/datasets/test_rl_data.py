@@ -117,16 +117,7 @@ def data_directory(directory):
 FRAMES = [f"videos/clip/{number}.png" for number in range(1, 7)]
 BAD = [
     (row("missing", ["images/no.png"]), 'image "images/no.png" does not exist'),
-    (row("folder", ["images"]), 'image "images" is no file'),
-    (row("no image", ["images/text.png"]), 'image "images/text.png" cannot be decoded'),
-    (row("narrow", ["images/narrow.png"]), "is 2010x10; expected sides with a ratio of at most 200"),
-    (row("up", ["../secret.png"]), 'image "../secret.png" leaves the directory'),
-    (row("down and up", ["images/../../secret.png"]), "leaves the directory"),
     (row("absolute", ["/etc/passwd"]), "leaves the directory"),
-    (row("backslash", ["..\\secret.png"]), "has a backslash"),
-    (row("zero", ["images/a\0.png"]), "has a control character"),
-    (row("none", []), "image is []; expected at least one image"),
-    (row("half", ["images/small.png", None]), "image 2 is null; expected a path"),
     (row("no frame", [*FRAMES, "videos/clip/7.png"], is_video=True), 'frame 7 "videos/clip/7.png" does not exist'),
     (row("other size", [FRAMES[0], "images/china.jpg"], is_video=True), "frame 2 is 640x427 and frame 1 40x30"),
     (row("no video", ["images/x.mp4"], is_video=True), 'video "images/x.mp4" does not exist'),

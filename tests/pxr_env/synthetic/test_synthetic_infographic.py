@@ -10,7 +10,7 @@ from pxr_env.media import cut
 from pxr_env.synthetic import SyntheticInfographic
 from pxr_env.synthetic.infographic import _page
 from pxr_env.synthetic.infographic_content import KINDS, MONTHS
-from pxr_env.synthetic.infographic_page import Label, draw_page, fitting_font
+from pxr_env.synthetic.infographic_page import TextLabel, draw_page, fitting_font
 
 
 @functools.cache
@@ -91,7 +91,7 @@ def test_plain_text_that_decides_is_large_enough_for_the_first_view():
     for index in range(200):
         page = _page(data(), index)
         for label in page.shapes:
-            if isinstance(label, Label) and label.key in page.question.keys and label.strip is None:
+            if isinstance(label, TextLabel) and label.key in page.question.keys and label.strip is None:
                 font = fitting_font(label.text, label.size * 4, 4 * (label.place[2] - label.place[0]))
                 assert font.size >= 4 * 9
 
@@ -153,7 +153,7 @@ def test_labels_keep_to_the_page_and_apart_from_each_other():
     for index in range(60):
         page = _page(crowded, index)
         width, height = page.size
-        places = [shape.place for shape in page.shapes if isinstance(shape, Label)]
+        places = [shape.place for shape in page.shapes if isinstance(shape, TextLabel)]
         for number, (x1, y1, x2, y2) in enumerate(places):
             assert 0 <= x1 < x2 <= width
             assert 0 <= y1 < y2 <= height
