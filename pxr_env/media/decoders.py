@@ -112,7 +112,7 @@ class PyAVDecoder:
         for begin in self._beginnings(index):
             frame = self._find(index, begin)
             if frame is not None:
-                return self._upright(frame, index)
+                return _checked(turn(_rgb(frame), self._index.orientation), self._path, self._index, index)
         raise _missing_frame(self._path, index)
 
     def close(self) -> None:
@@ -170,10 +170,6 @@ class PyAVDecoder:
         position = int(np.searchsorted(pts, frame.pts))
         return position if position < len(pts) and pts[position] == frame.pts else None
 
-    def _upright(self, frame: VideoFrame, index: int) -> Image.Image:
-        pixels = self._index.orientation.apply(_rgb(frame))
-        return _image(pixels, self._path, self._index, index)
-
 
 class _DecordMismatchError(Exception):
     """decord and PyAV see different frames in a file, and PyAV is believed."""
@@ -207,7 +203,7 @@ class DecordDecoder:
                 frame = self._reader[index]
                 # A program may have set decord's bridge to the tensors of a framework.
                 pixels = frame.asnumpy() if hasattr(frame, "asnumpy") else np.asarray(frame)
-                return _image(pixels, self._path, self._index, index)
+                return _checked(Image.fromarray(pixels), self._path, self._index, index)
             except Exception:  # of any kind, and PyAV decides
                 self._fallback = PyAVDecoder(self._path, self._index)
         return self._fallback.read(index)
@@ -218,21 +214,20 @@ class DecordDecoder:
             self._fallback.close()
 
 
-def _rgb(frame: VideoFrame) -> np.ndarray:
-    """The pixels of a decoded frame, uint8 HxWx3; what is transparent is shown over white, as in pictures."""
+def _rgb(frame: VideoFrame) -> Image.Image:
+    """A decoded frame as RGB; what is transparent is shown over white, as in pictures."""
     if any(component.is_alpha for component in frame.format.components):
-        return np.asarray(to_rgb(Image.fromarray(frame.to_ndarray(format="rgba"))))
-    return frame.to_ndarray(format="rgb24")
+        return to_rgb(Image.fromarray(frame.to_ndarray(format="rgba")))
+    return Image.fromarray(frame.to_ndarray(format="rgb24"))
 
 
-def _image(pixels: np.ndarray, path: str, video: VideoIndex, index: int) -> Image.Image:
-    height, width = pixels.shape[:2]
-    if (width, height) != video.size:
+def _checked(image: Image.Image, path: str, video: VideoIndex, index: int) -> Image.Image:
+    if image.size != video.size:
         raise MediaError(
-            f'frame {index} of video file "{path}" is {width}x{height} and the first one {video.size[0]}x'
+            f'frame {index} of video file "{path}" is {image.width}x{image.height} and the first one {video.size[0]}x'
             f"{video.size[1]}; expected frames of one size. Convert it."
         )
-    return Image.fromarray(np.ascontiguousarray(pixels))
+    return image
 
 
 def _missing_frame(path: str, index: int) -> MediaError:

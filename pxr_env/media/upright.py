@@ -167,7 +167,12 @@ def upright_size(image: Image.Image) -> Size:
     if _WIDTH_TAG in tags and _HEIGHT_TAG in tags:
         # As stored: Pillow has exchanged those in `image.size` already, for some orientations.
         width, height = tags[_WIDTH_TAG], tags[_HEIGHT_TAG]
-    return (height, width) if orientation(image) >= _FIRST_SIDEWAYS else (width, height)
+    return turned_size((width, height), orientation(image))
+
+
+def turned_size(size: Size, turned: int) -> Size:
+    """Returns the size of a picture of that orientation when it is upright."""
+    return (size[1], size[0]) if turned >= _FIRST_SIDEWAYS else size
 
 
 def turn(pixels: Image.Image, turned: int) -> Image.Image:

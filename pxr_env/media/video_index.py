@@ -23,7 +23,7 @@ from PIL import Image
 from pxr_env.errors import MediaError
 from pxr_env.geometry import Size
 from pxr_env.media.images import MAX_ASPECT_RATIO, check_area, decoding
-from pxr_env.media.upright import upright_size
+from pxr_env.media.upright import turned_size, upright_size
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -35,35 +35,9 @@ if TYPE_CHECKING:
 _DEMUXERS = "mov,matroska,avi,flv,mpegts,mpeg,asf,ogg"
 #: Entries of a display matrix are fixed-point numbers with this value for 1.
 _ONE = 1 << 16
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Orientation:
-    """How a decoded picture becomes upright: rows and columns are exchanged first, then it is mirrored.
-
-    Args:
-        is_sideways: exchange rows and columns.
-        is_mirrored_x: then exchange left and right.
-        is_mirrored_y: then exchange top and bottom.
-    """
-
-    is_sideways: bool = False
-    is_mirrored_x: bool = False
-    is_mirrored_y: bool = False
-
-    def size(self, width: int, height: int) -> Size:
-        """Returns width and height of the upright picture."""
-        return (height, width) if self.is_sideways else (width, height)
-
-    def apply(self, pixels: np.ndarray) -> np.ndarray:
-        """Returns the upright picture of a decoded one, arrays HxWx3."""
-        if self.is_sideways:
-            pixels = pixels.transpose(1, 0, 2)
-        return pixels[:: -1 if self.is_mirrored_y else 1, :: -1 if self.is_mirrored_x else 1]
-
-
-#: Most videos.
-UPRIGHT = Orientation()
+#: Whether rows and columns are exchanged -> Exif's orientation where the rest is mirrored: not at all, left and right, top
+#: and bottom, both. See `upright.turn`.
+_ORIENTATIONS = {False: (1, 2, 4, 3), True: (5, 6, 8, 7)}
 
 
 def import_av(path: str) -> ModuleType:
@@ -113,8 +87,8 @@ def open_stream(path: str) -> tuple[InputContainer, VideoStream]:
     return container, stream
 
 
-def orientation(frame: VideoFrame, path: str) -> Orientation:
-    """Returns how a frame is turned, from its display matrix, which phones write into portrait videos.
+def frame_orientation(frame: VideoFrame, path: str) -> int:
+    """Returns the Exif orientation of a frame, from its display matrix, which phones write into portrait videos.
 
     Source: libavutil/display.h: x' = a x + c y, y' = b x + d y for the matrix a b u, c d v, x y w.
 
@@ -124,12 +98,11 @@ def orientation(frame: VideoFrame, path: str) -> Orientation:
     side_data: Any = frame.side_data  # PyAV declares it as a dictionary; it iterates over its values
     matrices = [bytes(data) for data in side_data if data.type.name == "DISPLAYMATRIX"]
     if not matrices:
-        return UPRIGHT
+        return 1
     a, b, _, c, d = struct.unpack("=5i", matrices[0][:20])
-    if (b, c) == (0, 0) and a and d:
-        return Orientation(is_mirrored_x=a < 0, is_mirrored_y=d < 0)
-    if (a, d) == (0, 0) and b and c:
-        return Orientation(is_sideways=True, is_mirrored_x=c < 0, is_mirrored_y=b < 0)
+    for is_sideways, across, down, others in ((False, a, d, (b, c)), (True, c, b, (a, d))):
+        if others == (0, 0) and across and down:
+            return _ORIENTATIONS[is_sideways][(across < 0) + 2 * (down < 0)]
     raise MediaError(
         f'video file "{path}" is to be shown tilted (display matrix {a / _ONE:.2f} {b / _ONE:.2f} {c / _ONE:.2f} '
         f"{d / _ONE:.2f}); expected a turn by 0, 90, 180 or 270 degrees. Convert it."
@@ -220,7 +193,7 @@ class VideoIndex:
         last_duration: how long the last frame is shown, in units of `time_base`.
         starts: frames at which decoding can begin, int64, increasing.
         by_count: frames are found by counting from the beginning, not by their presentation time.
-        orientation: how decoded pictures become upright.
+        orientation: of decoded pictures, as in Exif.
         decoder: who decodes it first.
     """
 
@@ -230,7 +203,7 @@ class VideoIndex:
     last_duration: int
     starts: np.ndarray
     by_count: bool = False
-    orientation: Orientation = UPRIGHT
+    orientation: int = 1
     decoder: Literal["decord", "pyav", "pillow"] = "pyav"
 
     @property
@@ -288,12 +261,12 @@ def _index_packets(path: str) -> VideoIndex:
             # Cut between keyframes: it begins where decoding can, as in players.
             shown = [packet for packet in shown if packet.pts is None or packet.pts >= first.pts]
         pts = [packet.pts for packet in shown if packet.pts is not None]
-        turned = orientation(first, path)
-        size = turned.size(first.width, first.height)
+        turned = frame_orientation(first, path)
+        size = turned_size((first.width, first.height), turned)
         rate, time_base = stream.average_rate, stream.time_base
         if not pts or len(set(pts)) < len(shown) or time_base is None:
             return _index_by_count(path, size, turned)
-        is_safe = turned == UPRIGHT and len(container.streams.video) == 1
+        is_safe = turned == 1 and len(container.streams.video) == 1
         # decord makes room for as many frames as the header says, and ends the process where it finds none.
         is_safe = is_safe and stream.frames in (0, len(packets))
         is_safe = is_safe and _is_plain(first) and _is_countable(packets, shown)
@@ -366,7 +339,7 @@ def _starts_afresh(codec: str, extradata: bytes, packet: Packet) -> bool:
     return False
 
 
-def _index_by_count(path: str, size: Size, turned: Orientation) -> VideoIndex:
+def _index_by_count(path: str, size: Size, turned: int) -> VideoIndex:
     """Decodes the whole file once. Where its times are not those of all frames, the frames lie at equal distances."""
     with open_container(path) as (container, stream):
         pts = [frame.pts for frame in container.decode(stream)]
