@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 _DEMUXERS = "mov,matroska,avi,flv,mpegts,mpeg,asf,ogg"
 #: Entries of a display matrix are fixed-point numbers with this value for 1.
 _ONE = 1 << 16
-#: Whether rows and columns are exchanged -> Exif's orientation where the rest is mirrored: not at all, left and right, top
-#: and bottom, both. See `upright.turn`.
+#: Whether rows and columns are exchanged -> Exif's orientation where the rest is mirrored: not at all, left and right,
+#: top and bottom, both. See `upright.turn`.
 _ORIENTATIONS = {False: (1, 2, 4, 3), True: (5, 6, 8, 7)}
 
 
