@@ -6,7 +6,7 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -58,17 +58,17 @@ class AgentChoice:
             )
         if not self.has_model and self.model is not None:
             raise ValueError(
-                f"--model {self.model} came with --agent {self.name}, which takes no model. Use --agent transformers, "
+                f"got --model {self.model} with --agent {self.name}, which takes no model. Use --agent transformers, "
                 "vllm or openai."
             )
         if self.has_model:
             self._check_model()
         if self.engine and self.name not in ("transformers", "vllm"):
-            raise ValueError(f"engine arguments came with --agent {self.name}; only transformers and vllm take some")
+            raise ValueError(f"got engine arguments with --agent {self.name}; only transformers and vllm take some")
         if self.body and self.name != "openai":
-            raise ValueError(f"body fields came with --agent {self.name}; only openai takes some")
+            raise ValueError(f"got body fields with --agent {self.name}; only openai takes some")
         if self.sampling.stop and not self.has_model:
-            raise ValueError(f"stop strings came with --agent {self.name}; only agents with a model take some")
+            raise ValueError(f"got stop strings with --agent {self.name}; only agents with a model take some")
 
     @property
     def has_model(self) -> bool:
@@ -97,13 +97,13 @@ class AgentChoice:
     def _check_model(self) -> None:
         if self.name == "openai":
             if self.model is None or self.server is None:
-                raise ValueError("--agent openai came without --model NAME and --base-url URL. Expected both.")
+                raise ValueError("got --agent openai without --model NAME and --base-url URL, expected both")
             return
         if self.server is not None:
-            raise ValueError(f"a base URL came with --agent {self.name}; expected one with --agent openai only")
+            raise ValueError(f"got a base URL with --agent {self.name}, expected one with --agent openai only")
         if self.model is None:
             raise ValueError(
-                f"--agent {self.name} came without a model. Expected --model DIRECTORY, a checkpoint, or its hub name."
+                f"got --agent {self.name} without a model, expected --model DIRECTORY, a checkpoint, or its hub name."
             )
         find_checkpoint(self.model)
 
@@ -112,12 +112,8 @@ _checkpoint = functools.cache(functools.partial(find_checkpoint, weights=True))
 
 
 @contextmanager
-def open_agent(choice: AgentChoice, client: ChatClient | None = None) -> Iterator[Agent]:
+def open_agent(choice: AgentChoice) -> Iterator[Agent]:
     """The agent, until the end of the `with` block. Only the libraries it needs are imported.
-
-    Args:
-        choice: who plays.
-        client: of the server, for "openai".
 
     Raises:
         ImportError: its libraries, or the module of an own agent, are missing.
@@ -126,17 +122,10 @@ def open_agent(choice: AgentChoice, client: ChatClient | None = None) -> Iterato
     if choice.name == "openai":
         from pxr_agents.remote import OpenAIAgent
 
-        assert client is not None
-        remote = OpenAIAgent(
-            client,
-            choice.sampling,
-            concurrency=choice.concurrency,
-            extra=choice.body,
-        )
-        try:
+        assert choice.server is not None
+        client = ChatClient(choice.server)
+        with closing(OpenAIAgent(client, choice.sampling, concurrency=choice.concurrency, extra=choice.body)) as remote:
             yield remote
-        finally:
-            remote.close()
     elif choice.name == "vllm":
         from pxr_agents.agents import VLMAgent
         from pxr_agents.engines.vllm import VLLMEngine

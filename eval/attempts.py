@@ -1,7 +1,7 @@
 """How one episode is watched: what it took, and why it has no score if it has none.
 
-The rollout loop knows environments and agents. Here both get a thin cover: `Attempt` around an environment turns data
-that cannot be shown, and an agent that gave up, into the end of the episode instead of the end of the run; `Watch`
+The rollout loop knows environments and agents. Here both get a thin cover: `WatchedEnv` around an environment turns
+data that cannot be shown, and an agent that gave up, into the end of the episode instead of the end of the run; `Watch`
 around the agent counts tokens and seconds.
 """
 
@@ -25,15 +25,14 @@ UNANSWERED = "unanswered"
 
 
 class CannotBeAsked(Exception):
-    """Raised by a wrapper inside an `Attempt`: the episode cannot go on, and has no score for the reason given."""
+    """Raised by a wrapper inside a `WatchedEnv`: the episode cannot go on, and has no score for the reason given."""
 
 
-class Attempt(gymnasium.Wrapper):
+class WatchedEnv(gymnasium.Wrapper):
     """An environment whose episodes end with a reason where the data, or the agent, fail.
 
     Attributes:
         reason: why the running episode has no score; None as long as nothing failed.
-        info: the last info of the episode.
         digest: of the sample, see `eval.data_hash`.
         cluster: what the sample belongs to, None if it stands alone.
         shown: digests of the images of every observation of the episode so far.
@@ -99,7 +98,7 @@ class Watch:
 
     def __init__(self, agent: Agent, repeats: Sequence[int]) -> None:
         self._agent, self._repeats = agent, repeats
-        self._attempts: dict[int, Attempt] = {}
+        self._attempts: dict[int, WatchedEnv] = {}
         self._spent: dict[int, dict[str, Any]] = {}
         self._given_up: list[int] = []
         self._asked_at: dict[int, float] = {}
@@ -107,7 +106,7 @@ class Watch:
         self._last: dict[str, Any] = {}
 
     def start(self, key: int, env: gymnasium.Env) -> None:
-        assert isinstance(env, Attempt)
+        assert isinstance(env, WatchedEnv)
         self._attempts[key] = env
         self._spent[key] = {"repeat": self._repeats[key], "model_seconds": 0.0}
         self._started_at[key] = time.perf_counter()

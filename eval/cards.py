@@ -39,7 +39,7 @@ _lock = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Mark:
+class SourceMark:
     """A box drawn on a source, all in source pixels.
 
     Args:
@@ -79,7 +79,7 @@ class SourcePicture:
     frame: int | None
     width: float
     height: float
-    marks: tuple[Mark, ...]
+    marks: tuple[SourceMark, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -342,20 +342,18 @@ def _video_frames(source: VideoSource, episode: Episode, number: int) -> list[in
 
 def arrange(
     episode: Episode, source: int, frame: int | None, size: tuple[float, float], time: float | None = None
-) -> tuple[Mark, ...]:
+) -> tuple[SourceMark, ...]:
     """The boxes of all views of one source in their order, then the evidence.
 
     Views of the whole source get no box, it would only frame the picture. Badges stand in the upper left corner of
     their box, and to the right of a badge that stands there already.
 
     Args:
-        episode: whose views.
         source: its number, from 1.
         frame: of a video; None for an image.
-        size: of the source in pixels.
         time: of the frame, where the video is there; else what the views say of it.
     """
-    marks: list[Mark] = []
+    marks: list[SourceMark] = []
     for look in looks(episode, source):
         box, label = tuple(look["box"]), str(look["index"])
         if look.get("frame") == frame and box != (0, 0, *size):
@@ -382,10 +380,12 @@ def _in_time(episode: Episode, frame: int | None, time: float | None) -> bool:
     return any(look.get("frame") == frame and start <= look.get("time", start) < end for look in looks(episode))
 
 
-def _mark(look: Mapping[str, Any], kind: str, label: str, turn: int, badge: tuple[float, float, float, float]) -> Mark:
+def _mark(
+    look: Mapping[str, Any], kind: str, label: str, turn: int, badge: tuple[float, float, float, float]
+) -> SourceMark:
     x1, y1, x2, y2 = look["box"]
     points = " ".join(f"{x:g},{y:g}" for x, y in look["corners"]) if look.get("corners") is not None else None
-    return Mark(
+    return SourceMark(
         x=x1, y=y1, width=x2 - x1, height=y2 - y1, points=points, kind=kind, label=label, turn=turn, badge=badge
     )
 

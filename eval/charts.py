@@ -28,7 +28,7 @@ class Tick:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
+class ChartLine:
     """One series: `raw` and `smooth` are values of the `points` attribute of an SVG polyline.
 
     `last` is the value at the `end` of the smooth line, to be written at height `last_y`; `points` are x and the raw
@@ -61,7 +61,7 @@ class Chart:
     title: str
     caption: str
     x_label: str
-    lines: tuple[Line, ...]
+    lines: tuple[ChartLine, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     x_range: tuple[float, float]
@@ -115,10 +115,8 @@ def line_chart(
     Returns:
         The chart, or None if no series has a point.
     """
-    finite = {
-        name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)] for name, points in series.items()
-    }
-    finite = {name: points for name, points in finite.items() if points}
+    drawn = ((name, [point for point in points if all(map(math.isfinite, point))]) for name, points in series.items())
+    finite = {name: points for name, points in drawn if points}
     if not finite:
         return None
     xs = [x for points in finite.values() for x, _ in points]
@@ -136,7 +134,7 @@ def line_chart(
     ends = {name: scale.place(*points[-1]) for name, points in smooth.items()}
     label_heights = spread({name: y for name, (_, y) in ends.items()}, _LABEL_GAP, (_TOP, HEIGHT - _BOTTOM))
     lines = [
-        Line(
+        ChartLine(
             name=name,
             points=tuple(thin(points)),
             raw=_polyline([scale.place(x, y) for x, y in _stairs(thin(points), steps)]),

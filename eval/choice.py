@@ -44,7 +44,7 @@ class Choice:
             if value is not None and value < 1:
                 raise ValueError(f"got --{name} {value}, expected at least 1, or no limit for all samples")
         if self.sample_ids is not None and len(set(self.sample_ids)) != max(1, len(self.sample_ids)):
-            raise ValueError("--sample-ids came without ids, or with the same one twice; expected different ids")
+            raise ValueError("got --sample-ids without ids, or with the same one twice; expected different ids")
 
     def choose(self, env: gymnasium.Env) -> list[str]:
         """The ids of the samples, in the order they are run.

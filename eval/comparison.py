@@ -39,11 +39,10 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Comparison:
+class RunComparison:
     """Runs on their common samples.
 
     Args:
-        names: of the runs, in the order they were given.
         differences: of their manifests, those that matter first.
         n_samples: samples of each run.
         n_common: samples that all runs have, the same ones by their digests, and with a score.
@@ -52,7 +51,6 @@ class Comparison:
         n_clusters: groups of the compared samples that belong together.
         metrics: of each run over the common samples, see `eval.metrics.evaluation_metrics`; those named `NAME_all`
             over the samples that some run could not score as well, where they count as wrong.
-        pairs: every two runs.
     """
 
     names: tuple[str, ...]
@@ -85,11 +83,12 @@ class Comparison:
         return obstacles
 
 
-def compare_runs(directories: Sequence[Path], *, compared: Collection[str] = MODEL_FIELDS, seed: int = 0) -> Comparison:
+def compare_runs(
+    directories: Sequence[Path], *, compared: Collection[str] = MODEL_FIELDS, seed: int = 0
+) -> RunComparison:
     """Compare finished runs on the samples they share.
 
     Args:
-        directories: two or more, written by `python -m eval run`.
         compared: fields of the manifest that are meant to differ.
         seed: of random changes of sign, see `eval.significance.sign_flip_p`.
 
@@ -120,7 +119,7 @@ def compare_runs(directories: Sequence[Path], *, compared: Collection[str] = MOD
         [replace(record, cluster=cluster) for name, cluster in clusters.items() for record in group[name]]
         for group in groups
     ]
-    return Comparison(
+    return RunComparison(
         names=names,
         differences=tuple(find_differences(manifests, compared)),
         n_samples=tuple(map(len, groups)),
@@ -153,7 +152,7 @@ def common_samples(groups: Sequence[Mapping[str, Sequence[_Scored]]]) -> tuple[l
     return shared, scored, same
 
 
-def verdict(comparison: Comparison, pair: Pair, metric: str) -> str:
+def verdict(comparison: RunComparison, pair: Pair, metric: str) -> str:
     """One sentence about two runs: which one is better, that this is not known, or that they cannot be compared."""
     if comparison.obstacles:
         return f"{pair.first} and {pair.second} are not ranked: {'; '.join(comparison.obstacles)}."
@@ -226,9 +225,7 @@ def _names(directories: Sequence[Path]) -> tuple[str, ...]:
         names = tuple("/".join(part[-length:]) for part in parts)
         if len(set(names)) == len(names):
             return names
-    raise ValueError(
-        f"the same run came twice: {quote(', '.join(map(str, directories)), 200)}; expected different ones"
-    )
+    raise ValueError(f"got the same run twice: {quote(', '.join(map(str, directories)), 200)}; expected different ones")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -256,7 +253,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
+def print_comparison(comparison: RunComparison, console: Console | None = None) -> None:
     """Print all of it; differences on a line each, so that no terminal is too narrow."""
     console = console or open_console()
     if comparison.differences:

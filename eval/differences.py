@@ -98,7 +98,6 @@ class Difference:
         field: its path, such as "sampling.temperature".
         values: one per manifest, None where it is absent.
         matters: "yes", "maybe", "no"; "compared" for what the comparison is about.
-        why: in words.
     """
 
     field: str
@@ -111,7 +110,6 @@ def find_differences(manifests: Sequence[Mapping[str, Any]], compared: Collectio
     """The fields in which manifests differ, those that matter first.
 
     Args:
-        manifests: two or more.
         compared: fields (or their prefixes) that are meant to differ.
     """
     flat = [_flatten(manifest) for manifest in manifests]

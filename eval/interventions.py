@@ -37,8 +37,6 @@ class Changed(gymnasium.Wrapper):
     """Exchanges the pixels of the views that operations show.
 
     Args:
-        env: a `VisualReasoningEnv`, wrapped or not.
-        kind: one of `INTERVENTIONS`.
         operation: only views of this operation are changed; all if None.
         seed: of the place of a shifted box, together with sample and view.
 

@@ -87,7 +87,6 @@ class JudgeChoice:
     """Which model judges, and where what it said is kept (a file that several runs may share).
 
     Args:
-        server: where the judge is served.
         cache: a JSONL file; None for `judgments.jsonl` in the run's directory.
         concurrency: most requests at once.
     """
@@ -115,7 +114,6 @@ class Judge:
     A verdict that cannot be read is asked for again, twice and in other words; then the question has none.
 
     Args:
-        choice: which model.
         cache: the file that keeps it.
 
     Raises:
@@ -212,9 +210,6 @@ def dispute(
     """What is wrong with a judgment on record, in words (None: nothing), and whether `known` has what the judge said.
 
     Args:
-        judgment: `Record.judgment`.
-        sample: what was asked.
-        answer: what was judged.
         judge: the manifest's.
         known: what the judge said, see `read_judgments`.
     """

@@ -55,15 +55,12 @@ def build_manifest(
 
     Args:
         env: one of the environments of the run; its spec rebuilds it anywhere.
-        suite: what it belongs to.
-        sample_ids: the samples in the order they are run; recorded as their number and a hash.
-        choice: how they were chosen; ids that no number stands for are recorded with it.
-        agent: who plays.
-        served: what the server says of its model, None without a server.
+        sample_ids, choice: the samples in the order they are run, recorded as their number and a hash, and how they
+            were chosen; ids that no number stands for are recorded with it.
+        agent: who plays; `served` is what the server says of its model, None without a server.
         judge: who judges besides the scorer.
-        repeats: episodes per sample.
-        seed: seed of sampling noise and scripted randomness.
-        concurrency: episodes at once.
+        repeats, concurrency: episodes per sample, and at once.
+        seed: of sampling noise and scripted randomness.
         recipe: where arguments came from, if from one.
     """
     if env.spec is None:
@@ -101,12 +98,23 @@ def _server(server: Server, served: Mapping[str, str] | None) -> dict[str, Any]:
     return {"host": server.host, "base_url": server.base_url, "model": server.model, "says": served}
 
 
+def _sampling(agent: AgentChoice) -> dict[str, Any] | None:
+    if not agent.has_model:
+        return None
+    return {"temperature": agent.sampling.temperature, "max_tokens": agent.sampling.max_tokens, **agent.request}
+
+
 def facts_of_environment(env: gymnasium.Env) -> dict[str, Any]:
     """The fields that the environment says: its data file, what the model is told and shown, and who scores."""
+    base: Any = env.unwrapped
     return {
-        "data": {"file_sha256": data_file_digest(env.unwrapped.data)},  # type: ignore[attr-defined]
+        "data": {"file_sha256": data_file_digest(base.data)},
         "prompt": _prompt(env),
-        "pixels": _pixels(env.unwrapped),
+        "pixels": {
+            "image": dict(base.rules.image_budget),
+            "frame": dict(base.rules.frame_budget),
+            "video_frames": base.video_frames,
+        },
         "scorer": _scorer(env),
     }
 
@@ -184,12 +192,6 @@ def _weights_digest(files: Mapping[str, str]) -> str | None:
     return _sha256("\n".join(weights)) if weights else None
 
 
-def _sampling(agent: AgentChoice) -> dict[str, Any] | None:
-    if not agent.has_model:
-        return None
-    return {"temperature": agent.sampling.temperature, "max_tokens": agent.sampling.max_tokens, **agent.request}
-
-
 def _prompt(env: gymnasium.Env) -> dict[str, Any]:
     """The dialect and what the model is told: what `reset` returns as `system_prompt`."""
     base: Any = env.unwrapped
@@ -204,14 +206,6 @@ def _prompt(env: gymnasium.Env) -> dict[str, Any]:
         "system_prompt": text,
         "question_suffix": base.question_suffix,
         "images_in_text": base.images_in_text,
-    }
-
-
-def _pixels(base: Any) -> dict[str, Any]:
-    return {
-        "image": dict(base.rules.image_budget),
-        "frame": dict(base.rules.frame_budget),
-        "video_frames": base.video_frames,
     }
 
 

@@ -37,14 +37,12 @@ class Preflight:
     Args:
         sees_images: whether what it answers, or counts, depends on an image.
         image_tokens: prompt tokens of one picture of `image_size`.
-        image_size: its width and height.
         calls: "text" if they arrive as the model wrote them, "parsed" if the server takes them out of the text.
         images, turns: of the longest conversation that the task allows, with one image for each operation.
         accepts_longest: whether it was answered, with small pictures.
         usage, logprobs: whether it returns them.
         requests: how many it took.
         problems: why there should be no run, with what to do.
-        notes: what is worth knowing.
     """
 
     sees_images: bool | None = None
@@ -85,7 +83,6 @@ def find_out(
     """Ask a server a handful of questions.
 
     Args:
-        client: of the server.
         env: one of the environments of the run; it is reset.
         sampling, extra: of the run's requests.
         may_be_blind: a model that is not shown the images is wanted.

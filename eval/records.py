@@ -116,7 +116,7 @@ def episode_from_json(record: dict[str, Any]) -> Episode:
     unknown = sorted(record.keys() - _EPISODE_FIELDS)
     if missing or unknown:
         raise ValueError(
-            f"an episode record with the keys {sorted(record)} came (missing: {missing}, unknown: {unknown}). Expected "
+            f"got an episode record with the keys {sorted(record)} (missing: {missing}, unknown: {unknown}). Expected "
             "what `python -m eval run` writes; evaluate again with this version."
         )
     values = dict(record)
@@ -142,8 +142,7 @@ def _with_tuples(value: Any) -> Any:
 class RunDirectory:
     """One evaluation run on disk.
 
-    Args:
-        path: the directory; created by `start`.
+    The directory is created by `start`.
     """
 
     path: Path
@@ -169,11 +168,8 @@ class RunDirectory:
     ) -> list[Record]:
         """Begin the run that `manifest` describes, or continue it; returns the episodes that are done.
 
-        Episodes without a score are done without: they are to be run again, and with a raised limit of the engine those
-        that had outgrown its context as well.
-
-        Args, Raises:
-            as `check`.
+        Episodes without a score are to be run again, and with a raised limit of the engine those that had outgrown its
+        context as well. Arguments and errors are those of `check`.
         """
         self.check(manifest, differences, reopen=reopen)
         if not self.manifest_file.exists():

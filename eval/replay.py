@@ -37,7 +37,6 @@ class Replayer:
     Args:
         manifest: what `python -m eval run` wrote to `manifest.json`. Of a run of `python -m eval audit` the changed
             pixels are rebuilt.
-        data: where the data lie now, if they were moved.
 
     Raises:
         ValueError: `data` came for an environment that reads none.
@@ -92,17 +91,13 @@ class Replayer:
 def rebuild_environment(manifest: Mapping[str, Any], data: str | None = None) -> gymnasium.Env:
     """The environment of a run, with the interventions of an audit if it has any.
 
-    Args:
-        manifest: of the run.
-        data: where the data lie now, if they were moved.
-
     Raises:
         ValueError: `data` came for an environment that reads none.
     """
     spec = EnvSpec.from_json(json.dumps(manifest["env"]))
     if data is not None:
         if "data" not in spec.kwargs:
-            raise ValueError(f"--data {data} came for {spec.id}, which was given no data; leave it out")
+            raise ValueError(f"got --data {data} for {spec.id}, which was given no data; leave it out")
         spec.kwargs["data"] = data
     env = gymnasium.make(spec, disable_env_checker=True)
     intervention = manifest.get("intervention")

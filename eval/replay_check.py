@@ -20,7 +20,7 @@ from typing import Any
 
 import gymnasium
 
-from eval.attempts import Attempt, Watch
+from eval.attempts import Watch, WatchedEnv
 from eval.data_hash import data_digest
 from eval.differences import find_differences
 from eval.judge import dispute, read_judgments
@@ -83,7 +83,6 @@ class ReplayCheck:
     """What came out for one run.
 
     Args:
-        run: its directory.
         n_episodes, n_observations, n_images: how many were played again, and compared.
         n_skipped: episodes on record that never began, because their data could not be shown then, nor now.
         n_unscored: other episodes without a score: that their model or server failed cannot be seen again.
@@ -152,7 +151,6 @@ def check_replay(directory: Path, data: str | None = None, judgments: Path | Non
 
     Args:
         directory: what `python -m eval run` wrote; an unfinished run is checked as far as it got.
-        data: where the data lie now, if they were moved.
         judgments: what the judge said, if not in the run's directory.
 
     Raises:
@@ -166,7 +164,7 @@ def check_replay(directory: Path, data: str | None = None, judgments: Path | Non
     try:
         known = read_judgments(judgments or directory / "judgments.jsonl")
         records = run.records()
-        attempt = Attempt(env)
+        attempt = WatchedEnv(env)
         for record in records:
             try:
                 _check_episode(record, _play_again(attempt, record), check, is_judged=manifest.get("judge") is not None)
@@ -181,7 +179,7 @@ def check_replay(directory: Path, data: str | None = None, judgments: Path | Non
     return check
 
 
-def _play_again(attempt: Attempt, record: Record) -> Record:
+def _play_again(attempt: WatchedEnv, record: Record) -> Record:
     watch = Watch(Recalled(record), [record.repeat])
     played: list[Record] = []
     sample_id = record.episode.sample_id
@@ -311,8 +309,6 @@ def check_files(
 
     Args:
         run: the run; without `metrics.json` it is unfinished, and only what its environment says is compared.
-        manifest: what it wrote.
-        records: its episodes.
         env: the environment, rebuilt from the manifest.
         unrecorded: is told what a run of an earlier version did not record.
     """

@@ -57,7 +57,6 @@ def run_context(directory: RunDirectory, *, n_episodes: int | None) -> dict[str,
     """The variables of `run.html.jinja`.
 
     Args:
-        directory: a finished run.
         n_episodes: how many episodes have pictures, None for all that fit into `PICTURE_BYTES`.
 
     Raises:

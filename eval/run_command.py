@@ -138,7 +138,7 @@ def _environment_arguments(arguments: argparse.Namespace, suite: Suite) -> dict[
     given = dict(arguments.env_args)
     if arguments.data is not None:
         if not suite.needs_data:
-            raise ValueError(f"--data {arguments.data} came with {suite.name}, which reads no data; leave it out")
+            raise ValueError(f"got --data {arguments.data} with {suite.name}, which reads no data; leave it out")
         given["data"] = arguments.data
     return given
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from eval.agents import AgentChoice, open_agent
-from eval.attempts import Attempt, Watch
+from eval.attempts import Watch, WatchedEnv
 from eval.choice import Choice
 from eval.data_hash import data_digest
 from eval.differences import changes_that_matter
@@ -24,7 +24,7 @@ from eval.judge import Judge, JudgeChoice
 from eval.manifest import build_manifest, score_name
 from eval.metrics import evaluation_metrics
 from eval.options import say
-from eval.preflight import Preflight, PreflightChoice, find_out
+from eval.preflight import PreflightChoice, find_out
 from eval.recipe import Recipe
 from eval.records import Record, RunDirectory
 from eval.suites import Suite, get_suite
@@ -66,9 +66,8 @@ def evaluate(
         repeats, n_envs: episodes per sample, and how many run at once.
         judge: the model that judges answers; by default the scorer of the environment does.
         retry_errors: continue a finished run, too, with the episodes that could not be scored.
-        recipe: where the arguments came from, for the manifest.
+        recipe, console: where the arguments are from, for the manifest; where progress is shown (standard error).
         preflight: whether a server is asked first what it can do, see `eval.preflight`.
-        console: where progress is shown; standard error by default.
 
     Returns:
         What `metrics.json` holds, see `eval.metrics.evaluation_metrics`, and the `seconds` of this call.
@@ -79,37 +78,39 @@ def evaluate(
         RemoteError: a server lacks what the task needs, takes no request or failed too often; the same call continues.
     """
     started = time.perf_counter()
-    if choice is not None and limit is not None:
-        raise ValueError(f"got limit={limit} and choice={choice}, expected one of them")
-    choice = choice or Choice(limit=limit)
+    choice = _choice(choice, limit)
     suite = get_suite(suite) if isinstance(suite, str) else suite
     if isinstance(agent, str):
-        sampling = sampling or Sampling(temperature=0.0)
-        agent = AgentChoice(name=agent, model=model, sampling=sampling, seed=seed, concurrency=n_envs)
+        greedy = Sampling(temperature=0.0)
+        agent = AgentChoice(name=agent, model=model, sampling=sampling or greedy, seed=seed, concurrency=n_envs)
     _check_numbers(agent, n_envs, repeats)
     first = gymnasium.make(suite.env_id, **{**suite.arguments, **(env_args or {})})
     sample_ids = choice.choose(first)
     directory = RunDirectory(out)
-    with open_client(agent) as client:
-        manifest = build_manifest(
-            env=first, suite=suite, sample_ids=sample_ids, choice=choice, agent=agent, judge=judge, repeats=repeats,
-            seed=seed, concurrency=n_envs, recipe=recipe, served=None if client is None else _served(agent),
-        )  # fmt: skip
-        # Before a model is loaded for nothing.
-        directory.check(manifest, changes_that_matter, reopen=retry_errors)
-        if client is not None and preflight != "none":
-            found = _preflight(agent, first, console, may_be_blind=preflight == "blind")
-            manifest["server"]["preflight"] = found.as_manifest()
-        # All repeats of a sample in a row: its pictures are decoded once.
-        keys = [(sample_id, repeat) for sample_id in sample_ids for repeat in range(repeats)]
-        with open_agent(agent, client) as player:
-            done = directory.start(manifest, changes_that_matter, reopen=retry_errors)
-            records = _all_of(keys, done, first, player, directory, seed=seed, n_envs=n_envs, console=console)
+    manifest = build_manifest(
+        env=first, suite=suite, sample_ids=sample_ids, choice=choice, agent=agent, judge=judge, repeats=repeats,
+        seed=seed, concurrency=n_envs, recipe=recipe, served=_served(agent),
+    )  # fmt: skip
+    # Before a model is loaded for nothing.
+    directory.check(manifest, changes_that_matter, reopen=retry_errors)
+    if agent.server is not None and preflight != "none":
+        manifest["server"]["preflight"] = _preflight(agent, first, console, may_be_blind=preflight == "blind")
+    # All repeats of a sample in a row: its pictures are decoded once.
+    keys = [(sample_id, repeat) for sample_id in sample_ids for repeat in range(repeats)]
+    with open_agent(agent) as player:
+        done = directory.start(manifest, changes_that_matter, reopen=retry_errors)
+        records = _all_of(keys, done, first, player, directory, seed=seed, n_envs=n_envs, console=console)
     if judge is not None:
         get_sample = first.unwrapped.data.get  # type: ignore[attr-defined]
         Judge(judge, judge.cache or out / "judgments.jsonl").judge(records, get_sample)
     first.close()
     return _finish(directory, records) | {"seconds": time.perf_counter() - started}
+
+
+def _choice(choice: Choice | None, limit: int | None) -> Choice:
+    if choice is not None and limit is not None:
+        raise ValueError(f"got limit={limit} and choice={choice}, expected one of them")
+    return choice or Choice(limit=limit)
 
 
 def _check_numbers(agent: AgentChoice, n_envs: int, repeats: int) -> None:
@@ -149,39 +150,25 @@ def _finish(directory: RunDirectory, records: Sequence[Record]) -> dict[str, Any
     return metrics
 
 
-@contextmanager
-def open_client(agent: AgentChoice) -> Iterator[ChatClient | None]:
-    """The connection to the agent's server, None where it has none."""
-    if agent.server is None:
-        yield None
-        return
-    client = ChatClient(agent.server)
-    try:
-        yield client
-    finally:
-        client.close()
-
-
-@contextmanager
-def _hurried(agent: AgentChoice, timeout: float) -> Iterator[ChatClient]:
+def _hurried(agent: AgentChoice, timeout: float) -> closing[ChatClient]:
     """A client that asks a few times only: what is wrong should be known at once."""
     assert agent.server is not None
     server = replace(agent.server, timeout=min(timeout, agent.server.timeout), retries=Retries(attempts=3))
-    client = ChatClient(server)
-    try:
-        yield client
-    finally:
-        client.close()
+    return closing(ChatClient(server))
 
 
 def _served(agent: AgentChoice) -> dict[str, Any] | None:
-    """What the server says of its model."""
+    """What the server says of its model, None where there is no server."""
+    if agent.server is None:
+        return None
     with _hurried(agent, 20.0) as client:
         return client.served_model()
 
 
-def _preflight(agent: AgentChoice, env: gymnasium.Env, console: Console | None, *, may_be_blind: bool) -> Preflight:
-    """What the server was found to do.
+def _preflight(
+    agent: AgentChoice, env: gymnasium.Env, console: Console | None, *, may_be_blind: bool
+) -> dict[str, Any]:
+    """What the server was found to do, for the manifest.
 
     Raises:
         RemoteError: it lacks what the task needs.
@@ -192,7 +179,7 @@ def _preflight(agent: AgentChoice, env: gymnasium.Env, console: Console | None, 
     say(shown, found.summary(), *(f"preflight: {note}" for note in found.notes))
     if found.problems:
         raise RemoteError(f"before the run: {' '.join(found.problems)} (--no-preflight leaves these questions out)")
-    return found
+    return found.as_manifest()
 
 
 def siblings(first: gymnasium.Env, count: int) -> list[gymnasium.Env]:
@@ -228,13 +215,10 @@ def play(
 
     Args:
         environments: all alike; as many episodes run at once.
-        agent: who plays.
         keys: sample id and repeat of every episode; its place is its key for the agent.
         directory: where the episodes go; its run has begun.
         seed: what all randomness follows from, with sample and repeat.
         n_done: episodes of the run that were played before.
-        title: what is done.
-        console: where progress is shown; standard error by default.
     """
     jobs = [
         Job(sample_id=sample_id, seed=episode_seed(seed, sample_id, repeat), group=sample_id)
@@ -257,7 +241,7 @@ def play(
                 text += f", {len(records) - n_scored} not answered"
             progress.advance(text)
 
-        rollout([Attempt(environment) for environment in environments], watch, jobs, on_episode)
+        rollout([WatchedEnv(environment) for environment in environments], watch, jobs, on_episode)
     return records
 
 
@@ -266,14 +250,7 @@ _LATEST, _EARLIEST = 30.0, 2.0
 
 
 class RunProgress:
-    """Shows how many episodes are done, until the end of the `with` block.
-
-    Args:
-        title: what is done.
-        total: episodes of the run.
-        done: those that were done before.
-        console: where it is shown; standard error by default.
-    """
+    """Shows how many episodes are done, until the end of the `with` block."""
 
     def __init__(self, title: str, total: int, done: int = 0, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)

@@ -29,7 +29,6 @@ class PairedTest:
         p_value: two-sided.
         n_first, n_second: samples that only the first, or only the second, has right (McNemar's test), or on which it
             scores higher.
-        n: samples.
         n_clusters: groups of samples that belong together.
     """
 
@@ -50,10 +49,6 @@ def mcnemar_p(n_first: int, n_second: int) -> float:
     Where only one of two systems is right, under the null hypothesis it is either with probability 1/2: twice the
     smaller tail of a binomial distribution, at most 1 (Q. McNemar 1947; in its exact form e.g. M. Fagerland, S.
     Lydersen and P. Laake, BMC Medical Research Methodology 13:91, 2013).
-
-    Args:
-        n_first: samples only the first has right.
-        n_second: samples only the second has right.
     """
     from scipy import special
 
@@ -69,7 +64,6 @@ def sign_flip_p(differences: Sequence[float] | np.ndarray, *, seed: int = 0) -> 
 
     Args:
         differences: one per cluster; those of 0 say nothing.
-        seed: of random changes of sign.
     """
     counted = np.asarray(differences, float)
     # Sums of equal numbers in another order differ by rounding.
@@ -101,7 +95,6 @@ def paired_test(
     Args:
         first, second: their scores from 0 to 1, one per sample, in the same order.
         clusters: what each sample belongs to; by default each stands alone.
-        seed: of random changes of sign.
 
     Raises:
         ValueError: they are not equally many, or none.

@@ -151,9 +151,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the table, and the size of a suite whose data are given."""
     suites = [get_suite(name) for name in arguments.names] or list(SUITES.values())
     if arguments.data is not None and (len(arguments.names) != 1 or not suites[0].needs_data):
-        raise ValueError("--data came without the name of one suite that reads data; expected one, such as vstar")
+        raise ValueError("got --data without the name of one suite that reads data, expected one, such as vstar")
     if arguments.env_args and len(arguments.names) != 1:
-        raise ValueError("--set came without the name of one suite; expected one")
+        raise ValueError("got --set without the name of one suite, expected one")
     console = open_console()
     table = Table("suite", "task", "data", "known by", "size", box=None)
     for suite in suites:

@@ -92,7 +92,7 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class MetricRow:
     """One statistic of one or several runs; a cell is None where a run does not have it."""
 
     name: str
@@ -134,7 +134,7 @@ def category_rows(
     ]
 
 
-def metric_rows(runs: Sequence[Mapping[str, Any]], first: str = "accuracy") -> list[Row]:
+def metric_rows(runs: Sequence[Mapping[str, Any]], first: str = "accuracy") -> list[MetricRow]:
     """One row for every statistic that some run has.
 
     Args:
@@ -176,7 +176,9 @@ def _says_how_right(name: str) -> bool:
     return name in _SCORES or not (name in LABELS or name.startswith(tuple(_FAMILIES)))
 
 
-def _row(name: str, runs: Sequence[Mapping[str, Any]]) -> Row:
+def _row(name: str, runs: Sequence[Mapping[str, Any]]) -> MetricRow:
     family = next((text for beginning, text in _FAMILIES.items() if name.startswith(beginning)), "")
     explanation = LABELS[name][1] if name in LABELS else family
-    return Row(name=name, label=label(name), explanation=explanation, cells=tuple(cell(run, name) for run in runs))
+    return MetricRow(
+        name=name, label=label(name), explanation=explanation, cells=tuple(cell(run, name) for run in runs)
+    )

@@ -33,7 +33,7 @@ FILTERS = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Arm:
+class TrainedArm:
     """One training run.
 
     Args:
@@ -85,7 +85,7 @@ def training_context(directory: Path, *, n_episodes: int | None) -> dict[str, An
     }
 
 
-def charts(arms: Sequence[Arm]) -> list[Chart]:
+def charts(arms: Sequence[TrainedArm]) -> list[Chart]:
     """Rates first, then the reward and one chart for each of its terms; what no arm recorded is left out."""
     terms = sorted({key for arm in arms for row in arm.history for key in row if key.startswith("reward/")})
     drawn = [
@@ -96,7 +96,7 @@ def charts(arms: Sequence[Arm]) -> list[Chart]:
     return [chart for chart in drawn if chart is not None]
 
 
-def _series(arms: Sequence[Arm], name: str) -> dict[str, list[tuple[float, float]]]:
+def _series(arms: Sequence[TrainedArm], name: str) -> dict[str, list[tuple[float, float]]]:
     return {
         arm.name: [
             (float(row.get("iteration", index)), float(row[name]))
@@ -107,11 +107,11 @@ def _series(arms: Sequence[Arm], name: str) -> dict[str, list[tuple[float, float
     }
 
 
-def _load_arm(directory: Path, name: str, summary: Mapping[str, Any]) -> Arm:
+def _load_arm(directory: Path, name: str, summary: Mapping[str, Any]) -> TrainedArm:
     run = RunDirectory(directory / "eval")
     finished = run.metrics_file.exists()
     numbers = {key: float(value) for key, value in summary.items() if isinstance(value, int | float)}
-    return Arm(
+    return TrainedArm(
         name=name,
         history=_read_history(directory / "metrics.jsonl"),
         metrics=run.metrics() if finished else {"statistics": numbers},
@@ -132,13 +132,13 @@ def _read_history(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _shared_samples(arms: Sequence[Arm]) -> list[str]:
+def _shared_samples(arms: Sequence[TrainedArm]) -> list[str]:
     """Samples that every arm was evaluated on, in the order of the first."""
     first, *others = arms
     return [sample_id for sample_id in first.records if all(sample_id in arm.records for arm in others)]
 
 
-def _pairs(arms: Sequence[Arm], n_episodes: int | None) -> list[tuple[list[EpisodeCard], list[str]]]:
+def _pairs(arms: Sequence[TrainedArm], n_episodes: int | None) -> list[tuple[list[EpisodeCard], list[str]]]:
     """For every chosen sample the episode of each arm, with the filters it passes."""
     samples = _shared_samples(arms)
     rows = [[arm.records[sample_id] for arm in arms] for sample_id in samples]

@@ -21,7 +21,6 @@ class VLMAgent:
 
     Args:
         chat: the model's `pxr_agents.chat.ChatFormat`.
-        engine: any `Engine`.
         sampling: temperature and token limit of a turn.
         opening: text that the first turn of every other episode is made to begin with.
     """

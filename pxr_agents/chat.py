@@ -147,7 +147,7 @@ class ChatFormat:
         height, width = image.shape[:2]
         if height % self.image_unit or width % self.image_unit:
             raise ValueError(
-                f"An image of {width}x{height} pixels came; this model needs sides that are multiples of "
+                f"got an image of {width}x{height} pixels; this model needs sides that are multiples of "
                 f"{self.image_unit}. Make the environment with size_multiple={self.image_unit}."
             )
         return height // self.image_unit, width // self.image_unit

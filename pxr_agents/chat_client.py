@@ -47,10 +47,7 @@ class RemoteError(RuntimeError):
 class Unanswered(RemoteError):
     """One request could not be answered, and asking again did not help. Others may be.
 
-    Args:
-        message: what came.
-        is_down: whether the server failed in a way that other requests would meet, too.
-        status: the HTTP status, None if there was none.
+    `is_down`: the server failed in a way that other requests would meet, too; `status` of HTTP, None if there was none.
     """
 
     def __init__(self, message: str, *, is_down: bool = False, status: int | None = None) -> None:
@@ -63,12 +60,7 @@ class ContextExceeded(Unanswered):
 
 
 class ServerRefused(RemoteError):
-    """The server takes no request of this kind: the key, the address or the model is wrong, or the account is empty.
-
-    Args:
-        message: what came, and what to do.
-        status: the HTTP status, None if there was none.
-    """
+    """The server takes no request of this kind: the key, the address or the model is wrong, or the account is empty."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -120,8 +112,10 @@ class Retries:
 class Server:
     """Where a model is served.
 
+        Server(base_url="http://localhost:8000/v1", model="Qwen/Qwen2.5-VL-7B-Instruct", timeout=60.0)
+
     Args:
-        base_url: up to and with the version, such as "http://localhost:8000/v1"; without a key or a password.
+        base_url: up to and with the version, without a key or a password.
         model: the name the server knows it by.
         api_key_env: environment variable that holds the key; nothing is sent if it is not set.
         timeout: seconds for one attempt.

@@ -40,7 +40,6 @@ def rollout(
 
     Args:
         envs: environments of one task (all alike).
-        agent: turns observations into turns.
         jobs: what to run; a job's index is its key.
         on_episode: called with each episode as it ends (progress, writing to disk).
         on_step: called after each reset and each turn, before the agent is asked again. What it raises ends the
@@ -51,7 +50,7 @@ def rollout(
         without an answer.
     """
     if jobs and not envs:
-        raise ValueError(f"{len(jobs)} jobs came with no environment to run them in; pass at least one")
+        raise ValueError(f"got {len(jobs)} jobs with no environment to run them in; pass at least one")
     waiting, free = deque(enumerate(jobs)), list(envs)
     running: dict[int, _Running] = {}
     episodes: dict[int, Episode] = {}

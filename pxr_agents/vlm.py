@@ -151,7 +151,7 @@ class VLM:
         n_features = sum(len(x) for x in encoded.pooler_output) if encoded is not None else 0
         if n_ids != n_features:
             raise ValueError(
-                f"{n_ids} image placeholder ids came with {n_features} image features; they must be equal. Were ids "
+                f"got {n_ids} image placeholder ids with {n_features} image features; they must be equal. Were ids "
                 f"cut or images lost between the rollout and here?"
             )
         out = self.model.model(
@@ -236,3 +236,21 @@ def token_distributions(vlm: VLM, batch: TokenBatch, temperature: float = 1.0) -
     hidden = vlm.hidden_states(batch.ids, batch.positions, batch.images)
     chosen_at = hidden[:, :-1][batch.target[:, 1:]]
     return batch.ids[:, 1:][batch.target[:, 1:]], vlm.log_softmax(chosen_at, temperature), chosen_at
+
+
+def split_by_length(lengths: Sequence[int], *, slack: float = 1.25, max_tokens: int = 65536) -> list[list[int]]:
+    """Indices in groups, so that short rows do not pay for long ones: in each the longest is at most `slack` times the
+    shortest.
+
+    A group padded to its longest row holds at most `max_tokens` ids; a single longer row gets a group of its own.
+    """
+    groups: list[list[int]] = []
+    shortest = 0
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        length = lengths[index]
+        full = bool(groups) and length * (len(groups[-1]) + 1) > max_tokens
+        if not groups or length > slack * shortest or full:
+            groups.append([])
+            shortest = length
+        groups[-1].append(index)
+    return groups

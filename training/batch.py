@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pxr_agents.lengths import split_by_length
 from pxr_agents.statistics import term_returns
 from pxr_agents.types import Episode, Tokens
-from pxr_agents.vlm import TokenBatch, collate
+from pxr_agents.vlm import TokenBatch, collate, split_by_length
 from pxr_env.curiosity import settle_group
 from training.advantages import Floats, credit_tokens, gae, group_advantages
 

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pxr_agents.lengths import split_by_length
 from pxr_agents.types import Tokens
-from pxr_agents.vlm import VLM, TokenBatch, collate, token_distributions
+from pxr_agents.vlm import VLM, TokenBatch, collate, split_by_length, token_distributions
 
 # Decay rates of AdamW's two averages.
 ADAM_BETAS = (0.9, 0.98)

@@ -20,9 +20,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from pxr_agents.lengths import split_by_length
 from pxr_agents.types import Tokens
-from pxr_agents.vlm import TokenBatch, collate
+from pxr_agents.vlm import TokenBatch, collate, split_by_length
 from pxr_env.errors import DataError, MediaError
 from training.batch import BUCKET_TOKENS, pack
 from training.cursor import SampleCursor

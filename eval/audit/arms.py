@@ -1,4 +1,4 @@
-"""Plays the ends of episodes again, with other pixels where an operation showed something.
+"""The runs that an audit compares: the ends of episodes with other pixels, and the whole without operations.
 
 The turns up to the last executed operation are those on record, word for word, so that its calls and their boxes stay.
 The turns after it are written anew by the agent of the run.
@@ -14,18 +14,53 @@ from typing import Any
 import gymnasium
 from rich.console import Console
 
-from eval.agents import AgentChoice, open_agent
+from eval.agents import open_agent
 from eval.choice import Choice
 from eval.differences import changes_that_matter, find_differences
-from eval.interventions import Changed
+from eval.interventions import INTERVENTIONS, Changed
 from eval.manifest import commit, library_versions, sample_ids_digest, score_name
 from eval.metrics import evaluation_metrics
 from eval.records import Record, RunDirectory
 from eval.replay import rebuild_environment
 from eval.rerun import Whereabouts, agent_of
-from eval.runner import evaluate, open_client, play, siblings
+from eval.runner import evaluate, play, siblings
 from eval.suites import suite_of
 from pxr_agents.types import Action, Agent, Observation, Tokens
+
+PROTOCOLS = ("med", "counterfactual")
+#: Everything but the control, which is always made.
+CHANGES = tuple(kind for kind in INTERVENTIONS if kind != "control")
+#: What differs between the two runs because operations do.
+_OPERATIONS = (
+    *("prompt.operations", "prompt.system_prompt", "prompt.system_prompt_sha256", "env.kwargs.operations"),
+    *("agent", "engine", "judge"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What to measure.
+
+    Args:
+        protocols: some of `PROTOCOLS`.
+        changes: interventions of the counterfactual protocol, some of `CHANGES`.
+        limit: only the first samples of the run.
+        data: where the data lie now, if they were moved.
+        seed: of random changes of sign and of the places of shifted boxes.
+    """
+
+    protocols: Sequence[str] = PROTOCOLS
+    changes: Sequence[str] = CHANGES
+    limit: int | None = None
+    data: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"got --limit {self.limit}, expected at least 1, or no limit for all samples")
+        unknown = [name for name in self.changes if name not in CHANGES]
+        if unknown or not self.changes:
+            raise ValueError(f"got interventions {', '.join(unknown) or 'none'}, expected some of {', '.join(CHANGES)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +68,6 @@ class Arm:
     """One way to play the ends again.
 
     Args:
-        kind: one of `eval.interventions.INTERVENTIONS`.
         operation: whose views are changed; all if None.
     """
 
@@ -91,52 +125,41 @@ class Resumed:
 
 
 def rerun(
-    run: RunDirectory,
-    where: Whereabouts,
-    arms: Sequence[Arm],
-    *,
-    limit: int | None = None,
-    data: str | None = None,
-    seed: int = 0,
-    console: Console | None = None,
+    run: RunDirectory, where: Whereabouts, plan: Plan, arms: Sequence[Arm], console: Console | None = None
 ) -> dict[Arm, list[Record]]:
     """Play the ends of all episodes that used an operation again, in every arm.
 
     Every arm is a run of its own in `audit/NAME`. What is there is not played again, and an interrupted arm goes on.
 
     Args:
-        run: a finished run.
         where: how to get its agent.
-        arms: what to change.
-        limit: only its first samples.
-        data: where the data lie now, if they were moved.
-        seed: of the places of shifted boxes.
-        console: for the progress bars.
+        plan: which samples, where their data are, and the seed of the places of shifted boxes.
 
     Returns:
         The records by arm: those of the episodes in which the arm changes something.
     """
     manifest = run.manifest()
-    records = first_samples(run.records(), limit)
+    records = first_samples(run.records(), plan.limit)
     done: dict[Arm, dict[tuple[str, int], Record]] = {}
     wanted = {arm: [record for record in records if changes(arm, record)] for arm in arms}
+    n_envs = where.n_envs(where.agent or manifest["agent"])
     with ExitStack() as stack:
         # Opened when the first episode is missing: a finished audit needs neither model nor server.
         player: Agent | None = None
-        n_envs = where.n_envs(where.agent or manifest["agent"])
         for arm in arms:
             directory = RunDirectory(run.path / "audit" / arm.name)
-            begun = _manifest(manifest, where, arm, seed)
+            begun = _manifest(manifest, where, arm, plan.seed)
             done[arm] = _finished(directory, begun)
             if all(record.key in done[arm] for record in wanted[arm]):
                 continue
             if player is None:
-                player = _enter(stack, agent_of(manifest, where))
+                player = stack.enter_context(open_agent(agent_of(manifest, where)))
             done[arm] = {record.key: record for record in directory.start(begun, _changes, reopen=True)}
             missing = [record for record in wanted[arm] if record.key not in done[arm]]
-            environment = rebuild_environment(begun, data)
-            for record in play(
-                _environments(environment, begun, min(n_envs, len(missing))),
+            first = rebuild_environment(begun, plan.data)
+            assert isinstance(first, Changed)
+            played = play(
+                [Changed(env, **begun["intervention"]) for env in siblings(first.env, min(n_envs, len(missing)))],
                 Resumed(player, [recorded_turns(record) for record in missing]),
                 [record.key for record in missing],
                 directory,
@@ -144,10 +167,11 @@ def rerun(
                 n_done=len(done[arm]),
                 title=arm.name,
                 console=console,
-            ):
-                done[arm][record.key] = record
-            environment.close()
-            _finish(directory, list(done[arm].values()), manifest)
+            )
+            first.close()
+            done[arm] |= {record.key: record for record in played}
+            finished = list(done[arm].values())
+            directory.finish(finished, evaluation_metrics(finished, score_name=score_name(manifest)))
     for arm in arms:
         _check_samples(wanted[arm], done[arm])
     return {arm: [done[arm][record.key] for record in wanted[arm]] for arm in arms}
@@ -195,16 +219,6 @@ def _check_samples(recorded: Sequence[Record], played: Mapping[tuple[str, int], 
         )
 
 
-def _environments(first: gymnasium.Env, manifest: Mapping[str, Any], count: int) -> list[gymnasium.Env]:
-    """`siblings` with the intervention around each; it was around the first already."""
-    assert isinstance(first, Changed)
-    return [Changed(environment, **manifest["intervention"]) for environment in siblings(first.env, count)]
-
-
-def _enter(stack: ExitStack, choice: AgentChoice) -> Agent:
-    return stack.enter_context(open_agent(choice, stack.enter_context(open_client(choice))))
-
-
 def _manifest(manifest: Mapping[str, Any], where: Whereabouts, arm: Arm, seed: int) -> dict[str, Any]:
     """That of the run, with what is changed and who plays now. How many episodes there are depends on the run."""
     kept = {name: value for name, value in manifest.items() if name not in ("n_samples", "samples_sha256")}
@@ -240,38 +254,12 @@ def _finished(directory: RunDirectory, manifest: Mapping[str, Any]) -> dict[tupl
     return {record.key: record for record in directory.records()}
 
 
-def _finish(directory: RunDirectory, records: Sequence[Record], manifest: Mapping[str, Any]) -> None:
-    directory.finish(records, evaluation_metrics(records, score_name=score_name(manifest)))
-
-
-#: What differs between the two runs because operations do.
-_OPERATIONS = (
-    "prompt.operations",
-    "prompt.system_prompt",
-    "prompt.system_prompt_sha256",
-    "env.kwargs.operations",
-    "agent",
-    "engine",
-    "judge",
-)
-
-
 def records_without_operations(
-    run: RunDirectory,
-    where: Whereabouts,
-    *,
-    limit: int | None = None,
-    data: str | None = None,
-    console: Console | None = None,
+    run: RunDirectory, where: Whereabouts, plan: Plan, console: Console | None = None
 ) -> list[Record]:
-    """The episodes without operations, in `audit/without` of the run: those that are missing there are played.
+    """The run without operations: the same samples, agent and sampling, with nothing to call and no word about it.
 
-    Args:
-        run: a finished run with operations.
-        where: how to get its agent.
-        limit: only its first samples.
-        data: where the data lie now, if they were moved.
-        console: for the progress bar.
+    It is a run of its own in `audit/without`; the episodes that are missing there are played. Arguments as for `rerun`.
 
     Raises:
         ValueError: the run had no operations, or the two cannot be compared.
@@ -280,7 +268,7 @@ def records_without_operations(
     if not manifest["prompt"]["operations"]:
         raise ValueError(f"{run.path} had no operations; expected a run whose agent could call some")
     of_run = list(dict.fromkeys(record.episode.sample_id for record in run.records()))
-    sample_ids = of_run[:limit]
+    sample_ids = of_run[: plan.limit]
     directory = RunDirectory(run.path / "audit" / "without")
     if not _is_complete(directory, sample_ids, manifest["repeats"]):
         played = of_run[: _continue_with(directory, sample_ids)]
@@ -288,7 +276,7 @@ def records_without_operations(
             suite_of(manifest),
             out=directory.path,
             agent=(agent := agent_of(manifest, where)),
-            env_args={"operations": [], **({} if data is None else {"data": data})},
+            env_args={"operations": [], **({} if plan.data is None else {"data": plan.data})},
             choice=Choice(sample_ids=tuple(played)),
             seed=manifest["seed"],
             repeats=manifest["repeats"],

@@ -7,65 +7,39 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from eval.audit.arms import Arm, first_samples, operations_of, records_without_operations, rerun
+from eval.audit.arms import (
+    CHANGES,
+    PROTOCOLS,
+    Arm,
+    Plan,
+    first_samples,
+    operations_of,
+    records_without_operations,
+    rerun,
+)
 from eval.audit.counterfactual import analyse
 from eval.audit.med import decompose, drift, pair
 from eval.audit.page import print_audit, print_checkpoints, write_audit
-from eval.interventions import INTERVENTIONS
 from eval.manifest import commit
 from eval.options import open_console, say
 from eval.records import Record, RunDirectory
 from eval.rerun import Whereabouts, add_whereabouts, whereabouts
 from pxr_env.scoring import get_scorer
 
-PROTOCOLS = ("med", "counterfactual")
-#: Everything but the control, which is always made.
-CHANGES = tuple(kind for kind in INTERVENTIONS if kind != "control")
-
 #: Above this share of questions without an answer the reader is warned.
 UNANSWERED = 0.02
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
-    """What to measure.
-
-    Args:
-        protocols: some of `PROTOCOLS`.
-        changes: interventions of the counterfactual protocol, some of `CHANGES`.
-        limit: only the first samples of the run.
-        data: where the data lie now, if they were moved.
-        seed: of random changes of sign and of the places of shifted boxes.
-    """
-
-    protocols: Sequence[str] = PROTOCOLS
-    changes: Sequence[str] = CHANGES
-    limit: int | None = None
-    data: str | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"got --limit {self.limit}, expected at least 1, or no limit for all samples")
-        unknown = [name for name in self.changes if name not in CHANGES]
-        if unknown or not self.changes:
-            raise ValueError(f"got interventions {', '.join(unknown) or 'none'}, expected some of {', '.join(CHANGES)}")
 
 
 def audit_run(directory: Path, where: Whereabouts, plan: Plan, console: Console | None = None) -> dict[str, Any]:
     """Audit one finished run; what is measured already is taken from its `audit` directory.
 
     Args:
-        directory: written by `python -m eval run`.
         where: how to get its agent, for what is missing.
-        plan: what to measure.
-        console: for progress bars.
 
     Returns:
         `run`; `n_samples`, `n_episodes`, `n_errors`; `med` (see `eval.audit.med.decompose`) and `counterfactual`
@@ -94,7 +68,7 @@ def audit_run(directory: Path, where: Whereabouts, plan: Plan, console: Console 
         "commit": commit(),
     }
     if "med" in plan.protocols:
-        without = records_without_operations(run, where, limit=plan.limit, data=plan.data, console=console)
+        without = records_without_operations(run, where, plan, console)
         result["med"] = decompose(pair(records, without, is_correct), seed=plan.seed)
     if "counterfactual" in plan.protocols:
         result["counterfactual"] = _counterfactual(run, records, where, plan, is_correct, console)
@@ -134,7 +108,7 @@ def _counterfactual(
     several = names if any(len(operations_of(record)) > 1 for record in records) else []
     control = Arm(kind="control")
     arms = [control, *(Arm(kind=kind, operation=name) for name in (None, *several) for kind in plan.changes)]
-    played = rerun(run, where, arms, limit=plan.limit, data=plan.data, seed=plan.seed, console=console)
+    played = rerun(run, where, plan, arms, console)
     used = [record for record in records if operations_of(record)]
     operations = {}
     for name in ("all", *names):
@@ -239,7 +213,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Audit every run, print tables, write `audit.json` and `audit.html`."""
     if len(arguments.runs) > 1 and (arguments.model or arguments.agent):
-        raise ValueError("--model or --agent came with several runs; expected one run, or runs that know their own")
+        raise ValueError("got --model or --agent with several runs, expected one run, or runs that know their own")
     where = whereabouts(arguments)
     plan = Plan(
         protocols=PROTOCOLS if arguments.protocol == "both" else (arguments.protocol,),
@@ -280,7 +254,7 @@ def steps_of(runs: Sequence[Path], given: str | None) -> list[float]:
         if len(steps) < len(runs) or steps != sorted(set(steps)):
             steps = [float(number) for number in range(len(runs))]
     if len(steps) != len(runs) or steps != sorted(set(steps)):
-        raise ValueError(f"the steps {steps} came for {len(runs)} runs; expected one for each, in ascending order")
+        raise ValueError(f"got the steps {steps} for {len(runs)} runs, expected one for each, in ascending order")
     return steps
 
 

@@ -43,8 +43,6 @@ def analyse(
         recorded: the episodes of the run that used it.
         control: the same, played again with the true pixels.
         arms: intervention -> the same, played again with other pixels.
-        is_correct: whether an answer counts as right.
-        seed: of random changes of sign.
 
     Returns:
         `n` (episodes whose control has a score), `n_lost` (those whose control has none),

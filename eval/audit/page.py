@@ -70,7 +70,6 @@ def write_audit(out: Path, audit: Mapping[str, Any], *, n_examples: int = 8) -> 
     """Write the page of one audit or several to the file `out`.
 
     Args:
-        out: the HTML file; it needs nothing else.
         audit: what `eval.audit.audit.audit_checkpoints` returned.
         n_examples: of a single run, episodes that are shown with what the model saw.
     """

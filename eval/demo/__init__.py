@@ -13,7 +13,7 @@ from eval.agents import AgentChoice, open_agent
 from eval.demo.defaults import Defaults, find_defaults, find_model
 from eval.options import key_file, key_value
 from eval.recipe import read_recipe
-from pxr_agents.chat_client import ChatClient, Retries, Server
+from pxr_agents.chat_client import Retries, Server
 from pxr_agents.types import Agent, Sampling
 
 #: Opens an agent for one episode, with this sampling.
@@ -130,11 +130,10 @@ def choose(arguments: argparse.Namespace) -> tuple[AgentChoice, Defaults]:
 def player(choice: AgentChoice) -> Iterator[OpenPlayer]:
     """What opens an agent for one episode: a conversation of its own with a server, or the one model that is loaded."""
     if choice.server is not None:
-        server = choice.server
 
         @contextmanager
         def talk(sampling: Sampling) -> Iterator[Agent]:
-            with open_agent(replace(choice, sampling=sampling), ChatClient(server)) as agent:
+            with open_agent(replace(choice, sampling=sampling)) as agent:
                 yield agent
 
         yield talk

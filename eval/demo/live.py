@@ -12,7 +12,7 @@ from typing import Any
 
 import gymnasium
 
-from eval.attempts import Attempt, Watch
+from eval.attempts import Watch, WatchedEnv
 from pxr_agents.rollout import rollout
 from pxr_agents.types import Agent, Episode, Job, Observation
 from pxr_env.play.transcript import Moment
@@ -70,7 +70,7 @@ def _work(
     found: queue.SimpleQueue[Moment | End],
 ) -> None:
     def on_step(attempt: gymnasium.Env, episode: Episode, observation: Observation) -> None:
-        assert isinstance(attempt, Attempt)
+        assert isinstance(attempt, WatchedEnv)
         found.put(_moment(attempt, episode, observation))
         if stop.is_set():
             raise StoppedByVisitor
@@ -81,7 +81,7 @@ def _work(
             # Who asks again wants to see what else the model says.
             job = Job(sample_id=sample_id, seed=secrets.randbits(31))
             try:
-                [episode] = rollout([Attempt(env)], watch, [job], on_step=on_step)
+                [episode] = rollout([WatchedEnv(env)], watch, [job], on_step=on_step)
             except StoppedByVisitor:
                 # The agent may serve others after this one.
                 watch.finish(0)
@@ -93,7 +93,7 @@ def _work(
         found.put(End(error=f"{type(error).__name__}: {error}"))
 
 
-def _moment(attempt: Attempt, episode: Episode, observation: Observation) -> Moment:
+def _moment(attempt: WatchedEnv, episode: Episode, observation: Observation) -> Moment:
     turn = episode.steps[-1].turn if episode.steps else None
     if attempt.reason is not None:
         return Moment(turn=turn, reply="")

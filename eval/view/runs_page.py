@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from eval.comparison import Comparison, common_samples, compare_runs, verdict
+from eval.comparison import RunComparison, common_samples, compare_runs, verdict
 from eval.differences import MODEL_FIELDS, Difference, describe, find_differences
 from eval.facts import Facts
 from eval.intervals import wilson_interval
@@ -300,7 +300,7 @@ def compare_context(library: Library, query: Query) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=12)
-def _compared(runs: tuple[Path, ...], *states: str) -> Comparison:
+def _compared(runs: tuple[Path, ...], *states: str) -> RunComparison:
     """A comparison takes seconds, and is kept for as long as the files of its runs are in these states."""
     return compare_runs(runs)
 

@@ -17,9 +17,8 @@ from torch import Tensor
 
 from pxr_agents.engines.cache import ConversationCache
 from pxr_agents.engines.turn_end import TurnEnd, without_room
-from pxr_agents.lengths import split_by_length
 from pxr_agents.types import Completion, Request, Sampling
-from pxr_agents.vlm import VLM
+from pxr_agents.vlm import VLM, split_by_length
 
 
 class TransformersEngine:
@@ -39,7 +38,7 @@ class TransformersEngine:
         most = int(vlm.model.config.text_config.max_position_embeddings)
         if not 0 <= max_model_len <= most:
             raise ValueError(
-                f"max_model_len={max_model_len} came; the checkpoint allows {most} at most, 0 stands for it"
+                f"got max_model_len={max_model_len}; the checkpoint allows {most} at most, 0 stands for it"
             )
         self.max_model_len = max_model_len or most
         self._submitted: list[tuple[Request, Sampling]] = []

@@ -12,7 +12,6 @@ class TurnEnd:
     """Whether the newest id ends a turn: the stop id does, and one that completes a stop string.
 
     Args:
-        chat: whose ids they are.
         sampling: with the stop strings, and the ids that are forced, in which none is looked for.
     """
 
@@ -43,18 +42,16 @@ def without_room(
     Servers refuse by the same rule, so that an episode ends at the same turn everywhere.
 
     Args:
-        request, sampling: what was asked for.
         max_model_len: most ids in a conversation.
         images_per_prompt: most images in one; None for no limit.
-        version: of the weights.
 
     Raises:
         ValueError: no conversation has room for such a turn.
     """
     if sampling.max_tokens >= max_model_len:
         raise ValueError(
-            f"A turn of max_tokens={sampling.max_tokens} came; the engine has room for max_model_len={max_model_len} "
-            f"ids, conversation included. Make turns shorter, or start the engine with a larger max_model_len."
+            f"got a turn of max_tokens={sampling.max_tokens} where there is room for max_model_len={max_model_len} "
+            "ids, conversation included. Make turns shorter, or start the engine with a larger max_model_len."
         )
     n_images = 0 if images_per_prompt is None else len(request.images) - images_per_prompt
     if len(request.ids) + sampling.max_tokens <= max_model_len and n_images <= 0:

@@ -11,8 +11,8 @@ import pytest
 
 from eval.__main__ import main
 from eval.agents import AgentChoice
-from eval.audit.arms import Resumed
-from eval.audit.audit import Plan, audit_run
+from eval.audit.arms import Plan, Resumed
+from eval.audit.audit import audit_run
 from eval.audit.counterfactual import analyse
 from eval.audit.page import write_audit
 from eval.records import Record, RunDirectory

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from eval.__main__ import main
-from eval.audit.audit import Plan, audit_run, steps_of
+from eval.audit.arms import Plan
+from eval.audit.audit import audit_run, steps_of
 from eval.audit.med import TERMS, decompose, drift, pair
 from eval.records import Record, RunDirectory
 from eval.rerun import Whereabouts

@@ -65,10 +65,7 @@ def test_nice_ticks(low: float, high: float, expected: list[float]) -> None:
 
 @given(
     st.lists(
-        st.tuples(st.integers(0, 100), st.floats(-1e6, 1e6)),
-        min_size=1,
-        max_size=40,
-        unique_by=lambda point: point[0],
+        st.tuples(st.integers(0, 100), st.floats(-1e6, 1e6)), min_size=1, max_size=40, unique_by=lambda point: point[0]
     )
 )
 def test_everything_lies_inside_the_picture(points: list[tuple[float, float]]) -> None:

@@ -44,18 +44,8 @@ def data(tmp_path: Path) -> Path:
 
 
 def command(data: Path, out: Path, *more: str) -> list[str]:
-    return [
-        "run",
-        "pxr_env:pxr/JSONL-v0",
-        "--data",
-        str(data),
-        "--agent",
-        AGENT,
-        "--out",
-        str(out),
-        "--no-report",
-        *more,
-    ]
+    told = f"run pxr_env:pxr/JSONL-v0 --no-report --agent {AGENT}".split()
+    return [*told, "--data", str(data), "--out", str(out), *more]
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from eval.__main__ import main
-from eval.comparison import Comparison, compare_runs, print_comparison, verdict
+from eval.comparison import RunComparison, compare_runs, print_comparison, verdict
 from eval.differences import changes_that_matter, find_differences
 from eval.metrics import evaluation_metrics
 from eval.records import Record, RunDirectory
@@ -58,7 +58,7 @@ def right(text: str) -> dict[str, float | None]:
     return {str(index): {"+": 1.0, "-": 0.0, "?": None}[sign] for index, sign in enumerate(text)}
 
 
-def sentences(comparison: Comparison) -> list[str]:
+def sentences(comparison: RunComparison) -> list[str]:
     return [verdict(comparison, pair, metric) for pair in comparison.pairs for metric in pair.tests]
 
 
@@ -183,7 +183,7 @@ def test_wrong_calls_are_named(tmp_path: Path) -> None:
     a = write_run(tmp_path / "a", right("++"))
     with pytest.raises(ValueError, match="two or more"):
         compare_runs([a])
-    with pytest.raises(ValueError, match="the same run came twice"):
+    with pytest.raises(ValueError, match="got the same run twice"):
         compare_runs([a, a])
     with pytest.raises(ValueError, match="no sample in common"):
         compare_runs([a, write_run(tmp_path / "b", {"x": 1.0})])

@@ -237,14 +237,6 @@ def repeated(sample_id: str, repeat: int, answer: str | None, correct: bool, err
     return Record(episode=episode, repeat=repeat, score=float(correct))
 
 
-def test_pass_at_k_by_hand() -> None:
-    # 5 answers, 2 right: of the 10 pairs the 3 among the wrong ones fail.
-    assert pass_at_k(5, 2, 2) == pytest.approx(0.7)
-    assert pass_at_k(5, 2, 1) == pytest.approx(0.4)
-    assert pass_at_k(5, 2, 4) == 1.0
-    assert pass_at_k(5, 0, 5) == 0.0
-
-
 @given(st.lists(st.booleans(), min_size=1, max_size=8), st.data())
 def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer(correct: list[bool], data: st.DataObject) -> None:
     k = data.draw(st.integers(1, len(correct)))

@@ -28,17 +28,7 @@ from pxr_agents.remote import with_calls, with_stop_string
 from pxr_agents.types import Sampling
 from pxr_env.coordinates import get_frame
 from pxr_env.dialects import get_dialect
-from tests.eval.chat_server import (
-    ChatServer,
-    Fault,
-    cut,
-    cut_chunks,
-    hang_up,
-    pixels,
-    serve,
-    status,
-    zoom_then_answer,
-)
+from tests.eval.chat_server import ChatServer, Fault, cut, cut_chunks, hang_up, pixels, serve, status, zoom_then_answer
 from tests.eval.conftest import ENV_ARGS, ENV_ID, run_evaluation
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +44,12 @@ def choice(url: str, *, retries: Retries = QUICK, timeout: float = 10.0, **other
 
 def client(url: str, **other: Any) -> ChatClient:
     return ChatClient(Server(base_url=url, model="m", **{"retries": QUICK, "timeout": 10.0, **other}))
+
+
+def echo(handler: Any) -> None:
+    """Repeat the key, as hostile servers do."""
+    said = f"you sent {handler.headers['Authorization']}"
+    status(400, json.dumps({"error": {"message": said}}).encode())(handler)
 
 
 BODY = {"messages": [{"role": "user", "content": "x"}]}
@@ -81,12 +77,7 @@ def test_a_conversation_is_sent_as_the_environment_shows_it(tmp_path: Path) -> N
         assert text == {"type": "text", "text": observation["text"]}
         assert len(images) == len(observation["images"]) == 1
         assert np.array_equal(pixels(images[0]), observation["images"][0])
-    assert server.bodies[0] | {"messages": None} == {
-        "model": "m",
-        "temperature": 0.0,
-        "max_tokens": 64,
-        "messages": None,
-    }
+    assert server.bodies[0] == {"model": "m", "temperature": 0.0, "max_tokens": 64, "messages": messages[:2]}
     assert "Authorization" not in server.headers[0]
 
 
@@ -373,29 +364,12 @@ def test_the_key_is_sent_and_never_written(
 ) -> None:
     monkeypatch.setenv("PXR_TEST_KEY", CANARY)
 
-    def echo(handler: Any) -> None:
-        said = f"you sent {handler.headers['Authorization']}"
-        status(400, json.dumps({"error": {"message": said}}).encode())(handler)
-
     # A hostile server that repeats the key in a turn, in an error and in its own name.
     server = ChatServer(lambda body: rf"\boxed{{{CANARY}}}", iter([None, echo]), key=CANARY)
     server.models = {"data": [{"id": "m", "root": CANARY}]}
-    arguments = [
-        "--agent",
-        "openai",
-        "--model",
-        "m",
-        "--api-key-env",
-        "PXR_TEST_KEY",
-        "--limit",
-        "4",
-        "--concurrency",
-        "1",
-        "--no-preflight",
-    ]
-    env_args = [item for key, value in ENV_ARGS.items() for item in ("--set", f"{key}={value}")]
+    more = ["--api-key-env", "PXR_TEST_KEY", "--limit", "4", "--concurrency", "1"]
     with serve(server) as url:
-        assert main(["run", ENV_ID, *arguments, *env_args, "--base-url", url, "--out", str(tmp_path / "run")]) == 0
+        assert main(command(url, tmp_path / "run", *more)) == 0
     assert all(headers["Authorization"] == f"Bearer {CANARY}" for headers in server.headers)
     printed = capsys.readouterr()
     written = {path.name: path.read_text() for path in (tmp_path / "run").iterdir()}
@@ -406,7 +380,7 @@ def test_the_key_is_sent_and_never_written(
 
     monkeypatch.setenv("PXR_TEST_KEY", f"{CANARY}-wrong")
     with serve(server) as url:
-        assert main(["run", ENV_ID, *arguments, "--base-url", url, "--out", str(tmp_path / "other")]) == 2
+        assert main(command(url, tmp_path / "other", *more)) == 2
         with pytest.raises(ServerRefused) as refused:
             client(url, api_key_env="PXR_TEST_KEY").complete(BODY)
     error = capsys.readouterr().err
@@ -423,10 +397,6 @@ def test_the_key_of_a_judge_is_in_no_file_either(
     def player(body: dict[str, Any]) -> str:
         # The judge says neither word, and the key.
         return f"Perhaps. {CANARY}" if body["model"] == "j" else rf"\boxed{{{CANARY}}}"
-
-    def echo(handler: Any) -> None:
-        said = f"you sent {handler.headers['Authorization']}"
-        status(400, json.dumps({"error": {"message": said}}).encode())(handler)
 
     # Three turns of the model, then the judge's requests.
     server = ChatServer(player, iter([None, None, None, echo]), key=CANARY)

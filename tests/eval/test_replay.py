@@ -43,7 +43,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def rewrite(run: Path, change: Callable[[Record], None], which: int = 1) -> None:
+def rewrite(run: Path, change: Callable[[Any], object], which: int = 1) -> None:
     directory = RunDirectory(run)
     records = directory.records()
     change(records[which])
@@ -67,61 +67,38 @@ def test_a_run_is_rebuilt_byte_for_byte(run: Path, capsys: pytest.CaptureFixture
     assert (content[0]["unrecorded"], content[0]["files"]) == ({}, [])
 
 
-def set_image(record: Record) -> None:
-    assert record.image_sha256 is not None
-    record.image_sha256[1][0] = "0" * 64
-
-
 def set_reply(record: Record) -> None:
     step = record.episode.steps[0]
     record.episode.steps[0] = type(step)(turn=step.turn, reply="X" + step.reply[1:], reward=0.0, reward_terms={})
-
-
-def set_views(record: Record) -> None:
-    record.episode.views[1]["box"] = (0.0, 0.0, 1.0, 1.0)
 
 
 def set_answer(record: Record) -> None:
     record.episode.answer = "diagonal"
 
 
-def set_score(record: Record) -> None:
-    record.score = 0.25
+#: Changes of a record, the turn after which they show, as what, and in which words.
+CHANGES: list[tuple[Callable[[Any], object], int, str, str]] = [
+    (
+        lambda record: record.image_sha256[1].__setitem__(0, "0" * 64),
+        *(1, "pixels", "image 1 of 1 had SHA-256 0000000000000000..."),
+    ),
+    (set_reply, 1, "text", "from character 0 on 'X"),
+    (lambda record: record.episode.views[1].update(box=(0.0, 0.0, 1.0, 1.0)), 2, "views", "view 2 was "),
+    (set_answer, 2, "answer", '"diagonal" is on record; "horizontal" came'),
+    (lambda record: setattr(record.episode, "correct", False), 2, "correct", "false is on record; true came"),
+    (lambda record: setattr(record, "score", 0.25), 2, "score", "0.25 is on record; 1.0 came"),
+    (lambda record: record.image_sha256[0].append("0" * 64), 0, "images", "2 images are on record; 1 came"),
+    (
+        lambda record: record.episode.steps.append(record.episode.steps[0]),
+        *(2, "end", "3 turns are on record; the episode ended after 2"),
+    ),
+    (lambda record: record.episode.steps.pop(), 1, "end", "the episode ended after turn 1; now it goes on"),
+]
 
 
-def set_correct(record: Record) -> None:
-    record.episode.correct = False
-
-
-def drop_image(record: Record) -> None:
-    assert record.image_sha256 is not None
-    record.image_sha256[0].append("0" * 64)
-
-
-def add_turn(record: Record) -> None:
-    record.episode.steps.append(record.episode.steps[0])
-
-
-def drop_turn(record: Record) -> None:
-    record.episode.steps.pop()
-
-
-@pytest.mark.parametrize(
-    ("change", "turn", "what", "difference"),
-    [
-        (set_image, 1, "pixels", "image 1 of 1 had SHA-256 0000000000000000..."),
-        (set_reply, 1, "text", "from character 0 on 'X"),
-        (set_views, 2, "views", "view 2 was "),
-        (set_answer, 2, "answer", '"diagonal" is on record; "horizontal" came'),
-        (set_correct, 2, "correct", "false is on record; true came"),
-        (set_score, 2, "score", "0.25 is on record; 1.0 came"),
-        (drop_image, 0, "images", "2 images are on record; 1 came"),
-        (add_turn, 2, "end", "3 turns are on record; the episode ended after 2"),
-        (drop_turn, 1, "end", "the episode ended after turn 1; now it goes on"),
-    ],
-)
+@pytest.mark.parametrize(("change", "turn", "what", "difference"), CHANGES)
 def test_the_first_difference_of_an_episode_is_named(
-    run: Path, change: Callable[[Record], None], turn: int, what: str, difference: str
+    run: Path, change: Callable[[Any], object], turn: int, what: str, difference: str
 ) -> None:
     rewrite(run, change)
     check = check_replay(run)

@@ -22,7 +22,7 @@ from eval.agents import AgentChoice, open_agent
 from eval.records import RunDirectory
 from eval.runner import evaluate
 from pxr_agents.chat import Conversation
-from pxr_agents.chat_client import ChatClient, Server
+from pxr_agents.chat_client import Server
 from pxr_agents.checkpoint import read_checkpoint
 from pxr_agents.remote import OpenAIAgent
 from pxr_agents.types import Sampling
@@ -130,9 +130,8 @@ def choices(checkpoint: Path, base_url: str) -> dict[str, AgentChoice]:
 
 def two_turns(choice: AgentChoice, sample_ids: Sequence[str]) -> list[tuple[str, str]]:
     """What a model says at first to each sample, and what to the result of a call that is put into its mouth."""
-    client = None if choice.server is None else ChatClient(choice.server)
     said = []
-    with open_agent(choice, client) as agent:
+    with open_agent(choice) as agent:
         for key, sample_id in enumerate(sample_ids):
             env = gymnasium.make(ENV_ID, **ENV_ARGS)
             observation, info = env.reset(options={"sample_id": sample_id})

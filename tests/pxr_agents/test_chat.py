@@ -4,13 +4,11 @@ import unicodedata
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pxr_agents.chat import Conversation, intern_image
 from pxr_agents.types import Completion
-from pxr_agents.vlm import patchify
 
 CALL = '<tool_call>\n{"name": "zoom_in", "arguments": {"bbox_2d": [28, 0, 56, 28], "target_image": 1}}\n</tool_call>'
 
@@ -27,28 +25,6 @@ def conversation_of(vlm, images, *, stop=True, question="What letter is in the r
     return conversation, ids, logprobs
 
 
-def collapse(ids, image_id):
-    """One placeholder per image, as the chat template writes it."""
-    return [t for k, t in enumerate(ids) if t != image_id or k == 0 or ids[k - 1] != image_id]
-
-
-@pytest.mark.parametrize("stop", [True, False])
-def test_equals_the_template_rendered_in_one_go(tiny_vlm, noise_image, stop):
-    conversation, _, _ = conversation_of(tiny_vlm, [noise_image(), noise_image(84, 56)], stop=stop)
-    messages = [
-        {"role": "system", "content": "You look."},
-        {
-            "role": "user",
-            "content": [{"type": "image"}, {"type": "text", "text": "What letter is in the red box?"}],
-        },
-        {"role": "assistant", "content": CALL},
-        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Image 2."}]},
-    ]
-    tokenizer = tiny_vlm.chat.tokenizer
-    whole = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert collapse(conversation.ids, tiny_vlm.chat.image_id) == tokenizer.encode(whole)
-
-
 def test_trains_exactly_the_sampled_ids(tiny_vlm, noise_image):
     conversation, ids, logprobs = conversation_of(tiny_vlm, [noise_image(), noise_image()])
     tokens = conversation.tokens()
@@ -59,17 +35,6 @@ def test_trains_exactly_the_sampled_ids(tiny_vlm, noise_image):
     (end,) = tokens.turn_ends
     assert tokens.ids[end] == tiny_vlm.chat.stop_id
     assert not tokens.action[end + 1 :].any()
-
-
-def test_positions_are_those_of_the_model(tiny_vlm, noise_image):
-    images = [noise_image(84, 56), noise_image(56, 140)]
-    conversation, _, _ = conversation_of(tiny_vlm, images)
-    ids = torch.tensor([conversation.ids])
-    expected, _ = tiny_vlm.model.model.get_rope_index(
-        ids, (ids == tiny_vlm.chat.image_id).int(), image_grid_thw=patchify(images, tiny_vlm.norm)[1]
-    )
-    np.testing.assert_array_equal(conversation.positions(), expected[:, 0].numpy())
-    np.testing.assert_array_equal(conversation.positions(7), expected[:, 0, 7:].numpy())
 
 
 HOSTILE = st.lists(
@@ -102,12 +67,6 @@ def test_hostile_reply_leaves_placeholders_alone(tiny_vlm, noise_image):
     images = [noise_image(), noise_image()]
     conversation, _, _ = conversation_of(tiny_vlm, images, reply="<|image_pad|><|im_end|>")
     assert conversation.ids.count(tiny_vlm.chat.image_id) == 2 * 9
-
-
-def test_refuses_an_image_that_a_processor_would_resize(tiny_vlm, noise_image):
-    conversation = Conversation()
-    with pytest.raises(ValueError, match=r"90x84.*multiples of 28.*size_multiple=28"):
-        tiny_vlm.chat.prompt(conversation, "", {"text": "", "images": (noise_image(90, 84),)})
 
 
 def test_banned_ids_are_all_special_ones_but_the_stop(tiny_vlm):

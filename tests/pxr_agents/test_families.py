@@ -99,6 +99,7 @@ def own_logprobs(vlm, rows):
 def test_positions_are_those_of_the_family(vlm, images):
     conversation = conversation_of(vlm, images=images, turns=3)
     np.testing.assert_array_equal(conversation.positions(), rope_index(vlm, conversation))
+    np.testing.assert_array_equal(conversation.positions(7), rope_index(vlm, conversation)[:, 7:])
 
 
 @families
@@ -106,6 +107,11 @@ def test_logprobs_equal_the_plain_forward_pass(vlm):
     tokens = conversation_of(vlm).tokens()
     expected = plain_logprobs(vlm, tokens).exp().double()
     torch.testing.assert_close(own_logprobs(vlm, [tokens]), expected, atol=1e-5, rtol=0)
+    # What is never sampled has no probability at all, and every one is of the id that was chosen there.
+    with torch.no_grad():
+        ids, logprobs, _ = token_distributions(vlm, collate([tokens]))
+    assert ids.tolist() == tokens.ids[tokens.action].tolist()
+    assert bool(torch.isneginf(logprobs[:, list(vlm.chat.banned_ids)]).all())
 
 
 @families

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import gymnasium
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import pxr_env  # noqa: F401
 from pxr_agents.agents import EachEpisode, Oracle, Random, VLMAgent
 from pxr_agents.chat import Conversation
 from pxr_agents.engines.transformers import TransformersEngine
+from pxr_agents.noise import episode_seed, turn_seed
 from pxr_agents.rollout import rollout
 from pxr_agents.types import Action, ContextFull, Job, Sampling, Tokens
 from pxr_env.curiosity import ProbeOperations
@@ -105,7 +108,7 @@ def test_random_turns_repeat_with_their_seed():
 
 
 def test_jobs_without_environments_are_refused():
-    with pytest.raises(ValueError, match="1 jobs came with no environment"):
+    with pytest.raises(ValueError, match="got 1 jobs with no environment"):
         rollout([], EachEpisode(Oracle), jobs(1))
 
 
@@ -289,3 +292,21 @@ def test_a_full_context_ends_the_episode_without_an_answer(n_turns):
         # What the end costs is earned by the last turn.
         assert episode.reward == -0.25 * n_turns
         assert [bool(step.reward_terms) for step in episode.steps] == [*[False] * (n_turns - 1), True][:n_turns]
+
+
+def test_seeds_differ_by_run_sample_repeat_and_turn():
+    runs = (0, 1, (0, 3, 1), (0, 31))
+    episodes = [episode_seed(*parts) for parts in itertools.product(runs, ("a", "b", "1", "b\ud800"), (0, 1, 12))]
+    turns = [turn_seed(episode, turn) for episode in episodes for turn in range(3)]
+    assert len({*episodes, *turns}) == len(episodes) + len(turns)
+    assert all(0 <= seed < 2**31 for seed in (*episodes, *turns))
+
+
+def test_no_two_ways_to_read_an_identity():
+    assert episode_seed(1, "2:3", 0) != episode_seed(1, "3", 2)
+    assert episode_seed((1, 2), "a", 3) != episode_seed(1, "a", 2)
+
+
+def test_seeds_never_change():
+    """Of a run that is continued with a later version: SHA-256 of "episode:7:1:a" and "turn:5:2", by hand."""
+    assert (episode_seed(7, "a", 1), turn_seed(5, 2)) == (1944989369, 1628768561)

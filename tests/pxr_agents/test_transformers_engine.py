@@ -284,5 +284,5 @@ def test_a_conversation_without_room_gets_no_turn(tiny_vlm, noise_image):
 
 def test_a_context_beyond_that_of_the_checkpoint_is_refused(tiny_vlm):
     assert TransformersEngine(tiny_vlm).max_model_len == 2048
-    with pytest.raises(ValueError, match="max_model_len=2049 came; the checkpoint allows 2048 at most"):
+    with pytest.raises(ValueError, match="got max_model_len=2049; the checkpoint allows 2048 at most"):
         TransformersEngine(tiny_vlm, max_model_len=2049)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -32,9 +34,9 @@ def test_folding_undoes_expansion(pieces, tail):
     [
         ([1, PAD, PAD, 2], [3], "Image 1 has 3 vision tokens, and 2 placeholder ids"),
         ([1, 2], [3], "Image 1 has 3 vision tokens, and 0 placeholder ids"),
-        ([PAD, 1, PAD, PAD], [1, 1], "1 placeholder ids came that belong to none of the 2 images"),
+        ([PAD, 1, PAD, PAD], [1, 1], "got 1 placeholder ids that belong to none of the 2 images"),
         ([1, PAD, 2, PAD], [2], "Image 1 has 2 vision tokens, and 1 placeholder ids"),
-        ([1, PAD], [], "1 placeholder ids came that belong to none of the 0 images"),
+        ([1, PAD], [], "got 1 placeholder ids that belong to none of the 0 images"),
     ],
 )
 def test_counts_that_do_not_fit_are_refused(ids, lengths, message):
@@ -83,3 +85,15 @@ def test_weights_without_the_output_layer_are_refused():
 def test_start_arguments_are_checked(name, value):
     with pytest.raises(ValueError, match=rf"^1 validation error for StartArguments\n{name}\n"):
         dataclasses.replace(StartArguments(), **{name: value})
+
+
+CODE = "import os, pxr_agents.engines.vllm; print(os.environ['VLLM_LOGGING_STREAM'])"
+
+
+@pytest.mark.parametrize("given", [None, "ext://sys.stdout"])
+def test_vllm_logs_to_standard_error_unless_told_otherwise(given: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_LOGGING_STREAM", raising=False)
+    if given is not None:
+        monkeypatch.setenv("VLLM_LOGGING_STREAM", given)
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [given or "ext://sys.stderr"]

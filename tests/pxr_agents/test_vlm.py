@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
@@ -24,44 +23,6 @@ def test_patchify_equals_the_checkpoints_own_processor(tiny_vlm, tiny_path, nois
     assert grids.tolist() == expected.image_grid_thw.tolist()
 
 
-def test_logprobs_equal_the_plain_forward_pass(tiny_vlm, noise_image):
-    tokens = row(tiny_vlm, [noise_image(84, 56), noise_image()], "\\boxed{A}")
-    patches, grids = patchify(tokens.images, tiny_vlm.norm)
-    ids = torch.from_numpy(tokens.ids).long()[None]
-    with torch.no_grad():
-        logits = tiny_vlm.model(
-            input_ids=ids,
-            pixel_values=patches,
-            image_grid_thw=grids,
-            mm_token_type_ids=(ids == tiny_vlm.chat.image_id).int(),
-        ).logits[0]
-        got_ids, logprobs, _ = token_distributions(tiny_vlm, collate([tokens]))
-    allowed = torch.ones(logits.shape[-1], dtype=torch.bool)
-    allowed[list(tiny_vlm.chat.banned_ids)] = False
-    allowed[len(tiny_vlm.chat.tokenizer) :] = False
-    logits[:, ~allowed] = float("-inf")
-    places = np.flatnonzero(tokens.action)
-    expected = torch.stack([logits[p - 1].log_softmax(-1) for p in places])
-    assert got_ids.tolist() == tokens.ids[places].tolist()
-    torch.testing.assert_close(logprobs[:, allowed], expected[:, allowed], atol=1e-5, rtol=0)
-    assert bool((logprobs[:, ~allowed] == float("-inf")).all())
-
-
-def test_batched_equals_single(tiny_vlm, noise_image):
-    shared = noise_image()
-    rows = [
-        row(tiny_vlm, [shared], "\\boxed{A}"),
-        row(tiny_vlm, [noise_image(56, 28), shared], "a long turn that goes on and on"),
-        row(tiny_vlm, [shared], "\\boxed{T}", question="?"),
-        row(tiny_vlm, [], "no image"),
-    ]
-    with torch.no_grad():
-        _, batched, _ = token_distributions(tiny_vlm, collate(rows))
-        single = torch.cat([token_distributions(tiny_vlm, collate([r]))[1] for r in rows])
-    finite = torch.isfinite(single)
-    torch.testing.assert_close(batched[finite], single[finite], atol=1e-5, rtol=0)
-
-
 def test_encodes_a_shared_image_once(tiny_vlm, noise_image, monkeypatch):
     image = noise_image()
     seen = []
@@ -74,7 +35,7 @@ def test_encodes_a_shared_image_once(tiny_vlm, noise_image, monkeypatch):
 def test_lost_image_is_an_error_not_a_guess(tiny_vlm, noise_image):
     tokens = row(tiny_vlm, [noise_image()], "\\boxed{A}")
     batch = collate([tokens])
-    with pytest.raises(ValueError, match="9 image placeholder ids came with 0 image features"):
+    with pytest.raises(ValueError, match="got 9 image placeholder ids with 0 image features"):
         tiny_vlm.hidden_states(batch.ids, batch.positions, ())
 
 

@@ -68,7 +68,6 @@ class AsyncCore:
 
     Args:
         path: the checkpoint, a directory or a hub name.
-        arguments: how to start it.
 
     Attributes:
         checkpoint: what it says besides its weights.
@@ -134,7 +133,7 @@ class AsyncCore:
     def _check(self, sampling: Sampling) -> tuple[int, ...]:
         """The forced ids that fit into the turn, after checking what vLLM would change silently."""
         if not (sampling.temperature == 0 or 0.01 <= sampling.temperature <= 2):
-            raise ValueError(f"temperature={sampling.temperature} came; vLLM samples with 0 (greedy) or 0.01 to 2")
+            raise ValueError(f"got temperature={sampling.temperature}; vLLM samples with 0 (greedy) or 0.01 to 2")
         forced = sampling.forced[: sampling.max_tokens]
         stop = self.checkpoint.chat.stop_id
         return forced[: forced.index(stop) + 1] if stop in forced else forced

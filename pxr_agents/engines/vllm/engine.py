@@ -32,7 +32,6 @@ class VLLMEngine:
 
     Args:
         path: a Qwen2.5-VL or Qwen3-VL checkpoint (directory or hub name).
-        arguments: how to start vLLM.
         timeout: seconds without any completion after which `collect` gives up.
 
     Attributes:

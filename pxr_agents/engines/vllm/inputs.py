@@ -47,7 +47,7 @@ def fold_placeholders(ids: Sequence[int], lengths: Sequence[int], image_id: int)
     rest = list(ids[position:])
     if image_id in rest:
         raise ValueError(
-            f"{rest.count(image_id)} placeholder ids came that belong to none of the {len(lengths)} images; expected "
+            f"got {rest.count(image_id)} placeholder ids that belong to none of the {len(lengths)} images; expected "
             f"none. Did the model sample one? It has to be banned (see ChatFormat.banned_ids)."
         )
     return folded + rest
@@ -87,7 +87,7 @@ def weights_directory(weights: Mapping[str, Tensor]) -> Iterator[Path]:
 
     if "lm_head.weight" not in weights:
         raise ValueError(
-            f"{len(weights)} weights came without 'lm_head.weight'; expected the model's whole state_dict(), in which "
+            f"got {len(weights)} weights without 'lm_head.weight'; expected the model's whole state_dict(), in which "
             f"tied weights have all their names"
         )
     separate: dict[str, Tensor] = {}
