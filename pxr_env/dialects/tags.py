@@ -25,6 +25,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from xml.sax import saxutils
 
 from pxr_env.coordinates import Frame
 from pxr_env.dialects.base import Dialect, coordinates, limits
@@ -51,9 +52,9 @@ _END = re.compile(rf"\s*+(?:/>|>\s*+</(?P<closed>{_NAME})\s*+>)", re.ASCII)
 
 _NAMED = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
 _ENTITY = re.compile(r"&(?:(amp|lt|gt|quot|apos)|#([0-9]{1,7}));")
-#: What is written as an entity: what ends an attribute, begins a tag or an entity, separates items, and line breaks,
-#: which a reader might fold.
-_SPECIAL = re.compile("[&<>\"'|\r\n\t]")
+#: Written as entities beside &, < and >: what ends an attribute, separates items, and line breaks, which a reader might
+#: fold.
+_SPECIAL = {'"': "&quot;", "'": "&apos;", "|": "&#124;", "\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
 # More digits than a number may have, and still nothing that Python refuses to read.
 _INTEGER = re.compile(r"[+-]?[0-9]{1,400}")
 _FLOAT = re.compile(r"[+-]?(?:[0-9]{1,400}(?:\.[0-9]{0,400})?|\.[0-9]{1,400})(?:[eE][+-]?[0-9]{1,9})?")
@@ -290,13 +291,7 @@ def placeholder(schema: Mapping[str, Any]) -> str:
 
 def escape(text: str) -> str:
     """Writes text for the inside of an attribute's quotes."""
-    return _SPECIAL.sub(_entity, text)
-
-
-def _entity(special: re.Match[str]) -> str:
-    character = special.group()
-    name = next((name for name, meaning in _NAMED.items() if meaning == character), f"#{ord(character)}")
-    return f"&{name};"
+    return saxutils.escape(text, _SPECIAL)
 
 
 def unescape(raw: str) -> str:

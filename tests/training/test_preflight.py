@@ -15,7 +15,7 @@ def test_a_recipe_that_fits_passes(make_recipe):
 
 @pytest.mark.parametrize("model", ["/nowhere", "no such thing", ""])
 def test_a_missing_model_is_named(make_recipe, model):
-    with pytest.raises(FileNotFoundError, match=r"model='.*' came; expected the directory of a Qwen"):
+    with pytest.raises(FileNotFoundError, match=r"got model='.*', expected the directory of a Qwen"):
         check_start(make_recipe(model=model))
 
 
