@@ -18,14 +18,8 @@ import torch
 from pxr_agents.vlm import VLM
 
 SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+    *("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
 )
 
 CHAT_TEMPLATE = """\
@@ -111,6 +105,7 @@ def build_model(tokenizer: Any, *, width: int = 96, layers: int = 3, vision_widt
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     torch.manual_seed(seed)
     head = 32
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [6, 5, 5], "mrope_interleaved": True}
     config = Qwen3VLConfig(
         text_config={
             "vocab_size": -(-len(tokenizer) // 64) * 64,
@@ -125,12 +120,7 @@ def build_model(tokenizer: Any, *, width: int = 96, layers: int = 3, vision_widt
             "eos_token_id": ids["<|im_end|>"],
             "pad_token_id": ids["<|endoftext|>"],
             "tie_word_embeddings": True,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "mrope_section": [6, 5, 5],
-                "mrope_interleaved": True,
-            },
+            "rope_parameters": rope,
         },
         vision_config={
             "depth": 2,
@@ -182,17 +172,13 @@ def _write_processor(path: Path) -> None:
         "temporal_patch_size": 1,
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5],
-        "do_resize": True,
-        "do_rescale": True,
-        "do_normalize": True,
-        "do_convert_rgb": True,
+        **dict.fromkeys(("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"), True),
         "rescale_factor": 1 / 255,
         "resample": 3,
         "size": {"shortest_edge": unit, "longest_edge": 1024 * unit},
         "processor_class": "Qwen3VLProcessor",
     }
-    for name, key, kind in (
-        ("preprocessor_config.json", "image_processor_type", "Qwen2VLImageProcessor"),
-        ("video_preprocessor_config.json", "video_processor_type", "Qwen3VLVideoProcessor"),
-    ):
-        (path / name).write_text(json.dumps({**common, key: kind}, indent=2) + "\n")
+    image = {**common, "image_processor_type": "Qwen2VLImageProcessor"}
+    video = {**common, "video_processor_type": "Qwen3VLVideoProcessor"}
+    (path / "preprocessor_config.json").write_text(json.dumps(image, indent=2) + "\n")
+    (path / "video_preprocessor_config.json").write_text(json.dumps(video, indent=2) + "\n")

@@ -28,32 +28,24 @@ call of the operation was refused), the sum of their "reward" and of each reward
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class AlarmRule:
-    """When to warn.
-
-    Args:
-        rate: share of the episodes that execute the operation, below which it is dying; 0 never warns.
-        iterations: how many in a row have to be below, and above again for a recovery.
-    """
+    """When to warn."""
 
     rate: float = 0.05
+    """Share of the episodes that execute the operation, below which it is dying; 0 never warns."""
     iterations: int = 5
+    """How many in a row have to be below, and above again for a recovery."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Split:
-    """One iteration (or several), seen from one operation.
-
-    Args:
-        users: episodes that executed it.
-        others: the rest.
-        groups: samples.
-        live_groups: samples with a user among their episodes: where they differ, there is something to learn from.
-    """
+    """One iteration (or several), seen from one operation: the episodes that executed it, and the others."""
 
     users: Sums = dataclasses.field(default_factory=dict)
     others: Sums = dataclasses.field(default_factory=dict)
     groups: int = 0
+    """Samples."""
     live_groups: int = 0
+    """Samples with a user among their episodes: where they differ, there is something to learn from."""
 
     @classmethod
     def of(cls, episodes: Sequence[Episode], operation: str) -> Self:
@@ -117,16 +109,13 @@ def _add(rows: Iterable[Sums]) -> Sums:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class AlarmState:
-    """What is known of earlier iterations.
-
-    Args:
-        history: operation -> its latest iterations, at most twice as many as the rule asks for: those that alarm,
-            and as many before them.
-        warned: operations that are low and have been warned of.
-    """
+    """What is known of earlier iterations."""
 
     history: Mapping[str, tuple[Split, ...]] = dataclasses.field(default_factory=dict)
+    """Operation -> its latest iterations, at most twice as many as the rule asks for: those that alarm, and as many
+    before them."""
     warned: frozenset[str] = frozenset()
+    """Operations that are low and have been warned of."""
 
     def flags(self) -> dict[str, float]:
         """`alarm/OPERATION`: 1 from a warning to the recovery, else 0."""
@@ -165,14 +154,8 @@ def watch_usage(
 ) -> tuple[AlarmState, list[Notice]]:
     """Adds an iteration; returns the new state and what is to be said, once for each fall and each recovery.
 
-    Where a task has several operations, each is watched, and all together as "any".
-
-    Args:
-        state: of the iteration before; `AlarmState()` at first.
-        episodes: those of the iteration. Those with an error have no score and are left out, and so are probes,
-            which were made to use an operation.
-        iteration: its number.
-        rule: when to warn.
+    Where a task has several operations, each is watched, and all together as "any". Episodes with an error have no
+    score and are left out, and so are probes, which were made to use an operation.
     """
     scored = own_episodes(episodes)
     if not scored or not rule.rate:
@@ -210,12 +193,8 @@ def usage_rates(episodes: Sequence[Episode]) -> dict[str, float]:
 
 def likely_cause(splits: Sequence[Split], rule: AlarmRule) -> str:
     """The first of these that fits, in one sentence: calls are refused rather than avoided, nobody ever used it, users
-    are cut off, users earn less (and by which term), or none of them.
-
-    Args:
-        splits: the iterations below the rate and those before them.
-        rule: the rule they are below.
-    """
+    are cut off, users earn less (and by which term), or none of them. `splits` are the iterations below the rate of the
+    rule and those before them."""
     total = Split.total(splits)
     refused = total.others.get("failed", 0) / max(total.n_episodes, 1)
     if refused >= max(rule.rate, total.rate):

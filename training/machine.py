@@ -22,19 +22,16 @@ Level = Literal["ok", "note", "warning", "error"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
-
-    Args:
-        topic: what it is about: "versions", "machine", "recipe" or "memory".
-        level: "error" will fail, "warning" may fail or be slow, "note" is good to know, "ok" is as it should be.
-        text: what was found, and for errors and warnings what was expected.
-        remedy: what to do; empty where nothing has to be done.
-    """
+    """One thing that was looked at."""
 
     topic: str
+    """What it is about: "versions", "machine", "recipe" or "memory"."""
     level: Level
+    """An "error" will fail, a "warning" may fail or be slow, a "note" is good to know, "ok" is as it should be."""
     text: str
+    """What was found, and for errors and warnings what was expected."""
     remedy: str = ""
+    """What to do; empty where nothing has to be done."""
 
     def __post_init__(self) -> None:
         if self.level in ("warning", "error") and not self.remedy:
@@ -177,19 +174,12 @@ class GPU:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """What there is; sizes in bytes.
-
-    Args:
-        cpus: that this process may use, limits of a container included.
-        memory: main memory, limits of a container included.
-        shared_memory: size of /dev/shm, None where there is none.
-        gpus: that the driver lists.
-        environment: environment variables.
-    """
+    """What there is for this process, limits of a container included; sizes in bytes."""
 
     cpus: int
     memory: int
     shared_memory: int | None
+    """Size of /dev/shm, None where there is none."""
     gpus: tuple[GPU, ...]
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 

@@ -33,21 +33,16 @@ GIB = 2**30
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
-    """Bytes of one learner.
-
-    Attributes:
-        weights: that compute.
-        gradients: as they are accumulated.
-        optimizer: AdamW's two averages, and the float32 weights it steps where there are separate ones.
-        reference: a second copy of the checkpoint, for a KL penalty.
-        offloaded: which of these are in the memory of the CPU instead of the device's.
-    """
+    """Bytes of one learner."""
 
     weights: float
     gradients: float
     optimizer: float
+    """AdamW's two averages, and the float32 weights it steps where there are separate ones."""
     reference: float
+    """A second copy of the checkpoint, for a KL penalty."""
     offloaded: tuple[str, ...] = ()
+    """Which of these are in the memory of the CPU instead of the device's."""
 
     @property
     def device(self) -> float:

@@ -55,30 +55,21 @@ class TestReport:
 
     def test_it_is_ordered_by_topic_and_wrapped(self):
         lines = report([self.FINE, self.FAILS, self.SLOW], width=60).splitlines()
-        assert [line for line in lines if line and line[0] != " "] == [
-            "machine",
-            "versions",
-            "1 will fail ( !! ), 1 may be trouble ( ?? ).",
-        ]
+        verdict = "1 will fail ( !! ), 1 may be trouble ( ?? )."
+        assert [line for line in lines if line and line[0] != " "] == ["machine", "versions", verdict]
         assert lines[1] == "  ok 2 CPUs"
         assert lines[2].startswith(" ??  slow slow")
-        assert "     -> pip install faster==1.0" in lines
-        assert " !!  it fails" in lines
+        assert {"     -> pip install faster==1.0", " !!  it fails"} < set(lines)
         assert max(map(len, lines)) <= 60
         assert report([self.FINE]).endswith("Nothing found that will fail; 0 may be trouble ( ?? ).")
 
     def test_json_holds_everything_and_only_errors_make_it_fail(self):
         read = json.loads(to_json([self.FINE, self.FAILS]))
-        assert read["ok"] is False
-        assert read["findings"][1] == {
-            "topic": "versions",
-            "level": "error",
-            "text": "it fails",
-            "remedy": "repair it",
-        }
+        failing = {"topic": "versions", "level": "error", "text": "it fails", "remedy": "repair it"}
+        assert (read["ok"], read["findings"][1]) == (False, failing)
         assert json.loads(to_json([self.FINE, self.SLOW]))["ok"] is True
-        assert exit_status([]) == exit_status([self.FINE, self.SLOW]) == 0
-        assert exit_status([self.FINE, self.FAILS]) == 1
+        statuses = [exit_status(findings) for findings in ([], [self.FINE, self.SLOW], [self.FINE, self.FAILS])]
+        assert statuses == [0, 0, 1]
 
     @pytest.mark.parametrize("level", ["warning", "error"])
     def test_every_problem_says_what_to_do(self, level):
@@ -168,13 +159,11 @@ class TestVersions:
         reason = "operator torchvision::nms does not exist"
         [(found, text, remedy)] = self.problems(packages, parts, broken={"torchvision": reason})
         assert found == level
-        assert "torchvision 0.28.0 cannot be loaded beside torch 2.13.0+cpu" in text
-        assert reason in text
+        assert f"torchvision 0.28.0 cannot be loaded beside torch 2.13.0+cpu ({reason})" in text
         assert "pip uninstall -y torchvision" in remedy
-
-    def test_anything_else_that_does_not_load_is_an_error(self):
-        [(level, text, _)] = self.problems(GOOD | {"decord": Package("0.6.0")}, broken={"decord": "libavcodec.so"})
-        assert (level, text) == ("error", "decord is installed and cannot be imported: libavcodec.so")
+        # Anything else is an error whatever is wanted.
+        [(found, text, _)] = self.problems(GOOD | {"decord": Package("0.6.0")}, broken={"decord": "libavcodec.so"})
+        assert (found, text) == ("error", "decord is installed and cannot be imported: libavcodec.so")
 
     def test_the_running_python_can_be_read(self):
         packages = installed()
@@ -195,6 +184,7 @@ class TestVersions:
 
 class TestMachine:
     CPU_TORCH, CUDA_TORCH = {"torch": Package("2.13.0+cpu")}, {"torch": Package("2.13.0")}
+    TWO_GPUS = {"gpus": (H100, H100)}  # noqa: RUF012
 
     def problems(self, packages=None, **changes):
         return bad(check_machine(machine(**changes), packages or {}))
@@ -212,27 +202,22 @@ class TestMachine:
         assert second.text == "/dev/shm has 60 GiB"
 
     @pytest.mark.parametrize(
-        ("packages", "changes", "level", "text"),
+        ("level", "text", "packages", "changes"),
         [
             (
-                CPU_TORCH,
-                {"gpus": (H100, H100)},
                 "error",
                 "torch 2.13.0+cpu cannot use the 2 GPUs; expected a CUDA build.",
+                CPU_TORCH,
+                {"gpus": (H100,) * 2},
             ),
-            ({"vllm": Package("0.32.0")}, {}, "warning", "there is no GPU"),
+            ("warning", "there is no GPU", {"vllm": Package("0.32.0")}, {}),
             # Docker gives a container 64 MiB.
-            (
-                {},
-                {"shared_memory": 64 * 2**20},
-                "warning",
-                "/dev/shm has 0.1 GiB; Ray's object store wants 30.0 GiB",
-            ),
-            ({}, {"environment": {"OMP_WAIT_POLICY": "active"}}, "warning", "OMP_WAIT_POLICY=ACTIVE"),
-            ({}, {"environment": {"OMP_NUM_THREADS": "16"}}, "warning", "OMP_NUM_THREADS=16 on 8 CPUs"),
+            ("warning", "/dev/shm has 0.1 GiB; Ray's object store wants 30.0 GiB", {}, {"shared_memory": 64 * 2**20}),
+            ("warning", "OMP_WAIT_POLICY=ACTIVE", {}, {"environment": {"OMP_WAIT_POLICY": "active"}}),
+            ("warning", "OMP_NUM_THREADS=16 on 8 CPUs", {}, {"environment": {"OMP_NUM_THREADS": "16"}}),
         ],
     )
-    def test_what_is_wrong_with_it(self, packages, changes, level, text):
+    def test_what_is_wrong_with_it(self, level, text, packages, changes):
         [(found, said)] = self.problems(packages, **changes)
         assert (found, text in said) == (level, True)
 

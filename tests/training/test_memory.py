@@ -35,9 +35,7 @@ def test_what_stays(kind, dtype, weights, gradients, optimizer):
     assert (memory.weights, memory.gradients, memory.optimizer) == (weights, gradients, optimizer)
     assert memory.total == memory.device == weights + gradients + optimizer
     assert memory.host == 0
-
-
-def test_one_ddp_learner_holds_gradients_once():
+    # One DDP learner holds gradients once.
     assert [estimate(recipe(num_learners=n), 1000).gradients for n in (0, 1)] == [4000, 4000]
 
 

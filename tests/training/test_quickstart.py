@@ -11,16 +11,9 @@ from rich.console import Console
 
 import pxr_env  # noqa: F401
 from pxr_agents import tiny
+from training.quickstart import pretrain
 from training.quickstart.pipeline import Quickstart, targets
-from training.quickstart.pretrain import (
-    ATOM,
-    SceneRows,
-    coordinate_ids,
-    fixed_texts,
-    held_out_ids,
-    letter_ids,
-    task_texts,
-)
+from training.quickstart.pretrain import ATOM, SceneRows, fixed_texts, task_texts
 from training.quickstart.recipe import ENV_ID, ENV_KWARGS, PretrainRecipe, QuickstartRecipe, WarmStartRecipe
 
 
@@ -43,12 +36,9 @@ def test_what_the_task_says_is_short_for_the_tiny_model(env, vlm):
     """Each piece of form is one token, and a zoom is 12: opening, 4 numbers, 3 commas, middle, image, end, stop."""
     for text in fixed_texts(env):
         assert len(vlm.chat.encode_text(text)) == 1
-    call = (
-        '<tool_call>\n{"name": "zoom_in", "arguments": {"bbox_2d": [28, 0, 56, 28], "target_image": 1}}\n</tool_call>'
-    )
-    assert len(vlm.chat.encode_text(call)) == 11
-    assert len(vlm.chat.encode_text("\\boxed{T}")) == 3
-    assert len(vlm.chat.encode_text("What letter is in the blue box?")) == 3
+    call = '{"name": "zoom_in", "arguments": {"bbox_2d": [28, 0, 56, 28], "target_image": 1}}'
+    texts = (f"<tool_call>\n{call}\n</tool_call>", "\\boxed{T}", "What letter is in the blue box?")
+    assert [len(vlm.chat.encode_text(text)) for text in texts] == [11, 3, 3]
 
 
 def test_rows_say_what_the_scene_shows(env, vlm):
@@ -68,12 +58,12 @@ def test_rows_say_what_the_scene_shows(env, vlm):
         assert said(vlm, row) == f"\\boxed{{{base.sample.answers[0]}}}"
         row = rows.view()
         assert said(vlm, row) == f"\\boxed{{{base.sample.answers[0]}}}"
-    assert len(coordinate_ids(env, vlm)) == 4
-    assert len(letter_ids(vlm)) == 6
+    assert len(pretrain.coordinate_ids(env, vlm)) == 4
+    assert len(pretrain.letter_ids(vlm)) == 6
 
 
 def test_stages_are_not_measured_on_what_they_train_on(env, vlm, monkeypatch):
-    held_out = set(held_out_ids(env))
+    held_out = set(pretrain.held_out_ids(env))
     rows = SceneRows(env, vlm, np.random.default_rng(0))
     assert held_out.isdisjoint(rows.sample_id() for _ in range(3000))
     rows = SceneRows(env, vlm, np.random.default_rng(0), held_out=True)
@@ -86,11 +76,13 @@ def arm(**values):
 
 def test_targets_are_the_bounds_as_stated():
     better = arm(accuracy=0.85, accuracy_needs_operation=0.71, usage_rate=0.51)
-    assert [t["met"] for t in targets({"plain": arm(), "curiosity": better})] == [True, True, True, True]
-    no_trap = arm(usage_rate=0.05)
-    assert [t["met"] for t in targets({"plain": no_trap, "curiosity": better})] == [False, True, True, True]
     worse = arm(accuracy=0.84, accuracy_needs_operation=0.69, usage_rate=0.5)
-    assert [t["met"] for t in targets({"plain": arm(), "curiosity": worse})] == [True, False, False, False]
+    for plain, curiosity, met in (
+        (arm(), better, [True, True, True, True]),
+        (arm(usage_rate=0.05), better, [False, True, True, True]),
+        (arm(), worse, [True, False, False, False]),
+    ):
+        assert [target["met"] for target in targets({"plain": plain, "curiosity": curiosity})] == met
 
 
 def small(out: Path) -> QuickstartRecipe:
