@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import pkgutil
+import tomllib
+from pathlib import Path
+
 import pytest
 
-from pxr_env.__main__ import pxr
 from tests.training.conftest import ENV
 from training.__main__ import main
 from training.demonstrations import read_traces
+
+PYPROJECT = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())
+pxr = pkgutil.resolve_name(PYPROJECT["project"]["scripts"]["pxr"])
 
 
 @pytest.mark.parametrize(
