@@ -10,9 +10,9 @@ from gymnasium.envs.registration import EnvSpec
 
 from pxr_env.errors import quote
 from pxr_env.oracle import oracle_turns
-from pxr_env.testing.playing import Recording, Step, base, play
+from pxr_env.testing.playing import Environment, Recording, Step, base, play
 from pxr_env.testing.plugin import OPERATION, TASK
-from pxr_env.testing.subject import Environment, OperationSubject, TaskSubject
+from pxr_env.testing.subject import OperationSubject, TaskSubject
 from pxr_env.testing.turns import PROSE, executed_turns, malformed_turns, mixed_turns
 from pxr_env.types import OperationCall, Sample
 
@@ -84,7 +84,7 @@ def spec(plain: Environment) -> EnvSpec:
     return plain.spec
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def sample(plain: Environment, sample_id: str) -> Sample:
     """A sample that is looked at."""
     return base(plain).data.get(sample_id)
@@ -104,21 +104,21 @@ def mixed(task: TaskSubject, roomy: Environment, sample_id: str) -> Recording:
 
 
 @pytest.fixture(scope="session")
-def silent(task: TaskSubject, plain: Environment) -> Recording:
-    """An episode of the first sample without an answer, until the task's limit of turns ends it."""
-    return play(plain, [PROSE] * base(plain).limits.max_turns, sample_id=task.sample_ids[0])
+def silent(plain: Environment, sample_id: str) -> Recording:
+    """An episode without an answer, until the task's limit of turns ends it."""
+    return play(plain, [PROSE] * base(plain).limits.max_turns, sample_id=sample_id)
 
 
 @pytest.fixture(scope="session")
-def episodes(oracle: Recording, mixed: Recording, silent: Recording) -> tuple[Recording, ...]:
+def episodes(oracle: Recording, mixed: Recording, silent: Recording) -> list[Recording]:
     """All of these."""
-    return oracle, mixed, silent
+    return [oracle, mixed, silent]
 
 
 @pytest.fixture(scope="session")
-def steps(episodes: tuple[Recording, ...]) -> list[tuple[str, Step]]:
-    """All steps of these, each with where it is."""
-    return [(episode.where(number), step) for episode in episodes for number, step in enumerate(episode.steps)]
+def steps(episodes: list[Recording]) -> list[Step]:
+    """All their steps."""
+    return [step for episode in episodes for step in episode.steps]
 
 
 @pytest.fixture(scope="session")
@@ -143,7 +143,4 @@ def malformed(roomy: Environment, sample_id: str, executed: list[str]) -> list[t
     calls = base(roomy).dialect.parse(executed[0]).calls if executed else ()
     call = calls[0] if calls and isinstance(calls[0], OperationCall) else None
     turns = malformed_turns(base(roomy), call).items()
-    return [
-        (f'sample "{sample_id}", {wrong} "{quote(turn, 60)}"', play(roomy, [turn], sample_id=sample_id))
-        for wrong, turn in turns
-    ]
+    return [(f'{wrong} "{quote(turn, 60)}"', play(roomy, [turn], sample_id=sample_id)) for wrong, turn in turns]

@@ -19,12 +19,15 @@ from gymnasium.envs.registration import EnvSpec
 from pxr_env.env import VisualReasoningEnv
 from pxr_env.errors import quote
 
+Environment = gymnasium.Env[Any, Any]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
     """What came back from `reset` (turn None) or from one turn.
 
     Args:
+        where: names the step for a message.
         turn: the message, or None.
         observation: the very same object that was returned.
         text: its text; None without one.
@@ -32,6 +35,7 @@ class Step:
         info: a deep copy, made at once.
     """
 
+    where: str
     turn: str | None
     observation: Any
     text: Any
@@ -53,15 +57,13 @@ class Step:
 
 @dataclass(kw_only=True, slots=True)
 class Recording:
-    """An episode as it went.
+    """An episode as it went: the reset and the turns, fewer than planned if it ended or an exception came.
 
     Args:
-        sample_id: the sample, as `info` of the reset names it.
-        steps: the reset and the turns; fewer than planned if the episode ended or an exception came.
+        steps: what came back.
         error: the exception that ended it, described; or None.
     """
 
-    sample_id: str
     steps: list[Step] = field(default_factory=list)
     error: str | None = None
 
@@ -75,14 +77,8 @@ class Recording:
         """The last step."""
         return self.steps[-1]
 
-    def where(self, number: int) -> str:
-        """Names a step for a message."""
-        turn = self.steps[number].turn
-        moment = "after reset" if turn is None else f'turn {number} "{quote(turn, 60)}"'
-        return f'sample "{self.sample_id}", {moment}'
 
-
-def base(env: gymnasium.Env[Any, Any]) -> VisualReasoningEnv:
+def base(env: Environment) -> VisualReasoningEnv:
     """Returns the environment inside the wrappers.
 
     Raises:
@@ -97,13 +93,7 @@ def base(env: gymnasium.Env[Any, Any]) -> VisualReasoningEnv:
     return inner
 
 
-def play(
-    env: gymnasium.Env[Any, Any],
-    turns: Iterable[str],
-    *,
-    sample_id: str | None = None,
-    seed: int | None = None,
-) -> Recording:
+def play(env: Environment, turns: Iterable[str], *, sample_id: str | None = None, seed: int | None = None) -> Recording:
     """Plays an episode until it ends or the turns do. Does not raise: an exception ends the record.
 
     Args:
@@ -112,13 +102,12 @@ def play(
         sample_id: the sample, by default chosen by the environment.
         seed: seed of the reset.
     """
-    recording = Recording(sample_id=sample_id or f"of seed {seed}")
+    recording = Recording()
     try:
         observation, info = env.reset(seed=seed, options={"sample_id": sample_id} if sample_id else None)
-        recording.steps.append(_step(None, observation, 0.0, False, False, info))
-        recording.sample_id = str(info.get("sample_id", recording.sample_id))
-        for turn in turns:
-            recording.steps.append(_step(turn, *env.step(turn)))
+        recording.steps.append(_step("after reset", None, observation, 0.0, False, False, info))
+        for number, turn in enumerate(turns, start=1):
+            recording.steps.append(_step(f'turn {number} "{quote(turn, 60)}"', turn, *env.step(turn)))
             if recording.last.ended:
                 break
     except Exception as error:
@@ -126,9 +115,11 @@ def play(
     return recording
 
 
-def _step(turn: str | None, observation: Any, reward: Any, terminated: Any, truncated: Any, info: Any) -> Step:
+def _step(where: str, turn: str | None, observation: Any, *outcome: Any) -> Step:
+    reward, terminated, truncated, info = outcome
     parts = observation if isinstance(observation, dict) else {}
     return Step(
+        where=where,
         turn=turn,
         observation=observation,
         text=parts.get("text"),
@@ -148,22 +139,22 @@ def describe_error(error: Exception) -> str:
 
 
 def as_plain(recording: Recording) -> list[list[Any]]:
-    """Returns a record as JSON: pairs such as ["turn 2, info.usage.zoom_in", 1].
+    """Returns a record as JSON: pairs such as ["after reset, info.usage.zoom_in", 0].
 
     Images are given as their shapes and the hash of their bytes: equal lists mean equal episodes, byte for byte, also
     across processes. pytest names the first pair in which two of them differ.
     """
     pairs: list[list[Any]] = []
-    for number, step in enumerate(recording.steps):
+    for step in recording.steps:
         outcome = {
             "text": step.text,
-            "images": [_fingerprint(image) for image in step.images],
+            "images": [fingerprint(image) for image in step.images],
             "reward": float(step.reward),
             "terminated": bool(step.terminated),
             "truncated": bool(step.truncated),
             "info": json.loads(json.dumps(step.info, default=repr)),
         }
-        pairs += _leaves(outcome, f"turn {number}, " if number else "reset, ")
+        pairs += _leaves(outcome, f"{step.where}, ")
     return [*pairs, ["exception", recording.error]]
 
 
@@ -175,7 +166,8 @@ def _leaves(value: Any, name: str) -> Iterator[list[Any]]:
         yield [name, value]
 
 
-def _fingerprint(image: np.ndarray) -> str:
+def fingerprint(image: np.ndarray) -> str:
+    """Returns the type and shape of an image, and the hash of its bytes."""
     digest = hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
     return f"{image.dtype} {'x'.join(map(str, image.shape))} {digest[:16]}"
 

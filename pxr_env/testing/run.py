@@ -17,7 +17,7 @@ from pxr_env.errors import did_you_mean, quote
 from pxr_env.play.command import read_settings
 from pxr_env.tasks import import_module_of
 from pxr_env.testing.subject import OperationSubject, TaskSubject
-from pxr_env.types import SampleSource
+from pxr_env.types import Sample, SampleSource
 
 if TYPE_CHECKING:
     import pytest
@@ -125,7 +125,7 @@ def check_task(
     return _report(Report(subject, subject.name), [] if processes else QUICK)
 
 
-def check_operation(name: str, *, data: SampleSource | None = None, seed: int = 0) -> Report:
+def check_operation(name: str, *, data: SampleSource | Sequence[Sample] = (), seed: int = 0) -> Report:
     """Checks a registered operation with drawn arguments, in every coordinate frame.
 
     Args:

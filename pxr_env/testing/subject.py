@@ -20,11 +20,11 @@ from pxr_env.operations import OperationContext, get_operation
 from pxr_env.operations.registry import Shown
 from pxr_env.operations.sampling import Scale, draw
 from pxr_env.rules import first_regions
-from pxr_env.testing.playing import base
+from pxr_env.samples import as_source
+from pxr_env.testing.playing import Environment, base
 from pxr_env.types import Sample, SampleSource
 from pxr_env.views import View
 
-Environment = gymnasium.Env[Any, Any]
 #: Makes a new environment of the task.
 Maker = Callable[..., Environment]
 
@@ -133,9 +133,9 @@ class OperationSubject:
         ValueError: there is no operation of that name.
     """
 
-    def __init__(self, name: str, *, data: SampleSource | None = None, seed: int = 0) -> None:
+    def __init__(self, name: str, *, data: SampleSource | Sequence[Sample] = (), seed: int = 0) -> None:
         self.operation, self.seed = get_operation(name), seed
-        self.data: SampleSource = data or NoiseSamples()
+        self.data = as_source(data or [noise_sample()])
         self.sample = self.data.get(self.data.sample_ids()[0])
 
     def task(self) -> TaskSubject:
@@ -173,9 +173,8 @@ class OperationSubject:
         shown.append(shown[0].part((0.25, 0.25, 0.75, 1.0), (1, 1)))
         views = tuple(View.of(number, region, (SIDE, SIDE)) for number, region in enumerate(shown, start=1))
         try:
-            return self.operation.run(
-                OperationContext(views=views, frame=FRAMES[frame_name], sources=sources), arguments
-            )
+            context = OperationContext(views=views, frame=FRAMES[frame_name], sources=sources)
+            return self.operation.run(context, arguments)
         except Exception as error:
             return error
 
@@ -186,27 +185,17 @@ class OperationSubject:
         return [picture.tobytes() for picture in pictures]
 
 
-class NoiseSamples:
-    """A single sample of two images and a video, all of noise."""
-
-    def __len__(self) -> int:
-        return 1
-
-    def sample_ids(self) -> Sequence[str]:
-        """See `SampleSource`."""
-        return ["noise"]
-
-    def get(self, sample_id: str) -> Sample:
-        """See `SampleSource`."""
-        wide, high = ImageSource(image=_noise((90, 160), 0)), ImageSource(image=_noise((200, 120), 1))
-        video = VideoSource(
-            key=("pxr_env.testing", "noise"),
-            load_frame=functools.partial(_noise, (60, 80)),
-            n_frames=round(_FPS * _SECONDS),
-            fps=_FPS,
-            size=(80, 60),
-        )
-        return Sample(sample_id="noise", question="What is this?", sources=(wide, high, video), answers=("noise",))
+def noise_sample() -> Sample:
+    """A sample of two images and a video, all of noise."""
+    wide, high = ImageSource(image=_noise((90, 160), 0)), ImageSource(image=_noise((200, 120), 1))
+    video = VideoSource(
+        key=("pxr_env.testing", "noise"),
+        load_frame=functools.partial(_noise, (60, 80)),
+        n_frames=round(_FPS * _SECONDS),
+        fps=_FPS,
+        size=(80, 60),
+    )
+    return Sample(sample_id="noise", question="What is this?", sources=(wide, high, video), answers=("noise",))
 
 
 def _noise(shape: tuple[int, int], seed: int) -> np.ndarray:

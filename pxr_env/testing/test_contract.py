@@ -8,14 +8,11 @@ from typing import Any
 
 import pytest
 
-from pxr_env.env import VisualReasoningEnv
 from pxr_env.errors import show
 from pxr_env.media import MAX_ASPECT_RATIO, VideoSource
-from pxr_env.testing.playing import Recording, Step, base
-from pxr_env.testing.subject import Environment, TaskSubject
+from pxr_env.testing.playing import Environment, Recording, Step, base
+from pxr_env.testing.subject import TaskSubject
 from pxr_env.types import Sample
-
-Steps = list[tuple[str, Step]]
 
 #: What every info holds, and of which type.
 ALWAYS: dict[str, Any] = {
@@ -28,8 +25,8 @@ ALWAYS: dict[str, Any] = {
     "vision_tokens": int,
     "reward_terms": dict,
 }
-#: What it holds where the sample knows it.
-FACTS = ("needs_operation", "evidence_box", "evidence_time", "category")
+#: What it holds as the sample does, where that knows it.
+FACTS = ("sample_id", "needs_operation", "evidence_box", "evidence_time", "category")
 AFTER_RESET: dict[str, Any] = {"system_prompt": str, "tools": list}
 AFTER_END: dict[str, Any] = {"answer": str | None, "score": float, "correct": bool, "target": str}
 
@@ -45,171 +42,151 @@ def test_environments_can_be_made(task: TaskSubject) -> None:
     assert task.sample_ids, "expected at least one sample. Check samples=."
 
 
-def test_turns_raise_nothing(episodes: tuple[Recording, ...]) -> None:
+def test_turns_raise_nothing(episodes: list[Recording]) -> None:
     """No exception in an episode of the oracle, of drawn calls, or without an answer.
 
     A model's mistake is an observation it can read. An exception in a rollout ends a training run after hours.
     """
-    for recording in episodes:
-        last = (recording.turns or ["reset"])[-1]
-        assert not recording.error, f'sample "{recording.sample_id}", after {show(last)}: {recording.error}'
+    for episode in episodes:
+        assert not episode.error, f"after {show((episode.turns or ['reset'])[-1])}: {episode.error}"
 
 
-def test_observations_are_in_their_space(plain: Environment, steps: Steps) -> None:
+def test_observations_are_in_their_space(steps: list[Step], plain: Environment) -> None:
     """Observations are `{"text": str, "images": tuple of uint8 HxWx3}`, members of the observation space, with text
     that can be encoded.
 
     A lone surrogate from a data set breaks the tokenizer or the log long after it was read.
     """
-    for where, step in steps:
-        observation = step.observation
-        assert isinstance(observation, dict), where
-        assert sorted(observation) == ["images", "text"], f"{where}: expected these two and nothing else."
-        text, images = observation["text"], observation["images"]
+    for step in steps:
+        assert isinstance(step.observation, dict), step.where
+        assert sorted(step.observation) == ["images", "text"], f"{step.where}: expected these two and nothing else."
         kinds = [f"{getattr(image, 'dtype', type(image).__name__)} {image.shape}" for image in step.images]
-        fits = observation in plain.observation_space
-        assert fits, (
-            f"{where}: got text of type {type(text).__name__} and {type(images).__name__} of images {kinds}; expected "
-            f"a member of {plain.observation_space}: str, and a tuple of uint8 HxWx3."
-        )
-        surrogates = [letter for letter in text if "\ud800" <= letter <= "\udfff"]
-        assert not surrogates, f"{where}: got a text with a lone surrogate. Clean the question in the data."
+        fits = step.observation in plain.observation_space
+        assert fits, f"{step.where}: got text {show(step.text)} and images {kinds}; expected {plain.observation_space}."
+        surrogates = [letter for letter in step.text if "\ud800" <= letter <= "\udfff"]
+        assert not surrogates, f"{step.where}: got a text with a lone surrogate. Clean the question in the data."
 
 
-def test_info_has_its_keys(steps: Steps) -> None:
+def test_info_has_its_keys(steps: list[Step]) -> None:
     """`info` holds what the environment documents, of the documented types; wrappers may add to it.
 
     Loggers and curiosity read these keys in other processes, where a missing one is found late.
     """
-    for where, step in steps:
-        expected = {
-            **ALWAYS,
-            **(AFTER_RESET if step.turn is None else {}),
-            **(AFTER_END if step.ended else {}),
-            **({"truncated_by": str} if step.truncated else {}),
-        }
+    for step in steps:
+        expected = ALWAYS | (AFTER_RESET if step.turn is None else {}) | (AFTER_END if step.ended else {})
+        if step.truncated:
+            expected |= {"truncated_by": str}
         for name, kind in expected.items():
-            kind_name = getattr(kind, "__name__", kind)
-            assert name in step.info, f'{where}: info lacks "{name}"; expected it of type {kind_name}.'
+            assert name in step.info, f'{step.where}: info lacks "{name}"; expected it of type {kind}.'
             got = type(step.info[name]).__name__
             fits = isinstance(step.info[name], kind)
-            assert fits, f'{where}: info["{name}"] is of type {got}; expected {kind_name}.'
+            assert fits, f'{step.where}: info["{name}"] is of type {got}; expected {getattr(kind, "__name__", kind)}.'
 
 
-def test_info_tells_the_facts(episodes: tuple[Recording, ...], plain: Environment) -> None:
+def test_info_tells_the_facts(steps: list[Step], sample: Sample) -> None:
     """What a sample knows about itself stands in every `info`, unchanged: id, evidence, category.
 
     Metrics such as "needless" and "missing" compare usage with these; a stale one counts the wrong episode.
     """
-    for recording in episodes:
-        sample = base(plain).data.get(recording.sample_id)
-        known = {name: value for name in FACTS if (value := getattr(sample, name)) is not None}
-        for number, step in enumerate(recording.steps):
-            for name, value in {"sample_id": sample.sample_id, **known}.items():
-                where = recording.where(number)
-                assert step.info.get(name) == value, f'{where}: expected info["{name}"] as in the sample.'
+    known = {name: value for name in FACTS if (value := getattr(sample, name)) is not None}
+    for step in steps:
+        assert {name: step.info.get(name) for name in known} == known, f"{step.where}: expected what the sample says."
 
 
-def test_info_is_json(steps: Steps) -> None:
+def test_info_is_json(steps: list[Step]) -> None:
     """`info` can be written as JSON: plain numbers, no arrays, no NaN.
 
     Records, traces and Ray's metrics are written as JSON; a NumPy integer fails there, not here.
     """
-    for where, step in steps:
+    for step in steps:
         for name, value in step.info.items():
             try:
                 json.dumps(value, allow_nan=False)
             except (TypeError, ValueError) as error:
-                pytest.fail(
-                    f'{where}: info["{name}"] cannot be written as JSON ({error}); expected plain values. '
-                    "Convert it, for example with int() or .tolist()."
-                )
+                message = f'{step.where}: info["{name}"] cannot be written as JSON ({error}); expected plain values.'
+                pytest.fail(f"{message} Convert it, for example with int() or .tolist().")
 
 
-def test_images_match_their_views(episodes: tuple[Recording, ...]) -> None:
+def test_images_match_their_views(episodes: list[Recording]) -> None:
     """Every image has its entry in `info["views"]`, in order, numbered from 1, with its width and height.
 
     The model names images by these numbers: an image too many or too few shifts all later ones.
     """
-    for recording in episodes:
+    for episode in episodes:
         n_before = 0
-        for number, step in enumerate(recording.steps):
-            where, views = recording.where(number), step.info.get("views", [])
+        for step in episode.steps:
+            views = step.info.get("views", [])
             indices = [view["index"] for view in views]
-            assert indices == list(range(1, len(views) + 1)), f"{where}: expected views numbered 1, 2, 3, ..."
+            assert indices == list(range(1, len(views) + 1)), f"{step.where}: expected views numbered 1, 2, 3, ..."
             sizes = [tuple(view["size"]) for view in views[n_before:]]
             shapes = [(image.shape[1], image.shape[0]) for image in step.images]
-            assert shapes == sizes, f"{where}: expected images of the sizes (width, height) of the new views."
+            assert shapes == sizes, f"{step.where}: expected images of the sizes (width, height) of the new views."
             n_before = len(views)
 
 
-def test_views_lie_in_their_sources(episodes: tuple[Recording, ...], plain: Environment) -> None:
+def test_views_lie_in_their_sources(steps: list[Step], sample: Sample) -> None:
     """Every view names its source, a box inside it in source pixels, and for a video a frame with its time.
 
     A box in pixels of the shown picture instead of the source is 12% off on a photograph of 4032 pixels. A tilted
     view may reach beyond its source.
     """
-    for recording in episodes:
-        sample = base(plain).data.get(recording.sample_id)
-        for number, step in enumerate(recording.steps):
-            for view in step.info.get("views", []):
-                for region in view.get("panels", [view]):
-                    assert_region(region, sample, f"{recording.where(number)}: view {view['index']}")
+    for step in steps:
+        for view in step.info.get("views", []):
+            for region in view.get("panels", [view]):
+                assert_region(region, sample, f"{step.where}: view {view['index']}")
 
 
-def test_sizes_keep_the_pixel_budget(steps: Steps, plain: Environment) -> None:
+def test_sizes_keep_the_pixel_budget(steps: list[Step], plain: Environment) -> None:
     """Both sides of every image are multiples of `size_multiple`, their area is at most `max_pixels`, and their ratio
     at most 200.
 
     Qwen's processors resize what is otherwise, and all boxes the model writes are off; or they refuse it.
     """
-    most, multiple = pixel_budget(base(plain))
-    for where, step in steps:
+    budget = base(plain).rules.image_budget
+    most, multiple = budget["max_pixels"], budget["size_multiple"]
+    for step in steps:
         for image in step.images:
             height, width = image.shape[:2]
-            got = f"{where}: got an image of {width}x{height}; expected"
+            got = f"{step.where}: got an image of {width}x{height}; expected"
             assert width % multiple == height % multiple == 0, f"{got} multiples of {multiple}."
             assert width * height <= most, f"{got} at most {most} pixels."
             narrow = max(width, height) > MAX_ASPECT_RATIO * min(width, height)
             assert not narrow, f"{got} a ratio of at most {MAX_ASPECT_RATIO}."
 
 
-def test_counters_add_up(episodes: tuple[Recording, ...], plain: Environment) -> None:
+def test_counters_add_up(episodes: list[Recording], plain: Environment) -> None:
     """Usage counts operations of the task and never shrinks, and `vision_tokens` is the area of all views in squares of
     `size_multiple`.
 
     Curiosity and costs are computed from these; failed calls have a count of their own.
     """
-    _, multiple = pixel_budget(base(plain))
-    for recording in episodes:
+    multiple = base(plain).rules.image_budget["size_multiple"]
+    for episode in episodes:
         before = dict.fromkeys(base(plain).operations, 0)
-        for number, step in enumerate(recording.steps):
-            where, usage = recording.where(number), step.info.get("usage", {})
+        for step in episode.steps:
+            usage = step.info.get("usage", {})
             grows = usage.keys() == before.keys() and all(usage[name] >= before[name] for name in before)
             assert grows, (
-                f"{where}: got usage {show(usage)}; expected a count of at least {show(before)} for every operation "
-                "of the task."
+                f"{step.where}: got usage {show(usage)}; expected at least {show(before)}, of every operation."
             )
             before = usage
             area = sum(view["size"][0] * view["size"][1] for view in step.info.get("views", []))
-            message = f"{where}: expected as vision tokens the area of all views in squares of {multiple} pixels."
+            message = f"{step.where}: expected as vision tokens the area of all views in squares of {multiple} pixels."
             assert step.info.get("vision_tokens") == area // multiple**2, message
 
 
-def test_tools_describe_the_operations(task: TaskSubject, plain: Environment) -> None:
+def test_tools_describe_the_operations(plain: Environment, sample_id: str) -> None:
     """After reset, `tools` has a JSON schema for every operation that the dialect has a word for, and the system prompt
     is a text.
 
     A model that is not told of an operation never calls it, and its rate of use stays zero without a reason.
     """
-    _, info = plain.reset(options={"sample_id": task.sample_ids[0]})
-    tools, prompt = info.get("tools"), info.get("system_prompt")
+    _, info = plain.reset(options={"sample_id": sample_id})
     expected = base(plain).dialect.tools(list(base(plain).operations.values()))
-    assert tools == expected, f"got tools {show(tools)}; expected {show(expected)}, those of the dialect."
-    for tool in tools or []:
-        name = tool.get("function", {}).get("name")
-        told = isinstance(prompt, str) and isinstance(name, str) and name in prompt
-        assert told, f"the system prompt does not name {show(name)}; expected it to tell of every operation."
+    assert info.get("tools") == expected, f"got tools {show(info.get('tools'))}; expected those of the dialect."
+    for tool in expected:
+        name = tool["function"]["name"]
+        assert name in str(info.get("system_prompt")), f"expected a system prompt that tells of {name}."
 
 
 def assert_region(region: dict[str, Any], sample: Sample, where: str) -> None:
@@ -235,8 +212,3 @@ def assert_region(region: dict[str, Any], sample: Sample, where: str) -> None:
         assert known, f"{where}: got frame {show(frame)} of a video; expected 0 to {source.n_frames - 1}."
         shown = source.times[int(frame or 0)]
         assert time == shown, f"{where}: got time {show(time)}; expected {shown} s, when frame {frame} is shown."
-
-
-def pixel_budget(env: VisualReasoningEnv) -> tuple[int, int]:
-    """Returns the largest area of an image and what both of its sides are multiples of."""
-    return env.rules.image_budget["max_pixels"], env.rules.image_budget["size_multiple"]

@@ -19,8 +19,8 @@ from PIL import Image
 
 from pxr_env.errors import quote
 from pxr_env.media import ImageSource, VideoSource
-from pxr_env.testing.playing import Recording, as_plain, base, play
-from pxr_env.testing.subject import Environment, TaskSubject
+from pxr_env.testing.playing import Environment, Recording, as_plain, base, play
+from pxr_env.testing.subject import TaskSubject
 from pxr_env.testing.turns import PROSE, mixed_turns
 from pxr_env.types import Sample
 
@@ -58,7 +58,7 @@ def test_samples_keep_their_ids(plain: Environment, sample: Sample, sample_id: s
     assert info["sample_id"] == sample.sample_id == sample_id, "expected the sample that was asked for."
     again = data.get(sample_id)
     for name in ("question", "answers", "options", "evidence_box", "evidence_time", "needs_operation", "category"):
-        message = f'sample "{sample_id}" has another {name} the second time; expected the same. Seed it by its id.'
+        message = f"another {name} the second time; expected the same. Seed it by its id."
         assert getattr(again, name) == getattr(sample, name), message
 
 
@@ -86,20 +86,18 @@ def test_seed_and_turns_fix_the_episode(task: TaskSubject, scripts: list[tuple[i
     """
     for seed, turns in scripts:
         one, other = (play(task.roomy(), turns, seed=seed) for _ in range(2))
-        assert as_plain(other) == as_plain(one), f'seed {seed}, sample "{one.sample_id}", in a second environment'
+        assert as_plain(other) == as_plain(one), f"seed {seed}, in a second environment"
 
 
-def test_episodes_leave_nothing_behind(task: TaskSubject, roomy: Environment, mixed: Recording) -> None:
+def test_episodes_leave_nothing_behind(task: TaskSubject, roomy: Environment, mixed: Recording, sample_id: str) -> None:
     """An episode is the same after others in the same environment as in a new one, byte for byte.
 
     A cache, a counter or a list that survives the reset makes an episode depend on what was played before.
     """
-    for sample_id in reversed(task.sample_ids):
-        play(roomy, [PROSE], sample_id=sample_id)
-    fresh = play(task.roomy(), mixed.turns, sample_id=mixed.sample_id)
-    again = play(roomy, mixed.turns, sample_id=mixed.sample_id)
-    where = f'sample "{mixed.sample_id}", in an environment that played before, and in a new one'
-    assert as_plain(again) == as_plain(fresh), where
+    for other in reversed(task.sample_ids):
+        play(roomy, [PROSE], sample_id=other)
+    again, fresh = (play(env, mixed.turns, sample_id=sample_id) for env in (roomy, task.roomy()))
+    assert as_plain(again) == as_plain(fresh), "in an environment that played before, and in a new one"
 
 
 def test_another_process_gives_the_same_episode(
@@ -129,35 +127,33 @@ def test_another_process_gives_the_same_episode(
         f"the process ended with {last}; expected an episode. Make the task importable there."
     )
     for (seed, turns), got in zip(scripts, json.loads(answer.stdout), strict=True):
-        here = play(task.make(), turns, seed=seed)
-        assert got == as_plain(here), f'seed {seed}, sample "{here.sample_id}", in another process, and here'
+        assert got == as_plain(play(task.make(), turns, seed=seed)), f"seed {seed}, in another process, and here"
 
 
-def test_arrays_are_fresh(roomy: Environment, mixed: Recording) -> None:
+def test_arrays_are_fresh(roomy: Environment, mixed: Recording, sample_id: str) -> None:
     """No two images share memory, neither within an episode nor between episodes of the same sample.
 
     A rollout keeps observations until the group is over; a buffer used twice shows the wrong picture to the learner.
     """
     images: list[tuple[str, np.ndarray]] = []
     for count in ("first", "second"):
-        for number, step in enumerate(play(roomy, mixed.turns, sample_id=mixed.sample_id).steps):
-            images += [(f"the {count} time, step {number}", image) for image in step.observation["images"]]
+        for step in play(roomy, mixed.turns, sample_id=sample_id).steps:
+            images += [(f"{step.where}, the {count} time", image) for image in step.observation["images"]]
     for index, (where, image) in enumerate(images):
         shared = [other_where for other_where, other in images[:index] if np.shares_memory(image, other)]
-        message = f'sample "{mixed.sample_id}": an image of {where} shares memory with one of {shared}; expected'
-        assert not shared, f"{message} new arrays. Copy it."
+        assert not shared, f"{where}: an image shares memory with others; expected new arrays. Copy it."
 
 
-def test_changes_stay_with_the_caller(task: TaskSubject, mixed: Recording) -> None:
+def test_changes_stay_with_the_caller(task: TaskSubject, mixed: Recording, sample_id: str) -> None:
     """Whoever changes an observation or an info changes nothing in the episode, nor in later ones.
 
     Preprocessing in place and loggers that pop keys are common; here they would rewrite the environment's own state.
     """
     env, spoiler = task.roomy(), _Spoiler(task.roomy())
     for count in ("this episode", "the next episode"):
-        clean, spoiled = (play(one, mixed.turns, sample_id=mixed.sample_id) for one in (env, spoiler))
-        where = f'sample "{mixed.sample_id}", when the caller overwrites what it got, in {count}'
-        assert as_plain(spoiled) == as_plain(clean), f"{where}. Return copies."
+        clean, spoiled = (play(one, mixed.turns, sample_id=sample_id) for one in (env, spoiler))
+        message = f"the caller overwrites what it got: expected {count} to be the same. Return copies."
+        assert as_plain(spoiled) == as_plain(clean), message
 
 
 class _Spoiler(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -165,9 +161,9 @@ class _Spoiler(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     _got: Any = ()
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+    def reset(self, **given: Any) -> Any:
         _spoil(self._got)
-        self._got = super().reset(seed=seed, options=options)
+        self._got = super().reset(**given)
         return self._got
 
     def step(self, action: Any) -> Any:
@@ -188,24 +184,21 @@ def _spoil(value: Any) -> None:
             value.clear()
 
 
-def test_episodes_keep_no_pixels(roomy: Environment, mixed: Recording) -> None:
+def test_episodes_keep_no_pixels(roomy: Environment, mixed: Recording, sample_id: str) -> None:
     """No array, picture or large byte string can be reached from a running environment, except through its data and
     sources.
 
     Elsewhere pixels are copied into every record, and a run needs 500 GB of memory. Views are rectangles of sources:
     what an episode holds does not grow with the size of its images.
     """
-    for moment, turns in {"after reset": [], "in the midst of an episode": mixed.turns[:-1]}.items():
-        play(roomy, turns, sample_id=mixed.sample_id)
-        for path, kept in _pictures(roomy, {id(base(roomy).data)}):
-            pytest.fail(
-                f'sample "{mixed.sample_id}", {moment}: {kept} is kept as {path}; expected no pixels. '
-                "Keep the source and the box, and cut again."
-            )
+    for turns in ([], mixed.turns[:-1]):
+        play(roomy, turns, sample_id=sample_id)
+        kept = list(_pictures(roomy, {id(base(roomy).data)}))
+        assert not kept, f"after {len(turns)} turns: expected no pixels. Keep the source and the box, and cut again."
 
 
-def _pictures(root: object, seen: set[int]) -> Iterator[tuple[str, str]]:
-    """Yields where a picture can be reached from an object, and what it is."""
+def _pictures(root: object, seen: set[int]) -> Iterator[str]:
+    """Yields what pictures can be reached from an object, and how."""
     queue: list[tuple[str, Any]] = [(type(root).__name__, root)]
     # Objects must stay alive while their ids are remembered.
     alive = []
@@ -217,7 +210,7 @@ def _pictures(root: object, seen: set[int]) -> Iterator[tuple[str, str]]:
         alive.append(value)
         picture = _picture(value)
         if picture:
-            yield path, picture
+            yield f"{picture} is kept as {path}"
         else:
             queue += [(f"{path}{name}", part) for name, part in _parts(value)]
 

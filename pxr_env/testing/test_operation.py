@@ -11,8 +11,8 @@ import pytest
 from pxr_env.coordinates import FRAMES
 from pxr_env.errors import OperationError
 from pxr_env.testing import test_contract, test_turns
-from pxr_env.testing.playing import describe_error
-from pxr_env.testing.subject import SIDE, TRIES, Environment, OperationSubject, TaskSubject
+from pxr_env.testing.playing import Environment, describe_error
+from pxr_env.testing.subject import SIDE, TRIES, OperationSubject, TaskSubject
 from pxr_env.views import Comparison, Region, View, regions
 
 in_every_frame = pytest.mark.parametrize("frame", FRAMES)

@@ -10,8 +10,8 @@ from pxr_env.datasets.evidence import box_problem, time_problem
 from pxr_env.errors import quote, show
 from pxr_env.media import VideoSource
 from pxr_env.oracle import shows_evidence
-from pxr_env.testing.playing import Recording, Step, base, play
-from pxr_env.testing.subject import Environment, TaskSubject
+from pxr_env.testing.playing import Environment, Recording, Step, base, play
+from pxr_env.testing.subject import TaskSubject
 from pxr_env.testing.turns import MARKER
 from pxr_env.types import Sample
 from pxr_env.views import View
@@ -31,9 +31,9 @@ def test_the_oracle_scores_one(oracle: Recording) -> None:
     info = oracle.last.info
     right = oracle.last.terminated and info.get("score") == 1.0
     assert right, (
-        f'sample "{oracle.sample_id}": the oracle played {show(oracle.turns, 300)} and ended with score '
-        f"{show(info.get('score'))}, answer {show(info.get('answer'))} and target {show(info.get('target'))}; "
-        "expected score 1.0. Does the scorer suit answers[0]?"
+        f"the oracle played {show(oracle.turns, 300)} and ended with score {show(info.get('score'))}, answer "
+        f"{show(info.get('answer'))} and target {show(info.get('target'))}; expected score 1.0. Does the scorer suit "
+        "answers[0]?"
     )
 
 
@@ -50,7 +50,7 @@ def test_evidence_lies_in_its_source(sample: Sample) -> None:
         problem = problem or time_problem(time, source)
     elif time is not None:
         problem = problem or f"got evidence_time {time} for an image; expected a video"
-    assert not problem, f'sample "{sample.sample_id}": {problem}.'
+    assert not problem, f"{problem}."
 
 
 def test_needed_operations_show_the_evidence(plain: Environment, sample: Sample, oracle: Recording) -> None:
@@ -62,11 +62,10 @@ def test_needed_operations_show_the_evidence(plain: Environment, sample: Sample,
     """
     if not sample.needs_operation:
         pytest.skip("the sample does not say that it needs an operation.")
-    where = f'sample "{sample.sample_id}" needs an operation'
     known = (sample.evidence_box, sample.evidence_time, sample.evidence_call) != (None, None, None)
-    assert known, f"{where}; expected evidence_box, evidence_time or evidence_call. Add one."
+    assert known, "an operation is needed; expected evidence_box, evidence_time or evidence_call. Add one."
     n_executed = sum(oracle.last.info.get("usage", {}).values())
-    assert n_executed, f"{where}, and the oracle executed none: {show(oracle.turns, 300)}; expected one. Offer it."
+    assert n_executed, f"the oracle executed none: {show(oracle.turns, 300)}; expected an operation. Offer it."
     if sample.evidence_call is None:
         n_first = len(play(plain, oracle.turns, sample_id=sample.sample_id).steps[0].images)
         first, shown = (
@@ -74,8 +73,8 @@ def test_needed_operations_show_the_evidence(plain: Environment, sample: Sample,
             for views in (base(plain).views[:n_first], base(plain).views[n_first:])
         )
         assert shown > first, (
-            f"{where}, and the oracle saw the evidence at {shown:.2f} shown pixels per source pixel; expected more "
-            f"than at first, {first:.2f}. Raise max_pixels, or make the source larger."
+            f"the oracle saw the evidence at {shown:.2f} shown pixels per source pixel; expected more than at first, "
+            f"{first:.2f}. Raise max_pixels, or make the source larger."
         )
 
 
@@ -92,9 +91,8 @@ def test_wrong_answers_score_less(env: Environment, sample_id: str) -> None:
     info = play(env, [base(env).dialect.render_answer(MARKER)], sample_id=sample_id).last.info
     wrong = info.get("score", 1.0) < 1.0 and not info.get("correct", True)
     assert wrong, (
-        f'sample "{sample_id}": the answer "{MARKER}" got score {show(info.get("score"))} and correct='
-        f"{show(info.get('correct'))}, target {show(info.get('target'))}; expected a lower score and False. "
-        "Choose a stricter scorer."
+        f'the answer "{MARKER}" got score {show(info.get("score"))} and correct={show(info.get("correct"))}, target '
+        f"{show(info.get('target'))}; expected a lower score and False. Choose a stricter scorer."
     )
 
 
@@ -123,18 +121,18 @@ def test_unanswered_episodes_are_incorrect(silent: Recording) -> None:
     """
     if silent.last.ended:
         outcome = {name: silent.last.info.get(name) for name in ("answer", "score", "correct")}
-        fits = outcome == {"answer": None, "score": 0.0, "correct": False}
-        where = f'sample "{silent.sample_id}", {len(silent.turns)} turns without an answer'
-        assert fits, f"{where}: got {show(outcome)}; expected answer None, score 0.0 and correct False."
+        expected = {"answer": None, "score": 0.0, "correct": False}
+        assert outcome == expected, f"{len(silent.turns)} turns without an answer"
 
 
-def test_the_reward_is_the_sum_of_its_terms(steps: list[tuple[str, Step]]) -> None:
+def test_the_reward_is_the_sum_of_its_terms(steps: list[Step]) -> None:
     """The reward of every step is the finite sum of `info["reward_terms"]`.
 
     Curves of the terms explain the reward only if nothing is missing among them.
     """
-    for where, step in steps:
+    for step in steps:
         terms = step.info.get("reward_terms", {})
         fits = math.isfinite(step.reward) and math.isclose(step.reward, sum(terms.values()), abs_tol=1e-9)
-        message = f"{where}: got reward {step.reward} with terms {show(terms)}; expected"
-        assert fits, f"{message} {sum(terms.values())}, their sum. Name every term."
+        assert fits, (
+            f"{step.where}: got reward {step.reward} with terms {show(terms)}; expected their sum. Name every term."
+        )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 from gymnasium.error import ResetNeeded
 
 from pxr_env.errors import quote, show
 from pxr_env.operations.sampling import WORDS
-from pxr_env.testing.playing import Recording, base, play
-from pxr_env.testing.subject import Environment, TaskSubject
+from pxr_env.testing.playing import Environment, Recording, base, play
+from pxr_env.testing.subject import TaskSubject
 from pxr_env.testing.turns import draw_call, drawn_turns, surrounded, written
 from pxr_env.types import Mistake, OperationCall, Sample, Turn
 
@@ -47,11 +48,8 @@ def test_failures_are_no_usage(malformed: list[tuple[str, Recording]]) -> None:
         if episode.error:
             continue
         before, after = episode.steps
-        used = after.count("usage") - before.count("usage")
-        got = f"{where}: got usage {after.info['usage']}; expected {before.info['usage']}"
-        assert not used, f'{got}. Count it under "failures".'
-        failed = after.count("failures") - before.count("failures")
-        assert failed >= 1, f'{where}: no failure was counted; expected one. Count it in info["failures"].'
+        assert after.count("usage") == before.count("usage"), f'{where}: got usage. Count it under "failures".'
+        assert after.count("failures") > before.count("failures"), f"{where}: no failure was counted; expected one."
         assert len(after.info["views"]) == len(before.info["views"]), f"{where}: expected as many views as before."
 
 
@@ -63,9 +61,9 @@ def test_prose_around_a_call_is_ignored(env: Environment, sample_id: str, call: 
     for name, turn in surrounded(call).items():
         env.reset(options={"sample_id": sample_id})
         observation, *_, info = env.step(turn)
-        where = f'sample "{sample_id}", a call with {name}: got "{quote(observation["text"], 200)}"'
+        got = f"a call with {name}: got {show(observation['text'], 200)}"
         n_executed = sum(info["usage"].values())
-        assert n_executed == 1, f"{where}; expected the call to be executed. Search for it in the text."
+        assert n_executed == 1, f"{got}; expected the call to be executed. Search for it in the text."
 
 
 def test_many_calls_get_a_short_reply(env: Environment, task: TaskSubject, sample_id: str) -> None:
@@ -81,8 +79,8 @@ def test_many_calls_get_a_short_reply(env: Environment, task: TaskSubject, sampl
             env.reset(options={"sample_id": sample_id})
             observation, *_ = env.step(turn * _MANY_CALLS)
             length = len(observation["text"])
-            where = f'sample "{sample_id}", {_MANY_CALLS} {name} of {operation.name}: got a text of {length} characters'
-            assert length <= _LONGEST_REPLY, f"{where}; expected at most {_LONGEST_REPLY}. Refuse the rest in one line."
+            got = f"{_MANY_CALLS} {name} of {operation.name}: got a text of {length} characters"
+            assert length <= _LONGEST_REPLY, f"{got}; expected at most {_LONGEST_REPLY}. Refuse the rest in one line."
 
 
 def test_the_end_is_final(env: Environment, sample: Sample) -> None:
@@ -92,14 +90,10 @@ def test_the_end_is_final(env: Environment, sample: Sample) -> None:
     """
     turn = base(env).dialect.render_answer(sample.answers[0])
     observation, _, terminated, truncated, _ = env.step(f"I am sure now. {turn}")
-    where = f'sample "{sample.sample_id}"'
-    assert (terminated, truncated) == (True, False), f"{where}: expected that an answer terminates. Read the answer."
-    assert not observation["images"], f"{where}, an answer: expected no images."
-    try:
+    assert (terminated, truncated) == (True, False), "expected that an answer terminates. Read the answer."
+    assert not observation["images"], "expected no images for an answer."
+    with pytest.raises(ResetNeeded):
         env.step(turn)
-    except ResetNeeded:
-        return
-    pytest.fail(f"{where}, a turn after the end: got no exception; expected gymnasium.error.ResetNeeded.")
 
 
 def test_drawn_calls_are_executed_or_refused(env: Environment, task: TaskSubject, sample_id: str) -> None:
@@ -111,18 +105,16 @@ def test_drawn_calls_are_executed_or_refused(env: Environment, task: TaskSubject
     turns = drawn_turns(base(env), _DRAWS, task.rng("drawn", sample_id))
     recording = play(env, turns, sample_id=sample_id)
     if recording.error:
-        pytest.fail(f'sample "{sample_id}", {show(turns[len(recording.turns)], 200)}: {recording.error}')
-    for number, step in enumerate(recording.steps[1:], start=1):
-        where, before = recording.where(number), recording.steps[number - 1]
+        pytest.fail(f"{show(turns[len(recording.turns)], 200)}: {recording.error}")
+    for before, step in itertools.pairwise(recording.steps):
         executed, failed = (step.count(name) - before.count(name) for name in ("usage", "failures"))
         one = (executed, failed) in ((1, 0), (0, 1))
-        assert one, f"{where}: {executed} executed and {failed} failed; expected one of both."
-        assert bool(step.images) == bool(executed), (
-            f"{where}: got {len(step.images)} images of {executed} executed calls; expected images of an executed "
-            "call, none of a refused one. Raise OperationError where nothing is shown."
-        )
+        assert one, f"{step.where}: {executed} executed and {failed} failed; expected one of both."
         if failed:
-            assert_readable(step.text, where)
+            assert not step.images, f"{step.where}: expected no images of a refused call."
+            assert_readable(step.text, step.where)
+        else:
+            assert step.images, f"{step.where}: expected images. Raise OperationError where nothing is shown."
 
 
 def test_repeated_calls_are_counted(env: Environment, sample_id: str, call: str) -> None:
@@ -132,8 +124,7 @@ def test_repeated_calls_are_counted(env: Environment, sample_id: str, call: str)
     Elsewhere models earn the bonus for looking by asking for the same picture again and again.
     """
     counts = [step.info["duplicates"] for step in play(env, [call, call], sample_id=sample_id).steps]
-    got = f'sample "{sample_id}", a call and the same again: got duplicates {counts}'
-    assert counts == [0, 0, 1], f"{got}; expected [0, 0, 1]."
+    assert counts == [0, 0, 1], "expected in duplicates the second of two equal calls."
 
 
 def test_calls_survive_the_dialect(env: Environment, task: TaskSubject, sample_id: str) -> None:
@@ -177,13 +168,10 @@ def test_max_turns_truncates(silent: Recording, plain: Environment) -> None:
 
     Learners bootstrap after a truncation and not after a termination; an endless episode stops a whole batch.
     """
-    limit = base(plain).limits.max_turns
-    last, turns = silent.last, len(silent.turns)
-    where = f'sample "{silent.sample_id}", {turns} turns without an answer'
-    got = f"{where}: terminated={last.terminated} and truncated={last.truncated}"
-    end = (turns, last.terminated, last.truncated)
-    assert end == (limit, False, True), f"{got}; expected False and True after turn {limit}, max_turns."
-    assert last.info.get("truncated_by") == "max_turns", where
+    last, limit = silent.last, base(plain).limits.max_turns
+    end = (len(silent.turns), last.terminated, last.truncated)
+    assert end == (limit, False, True), "expected after max_turns turns terminated=False and truncated=True."
+    assert last.info.get("truncated_by") == "max_turns"
 
 
 @pytest.mark.parametrize("limit", ["max_operations", "max_images"])
@@ -202,11 +190,11 @@ def test_operations_stop_at_their_limit(task: TaskSubject, sample_id: str, execu
     most = 1 if limit == "max_operations" else sum(len(step.images) for step in trial.steps)
     inner.limits = dataclasses.replace(inner.limits, **{limit: most})
     last = play(env, executed, sample_id=sample_id).last
-    where = f'sample "{sample_id}", the second call with {limit}={most}'
-    n_executed, n_images = last.count("usage"), len(last.images)
-    stopped = (n_executed, n_images) == (1, 0)
-    assert stopped, f"{where}: got {n_executed} operations and {n_images} images; expected 1 and none."
-    assert not last.truncated or last.info.get("truncated_by") == limit, where
+    where = f"the second call with {limit}={most}"
+    got = f"{where}: got {last.count('usage')} operations and {len(last.images)} images"
+    assert (last.count("usage"), len(last.images)) == (1, 0), f"{got}; expected 1 and none."
+    if last.truncated:
+        assert last.info.get("truncated_by") == limit, where
     assert_readable(last.text, where)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium
 import numpy as np
 
 from pxr_env.env import VisualReasoningEnv
@@ -12,7 +11,7 @@ from pxr_env.media import VideoSource
 from pxr_env.operations import Operation
 from pxr_env.operations.sampling import Scale
 from pxr_env.operations.sampling import draw_call as draw_on_scale
-from pxr_env.testing.playing import base
+from pxr_env.testing.playing import Environment, base
 from pxr_env.types import OperationCall
 
 #: An answer that occurs in no tag and no message.
@@ -52,7 +51,7 @@ def mixed_turns(env: VisualReasoningEnv, rng: np.random.Generator) -> list[str]:
     return [*drawn_turns(env, 2, rng), PROSE, env.dialect.render_answer(env.sample.answers[0])]
 
 
-def executed_turns(env: gymnasium.Env[Any, Any], count: int, rng: np.random.Generator) -> list[str]:
+def executed_turns(env: Environment, count: int, rng: np.random.Generator) -> list[str]:
     """Returns turns with different calls that are executed one after the other, or fewer where none are found.
 
     Args:

@@ -107,84 +107,119 @@ def another_environment():
     return lambda: gymnasium.make("CartPole-v1")
 
 
-@altered("turns_raise_nothing", "RuntimeError (test_broken_tasks.py")
-def an_exception_in_the_midst_of_an_episode(env, turn, step):
-    if turn and step["terminated"] and env.memory.get("turn") == "I am not sure.":
-        raise RuntimeError("lost")
-    env.memory["turn"] = turn
+def black(width, height):
+    return np.zeros((height, width, 3), dtype=np.uint8)
 
 
-@altered("observations_are_in_their_space", "lone surrogate")
-def a_text_that_cannot_be_encoded(env, turn, step):
-    if turn == "I am not sure.":
-        step["observation"]["text"] += "\ud800"
-
-
-@altered("observations_are_in_their_space", "float32 (")
-def images_of_floats(env, turn, step):
-    if turn:
-        step["observation"]["images"] = tuple(image.astype(np.float32) for image in step["observation"]["images"])
-
-
-@altered("observations_are_in_their_space", "['images', 'prompt', 'text'] ==")
-def a_third_part(env, turn, step):
-    if step["terminated"]:
-        step["observation"]["prompt"] = "Which?"
-
-
-for number, (check, alter_info, message) in enumerate(
-    [
-        (
-            "info_has_its_keys",
-            lambda info: info.update(vision_tokens=float(info["vision_tokens"])),
-            'info["vision_tokens"] is of type float; expected int',
-        ),
-        ("info_has_its_keys", lambda info: info.pop("target"), 'lacks "target"'),
-        ("info_tells_the_facts", lambda info: info.update(category="digits"), "'digits' == 'letters'"),
-        ("info_is_json", lambda info: info.update(extra=np.float32(1)), 'info["extra"] cannot be written as JSON'),
-        ("images_match_their_views", lambda info: info["views"][0].update(index=7), "expected views numbered 1, 2, 3"),
-        ("views_lie_in_their_sources", lambda info: info["views"][0].update(box=(-5, 0, 56, 56)), "inside the source"),
-        ("views_lie_in_their_sources", lambda info: info["views"][0].update(source=2), "got source 2; expected 1 to 1"),
-        ("counters_add_up", lambda info: info.update(vision_tokens=info["vision_tokens"] + 1), "as vision tokens the"),
-        ("counters_add_up", lambda info: info["usage"].update(zoom_in=-1), 'got usage {"zoom_in": -1}'),
-    ]
-):
-
-    def info_at_the_end(env, turn, step, alter_info=alter_info):
-        if step["terminated"]:
-            alter_info(step["info"])
-
-    info_at_the_end.__name__ += f"_{number}"
-    altered(check, message)(info_at_the_end)
-
-
-@altered("images_match_their_views", "assert [(28, 28)] == []")
-def an_image_that_no_view_tells_of(env, turn, step):
-    if turn == "I am not sure.":
-        step["observation"]["images"] = (np.zeros((28, 28, 3), dtype=np.uint8),)
-
-
-def first_size(width, height, step):
-    step["observation"]["images"] = (np.zeros((height, width, 3), dtype=np.uint8),)
+def resize(width, height, step):
+    step["observation"]["images"] = (black(width, height),)
     step["info"]["views"][0]["size"] = (width, height)
     step["info"]["vision_tokens"] = width * height // 28**2
+
+
+def small_image(images):
+    return (black(28, 28),)
+
+
+def as_floats(images):
+    return tuple(map(np.float32, images))
+
+
+def encode_surrogate(text):
+    return SURROGATE.encode()
+
+
+def double(count):
+    return 2 * count
+
+
+PROSE = "I am not sure."
+SURROGATE = "\ud800"
+TRACEBACK = "Traceback (most recent call last):"
+LONG = "Error: no.\n" * 1000
+#: When what comes back is changed: after the reset, after turns, after one turn, at the end, whenever.
+MOMENTS = {
+    "reset": lambda turn, step: turn is None,
+    "turns": lambda turn, step: turn is not None,
+    "prose": lambda turn, step: turn == PROSE,
+    "surrogate": lambda turn, step: turn == SURROGATE,
+    "many": lambda turn, step: turn is not None and turn.count("<tool_call>") == 200,
+    "end": lambda turn, step: step["terminated"],
+    "limit": lambda turn, step: step["truncated"],
+    "always": lambda turn, step: True,
+}
+#: Check, message, moment, part of the outcome, and its new values, or functions of the old ones (None: it goes).
+CHANGES = [
+    ("observations_are_in_their_space", "lone surrogate", "prose", "observation", {"text": SURROGATE}),
+    ("observations_are_in_their_space", "float32 (", "turns", "observation", {"images": as_floats}),
+    ("observations_are_in_their_space", "['images', 'prompt', 'text'] ==", "end", "observation", {"prompt": "Which?"}),
+    ("info_has_its_keys", '"vision_tokens"] is of type float; expected int', "end", "info", {"vision_tokens": float}),
+    ("info_has_its_keys", 'lacks "target"', "end", "info", {"target": None}),
+    ("info_tells_the_facts", "'digits'} != {'category': 'letters'}", "end", "info", {"category": "digits"}),
+    ("info_is_json", 'info["extra"] cannot be written as JSON', "end", "info", {"extra": np.float32(1)}),
+    ("images_match_their_views", "expected views numbered 1, 2, 3", "end", "info.views.0", {"index": 7}),
+    ("images_match_their_views", "assert [(28, 28)] == []", "prose", "observation", {"images": small_image}),
+    ("views_lie_in_their_sources", "inside the source", "end", "info.views.0", {"box": (-5, 0, 56, 56)}),
+    ("views_lie_in_their_sources", "got source 2; expected 1 to 1", "end", "info.views.0", {"source": 2}),
+    ("counters_add_up", "as vision tokens the", "end", "info", {"vision_tokens": lambda old: old + 1}),
+    ("counters_add_up", 'got usage {"zoom_in": -1}', "end", "info.usage", {"zoom_in": -1}),
+    ("tools_describe_the_operations", "got tools []; expected", "reset", "info", {"tools": []}),
+    ("malformed_turns_are_answered", "got an empty text; expected", "surrogate", "observation", {"text": ""}),
+    ("malformed_turns_are_answered", "of 2000 characters; expected", "surrogate", "observation", {"text": "x" * 2000}),
+    ("malformed_turns_are_answered", f'got "{TRACEBACK}"; expected', "surrogate", "observation", {"text": TRACEBACK}),
+    ("malformed_turns_are_answered", "UnicodeEncodeError", "surrogate", "observation", {"text": encode_surrogate}),
+    ("failures_are_no_usage", "no failure was counted", "always", "info.failures", {"malformed": None}),
+    ("many_calls_get_a_short_reply", "11000 characters; expected at most 8000", "many", "observation", {"text": LONG}),
+    ("drawn_calls_are_executed_or_refused", "0 executed and 2 failed", "always", "info.failures", {"zoom_in": double}),
+    ("repeated_calls_are_counted", "[0, 0, 0] == [0, 0, 1]", "always", "info", {"duplicates": 0}),
+    ("unanswered_episodes_are_incorrect", "{'score': 1.0} != {'score': 0.0}", "limit", "info", {"score": 1.0}),
+    ("the_reward_is_the_sum_of_its_terms", "got reward 1.1 with terms", "end", "", {"reward": lambda old: old + 0.1}),
+    ("max_turns_truncates", "(5, True, False) ==", "limit", "", {"terminated": True, "truncated": False}),
+    ("wrappers_work", "RecordEpisodeStatistics gave", "end", "info", {"episode": 3}),
+]
+
+
+def change(moment, path, values, turn, step):
+    if not MOMENTS[moment](turn, step):
+        return
+    part = step
+    for key in filter(None, path.split(".")):
+        part = part[int(key) if key.isdigit() else key]
+    for key, value in values.items():
+        if value is None:
+            part.pop(key, None)
+        elif not callable(value):
+            part[key] = value
+        elif key in part:
+            part[key] = value(part[key])
+
+
+for _check, _message, *_what in CHANGES:
+    altered(_check, _message)(lambda env, turn, step, what=_what: change(*what, turn, step))
 
 
 @altered("sizes_keep_the_pixel_budget", "multiples of 28")
 def a_size_that_is_no_multiple(env, turn, step):
     if turn is None:
-        first_size(55, 56, step)
+        resize(55, 56, step)
 
 
 @altered("sizes_keep_the_pixel_budget", "at most 3136 pixels")
 def a_size_that_is_too_large(env, turn, step):
     if turn is None:
-        first_size(84, 56, step)
+        resize(84, 56, step)
 
 
-@altered("tools_describe_the_operations", "got tools []; expected")
-def tools_that_are_not_told(env, turn, step):
-    step["info"]["tools"] = []
+@altered("failures_are_no_usage", 'Count it under "failures"')
+def failures_that_count_as_usage(env, turn, step):
+    step["info"]["usage"]["zoom_in"] += step["info"]["failures"].get("malformed", 0)
+
+
+@altered("turns_raise_nothing", "RuntimeError (test_broken_tasks.py")
+def an_exception_in_the_midst_of_an_episode(env, turn, step):
+    if turn and step["terminated"] and env.memory.get("turn") == PROSE:
+        raise RuntimeError("lost")
+    env.memory["turn"] = turn
 
 
 @broken("samples_keep_their_ids", "another options the second time")
@@ -326,40 +361,6 @@ def numbers_that_count_from_the_end(make_env, monkeypatch):
     return make_env
 
 
-@altered("malformed_turns_are_answered", "got an empty text; expected")
-def a_reply_of_nothing(env, turn, step):
-    if turn == "\ud800":
-        step["observation"]["text"] = ""
-
-
-@altered("malformed_turns_are_answered", "got a text of 2000 characters; expected")
-def a_reply_that_is_long(env, turn, step):
-    if turn == "\ud800":
-        step["observation"]["text"] = "x" * 2000
-
-
-@altered("malformed_turns_are_answered", 'got "Traceback (most recent call last):"; expected')
-def a_reply_for_programmers(env, turn, step):
-    if turn == "\ud800":
-        step["observation"]["text"] = "Traceback (most recent call last):"
-
-
-@altered("malformed_turns_are_answered", "UnicodeEncodeError")
-def an_exception_for_a_turn(env, turn, step):
-    if turn == "\ud800":
-        turn.encode()
-
-
-@altered("failures_are_no_usage", "{'zoom_in': 1}; expected {")
-def failures_that_count_as_usage(env, turn, step):
-    step["info"]["usage"]["zoom_in"] += step["info"]["failures"].get("malformed", 0)
-
-
-@altered("failures_are_no_usage", "no failure was counted")
-def failures_that_are_not_counted(env, turn, step):
-    step["info"]["failures"].pop("malformed", None)
-
-
 @broken("prose_around_a_call_is_ignored", "a call with a line break after it")
 def a_line_break_that_hides_a_call(make_env):
     class Strict(gymnasium.Wrapper):
@@ -369,13 +370,7 @@ def a_line_break_that_hides_a_call(make_env):
     return lambda: Strict(make_env())
 
 
-@altered("many_calls_get_a_short_reply", "11000 characters; expected at most 8000")
-def a_reply_to_every_call(env, turn, step):
-    if turn and turn.count("<tool_call>") == 200:
-        step["observation"]["text"] = "Error: no.\n" * 1000
-
-
-@broken("the_end_is_final", "got no exception; expected gymnasium.error.ResetNeeded")
+@broken("the_end_is_final", "DID NOT RAISE")
 def an_end_that_is_none(make_env):
     class Endless(gymnasium.Wrapper):
         def step(self, action):
@@ -388,17 +383,6 @@ def an_end_that_is_none(make_env):
             return super().reset(**arguments)
 
     return lambda: Endless(make_env())
-
-
-@altered("drawn_calls_are_executed_or_refused", "0 executed and 2 failed; expected one of both")
-def calls_that_fail_twice(env, turn, step):
-    failures = step["info"]["failures"]
-    failures.update(zoom_in=2 * failures.get("zoom_in", 0))
-
-
-@altered("repeated_calls_are_counted", "duplicates [0, 0, 0]; expected [0, 0, 1]")
-def duplicates_that_are_not_counted(env, turn, step):
-    step["info"]["duplicates"] = 0
 
 
 class Garbling:
@@ -442,49 +426,36 @@ def a_dialect_that_loses_capitals_of_answers(make_env):
     return garbled(make_env, Lowering)
 
 
-def facts(make_env, signs, facts, **arguments):
-    """A task whose samples say something else about themselves."""
+#: Check, message, what the samples say of themselves, arguments.
+FACTS = [
+    ("the_oracle_scores_one", "expected score 1.0", {"answers": ("A", *"BBBBBBBBB")}, {"scorer": "vqa_accuracy"}),
+    ("evidence_lies_in_its_source", "evidence_box ", {"evidence_box": (100.0, 100.0, 130.0, 130.0)}, {}),
+    ("evidence_lies_in_its_source", "evidence_box ", {"evidence_box": (0.1, 0.1, 0.5, 0.5)}, {}),
+    ("evidence_lies_in_its_source", "evidence_time ", {"evidence_time": (0.0, 1.0)}, {}),
+    ("needed_operations_show_the_evidence", "expected evidence_box, evidence_time or", {"evidence_box": None}, {}),
+    (
+        "needed_operations_show_the_evidence",
+        "0.50 shown pixels per source pixel; expected more than at first, 0.50",
+        {"evidence_box": (0.0, 0.0, 112.0, 112.0)},
+        {},
+    ),
+]
+for _check, _message, _facts, _arguments in FACTS:
 
-    class Facts(signs):
-        def sample(self, number):
-            return super().sample(number, **facts)
+    def make_facts(make_env, signs, facts=_facts, arguments=_arguments, check=_check):
+        class Facts(signs):
+            def sample(self, number):
+                needs = {"needs_operation": None} if check == "evidence_lies_in_its_source" else {}
+                return super().sample(number, **needs, **facts)
 
-    return lambda: make_env(Facts(), **arguments)
+        return lambda: make_env(Facts(), **arguments)
 
-
-@broken("the_oracle_scores_one", "expected score 1.0")
-def an_answer_that_most_people_do_not_give(make_env, signs):
-    return facts(make_env, signs, {"answers": ("A", *"BBBBBBBBB")}, scorer="vqa_accuracy")
-
-
-@broken("evidence_lies_in_its_source", "evidence_box ")
-def evidence_beyond_an_edge(make_env, signs):
-    return facts(make_env, signs, {"needs_operation": None, "evidence_box": (100.0, 100.0, 130.0, 130.0)})
-
-
-@broken("evidence_lies_in_its_source", "evidence_box ")
-def evidence_on_another_scale(make_env, signs):
-    return facts(make_env, signs, {"needs_operation": None, "evidence_box": (0.1, 0.1, 0.5, 0.5)})
-
-
-@broken("evidence_lies_in_its_source", "evidence_time ")
-def evidence_in_a_video_that_is_none(make_env, signs):
-    return facts(make_env, signs, {"needs_operation": None, "evidence_time": (0.0, 1.0)})
-
-
-@broken("needed_operations_show_the_evidence", "expected evidence_box, evidence_time or evidence_call")
-def a_need_without_evidence(make_env, signs):
-    return facts(make_env, signs, {"evidence_box": None})
+    broken(_check, _message)(make_facts)
 
 
 @broken("needed_operations_show_the_evidence", "the oracle executed none")
 def a_need_that_no_operation_meets(make_env):
     return lambda: make_env(max_turns=1)
-
-
-@broken("needed_operations_show_the_evidence", "0.50 shown pixels per source pixel; expected more than at first, 0.50")
-def a_need_that_the_first_view_meets(make_env, signs):
-    return facts(make_env, signs, {"evidence_box": (0.0, 0.0, 112.0, 112.0)})
 
 
 @broken("wrong_answers_score_less", 'the answer "zqxj" got score 1.0')
@@ -502,23 +473,6 @@ def a_scorer_that_raises(make_env):
 
     register_scorer("dividing", source="here")(divide)
     return lambda: make_env(scorer="dividing")
-
-
-@altered("unanswered_episodes_are_incorrect", "expected answer None, score 0.0")
-def silence_that_is_rewarded(env, turn, step):
-    if step["truncated"]:
-        step["info"]["score"] = 1.0
-
-
-@altered("the_reward_is_the_sum_of_its_terms", "got reward 1.1 with terms")
-def a_reward_without_a_name(env, turn, step):
-    step["reward"] += 0.1 * step["terminated"]
-
-
-@altered("max_turns_truncates", "terminated=True and truncated=False; expected")
-def a_limit_that_terminates(env, turn, step):
-    if step["truncated"]:
-        step["terminated"], step["truncated"] = True, False
 
 
 @broken("operations_stop_at_their_limit", "max_operations=1: got 2 operations and 1 images; expected 1 and none")
@@ -576,12 +530,6 @@ def a_space_of_its_own(make_env):
     return make
 
 
-@altered("wrappers_work", "RecordEpisodeStatistics gave")
-def a_key_that_wrappers_need(env, turn, step):
-    if step["terminated"]:
-        step["info"]["episode"] = 3
-
-
 def drawing(make_env, change):
     """A task whose pictures are changed."""
 
@@ -609,7 +557,10 @@ def pictures_that_nobody_asked_for(make_env):
 
 @pytest.mark.parametrize(("check", "message", "make"), CASES)
 def test_a_broken_task(check, message, make, request):
-    fixtures = {name: request.getfixturevalue(name) for name in inspect.signature(make).parameters}
+    names = [
+        name for name, parameter in inspect.signature(make).parameters.items() if parameter.default is parameter.empty
+    ]
+    fixtures = {name: request.getfixturevalue(name) for name in names}
     report = check_task(make(**fixtures), samples=1)
     assert list(report.failed) == [check], str(report)
     assert message in report.failed[check]

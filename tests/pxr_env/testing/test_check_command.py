@@ -84,7 +84,7 @@ def test_a_task_of_the_user_passes(own_tasks, capsys):
         (
             "Hashing",
             "another_process_gives_the_same_episode",
-            ("in another process", "At index 0 diff: ['reset, text'"),
+            ("in another process", "At index 0 diff: ['after reset, text'"),
         ),
         ("AtHome", "vector_environments_in_processes_work", ("a process ended before it answered",)),
     ],

@@ -1,8 +1,8 @@
-"""Every check of `check_operation` fails on an operation that breaks one promise, and it alone fails."""
+"""Every check of an operation fails on one that breaks one promise, and it alone fails."""
 
 from __future__ import annotations
 
-import itertools
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -16,27 +16,18 @@ from pxr_env.media import ImageSource
 from pxr_env.operations import TARGET_IMAGE, operation_names, register_operation
 from pxr_env.testing import check_operation, test_operation
 
-BROKEN = set()
-_NAMES = map("broken_{}".format, itertools.count())
+CASES = []
+RNG = np.random.default_rng()
 
 
-def breaks(check):
-    """Marks the test that breaks a check."""
-    BROKEN.add(check)
-    return lambda test: test
+def broken(message, *checks, description="Show an image again."):
+    """Registers a function, an operation of which exactly these checks fail, with this message."""
 
+    def register(function):
+        CASES.append(pytest.param(message, checks, function, description, id=f"{checks[0]}-{function.__name__}"))
+        return function
 
-def assert_only(check, function, message, parameters=None, description="Show an image again."):
-    """Registers a function and asserts that exactly this check fails, and says what it should."""
-    name = next(_NAMES)
-    register_operation(name, description, parameters or {"target_image": TARGET_IMAGE})(function)
-    report = check_operation(name)
-    assert list(report.failed) == [check], str(report)
-    assert message in report.failed[check]
-
-
-def again(context, target_image):
-    return context.view(target_image).only_region()
+    return register
 
 
 @pytest.mark.parametrize("name", operation_names())
@@ -59,69 +50,56 @@ def test_an_unknown_operation_is_no_report():
         check_operation("zoom")
 
 
-@breaks("it_describes_itself")
-def test_no_description():
-    assert_only("it_describes_itself", again, "the description is empty", description=" ")
+@broken("the description is empty", "it_describes_itself", description=" ")
+def again(context, target_image):
+    return context.view(target_image).only_region()
 
 
-@breaks("it_describes_itself")
 def test_a_schema_that_is_no_json():
     parameters = {"target_image": {"type": "integer", "minimum": 1, "enum": (np.int64(1), np.int64(2))}}
     register_operation("numbers", "Show.", parameters)(again)
     report = check_operation("numbers")
-    assert "cannot be written as JSON" in str(report)
+    assert "cannot be written as JSON" in report.failed["it_describes_itself"]
 
 
-@breaks("drawn_arguments_raise_nothing_else")
-@breaks("environments_execute_it")
-def test_an_exception_of_the_programmer():
-    """What it raises ends an environment as well, so that two checks fail."""
-
-    def divide(context, target_image):
-        view = context.view(target_image)
-        return view.only_region().part((0, 0, 1, 1), (1 / (target_image - 1), 1)) if target_image < 3 else again(
-            context, target_image
-        )  # fmt: skip
-
-    register_operation("divide", "Show.", {"target_image": TARGET_IMAGE})(divide)
-    report = check_operation("divide")
-    assert list(report.failed) == ["drawn_arguments_raise_nothing_else", "environments_execute_it"]
-    assert "ZeroDivisionError (test_check_operation.py" in str(report)
-    assert "Raise OperationError" in str(report)
+# What it raises ends an environment as well, so that two checks fail.
+@broken(
+    "got ZeroDivisionError (test_check_operation.py", "drawn_arguments_raise_nothing_else", "environments_execute_it"
+)
+@broken("Raise OperationError for what", "drawn_arguments_raise_nothing_else", "environments_execute_it")
+def divide(context, target_image):
+    if target_image < 3:
+        return again(context, target_image).part((0, 0, 1, 1), (1 / (target_image - 1), 1))
+    return again(context, target_image)
 
 
-@breaks("drawn_arguments_raise_nothing_else")
-def test_a_refusal_that_fills_the_context():
-    def refuse(context, target_image):
-        if target_image > 100:
-            raise OperationError("no " * 1000)
-        return again(context, target_image)
-
-    assert_only("drawn_arguments_raise_nothing_else", refuse, "got a text of 3000 characters")
+@broken("got a text of 3000 characters", "drawn_arguments_raise_nothing_else")
+def refuse_at_length(context, target_image):
+    if target_image > 100:
+        raise OperationError("no " * 1000)
+    return again(context, target_image)
 
 
-@breaks("environments_execute_it")
-def test_what_only_an_environment_has():
+@broken("IndexError", "environments_execute_it")
+def squares_only(context, target_image):
     """The views of the checks are squares; those of an environment keep the shape of their sources."""
-
-    def squares_only(context, target_image):
-        view = context.view(target_image)
-        if view.size[0] != view.size[1]:
-            raise IndexError("no square")
-        return view.only_region()
-
-    assert_only("environments_execute_it", squares_only, "IndexError")
+    view = context.view(target_image)
+    if view.size[0] != view.size[1]:
+        raise IndexError("no square")
+    return view.only_region()
 
 
-@breaks("it_shows_something")
-def test_an_operation_that_never_works():
-    def refuse(context, target_image):
-        raise OperationError("this picture is too beautiful; expected another one.")
-
-    assert_only("it_shows_something", refuse, "too beautiful")
+@broken("too beautiful", "it_shows_something")
+def refuse(context, target_image):
+    raise OperationError("this picture is too beautiful; expected another one.")
 
 
-@breaks("it_shows_regions")
+@broken("got []; expected one Region or Comparison", "it_shows_regions", "environments_execute_it")
+def show_nothing(context, target_image):
+    return []
+
+
+# An environment cannot cut them, either, unless only the time is wrong.
 @pytest.mark.parametrize(
     ("region", "message"),
     [
@@ -132,61 +110,34 @@ def test_an_operation_that_never_works():
     ],
 )
 def test_regions_that_are_nowhere(region, message):
-    name = next(_NAMES)
-    register_operation(name, "Show an image again.", {"target_image": TARGET_IMAGE})(
+    register_operation("nowhere", "Show an image again.", {"target_image": TARGET_IMAGE})(
         lambda context, target_image: replace(region, adjustments=context.view(target_image).region.adjustments)
     )
-    report = check_operation(name)
-    # An environment cannot cut it, either, unless only its time is wrong.
+    report = check_operation("nowhere")
     assert report.failed.keys() - {"environments_execute_it"} == {"it_shows_regions"}, str(report)
     assert message in str(report)
 
 
-@breaks("it_shows_regions")
-def test_nothing_to_show():
-    register_operation("nothing", "Show nothing.", {"target_image": TARGET_IMAGE})(lambda context, target_image: [])
-    report = check_operation("nothing")
-    assert "it_shows_regions" in report.failed
-    assert "got []; expected one Region or Comparison" in str(report)
+@broken("expected the same answer the second time", "it_always_answers_the_same")
+def show_somewhere(context, target_image):
+    return again(context, target_image).part((0, 0, RNG.uniform(0.5, 1), 1), (1, 1))
 
 
-@breaks("it_always_answers_the_same")
-def test_numbers_of_its_own():
-    rng = np.random.default_rng()
-
-    def somewhere(context, target_image):
-        return again(context, target_image).part((0, 0, rng.uniform(0.5, 1), 1), (1, 1))
-
-    assert_only("it_always_answers_the_same", somewhere, "expected the same answer the second time")
-
-
-@breaks("it_changes_nothing")
 def test_a_picture_that_is_drawn_into():
-    class Photograph:
-        source = ImageSource(image=np.zeros((112, 112, 3), dtype=np.uint8))
+    source = ImageSource(image=np.zeros((112, 112, 3), dtype=np.uint8))
 
-        def __len__(self):
-            return 1
-
-        def sample_ids(self):
-            return ["a"]
-
-        def get(self, sample_id):
-            return Sample(sample_id="a", question="?", sources=(self.source,), answers=("b",))
-
+    @register_operation("scratch", "Show an image again.", {"target_image": TARGET_IMAGE})
     def scratch(context, target_image):
         region = again(context, target_image)
         image = context.sources[0].image
         image.putpixel((0, 0), (image.getpixel((0, 0))[0] + 1,) * 3)
         return region
 
-    register_operation("scratch", "Show an image again.", {"target_image": TARGET_IMAGE})(scratch)
-    report = check_operation("scratch", data=Photograph())
+    report = check_operation("scratch", data=[Sample(sample_id="a", question="?", sources=(source,), answers=("b",))])
     assert list(report.failed) == ["it_changes_nothing"], str(report)
     assert "a picture of a source was changed" in str(report)
 
 
-@breaks("dialects_write_it")
 def test_arguments_that_a_dialect_loses(monkeypatch):
     parse = Hermes.parse
 
@@ -195,17 +146,26 @@ def test_arguments_that_a_dialect_loses(monkeypatch):
         calls = (replace(call, arguments={**call.arguments, "target_image": 1}) for call in turn.calls)
         return replace(turn, calls=tuple(calls))
 
+    def render(self, call):
+        return f"<tool_call>{json.dumps({'name': call.name, 'arguments': dict(call.arguments)})}</tool_call>"
+
     monkeypatch.setattr(Hermes, "parse", forgetful)
-    monkeypatch.setattr(Hermes, "render_call", lambda self, call: f"<tool_call>{_json(call)}</tool_call>")
-    assert_only("dialects_write_it", again, "expected a call with")
+    monkeypatch.setattr(Hermes, "render_call", render)
+    register_operation("again", "Show an image again.", {"target_image": TARGET_IMAGE})(again)
+    report = check_operation("again")
+    assert list(report.failed) == ["dialects_write_it"], str(report)
+    assert "expected a call with" in str(report)
 
 
-def _json(call):
-    import json
+@pytest.mark.parametrize(("message", "checks", "function", "description"), CASES)
+def test_a_broken_operation(message, checks, function, description):
+    register_operation("broken", description, {"target_image": TARGET_IMAGE})(function)
+    report = check_operation("broken")
+    assert tuple(report.failed) == checks, str(report)
+    assert message in str(report)
 
-    return json.dumps({"name": call.name, "arguments": dict(call.arguments)})
 
-
-def test_every_check_is_broken_by_a_test():
+def test_every_check_is_broken():
     checks = {name for name, check in vars(test_operation).items() if name.startswith("test_") and callable(check)}
-    assert checks == {f"test_{name}" for name in BROKEN}
+    elsewhere = {"it_changes_nothing", "dialects_write_it"}
+    assert checks == {f"test_{check}" for case in CASES for check in case.values[1]} | {f"test_{n}" for n in elsewhere}

@@ -37,6 +37,11 @@ def frames(folder, count=6):
         Image.new("RGB", (48, 36), (30 * number,) * 3).save(folder / f"{number}.png")
 
 
+def rows(columns, *values):
+    """Rows as dicts."""
+    return [dict(zip(columns.split(), row, strict=True)) for row in values]
+
+
 def write_lines(path, rows):
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
 
@@ -44,68 +49,38 @@ def write_lines(path, rows):
 def vstar(directory):
     pictures(directory / "direct_attributes")
     (directory / "direct_attributes" / "a.json").write_text('{"bbox": [[10, 20, 30, 25]]}')
-    rows = [
-        {
-            "image": f"direct_attributes/{name}",
-            "text": "Which colour?\n(A) red\n(B) blue",
-            "category": "direct_attributes",
-            "label": "B",
-            "question_id": number,
-        }
-        for number, name in enumerate(NAMES)
-    ]
-    write_lines(directory / "test_questions.jsonl", rows)
+    text, kind = "Which colour?\n(A) red\n(B) blue", "direct_attributes"
+    values = [(f"direct_attributes/{name}", text, kind, "B", number) for number, name in enumerate(NAMES)]
+    write_lines(directory / "test_questions.jsonl", rows("image text category label question_id", *values))
 
 
 def tallyqa(directory):
     pictures(directory / "VG_100K")
-    rows = [
-        {
-            "answer": 3 + number,
-            "data_source": "imported_genome",
-            "image": f"VG_100K/{name}",
-            "image_id": number,
-            "issimple": False,
-            "question": "How many?",
-            "question_id": number,
-        }
+    columns = "answer data_source image image_id issimple question question_id"
+    values = [
+        (3 + number, "imported_genome", f"VG_100K/{name}", number, False, "How many?", number)
         for number, name in enumerate(NAMES)
     ]
-    (directory / "test.json").write_text(json.dumps(rows))
+    (directory / "test.json").write_text(json.dumps(rows(columns, *values)))
 
 
 def infographic_vqa(directory):
     pictures(directory / "images")
-    rows = [
-        {
-            "questionId": number,
-            "question": "How many?",
-            "image_local_name": name,
-            "answers": ["3", "three"],
-            "data_split": "val",
-        }
-        for number, name in enumerate(NAMES)
-    ]
-    file = directory / "infographicsVQA_val_v1.0_withQT.json"
-    file.write_text(json.dumps({"dataset_name": "infographicVQA", "dataset_version": "1.0", "data": rows}))
+    columns = "questionId question image_local_name answers data_split"
+    values = [(number, "How many?", name, ["3", "three"], "val") for number, name in enumerate(NAMES)]
+    data = {"dataset_name": "infographicVQA", "dataset_version": "1.0", "data": rows(columns, *values)}
+    (directory / "infographicsVQA_val_v1.0_withQT.json").write_text(json.dumps(data))
 
 
 def mvbench(directory):
+    values = []
     for name in ("one", "two"):
         frames(directory / "tvqa" / "frames_fps3_hq" / name)
-    rows = [
-        {
-            "video": name,
-            "question": "What happened?",
-            "candidates": ["ran", "sat"],
-            "answer": "sat",
-            "start": 0.3,
-            "end": 1.7,
-        }
-        for name in ("one", "two")
-    ]
+        values.append((name, "What happened?", ["ran", "sat"], "sat", 0.3, 1.7))
     (directory / "json").mkdir()
-    (directory / "json" / "episodic_reasoning.json").write_text(json.dumps(rows))
+    (directory / "json" / "episodic_reasoning.json").write_text(
+        json.dumps(rows("video question candidates answer start end", *values))
+    )
 
 
 def hr_bench(directory):
@@ -122,18 +97,16 @@ def hr_bench(directory):
 def jsonl(directory):
     pictures(directory / "images")
     frames(directory / "clip")
-    rows = [
-        {
-            "id": "one",
-            "question": "What?",
-            "images": "images/a.png",
-            "answers": ["a dog"],
-            "evidence_box": [9, 9, 30, 30],
-        },
-        {"id": "two", "question": "What?", "images": ["images/a.png", "images/b.png"], "answers": ["左"]},
-        {"id": "three", "question": "When?", "video": "clip", "options": ["soon", "late"], "answers": "B"},
+    lines = [
+        *rows(
+            "id question images answers",
+            ("one", "What?", "images/a.png", ["a dog"]),
+            ("two", "What?", ["images/a.png", "images/b.png"], ["左"]),
+        ),
+        *rows("id question video options answers", ("three", "When?", "clip", ["soon", "late"], "B")),
     ]
-    write_lines(directory / "data.jsonl", rows)
+    lines[0]["evidence_box"] = [9, 9, 30, 30]
+    write_lines(directory / "data.jsonl", lines)
 
 
 def rl_data(directory):
@@ -142,11 +115,12 @@ def rl_data(directory):
     pictures(directory / "images")
     frames(directory / "clip")
     clip = [f"clip/{number}.png" for number in range(1, 7)]
-    rows = [
-        {"question": "Which?", "answer": ["B"], "image": ["images/a.png"], "is_video": False, "qid": "one"},
-        {"question": "When?", "answer": ["A"], "image": clip, "is_video": True, "qid": "two"},
-    ]
-    parquet.write_table(pyarrow.Table.from_pylist(rows), directory / "release.parquet")
+    lines = rows(
+        "question answer image is_video qid",
+        ("Which?", ["B"], ["images/a.png"], False, "one"),
+        ("When?", ["A"], clip, True, "two"),
+    )
+    parquet.write_table(pyarrow.Table.from_pylist(lines), directory / "release.parquet")
 
 
 DATA = {
