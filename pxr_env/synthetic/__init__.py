@@ -3,7 +3,7 @@
 from pxr_env.synthetic.count import SyntheticCount
 from pxr_env.synthetic.drawing import COLOURS, LETTERS
 from pxr_env.synthetic.infographic import SyntheticInfographic
-from pxr_env.synthetic.search import SyntheticSearch, cell_box, overview_budget
+from pxr_env.synthetic.search import SyntheticSearch, cell_box
 from pxr_env.synthetic.video import SyntheticVideo
 
 __all__ = [
@@ -14,5 +14,4 @@ __all__ = [
     "SyntheticSearch",
     "SyntheticVideo",
     "cell_box",
-    "overview_budget",
 ]

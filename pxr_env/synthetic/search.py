@@ -70,22 +70,6 @@ def overview_side(*, grid: int, max_pixels: int, size_multiple: int) -> int:
     return side
 
 
-def overview_budget(
-    *, grid: int, min_pixels: int | None, max_pixels: int | None, size_multiple: int
-) -> tuple[int, int]:
-    """Returns the pixel budget (least, most) of an environment whose first view is the exact overview of a scene.
-
-    By default one vision token per cell. A larger `max_pixels` is narrowed to the overview that fits into it, since
-    a view in between would be no exact mean of its source. A `min_pixels` beyond the overview is left as it is (and
-    `SyntheticSearch` warns).
-    """
-    most = (grid * size_multiple) ** 2 if max_pixels is None else max_pixels
-    overview = overview_side(grid=grid, max_pixels=most, size_multiple=size_multiple) ** 2
-    if min_pixels is None:
-        return overview, overview
-    return min_pixels, overview if min_pixels <= overview else most
-
-
 @dataclass(frozen=True, kw_only=True)
 class SyntheticSearch(ProceduralSamples):
     """The data of `pxr/SyntheticSearch-v0`: read a letter in a coloured box, at first sight or after a zoom.
@@ -176,14 +160,18 @@ class SyntheticSearch(ProceduralSamples):
 
     @classmethod
     def environment_defaults(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the environment's arguments that suit samples made with `given`; see `overview_budget`."""
+        """Returns the environment's arguments that suit samples made with `given`.
+
+        By default one vision token per cell. A larger `max_pixels` is narrowed to the overview that fits into it, since
+        a view in between would be no exact mean of its source. A `min_pixels` beyond the overview is left as it is (and
+        the samples warn).
+        """
         grid, size_multiple = given.get("grid", 3), given.get("size_multiple", 28)
-        least, most = overview_budget(
-            grid=grid,
-            min_pixels=given.get("min_pixels"),
-            max_pixels=given.get("max_pixels"),
-            size_multiple=size_multiple,
-        )
+        least, most = given.get("min_pixels"), given.get("max_pixels")
+        most = (grid * size_multiple) ** 2 if most is None else most
+        overview = overview_side(grid=grid, max_pixels=most, size_multiple=size_multiple) ** 2
+        least = overview if least is None else least
+        most = overview if least <= overview else most
         return Budget(min_pixels=least, max_pixels=most, size_multiple=size_multiple).defaults(max_turns=3)
 
     def _sample(self, index: int) -> Sample:
