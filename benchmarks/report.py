@@ -28,7 +28,7 @@ from typing import Any
 from rich.console import Console
 
 from eval.metrics import evaluation_metrics
-from eval.records import RunDirectory, record_from_json, record_to_json
+from eval.records import RunFiles, record_from_json, record_to_json
 from eval.report import PICTURED, write_report
 from eval.runner import evaluate
 from eval.view.server import ViewServer
@@ -56,7 +56,7 @@ def make_run(out: Path, n_episodes: int, n_scenes: int) -> None:
         path = out.parent / agent
         console = Console(file=io.StringIO())
         evaluate(ENV_ID, out=path, agent=agent, env_args=ENV_ARGS, limit=n_scenes, console=console)
-        parts.append([record_to_json(record) for record in RunDirectory(path).records()])
+        parts.append([record_to_json(record) for record in RunFiles(path).records()])
     shutil.copytree(out.parent / "random", out)
     lines = []
     for number in range(n_episodes):
@@ -66,7 +66,7 @@ def make_run(out: Path, n_episodes: int, n_scenes: int) -> None:
     records = [record_from_json(line) for line in lines]
     # Intervals are not what is measured.
     metrics = evaluation_metrics(records[: min(2000, n_episodes)])
-    RunDirectory(out).finish(records, metrics)
+    RunFiles(out).finish(records, metrics)
 
 
 def seconds(function: Callable[[], Any]) -> float:

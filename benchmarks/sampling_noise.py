@@ -21,7 +21,7 @@ from unittest.mock import patch
 from rich.console import Console
 
 from eval.agents import AgentChoice
-from eval.records import Record, RunDirectory
+from eval.records import RunFiles, RunRecord
 from eval.runner import evaluate
 from pxr_agents.types import Sampling
 
@@ -36,7 +36,7 @@ class Stopped(Exception):
 
 def turns(out: Path) -> dict[tuple[str, int], list[str]]:
     """What the model wrote, by sample and repeat."""
-    return {record.key: [step.turn for step in record.episode.steps] for record in RunDirectory(out).records()}
+    return {record.key: [step.turn for step in record.episode.steps] for record in RunFiles(out).records()}
 
 
 def play(out: Path, choice: AgentChoice, n_envs: int) -> None:
@@ -80,14 +80,14 @@ def main() -> None:
 
 def stop_a_third_in(out: Path, choice: AgentChoice, n_envs: int) -> None:
     """A run that has not got far."""
-    append = RunDirectory.append
+    append = RunFiles.append
 
-    def append_or_stop(self: RunDirectory, record: Record) -> None:
+    def append_or_stop(self: RunFiles, record: RunRecord) -> None:
         append(self, record)
         if len(self.records()) == N_QUESTIONS * N_REPEATS // 3:
             raise Stopped
 
-    with patch.object(RunDirectory, "append", append_or_stop), suppress(Stopped):
+    with patch.object(RunFiles, "append", append_or_stop), suppress(Stopped):
         play(out, choice, n_envs)
 
 

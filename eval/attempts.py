@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium
 
 from eval.data_hash import image_digest, sample_digest
-from eval.records import Record
+from eval.records import RunRecord
 from pxr_agents.remote import FailedAction, RemoteAction
 from pxr_agents.types import Action, Agent, Episode, Observation, Tokens
 from pxr_env.errors import DataError, MediaError
@@ -89,7 +89,7 @@ class WatchedEnv(gymnasium.Wrapper):
 
 
 class Watch:
-    """An agent that is watched. The finished `Episode` of a key is made a `Record` right after `finish`.
+    """An agent that is watched. The finished `Episode` of a key is made a `RunRecord` right after `finish`.
 
     Args:
         agent: who plays; it never sees an episode whose data cannot be shown.
@@ -145,7 +145,7 @@ class Watch:
         # An episode that never began is unknown to the agent.
         return self._agent.finish(key) if attempt.digest is not None else None
 
-    def record(self, episode: Episode) -> Record:
+    def record(self, episode: Episode) -> RunRecord:
         """The record of the episode that was finished last."""
         facts, self._last = self._last, {}
         reason = facts.pop("reason")
@@ -153,7 +153,7 @@ class Watch:
             # The turn that ended it is none, and the reply to it is the reason.
             episode.steps.pop()
             episode.error, episode.truncated_by = reason, None
-        return Record(episode=episode, **facts)
+        return RunRecord(episode=episode, **facts)
 
     def _count(self, key: int, action: Action) -> None:
         spent = self._spent[key]

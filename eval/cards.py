@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from eval.facts import Segment, is_cut, outcome, split_turn
-from eval.records import Record
+from eval.records import RunRecord
 from eval.replay import Replay, Replayer
 from pxr_agents.statistics import is_hit, knows_evidence, looks, term_returns, used
 from pxr_agents.types import Episode
@@ -123,7 +123,7 @@ class TurnCard:
 class EpisodeCard:
     """One episode, ready for the template. `no_pictures` says why there are none; None if there are."""
 
-    record: Record
+    record: RunRecord
     question: str
     prompt: str
     first_views: tuple[ViewPicture, ...]
@@ -172,7 +172,7 @@ class EpisodeCard:
         return sum(len(href or "") for href in hrefs)
 
 
-def build_card(record: Record, replayer: Replayer) -> EpisodeCard:
+def build_card(record: RunRecord, replayer: Replayer) -> EpisodeCard:
     """Replay an episode and prepare everything the template shows.
 
     Raises:
@@ -182,12 +182,12 @@ def build_card(record: Record, replayer: Replayer) -> EpisodeCard:
     return _card(record, replay.question, replay.images, _source_pictures(replay, record.episode), None)
 
 
-def text_card(record: Record, reason: str) -> EpisodeCard:
+def text_card(record: RunRecord, reason: str) -> EpisodeCard:
     """The same without pixels, from the record alone: boxes are drawn on an empty frame. `reason` says why."""
     return _card(record, record.episode.prompt, {}, _empty_frames(record.episode), reason)
 
 
-def card_or_text(record: Record, replayer: Replayer) -> EpisodeCard:
+def card_or_text(record: RunRecord, replayer: Replayer) -> EpisodeCard:
     """The card of an episode; if it cannot be played again, one without pictures that says why."""
     if not record.episode.prompt and record.episode.error is not None:
         return text_card(record, "The question could not be shown.")
@@ -265,7 +265,7 @@ def view_picture(view: Mapping[str, Any], images: Mapping[int, np.ndarray]) -> V
 
 
 def _card(
-    record: Record,
+    record: RunRecord,
     question: str,
     images: Mapping[int, np.ndarray],
     sources: Iterator[SourcePicture],

@@ -18,7 +18,7 @@ from eval.differences import MODEL_FIELDS, Difference, describe, find_difference
 from eval.manifest import score_name
 from eval.metrics import by_sample, evaluation_metrics
 from eval.options import open_console, say
-from eval.records import Record, RunDirectory
+from eval.records import RunFiles, RunRecord
 from eval.significance import PairedTest, holm, paired_test
 from eval.tables import cell
 from pxr_env.errors import quote
@@ -98,7 +98,7 @@ def compare_runs(
     """
     if len(directories) < 2:
         raise ValueError(f"got {len(directories)} run, expected two or more to compare")
-    runs = [RunDirectory(directory) for directory in directories]
+    runs = [RunFiles(directory) for directory in directories]
     for run in runs:
         # Raises for a run that is not finished.
         run.metrics()
@@ -163,7 +163,7 @@ def verdict(comparison: RunComparison, pair: Pair, metric: str) -> str:
     return f"{better} is better than {worse} in {metric} by {abs(test.difference):.3f} (p = {p_value:.2g})."
 
 
-def _metrics(scored: Sequence[Record], asked: Sequence[Record], graded: str) -> dict[str, Any]:
+def _metrics(scored: Sequence[RunRecord], asked: Sequence[RunRecord], graded: str) -> dict[str, Any]:
     """Metrics over what all runs scored; those named `NAME_all` over what all were asked."""
     metrics, of_all = (evaluation_metrics(records, score_name=graded) for records in (scored, asked))
     for part in ("statistics", "intervals", "counts"):
@@ -171,7 +171,7 @@ def _metrics(scored: Sequence[Record], asked: Sequence[Record], graded: str) -> 
     return metrics
 
 
-def _clusters(groups: Sequence[Mapping[str, list[Record]]], common: Sequence[str]) -> dict[str, str]:
+def _clusters(groups: Sequence[Mapping[str, list[RunRecord]]], common: Sequence[str]) -> dict[str, str]:
     """What each sample belongs to. Runs of earlier versions did not record it; another one may know."""
     return {
         name: next((record.cluster for group in groups for record in group[name] if record.cluster is not None), name)
@@ -199,7 +199,7 @@ def _pairs(
     )
 
 
-def _scores(groups: Mapping[str, list[Record]], common: Sequence[str], graded: str) -> dict[str, list[float]]:
+def _scores(groups: Mapping[str, list[RunRecord]], common: Sequence[str], graded: str) -> dict[str, list[float]]:
     """One number per sample and metric: the mean over its repeats."""
     scores = {
         "accuracy": [_mean([float(record.episode.correct) for record in groups[sample_id]]) for sample_id in common]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from eval.records import Record
+from eval.records import RunRecord
 from pxr_agents.statistics import used
 from pxr_agents.types import Episode, Step
 
@@ -91,7 +91,7 @@ class Selection:
         return not self.text or self.text.casefold() in search_text(facts)
 
 
-def facts_of(record: Record) -> Facts:
+def facts_of(record: RunRecord) -> Facts:
     """The row of an episode."""
     episode = record.episode
     return Facts(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.records import JUDGE_FAILED, Record
+from eval.records import JUDGE_FAILED, RunRecord
 from pxr_agents.chat_client import ChatClient, Server, Unanswered
 from pxr_env.errors import quote
 from pxr_env.types import Sample
@@ -127,7 +127,7 @@ class Judge:
         # Whether the server holds the model to a schema; None until it has answered.
         self._takes_schema: bool | None = None
 
-    def judge(self, records: Sequence[Record], get_sample: Callable[[str], Sample]) -> None:
+    def judge(self, records: Sequence[RunRecord], get_sample: Callable[[str], Sample]) -> None:
         """Let the judge decide over every answer: `episode.correct` becomes its verdict, `judgment` what it said.
 
         Episodes without an answer, without a score, or judged before stay as they are. Where the judge fails,
@@ -148,7 +148,7 @@ class Judge:
             self._client.close()
             executor.shutdown(wait=False, cancel_futures=True)
 
-    def _decide(self, record: Record, sample: Sample) -> None:
+    def _decide(self, record: RunRecord, sample: Sample) -> None:
         try:
             said, verdict = self._ask(sample, record.episode.answer or "")
         except Unanswered as error:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from eval.intervals import cluster_sums, mean_interval, share_interval
-from eval.records import Record
+from eval.records import RunRecord
 from pxr_agents.statistics import episode_counts, episode_statistics, evidence_looks, rates, used
 from pxr_agents.types import Episode
 from pxr_env.scoring.text import normalize
@@ -23,7 +23,7 @@ INTERVAL_METHOD = (
 )
 
 
-def evaluation_metrics(records: Sequence[Record], *, score_name: str = "score") -> dict[str, Any]:
+def evaluation_metrics(records: Sequence[RunRecord], *, score_name: str = "score") -> dict[str, Any]:
     """What `metrics.json` holds.
 
     Args:
@@ -75,9 +75,9 @@ def box_iou(first: Sequence[float], second: Sequence[float]) -> float:
     return width * height / (sum(areas) - width * height)
 
 
-def by_sample(records: Sequence[Record]) -> dict[str, list[Record]]:
+def by_sample(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     """Records with a score by their sample, in the order of the run; a sample without any has an empty list."""
-    groups: dict[str, list[Record]] = {}
+    groups: dict[str, list[RunRecord]] = {}
     for record in records:
         group = groups.setdefault(record.episode.sample_id, [])
         if record.episode.error is None:
@@ -85,7 +85,7 @@ def by_sample(records: Sequence[Record]) -> dict[str, list[Record]]:
     return groups
 
 
-def _measure(records: Sequence[Record], score_name: str) -> dict[str, Any]:
+def _measure(records: Sequence[RunRecord], score_name: str) -> dict[str, Any]:
     episodes = [record.episode for record in records]
     groups = [group for group in by_sample(records).values() if group]
     clusters = [group[0].belongs_to for group in groups]
@@ -113,7 +113,7 @@ def _measure(records: Sequence[Record], score_name: str) -> dict[str, Any]:
 _Measured = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-def _rates(groups: Sequence[Sequence[Record]]) -> _Measured:
+def _rates(groups: Sequence[Sequence[RunRecord]]) -> _Measured:
     """For every rate and sample: how many of its episodes, out of how many."""
     measured = {}
     for name, (applies, holds) in rates(record.episode for group in groups for record in group).items():
@@ -123,7 +123,7 @@ def _rates(groups: Sequence[Sequence[Record]]) -> _Measured:
     return measured
 
 
-def _with_unscored(records: Sequence[Record], score_name: str | None) -> _Measured:
+def _with_unscored(records: Sequence[RunRecord], score_name: str | None) -> _Measured:
     """`NAME_all` for the accuracy and the mean score, over all episodes: those without a score count as wrong."""
     scored = np.array([record.episode.error is None for record in records], dtype=float)
     values = {"accuracy_all": [float(record.episode.correct) for record in records]}
@@ -132,9 +132,9 @@ def _with_unscored(records: Sequence[Record], score_name: str | None) -> _Measur
     return {name: (np.array(of_name) * scored, np.ones(len(records))) for name, of_name in values.items()}
 
 
-def _scores(groups: Sequence[Sequence[Record]], score_name: str) -> _Measured:
+def _scores(groups: Sequence[Sequence[RunRecord]], score_name: str) -> _Measured:
     """For every mean of values from 0 to 1 and sample: the sum over its episodes, and their number."""
-    values: dict[str, Callable[[Record], float | None]] = {
+    values: dict[str, Callable[[RunRecord], float | None]] = {
         "evidence_iou": lambda record: (
             evidence_iou(record.episode) if used(record.episode) and record.episode.evidence_box else None
         ),
@@ -148,11 +148,11 @@ def _scores(groups: Sequence[Sequence[Record]], score_name: str) -> _Measured:
     return measured
 
 
-def _means(groups: Sequence[Sequence[Record]]) -> _Measured:
+def _means(groups: Sequence[Sequence[RunRecord]]) -> _Measured:
     """For every other mean and sample: the sum over its episodes, and their number."""
     operations = sorted({name for group in groups for record in group for name in record.episode.usage})
     failures = sorted({name for group in groups for record in group for name in record.episode.failures})
-    values: dict[str, Callable[[Record], float | None]] = {
+    values: dict[str, Callable[[RunRecord], float | None]] = {
         "operations_per_episode": lambda record: record.episode.n_operations,
         **{f"operations/{name}": _count_of("usage", name) for name in operations},
         **{f"failures/{name}": _count_of("failures", name) for name in failures},
@@ -172,7 +172,7 @@ def _sums(values: Sequence[Sequence[float | None]]) -> tuple[np.ndarray, np.ndar
     return np.array([sum(group) for group in known], float), np.array([len(group) for group in known], float)
 
 
-def _count_of(field: str, name: str) -> Callable[[Record], float]:
+def _count_of(field: str, name: str) -> Callable[[RunRecord], float]:
     return lambda record: getattr(record.episode, field).get(name, 0)
 
 
@@ -189,7 +189,7 @@ def pass_at_k(n: int, n_correct: int, k: int) -> float:
     return 1.0 - math.comb(n - n_correct, k) / math.comb(n, k)
 
 
-def majority(records: Sequence[Record]) -> bool:
+def majority(records: Sequence[RunRecord]) -> bool:
     """Whether the answer that most repeats of one sample gave is correct; without any answer it is not.
 
     Answers are the same if their normalized texts are (see docs/scoring.md). Of answers with as many votes the one that
@@ -205,7 +205,7 @@ def majority(records: Sequence[Record]) -> bool:
     return next(episode.correct for episode in answered if normalize(episode.answer or "") == winner)
 
 
-def repeat_scores(groups: Sequence[Sequence[Record]]) -> dict[str, list[float | None]]:
+def repeat_scores(groups: Sequence[Sequence[RunRecord]]) -> dict[str, list[float | None]]:
     """`pass@k` for k = 1, 2, 4, ... and the number of repeats, and `majority_accuracy`, one number per sample.
 
     Args:

@@ -30,7 +30,7 @@ _STEP_FIELDS = tuple(field.name for field in fields(Step))
 
 
 @dataclass(kw_only=True, slots=True)
-class Record:
+class RunRecord:
     """An episode and what it took: one line of `episodes.jsonl`, in which all but the episode stands under "run".
 
     Args:
@@ -80,15 +80,15 @@ class Record:
         return self.episode.sample_id if self.cluster is None else self.cluster
 
 
-_RUN_FIELDS = tuple(field.name for field in fields(Record) if field.name != "episode")
+_RUN_FIELDS = tuple(field.name for field in fields(RunRecord) if field.name != "episode")
 
 
-def record_to_json(record: Record) -> dict[str, Any]:
+def record_to_json(record: RunRecord) -> dict[str, Any]:
     """A record as plain JSON values."""
     return episode_to_json(record.episode) | {"run": {name: getattr(record, name) for name in _RUN_FIELDS}}
 
 
-def record_from_json(line: dict[str, Any]) -> Record:
+def record_from_json(line: dict[str, Any]) -> RunRecord:
     """The inverse of `record_to_json`.
 
     Raises:
@@ -96,7 +96,7 @@ def record_from_json(line: dict[str, Any]) -> Record:
     """
     rest = dict(line)
     run = rest.pop("run", {})
-    return Record(episode=episode_from_json(rest), **run)
+    return RunRecord(episode=episode_from_json(rest), **run)
 
 
 def episode_to_json(episode: Episode) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def _with_tuples(value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class RunDirectory:
+class RunFiles:
     """One evaluation run on disk.
 
     The directory is created by `start`.
@@ -165,7 +165,7 @@ class RunDirectory:
         differences: Callable[[dict[str, Any], dict[str, Any]], list[str]] | None = None,
         *,
         reopen: bool = False,
-    ) -> list[Record]:
+    ) -> list[RunRecord]:
         """Begin the run that `manifest` describes, or continue it; returns the episodes that are done.
 
         Episodes without a score are to be run again, and with a raised limit of the engine those that had outgrown its
@@ -230,14 +230,14 @@ class RunDirectory:
         """Write the manifest, or complete it."""
         _write_json(self.manifest_file, manifest)
 
-    def append(self, record: Record) -> None:
+    def append(self, record: RunRecord) -> None:
         """Add a finished episode; it is on disk when this returns."""
         with self.episodes_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record_to_json(record)) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
-    def finish(self, records: Sequence[Record], metrics: dict[str, Any]) -> None:
+    def finish(self, records: Sequence[RunRecord], metrics: dict[str, Any]) -> None:
         """Write the episodes in their final order, then the metrics, which mark the run as finished.
 
         The metrics get `episodes_sha256`, the digest of the file of episodes.
@@ -258,7 +258,7 @@ class RunDirectory:
         """All episodes written so far, see `records`."""
         return [record.episode for record in self.records()]
 
-    def records(self) -> list[Record]:
+    def records(self) -> list[RunRecord]:
         """All episodes written so far, with what they took.
 
         Raises:
@@ -275,7 +275,7 @@ class RunDirectory:
                     raise ValueError(f"{self.episodes_file}, line {number}: {error}") from error
         return records
 
-    def _rewrite(self, records: Sequence[Record]) -> None:
+    def _rewrite(self, records: Sequence[RunRecord]) -> None:
         _replace(self.episodes_file, "".join(json.dumps(record_to_json(record)) + "\n" for record in records))
 
     def _drop_unfinished_line(self) -> None:
@@ -288,7 +288,7 @@ class RunDirectory:
             _replace(self.episodes_file, complete.decode("utf-8"))
 
 
-def _try_again(record: Record) -> Record:
+def _try_again(record: RunRecord) -> RunRecord:
     """What could not be answered may be by now; where the judge failed, the answer itself is paid for."""
     if record.episode.error is not None and record.episode.error.startswith(JUDGE_FAILED):
         record.episode.error = None

@@ -27,7 +27,7 @@ from eval.judge import dispute, read_judgments
 from eval.manifest import facts_of_environment, sample_ids_digest, score_name
 from eval.metrics import INTERVAL_METHOD, evaluation_metrics
 from eval.options import open_console, say
-from eval.records import JUDGE_FAILED, Record, RunDirectory, record_to_json
+from eval.records import JUDGE_FAILED, RunFiles, RunRecord, record_to_json
 from eval.replay import rebuild_environment
 from pxr_agents.remote import FailedAction
 from pxr_agents.rollout import rollout
@@ -121,7 +121,7 @@ class _Unlike(Exception):
 class Recalled:
     """An agent that gives the turns of one recorded episode, and ends it as it ended."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: RunRecord) -> None:
         self._episode = record.episode
         self._turns = [step.turn for step in record.episode.steps]
         self._key = 0
@@ -157,7 +157,7 @@ def check_replay(directory: Path, data: str | None = None, judgments: Path | Non
         FileNotFoundError: there is no run.
         ValueError: the environment cannot be rebuilt from the manifest, or its data cannot be opened.
     """
-    run = RunDirectory(directory)
+    run = RunFiles(directory)
     manifest = run.manifest()
     check = ReplayCheck(run=str(directory))
     env = rebuild_environment(manifest, data)
@@ -179,15 +179,15 @@ def check_replay(directory: Path, data: str | None = None, judgments: Path | Non
     return check
 
 
-def _play_again(attempt: WatchedEnv, record: Record) -> Record:
+def _play_again(attempt: WatchedEnv, record: RunRecord) -> RunRecord:
     watch = Watch(Recalled(record), [record.repeat])
-    played: list[Record] = []
+    played: list[RunRecord] = []
     sample_id = record.episode.sample_id
     rollout([attempt], watch, [Job(sample_id=sample_id, group=sample_id)], lambda e: played.append(watch.record(e)))
     return played[0]
 
 
-def _check_episode(record: Record, now: Record, check: ReplayCheck, *, is_judged: bool) -> None:
+def _check_episode(record: RunRecord, now: RunRecord, check: ReplayCheck, *, is_judged: bool) -> None:
     recorded, error = record.episode, record.episode.error
     never_began = error is not None and error.startswith("data: ") and not recorded.prompt
     if now.sample_sha256 is None and not never_began:
@@ -218,7 +218,7 @@ def _check_episode(record: Record, now: Record, check: ReplayCheck, *, is_judged
     _check_fields(record, now, check, last)
 
 
-def _check_observations(record: Record, now: Record, check: ReplayCheck) -> None:
+def _check_observations(record: RunRecord, now: RunRecord, check: ReplayCheck) -> None:
     """What was shown, observation after observation, and how many there were."""
     was, came = ([episode.prompt, *(step.reply for step in episode.steps)] for episode in (record.episode, now.episode))
     assert now.image_sha256 is not None
@@ -247,7 +247,7 @@ def _check_observations(record: Record, now: Record, check: ReplayCheck) -> None
         raise _Unlike(n_now, "end", f"{n_recorded} turns are on record; the episode ended after {n_now}")
 
 
-def _check_fields(record: Record, now: Record, check: ReplayCheck, last: int) -> None:
+def _check_fields(record: RunRecord, now: RunRecord, check: ReplayCheck, last: int) -> None:
     """Everything else, by its name in `episodes.jsonl`."""
     first, second = _flat(record), _flat(now)
     for name in LATER:
@@ -272,7 +272,7 @@ def _check_fields(record: Record, now: Record, check: ReplayCheck, last: int) ->
 
 
 def _check_judgment(
-    record: Record, env: gymnasium.Env, manifest: Mapping[str, Any], known: Mapping[str, str], check: ReplayCheck
+    record: RunRecord, env: gymnasium.Env, manifest: Mapping[str, Any], known: Mapping[str, str], check: ReplayCheck
 ) -> None:
     assert record.judgment is not None
     check.n_judgments += 1
@@ -283,7 +283,7 @@ def _check_judgment(
         raise _Unlike(len(record.episode.steps), "judgment", objection)
 
 
-def _flat(record: Record) -> dict[str, Any]:
+def _flat(record: RunRecord) -> dict[str, Any]:
     """A record as it is written, with its fields below "run" as `run.NAME`."""
     line = json.loads(json.dumps(record_to_json(record)))
     return {**{f"run.{name}": value for name, value in line.pop("run").items()}, **line}
@@ -299,9 +299,9 @@ def _first_difference(first: Sequence[object], second: Sequence[object]) -> int:
 
 
 def check_files(
-    run: RunDirectory,
+    run: RunFiles,
     manifest: Mapping[str, Any],
-    records: Sequence[Record],
+    records: Sequence[RunRecord],
     env: gymnasium.Env,
     unrecorded: Counter[str],
 ) -> list[FileMismatch]:
@@ -325,7 +325,7 @@ def check_files(
     return found
 
 
-def _of_samples(manifest: Mapping[str, Any], records: Sequence[Record]) -> Iterator[FileMismatch]:
+def _of_samples(manifest: Mapping[str, Any], records: Sequence[RunRecord]) -> Iterator[FileMismatch]:
     # An arm of an audit has the episodes that used an operation: how many depends on the run.
     if "samples_sha256" not in manifest:
         return
@@ -350,7 +350,7 @@ def _of_samples(manifest: Mapping[str, Any], records: Sequence[Record]) -> Itera
 
 
 def _of_metrics(
-    run: RunDirectory, manifest: Mapping[str, Any], records: Sequence[Record], unrecorded: Counter[str]
+    run: RunFiles, manifest: Mapping[str, Any], records: Sequence[RunRecord], unrecorded: Counter[str]
 ) -> Iterator[FileMismatch]:
     recorded = run.metrics()
     digest, now = recorded.pop("episodes_sha256", None), hashlib.sha256(run.episodes_file.read_bytes()).hexdigest()

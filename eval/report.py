@@ -13,7 +13,7 @@ from typing import Any
 
 from eval.cards import EpisodeCard, card_or_text, choose_samples, text_card
 from eval.facts import Facts, facts_of, offered_filters
-from eval.records import Record, RunDirectory
+from eval.records import RunFiles, RunRecord
 from eval.rendering import file_size, render, write_page
 from eval.replay import Replayer
 from eval.tables import category_rows, headline, headlines, metric_rows
@@ -44,8 +44,8 @@ def write_report(directory: Path, out: Path, *, n_episodes: int | None = PICTURE
     """
     if (directory / "summary.json").exists():
         write_page(out, "training.html.jinja", training_context(directory, n_episodes=n_episodes))
-    elif RunDirectory(directory).manifest_file.exists():
-        write_page(out, "run.html.jinja", run_context(RunDirectory(directory), n_episodes=n_episodes))
+    elif RunFiles(directory).manifest_file.exists():
+        write_page(out, "run.html.jinja", run_context(RunFiles(directory), n_episodes=n_episodes))
     else:
         raise FileNotFoundError(
             f'"{directory}" holds neither a manifest.json nor a summary.json. Expected a directory written by '
@@ -53,7 +53,7 @@ def write_report(directory: Path, out: Path, *, n_episodes: int | None = PICTURE
         )
 
 
-def run_context(directory: RunDirectory, *, n_episodes: int | None) -> dict[str, Any]:
+def run_context(directory: RunFiles, *, n_episodes: int | None) -> dict[str, Any]:
     """The variables of `run.html.jinja`.
 
     Args:
@@ -92,7 +92,7 @@ def run_context(directory: RunDirectory, *, n_episodes: int | None) -> dict[str,
 
 
 def pictured_cards(
-    manifest: dict[str, Any], records: Sequence[Record], chosen: Sequence[int], *, limit: int
+    manifest: dict[str, Any], records: Sequence[RunRecord], chosen: Sequence[int], *, limit: int
 ) -> dict[int, EpisodeCard]:
     """Cards of the chosen episodes by their index, until the pictures have `limit` bytes.
 
@@ -147,13 +147,13 @@ def pack(fragments: Iterator[str]) -> Iterator[str]:
         yield base64.b64encode(packed).decode("ascii")
 
 
-def _texts(records: Sequence[Record], cards: dict[int, EpisodeCard]) -> Iterator[str]:
+def _texts(records: Sequence[RunRecord], cards: dict[int, EpisodeCard]) -> Iterator[str]:
     """What is shown of every episode that has no pictures; nothing for those that have."""
     for index, record in enumerate(records):
         yield "" if index in cards else render("episode.html.jinja", {"card": text_card(record, NOT_CHOSEN)})
 
 
-def _kind(record: Record) -> tuple[object, ...]:
+def _kind(record: RunRecord) -> tuple[object, ...]:
     episode = record.episode
     # Without a question there is nothing to see, so these come last.
     return not episode.prompt, episode.correct, used(episode), any(episode.failures.values()), episode.needs_operation

@@ -20,7 +20,7 @@ from eval.judge import PROMPT, JudgeChoice
 from eval.manifest import commit, facts_of_environment, hash_model, library_versions, sample_ids_digest
 from eval.options import add_engine, add_server, server_of
 from eval.preflight import PreflightChoice
-from eval.records import RunDirectory
+from eval.records import RunFiles
 from eval.run_command import print_metrics
 from eval.runner import evaluate
 from eval.suites import suite_of
@@ -150,9 +150,9 @@ def run(arguments: argparse.Namespace) -> int:
         # As the run was begun: without one, or with what it found allowed.
         preflight=_preflight(manifest),
     )
-    print_metrics(RunDirectory(arguments.out).manifest(), metrics, suite, Console())
+    print_metrics(RunFiles(arguments.out).manifest(), metrics, suite, Console())
     print(f"Written to {arguments.out}. Side by side: python -m eval compare {arguments.manifest} {arguments.out}")
-    was, now = (content["data"].get("samples_sha256") for content in (manifest, RunDirectory(arguments.out).manifest()))
+    was, now = (content["data"].get("samples_sha256") for content in (manifest, RunFiles(arguments.out).manifest()))
     if was is not None and was != now:
         print("not as it was: files of the samples, see their digests in episodes.jsonl", file=sys.stderr)
         return 1

@@ -18,7 +18,7 @@ from eval.judge import JudgeChoice
 from eval.options import add_engine, add_server, add_settings, key_value, say, server_of
 from eval.preflight import PreflightChoice
 from eval.recipe import Recipe, read_recipe
-from eval.records import RunDirectory
+from eval.records import RunFiles
 from eval.report import write_report
 from eval.runner import evaluate
 from eval.suites import SUITES, Suite, get_suite
@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
         preflight=_preflight(arguments),
     )
     console = Console()
-    print_metrics(RunDirectory(out).manifest(), metrics, suite, console)
+    print_metrics(RunFiles(out).manifest(), metrics, suite, console)
     if arguments.no_report:
         console.print(f"Written to {out}. Pictures of the episodes: python -m eval report {out}", soft_wrap=True)
     else:

@@ -26,7 +26,7 @@ from eval.metrics import evaluation_metrics
 from eval.options import say
 from eval.preflight import PreflightChoice, find_out
 from eval.recipe import Recipe
-from eval.records import Record, RunDirectory
+from eval.records import RunFiles, RunRecord
 from eval.suites import Suite, get_suite
 from pxr_agents.chat_client import ChatClient, RemoteError, Retries
 from pxr_agents.noise import episode_seed
@@ -86,7 +86,7 @@ def evaluate(
     _check_numbers(agent, n_envs, repeats)
     first = gymnasium.make(suite.env_id, **{**suite.arguments, **(env_args or {})})
     sample_ids = choice.choose(first)
-    directory = RunDirectory(out)
+    directory = RunFiles(out)
     manifest = build_manifest(
         env=first, suite=suite, sample_ids=sample_ids, choice=choice, agent=agent, judge=judge, repeats=repeats,
         seed=seed, concurrency=n_envs, recipe=recipe, served=_served(agent),
@@ -122,15 +122,15 @@ def _check_numbers(agent: AgentChoice, n_envs: int, repeats: int) -> None:
 
 def _all_of(
     keys: Sequence[tuple[str, int]],
-    done: Sequence[Record],
+    done: Sequence[RunRecord],
     first: gymnasium.Env,
     player: Agent,
-    directory: RunDirectory,
+    directory: RunFiles,
     *,
     seed: int,
     n_envs: int,
     console: Console | None,
-) -> list[Record]:
+) -> list[RunRecord]:
     """The episodes of all keys in their order: those that are done, and the others played now."""
     records = {record.key: record for record in done}
     missing = [key for key in keys if key not in records]
@@ -140,7 +140,7 @@ def _all_of(
     return [records[key] for key in keys]
 
 
-def _finish(directory: RunDirectory, records: Sequence[Record]) -> dict[str, Any]:
+def _finish(directory: RunFiles, records: Sequence[RunRecord]) -> dict[str, Any]:
     """Complete the manifest with the hash of the data that were run, and write what came out."""
     manifest = directory.manifest()
     digests = [record.sample_sha256 or "none" for record in records if record.repeat == 0]
@@ -204,13 +204,13 @@ def play(
     environments: Sequence[gymnasium.Env],
     agent: Agent,
     keys: Sequence[tuple[str, int]],
-    directory: RunDirectory,
+    directory: RunFiles,
     *,
     seed: int,
     n_done: int = 0,
     title: str = "evaluating",
     console: Console | None = None,
-) -> list[Record]:
+) -> list[RunRecord]:
     """Play samples and show how far it is; every episode goes to disk at once.
 
     Args:
@@ -225,7 +225,7 @@ def play(
         for sample_id, repeat in keys
     ]
     watch = Watch(agent, [repeat for _, repeat in keys])
-    records: list[Record] = []
+    records: list[RunRecord] = []
     n_scored = n_correct = 0
     with RunProgress(title, n_done + len(jobs), n_done, console) as progress:
 

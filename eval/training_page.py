@@ -10,7 +10,7 @@ from typing import Any
 
 from eval.cards import EpisodeCard, card_or_text, choose_samples
 from eval.charts import Chart, line_chart
-from eval.records import Record, RunDirectory
+from eval.records import RunFiles, RunRecord
 from eval.replay import Replayer
 from eval.tables import HEADLINES, cell, label, metric_rows
 from pxr_agents.statistics import used
@@ -47,7 +47,7 @@ class TrainedArm:
     name: str
     history: list[dict[str, Any]]
     metrics: dict[str, Any]
-    records: dict[str, Record]
+    records: dict[str, RunRecord]
     manifest: dict[str, Any] | None
 
 
@@ -108,7 +108,7 @@ def _series(arms: Sequence[TrainedArm], name: str) -> dict[str, list[tuple[float
 
 
 def _load_arm(directory: Path, name: str, summary: Mapping[str, Any]) -> TrainedArm:
-    run = RunDirectory(directory / "eval")
+    run = RunFiles(directory / "eval")
     finished = run.metrics_file.exists()
     numbers = {key: float(value) for key, value in summary.items() if isinstance(value, int | float)}
     return TrainedArm(

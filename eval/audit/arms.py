@@ -20,7 +20,7 @@ from eval.differences import changes_that_matter, find_differences
 from eval.interventions import INTERVENTIONS, Changed
 from eval.manifest import commit, library_versions, sample_ids_digest, score_name
 from eval.metrics import evaluation_metrics
-from eval.records import Record, RunDirectory
+from eval.records import RunFiles, RunRecord
 from eval.replay import rebuild_environment
 from eval.rerun import Whereabouts, agent_of
 from eval.runner import evaluate, play, siblings
@@ -125,8 +125,8 @@ class Resumed:
 
 
 def rerun(
-    run: RunDirectory, where: Whereabouts, plan: Plan, arms: Sequence[Arm], console: Console | None = None
-) -> dict[Arm, list[Record]]:
+    run: RunFiles, where: Whereabouts, plan: Plan, arms: Sequence[Arm], console: Console | None = None
+) -> dict[Arm, list[RunRecord]]:
     """Play the ends of all episodes that used an operation again, in every arm.
 
     Every arm is a run of its own in `audit/NAME`. What is there is not played again, and an interrupted arm goes on.
@@ -140,14 +140,14 @@ def rerun(
     """
     manifest = run.manifest()
     records = first_samples(run.records(), plan.limit)
-    done: dict[Arm, dict[tuple[str, int], Record]] = {}
+    done: dict[Arm, dict[tuple[str, int], RunRecord]] = {}
     wanted = {arm: [record for record in records if changes(arm, record)] for arm in arms}
     n_envs = where.n_envs(where.agent or manifest["agent"])
     with ExitStack() as stack:
         # Opened when the first episode is missing: a finished audit needs neither model nor server.
         player: Agent | None = None
         for arm in arms:
-            directory = RunDirectory(run.path / "audit" / arm.name)
+            directory = RunFiles(run.path / "audit" / arm.name)
             begun = _manifest(manifest, where, arm, plan.seed)
             done[arm] = _finished(directory, begun)
             if all(record.key in done[arm] for record in wanted[arm]):
@@ -177,20 +177,20 @@ def rerun(
     return {arm: [done[arm][record.key] for record in wanted[arm]] for arm in arms}
 
 
-def first_samples(records: Sequence[Record], limit: int | None) -> list[Record]:
+def first_samples(records: Sequence[RunRecord], limit: int | None) -> list[RunRecord]:
     """The episodes of the first `limit` samples, all of them if None."""
     chosen = set(list(dict.fromkeys(record.episode.sample_id for record in records))[:limit])
     return [record for record in records if record.episode.sample_id in chosen]
 
 
-def operations_of(record: Record) -> list[str]:
+def operations_of(record: RunRecord) -> list[str]:
     """The operations that an episode with a score executed; none of one without."""
     if record.episode.error is not None:
         return []
     return [name for name, count in record.episode.usage.items() if count > 0]
 
 
-def changes(arm: Arm, record: Record) -> bool:
+def changes(arm: Arm, record: RunRecord) -> bool:
     """Whether an arm is to play this episode. An arm of one operation leaves out the episodes that used no other: there
     the arm that changes all does the same."""
     operations = operations_of(record)
@@ -199,13 +199,13 @@ def changes(arm: Arm, record: Record) -> bool:
     return arm.operation in operations and len(operations) > 1
 
 
-def recorded_turns(record: Record) -> list[str]:
+def recorded_turns(record: RunRecord) -> list[str]:
     """The turns up to the last one that executed an operation: the last one after which a view was new."""
     last = max(view["turn"] for view in record.episode.views)
     return [step.turn for step in record.episode.steps[:last]]
 
 
-def _check_samples(recorded: Sequence[Record], played: Mapping[tuple[str, int], Record]) -> None:
+def _check_samples(recorded: Sequence[RunRecord], played: Mapping[tuple[str, int], RunRecord]) -> None:
     """The same questions and pictures as in the run, or the comparison means nothing."""
     unlike = [
         record.episode.sample_id
@@ -240,7 +240,7 @@ def _changes(started: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return changes
 
 
-def _finished(directory: RunDirectory, manifest: Mapping[str, Any]) -> dict[tuple[str, int], Record]:
+def _finished(directory: RunFiles, manifest: Mapping[str, Any]) -> dict[tuple[str, int], RunRecord]:
     """What a finished arm holds, episodes without a score included; nothing if it has to go on.
 
     Another program for the same model may have played it.
@@ -255,8 +255,8 @@ def _finished(directory: RunDirectory, manifest: Mapping[str, Any]) -> dict[tupl
 
 
 def records_without_operations(
-    run: RunDirectory, where: Whereabouts, plan: Plan, console: Console | None = None
-) -> list[Record]:
+    run: RunFiles, where: Whereabouts, plan: Plan, console: Console | None = None
+) -> list[RunRecord]:
     """The run without operations: the same samples, agent and sampling, with nothing to call and no word about it.
 
     It is a run of its own in `audit/without`; the episodes that are missing there are played. Arguments as for `rerun`.
@@ -269,7 +269,7 @@ def records_without_operations(
         raise ValueError(f"{run.path} had no operations; expected a run whose agent could call some")
     of_run = list(dict.fromkeys(record.episode.sample_id for record in run.records()))
     sample_ids = of_run[: plan.limit]
-    directory = RunDirectory(run.path / "audit" / "without")
+    directory = RunFiles(run.path / "audit" / "without")
     if not _is_complete(directory, sample_ids, manifest["repeats"]):
         played = of_run[: _continue_with(directory, sample_ids)]
         evaluate(
@@ -289,7 +289,7 @@ def records_without_operations(
     return [record for record in directory.records() if record.episode.sample_id in wanted]
 
 
-def _is_complete(directory: RunDirectory, sample_ids: list[str], repeats: int) -> bool:
+def _is_complete(directory: RunFiles, sample_ids: list[str], repeats: int) -> bool:
     """Whether every episode is there. Those without a score are played again as long as a run is not finished."""
     if not directory.metrics_file.exists():
         return False
@@ -297,7 +297,7 @@ def _is_complete(directory: RunDirectory, sample_ids: list[str], repeats: int) -
     return all((sample_id, repeat) in keys for sample_id in sample_ids for repeat in range(repeats))
 
 
-def _continue_with(directory: RunDirectory, sample_ids: list[str]) -> int:
+def _continue_with(directory: RunFiles, sample_ids: list[str]) -> int:
     """How many samples to play.
 
     Runs begin with the same samples: an earlier audit of fewer is continued, an interrupted one of more is finished.

@@ -27,7 +27,7 @@ from eval.audit.med import decompose, drift, pair
 from eval.audit.page import print_audit, print_checkpoints, write_audit
 from eval.manifest import commit
 from eval.options import open_console, say
-from eval.records import Record, RunDirectory
+from eval.records import RunFiles, RunRecord
 from eval.rerun import Whereabouts, add_whereabouts, whereabouts
 from pxr_env.scoring import get_scorer
 
@@ -50,7 +50,7 @@ def audit_run(directory: Path, where: Whereabouts, plan: Plan, console: Console 
         FileNotFoundError: the run is not finished.
         ValueError: it cannot be audited; the message says why.
     """
-    run = RunDirectory(directory)
+    run = RunFiles(directory)
     run.metrics()  # Raises for a run that is not finished.
     manifest, records = run.manifest(), first_samples(run.records(), plan.limit)
     is_correct = _judge_of(manifest)
@@ -97,11 +97,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _counterfactual(
-    run: RunDirectory,
-    records: Sequence[Record],
+    run: RunFiles,
+    records: Sequence[RunRecord],
     where: Whereabouts,
     plan: Plan,
-    is_correct: Callable[[Record], bool],
+    is_correct: Callable[[RunRecord], bool],
     console: Console | None,
 ) -> dict[str, Any]:
     names = sorted({name for record in records for name in operations_of(record)})
@@ -124,8 +124,8 @@ def _counterfactual(
 
 
 def _of_operation(
-    played: Mapping[Arm, Sequence[Record]], kind: str, name: str, chosen: Sequence[Record]
-) -> list[Record]:
+    played: Mapping[Arm, Sequence[RunRecord]], kind: str, name: str, chosen: Sequence[RunRecord]
+) -> list[RunRecord]:
     """What an arm played of one operation: where it was the only one, that is what the arm of all did."""
     of_all = {record.key: record for record in played[Arm(kind=kind)]}
     if name == "all":
@@ -134,11 +134,11 @@ def _of_operation(
     return [apart.get(record.key, of_all[record.key]) for record in chosen]
 
 
-def _n_turns_with_views(record: Record) -> int:
+def _n_turns_with_views(record: RunRecord) -> int:
     return len({view["turn"] for view in record.episode.views if view["turn"] > 0})
 
 
-def _judge_of(manifest: Mapping[str, Any]) -> Callable[[Record], bool]:
+def _judge_of(manifest: Mapping[str, Any]) -> Callable[[RunRecord], bool]:
     """What counts as right. An audit asks no LLM judge: there the scorer decides, in the run as well."""
     if manifest["judge"] is None:
         return lambda record: record.episode.correct

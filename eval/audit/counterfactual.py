@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from eval.intervals import cluster_sums, share_interval
-from eval.records import Record
+from eval.records import RunRecord
 from eval.significance import PairedTest, paired_test
 from pxr_agents.statistics import contains, evidence_looks, knows_evidence
 from pxr_agents.types import Episode
 from pxr_env.geometry import overlap
 from pxr_env.scoring.text import normalize
 
-IsCorrect = Callable[[Record], bool]
+IsCorrect = Callable[[RunRecord], bool]
 _Key = tuple[str, int]
 
 #: Kinds of use, in the order they are reported.
@@ -30,9 +30,9 @@ ALPHA = 0.05
 
 
 def analyse(
-    recorded: Sequence[Record],
-    control: Sequence[Record],
-    arms: Mapping[str, Sequence[Record]],
+    recorded: Sequence[RunRecord],
+    control: Sequence[RunRecord],
+    arms: Mapping[str, Sequence[RunRecord]],
     is_correct: IsCorrect,
     *,
     seed: int = 0,
@@ -117,7 +117,7 @@ def verdict(result: Mapping[str, Any]) -> str:
 
 
 def _arm(
-    pairs: Sequence[tuple[Record, Record]], scored: Mapping[_Key, Record], is_correct: IsCorrect, seed: int
+    pairs: Sequence[tuple[RunRecord, RunRecord]], scored: Mapping[_Key, RunRecord], is_correct: IsCorrect, seed: int
 ) -> dict[str, Any]:
     """One intervention against the control.
 
@@ -154,7 +154,9 @@ def _arm(
     }
 
 
-def _uses(pairs: Sequence[tuple[Record, Record]], scored: Mapping[str, Mapping[_Key, Record]]) -> dict[_Key, str]:
+def _uses(
+    pairs: Sequence[tuple[RunRecord, RunRecord]], scored: Mapping[str, Mapping[_Key, RunRecord]]
+) -> dict[_Key, str]:
     """The kind of every use that some intervention was made on.
 
     "unstable": the control did not reproduce the answer on record, so nothing can be said; "causal": it did, and some
@@ -173,7 +175,7 @@ def _uses(pairs: Sequence[tuple[Record, Record]], scored: Mapping[str, Mapping[_
     return uses
 
 
-def _need(recorded: Sequence[Record], uses: Mapping[_Key, str]) -> dict[str, dict[str, int]] | None:
+def _need(recorded: Sequence[RunRecord], uses: Mapping[_Key, str]) -> dict[str, dict[str, int]] | None:
     """Kinds of use by whether the question needs an operation, as far as samples know."""
     known = [record for record in recorded if record.episode.needs_operation is not None]
     if not known:
@@ -184,7 +186,9 @@ def _need(recorded: Sequence[Record], uses: Mapping[_Key, str]) -> dict[str, dic
     }
 
 
-def _faithfulness(recorded: Sequence[Record], uses: Mapping[_Key, str], is_correct: IsCorrect) -> dict[str, Any] | None:
+def _faithfulness(
+    recorded: Sequence[RunRecord], uses: Mapping[_Key, str], is_correct: IsCorrect
+) -> dict[str, Any] | None:
     """How often operations showed the evidence, and how that goes with the kind of use; None if no evidence is known.
 
     Returns:

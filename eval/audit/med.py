@@ -22,7 +22,7 @@ import numpy as np
 
 from eval.intervals import cluster_sums, share_interval
 from eval.metrics import by_sample
-from eval.records import Record
+from eval.records import RunRecord
 from eval.significance import paired_test
 from pxr_env.rules import MALFORMED
 
@@ -58,7 +58,9 @@ class Paired:
     n_repeats: int = 1
 
 
-def pair(with_operations: Sequence[Record], without: Sequence[Record], is_correct: Callable[[Record], bool]) -> Paired:
+def pair(
+    with_operations: Sequence[RunRecord], without: Sequence[RunRecord], is_correct: Callable[[RunRecord], bool]
+) -> Paired:
     """Pair two runs by sample.
 
     Args:
@@ -80,7 +82,7 @@ def pair(with_operations: Sequence[Record], without: Sequence[Record], is_correc
             "data changed in between. Delete audit/without and audit again, or evaluate again."
         )
 
-    def share(groups: Mapping[str, list[Record]], holds: Callable[[Record], bool]) -> np.ndarray:
+    def share(groups: Mapping[str, list[RunRecord]], holds: Callable[[RunRecord], bool]) -> np.ndarray:
         return np.array([sum(map(holds, groups[name])) / len(groups[name]) for name in scored])
 
     return Paired(
@@ -98,7 +100,7 @@ def pair(with_operations: Sequence[Record], without: Sequence[Record], is_correc
     )
 
 
-def called(record: Record) -> bool:
+def called(record: RunRecord) -> bool:
     """Whether the model called an operation, executed or refused. What could not be read as a call is none."""
     episode = record.episode
     refused = sum(count for name, count in episode.failures.items() if name != MALFORMED)

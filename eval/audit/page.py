@@ -16,7 +16,7 @@ from eval.cards import ViewPicture, choose_samples, view_picture
 from eval.charts import Chart, line_chart
 from eval.interventions import INTERVENTIONS
 from eval.options import say
-from eval.records import Record, RunDirectory
+from eval.records import RunFiles, RunRecord
 from eval.rendering import write_page
 from eval.replay import Replayer
 from eval.tables import Cell
@@ -133,7 +133,7 @@ def examples(run: Mapping[str, Any], count: int) -> list[Example]:
     """
     directory = Path(run["run"])
     kinds = ["control", *run["counterfactual"]["changes"]]
-    arms = {kind: RunDirectory(directory / "audit" / kind) for kind in kinds}
+    arms = {kind: RunFiles(directory / "audit" / kind) for kind in kinds}
     if not arms["control"].metrics_file.exists():
         return []
     by_kind = {
@@ -141,7 +141,7 @@ def examples(run: Mapping[str, Any], count: int) -> list[Example]:
         for kind, arm in arms.items()
         if arm.metrics_file.exists()
     }
-    recorded = {record.key: record for record in RunDirectory(directory).records()}
+    recorded = {record.key: record for record in RunFiles(directory).records()}
     played = [
         {kind: records[key] for kind, records in by_kind.items() if key in records}
         for key in by_kind["control"]
@@ -157,14 +157,14 @@ def examples(run: Mapping[str, Any], count: int) -> list[Example]:
             replayer.close()
 
 
-def _use(recorded: Record, played: Mapping[str, Record]) -> str:
+def _use(recorded: RunRecord, played: Mapping[str, RunRecord]) -> str:
     control = played["control"].episode
     if not same_answer(recorded.episode, control):
         return "unstable"
     return "decorative" if all(same_answer(control, arm.episode) for arm in played.values()) else "causal"
 
 
-def _example(played: Mapping[str, Record], use: str, replayers: Mapping[str, Replayer]) -> Example:
+def _example(played: Mapping[str, RunRecord], use: str, replayers: Mapping[str, Replayer]) -> Example:
     control = played["control"].episode
     replays = {kind: replayers[kind].replay(record.episode) for kind, record in played.items()}
     sights = tuple(

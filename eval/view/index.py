@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from eval.facts import Facts, Selection, facts_of
-from eval.records import Record, record_from_json
+from eval.records import RunRecord, record_from_json
 
 #: How many files stay open. An episode's facts are a kilobyte or two, its record stays in the file.
 MAX_OPEN = 12
@@ -141,7 +141,7 @@ class EpisodeIndex(GrowingLines):
     def __len__(self) -> int:
         return len(self.facts)
 
-    def record(self, index: int) -> Record:
+    def record(self, index: int) -> RunRecord:
         """The whole episode, read from the file."""
         return _parse(self.read(self._line_of[index]))
 
@@ -187,7 +187,7 @@ def accuracy_so_far(facts: Sequence[Facts]) -> tuple[int, int]:
     return sum("correct" in each.tags for each in scored), len(scored)
 
 
-def _parse(line: bytes) -> Record:
+def _parse(line: bytes) -> RunRecord:
     content = json.loads(line)
     if not isinstance(content, dict):
         raise TypeError(f"got a JSON {type(content).__name__}, expected an object")

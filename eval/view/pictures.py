@@ -17,7 +17,7 @@ import gymnasium
 from PIL import Image
 
 from eval.cards import EpisodeCard, SourcePicture, card_or_text, text_card
-from eval.records import Record
+from eval.records import RunRecord
 from eval.replay import Replayer
 from eval.view.index import EpisodeIndex
 from pxr_env.errors import MediaError
@@ -74,7 +74,7 @@ class Pictures:
         with room.lock:
             return text_card(record, room.reason) if room.replayer is None else card_or_text(record, room.replayer)
 
-    def source(self, record: Record, number: int, frame: int, file: Path, file_state: str) -> Image.Image:
+    def source(self, record: RunRecord, number: int, frame: int, file: Path, file_state: str) -> Image.Image:
         """A source of an episode as it is, by its number from 1; `frame` by its index where it is a video.
 
         Raises:

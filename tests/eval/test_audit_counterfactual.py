@@ -15,7 +15,7 @@ from eval.audit.arms import Plan, Resumed
 from eval.audit.audit import audit_run
 from eval.audit.counterfactual import analyse
 from eval.audit.page import write_audit
-from eval.records import Record, RunDirectory
+from eval.records import RunFiles, RunRecord
 from eval.rerun import Whereabouts, agent_of
 from eval.runner import evaluate
 from pxr_agents.chat_client import Server
@@ -114,7 +114,7 @@ def test_of_several_operations_each_is_changed_apart(tmp_path: Path) -> None:
     # All six read what they zoom into; the flips of questions 0, 2 and 4 are looked at by nobody.
     changed = {name: (of["n"], of["arms"]["blank"]["changed"][0]) for name, of in found.items()}
     assert changed == {"all": (6, 1.0), "zoom_in": (6, 1.0), "flip": (3, 0.0)}
-    played = {path.name: len(RunDirectory(path).records()) for path in (tmp_path / "run" / "audit").iterdir()}
+    played = {path.name: len(RunFiles(path).records()) for path in (tmp_path / "run" / "audit").iterdir()}
     assert played == {"control": 6, "blank": 6, "blank-zoom_in": 3, "blank-flip": 3}
 
 
@@ -128,9 +128,9 @@ def test_samples_that_changed_since_the_run_are_noticed(tmp_path: Path) -> None:
 
 def test_an_episode_that_used_nothing_is_not_played(tmp_path: Path) -> None:
     run = evaluate_striped(tmp_path / "run", "Mixed", 4)
-    records = RunDirectory(run).records()
+    records = RunFiles(run).records()
     audit_run(run, Whereabouts(), COUNTERFACTUAL, QUIET)
-    played = RunDirectory(run / "audit" / "blank").records()
+    played = RunFiles(run / "audit" / "blank").records()
     assert [record.episode.sample_id for record in played] == ["0", "1", "2"]
     # The turns up to the last call are those of the run, and so are the boxes.
     for record in played:
@@ -177,7 +177,7 @@ def test_another_program_may_play_and_it_is_said_which(tmp_path: Path) -> None:
     result = audit_run(run, other, COUNTERFACTUAL, QUIET)
     assert result["notes"][0].startswith("The run was played by tests.eval.striped:Reader, the audit by tests.eval.")
     assert result["counterfactual"]["operations"]["all"]["uses"]["decorative"]["n"] == 4
-    assert RunDirectory(run / "audit" / "blank").manifest()["agent"] == "tests.eval.striped:Decorator"
+    assert RunFiles(run / "audit" / "blank").manifest()["agent"] == "tests.eval.striped:Decorator"
     before = striped.n_asked
     again = audit_run(run, Whereabouts(), COUNTERFACTUAL, QUIET)
     assert again["counterfactual"] == result["counterfactual"]
@@ -281,12 +281,12 @@ def test_without_its_server_or_with_other_weights_nothing_is_played(tmp_path: Pa
         agent_of(local, Whereabouts())
 
 
-def record(sample: int, answer: str | None, *, correct: bool = False, error: str | None = None) -> Record:
-    return Record(episode=Episode(task="t", sample_id=str(sample), answer=answer, correct=correct, error=error))
+def record(sample: int, answer: str | None, *, correct: bool = False, error: str | None = None) -> RunRecord:
+    return RunRecord(episode=Episode(task="t", sample_id=str(sample), answer=answer, correct=correct, error=error))
 
 
 def test_episodes_without_a_score_are_counted_apart() -> None:
-    def is_correct(one: Record) -> bool:
+    def is_correct(one: RunRecord) -> bool:
         return one.episode.correct
 
     recorded = [record(number, "a", correct=True) for number in range(3)]
@@ -309,7 +309,7 @@ def test_the_page_is_self_contained_and_deaf_to_what_models_write(tmp_path: Path
     run = evaluate_striped(tmp_path / "run", "Reader", 2)
     audit_run(run, Whereabouts(), COUNTERFACTUAL, QUIET)
     for arm in ("control", "blank"):
-        directory = RunDirectory(run / "audit" / arm)
+        directory = RunFiles(run / "audit" / arm)
         records = directory.records()
         records[0].episode.answer = HOSTILE
         directory.finish(records, directory.metrics())

@@ -16,7 +16,7 @@ from eval.__main__ import main
 from eval.audit.arms import Plan
 from eval.audit.audit import audit_run, steps_of
 from eval.audit.med import TERMS, decompose, drift, pair
-from eval.records import Record, RunDirectory
+from eval.records import RunFiles, RunRecord
 from eval.rerun import Whereabouts
 from eval.runner import evaluate
 from pxr_agents.types import Episode
@@ -84,12 +84,12 @@ def test_terms_and_factors_equal_those_counted_by_hand(by_table: Path) -> None:
 
 def test_without_operations_the_prompt_and_the_replies_do_not_mention_them(by_table: Path) -> None:
     audit_run(by_table, Whereabouts(), MED, QUIET)
-    without = RunDirectory(by_table / "audit" / "without")
+    without = RunFiles(by_table / "audit" / "without")
     prompt = without.manifest()["prompt"]
     assert prompt["operations"] == []
     texts = [prompt["system_prompt"], *(step.reply for record in without.records() for step in record.episode.steps)]
     assert not [text for text in texts if "tool" in text or "zoom" in text or "operation" in text]
-    assert "zoom_in" in RunDirectory(by_table).manifest()["prompt"]["system_prompt"]
+    assert "zoom_in" in RunFiles(by_table).manifest()["prompt"]["system_prompt"]
 
 
 def test_a_model_that_cannot_help_calling_is_told_from_one_that_cannot_see(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_what_was_played_is_not_played_again(tmp_path: Path) -> None:
 
 
 def test_another_agent_is_not_taken_for_that_of_the_run(tmp_path: Path) -> None:
-    run = RunDirectory(evaluate_striped(tmp_path / "run", "Decorator", 2))
+    run = RunFiles(evaluate_striped(tmp_path / "run", "Decorator", 2))
     audit_run(run.path, Whereabouts(), MED, QUIET)
     manifest = run.manifest()
     run.write_manifest(manifest | {"prompt": manifest["prompt"] | {"dialect": "pixel-reasoner"}})
@@ -125,9 +125,9 @@ def test_another_agent_is_not_taken_for_that_of_the_run(tmp_path: Path) -> None:
         audit_run(run.path, Whereabouts(), MED, QUIET)
 
 
-def record(sample_id: str, repeat: int, *, correct: bool, calls: bool = False) -> Record:
+def record(sample_id: str, repeat: int, *, correct: bool, calls: bool = False) -> RunRecord:
     episode = Episode(task="t", sample_id=sample_id, correct=correct, usage={"zoom_in": int(calls)}, answer="x")
-    return Record(episode=episode, repeat=repeat, sample_sha256="0")
+    return RunRecord(episode=episode, repeat=repeat, sample_sha256="0")
 
 
 outcomes = st.lists(

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from eval.cards import TEXT_LIMIT, arrange, build_card, choose_samples, data_uri, text_card
-from eval.records import Record, RunDirectory
+from eval.records import RunFiles, RunRecord
 from eval.replay import Replayer, ReplayError
 from eval.runner import evaluate
 from pxr_agents.types import Episode
@@ -27,16 +27,16 @@ def decode(href: str) -> Image.Image:
 
 
 @pytest.fixture
-def run(oracle_run: Path) -> RunDirectory:
-    return RunDirectory(oracle_run)
+def run(oracle_run: Path) -> RunFiles:
+    return RunFiles(oracle_run)
 
 
 @pytest.fixture
-def zoomed(run: RunDirectory) -> Record:
+def zoomed(run: RunFiles) -> RunRecord:
     return next(record for record in run.records() if record.episode.n_operations == 1)
 
 
-def test_the_pictures_are_those_the_model_saw(run: RunDirectory, zoomed: Record) -> None:
+def test_the_pictures_are_those_the_model_saw(run: RunFiles, zoomed: RunRecord) -> None:
     env = gymnasium.make(ENV_ID, **ENV_ARGS)
     first, _ = env.reset(options={"sample_id": zoomed.episode.sample_id})
     second, *_ = env.step(zoomed.episode.steps[0].turn)
@@ -49,7 +49,7 @@ def test_the_pictures_are_those_the_model_saw(run: RunDirectory, zoomed: Record)
     assert (np.asarray(decode(card.turns[0].views[0].href)) == second["images"][0]).all()
 
 
-def test_a_card_marks_the_zoom_and_the_evidence(run: RunDirectory, zoomed: Record) -> None:
+def test_a_card_marks_the_zoom_and_the_evidence(run: RunFiles, zoomed: RunRecord) -> None:
     card = build_card(zoomed, Replayer(run.manifest()))
     view, evidence = card.sources[0].marks
     assert (view.kind, view.label, evidence.kind) == ("view", "2", "evidence")
@@ -64,7 +64,7 @@ def test_a_card_marks_the_zoom_and_the_evidence(run: RunDirectory, zoomed: Recor
     assert card.n_picture_bytes > 3 * len("data:image/png;base64,")
 
 
-def test_a_card_without_pictures_still_shows_the_boxes(run: RunDirectory, zoomed: Record) -> None:
+def test_a_card_without_pictures_still_shows_the_boxes(run: RunFiles, zoomed: RunRecord) -> None:
     pictured, plain = build_card(zoomed, Replayer(run.manifest())), text_card(zoomed, "no data")
     assert plain.no_pictures == "no data"
     assert plain.n_picture_bytes == 0
@@ -74,19 +74,19 @@ def test_a_card_without_pictures_still_shows_the_boxes(run: RunDirectory, zoomed
     assert [turn.segments for turn in plain.turns] == [turn.segments for turn in pictured.turns]
 
 
-def test_very_long_texts_are_shortened(zoomed: Record) -> None:
+def test_very_long_texts_are_shortened(zoomed: RunRecord) -> None:
     zoomed.episode.prompt = "x" * (TEXT_LIMIT + 1234)
     card = text_card(zoomed, "")
     assert card.prompt == "x" * TEXT_LIMIT + " … 1,234 more characters"
 
 
-def test_a_changed_reply_is_noticed(run: RunDirectory, zoomed: Record) -> None:
+def test_a_changed_reply_is_noticed(run: RunFiles, zoomed: RunRecord) -> None:
     zoomed.episode.steps[0] = dataclasses.replace(zoomed.episode.steps[0], reply="Image 2 (1x1).")
     with pytest.raises(ReplayError, match=r"after turn 1 .* is on record"):
         Replayer(run.manifest()).replay(zoomed.episode)
 
 
-def test_a_changed_question_is_noticed(run: RunDirectory, zoomed: Record) -> None:
+def test_a_changed_question_is_noticed(run: RunFiles, zoomed: RunRecord) -> None:
     zoomed.episode.prompt = "What letter is in the purple box?"
     with pytest.raises(ReplayError, match="after turn 0"):
         Replayer(run.manifest()).replay(zoomed.episode)
@@ -113,7 +113,7 @@ def test_small_pictures_are_exact_and_photographs_are_compressed() -> None:
 def test_the_evidence_in_a_video_has_its_picture(tmp_path: Path, agent: str) -> None:
     env_args = {"split": "test", "hard_fraction": 1.0}
     evaluate("pxr_env:pxr/SyntheticVideo-v0", out=tmp_path, agent=agent, env_args=env_args, limit=3)
-    run = RunDirectory(tmp_path)
+    run = RunFiles(tmp_path)
     replayer = Replayer(run.manifest())
     for record in run.records():
         start, end = record.episode.evidence_time

@@ -16,7 +16,7 @@ from PIL import Image
 
 from eval.__main__ import main
 from eval.choice import Choice, read_sample_ids, stratified
-from eval.records import RunDirectory
+from eval.records import RunFiles
 from eval.replay_check import check_replay
 from eval.rerun import choice_of
 from eval.runner import evaluate
@@ -55,7 +55,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ids_of(run: Path) -> list[str]:
-    return [record.episode.sample_id for record in RunDirectory(run).records()]
+    return [record.episode.sample_id for record in RunFiles(run).records()]
 
 
 categories = st.lists(st.sampled_from(["a", "b", None]), min_size=1, max_size=40)
@@ -82,7 +82,7 @@ def test_a_limit_draws_from_all_categories_alike_in_every_run(data: Path, tmp_pa
     chosen = ids_of(tmp_path / "a")
     assert Counter(CATEGORIES[int(name)] for name in chosen) == {"easy": 6, "hard": 4}
     assert chosen == ids_of(tmp_path / "b") == sorted(chosen, key=int) != [str(n) for n in range(10)]
-    manifest = RunDirectory(tmp_path / "a").manifest()
+    manifest = RunFiles(tmp_path / "a").manifest()
     assert manifest["samples"] == {"chosen": "stratified", "ids": chosen}
     assert check_replay(tmp_path / "a").identical
 
@@ -90,14 +90,14 @@ def test_a_limit_draws_from_all_categories_alike_in_every_run(data: Path, tmp_pa
 def test_the_first_and_named_ones(data: Path, tmp_path: Path) -> None:
     assert main(command(data, tmp_path / "first", "--first", "3")) == 0
     assert ids_of(tmp_path / "first") == ["0", "1", "2"]
-    assert RunDirectory(tmp_path / "first").manifest()["samples"] == {"chosen": "first", "ids": None}
+    assert RunFiles(tmp_path / "first").manifest()["samples"] == {"chosen": "first", "ids": None}
     assert main(command(data, tmp_path / "named", "--sample-ids", "17, 3")) == 0
     assert ids_of(tmp_path / "named") == ["17", "3"]
     (tmp_path / "ids.txt").write_text("4\n\n11\n")
     assert main(command(data, tmp_path / "file", "--sample-ids", str(tmp_path / "ids.txt"))) == 0
     assert ids_of(tmp_path / "file") == ["4", "11"]
     assert main(command(data, tmp_path / "all")) == 0
-    assert RunDirectory(tmp_path / "all").manifest()["samples"] == {"chosen": "all", "ids": None}
+    assert RunFiles(tmp_path / "all").manifest()["samples"] == {"chosen": "all", "ids": None}
     assert ids_of(tmp_path / "all") == [str(number) for number in range(20)]
 
 
@@ -127,7 +127,7 @@ def test_an_older_run_of_the_first_samples_does_not_change_its_kind(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(command(data, tmp_path / "run", "--first", "10")) == 0
-    directory = RunDirectory(tmp_path / "run")
+    directory = RunFiles(tmp_path / "run")
     manifest = directory.manifest()
     del manifest["samples"]
     directory.write_manifest(manifest)
@@ -174,7 +174,7 @@ def test_a_run_is_run_again(data: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["rerun", str(first), "--out", str(tmp_path / "again"), "--data", str(tmp_path / "moved")]) == 0
     printed = capsys.readouterr()
     assert f"the code of {AGENT}: no version of it is on record" in printed.err
-    manifests = [RunDirectory(path).manifest() for path in (first, tmp_path / "again")]
+    manifests = [RunFiles(path).manifest() for path in (first, tmp_path / "again")]
     assert ids_of(first) == ids_of(tmp_path / "again")
     for name in ("seed", "repeats", "prompt", "pixels", "scorer", "data", "samples_sha256", "agent"):
         assert manifests[0][name] == manifests[1][name]
@@ -205,13 +205,13 @@ def test_a_key_goes_to_no_address_out_of_a_file(tmp_path: Path, capsys: pytest.C
 
     with serve(ChatServer(zoom_then_answer)) as url:
         run_evaluation(tmp_path / "run", agent=choice(url), limit=2)
-        assert RunDirectory(tmp_path / "run").manifest()["server"]["base_url"] == url
+        assert RunFiles(tmp_path / "run").manifest()["server"]["base_url"] == url
         assert main(["rerun", str(tmp_path / "run"), "--out", str(tmp_path / "again")]) == 2
         assert f"the run asked a model at {url}; expected --base-url URL" in capsys.readouterr().err
         assert main(["rerun", str(tmp_path / "run"), "--out", str(tmp_path / "again"), "--base-url", url]) == 0
     printed = capsys.readouterr().err
     assert "a server does not prove what it runs" in printed
-    assert RunDirectory(tmp_path / "again").metrics()["counts"] == RunDirectory(tmp_path / "run").metrics()["counts"]
+    assert RunFiles(tmp_path / "again").metrics()["counts"] == RunFiles(tmp_path / "run").metrics()["counts"]
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

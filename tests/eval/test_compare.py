@@ -15,7 +15,7 @@ from eval.__main__ import main
 from eval.comparison import RunComparison, compare_runs, print_comparison, verdict
 from eval.differences import changes_that_matter, find_differences
 from eval.metrics import evaluation_metrics
-from eval.records import Record, RunDirectory
+from eval.records import RunFiles, RunRecord
 from eval.run_command import print_metrics
 from eval.suites import SUITES
 from pxr_agents.engines.vllm.arguments import StartArguments
@@ -38,7 +38,7 @@ MANIFEST: dict[str, Any] = {
 def write_run(path: Path, scores: dict[str, float | None], manifest: Any = MANIFEST, **digests: str) -> Path:
     """A finished run: sample -> score, None for a sample that could not be scored."""
     records = [
-        Record(
+        RunRecord(
             episode=Episode(
                 task="t", sample_id=name, correct=score == 1, error="model: away" if score is None else None
             ),
@@ -47,7 +47,7 @@ def write_run(path: Path, scores: dict[str, float | None], manifest: Any = MANIF
         )
         for name, score in scores.items()
     ]
-    directory = RunDirectory(path)
+    directory = RunFiles(path)
     directory.start(manifest)
     directory.finish(records, {"statistics": {}})
     return path
@@ -153,7 +153,7 @@ def test_questions_that_belong_together_count_once(tmp_path: Path, capsys: pytes
     a, b = write_run(tmp_path / "a", right("-" * 12 + "+" * 8)), write_run(tmp_path / "b", right("+" * 20))
     assert sentences(compare_runs([a, b]))[0].startswith("b is better than a")
     # The newer run knows that four each are one question.
-    directory = RunDirectory(b)
+    directory = RunFiles(b)
     records = directory.records()
     for number, record in enumerate(records):
         record.cluster = f"question {number // 4}"
@@ -187,7 +187,7 @@ def test_wrong_calls_are_named(tmp_path: Path) -> None:
         compare_runs([a, a])
     with pytest.raises(ValueError, match="no sample in common"):
         compare_runs([a, write_run(tmp_path / "b", {"x": 1.0})])
-    RunDirectory(tmp_path / "c").start(MANIFEST)
+    RunFiles(tmp_path / "c").start(MANIFEST)
     with pytest.raises(FileNotFoundError, match="continue an interrupted evaluation"):
         compare_runs([a, tmp_path / "c"])
 
@@ -283,7 +283,7 @@ def test_every_start_argument_of_an_engine_was_thought_of() -> None:
 
 @pytest.mark.parametrize(("scorer", "metric"), [("anls", "anls"), ("exact", "accuracy")])
 def test_a_run_is_told_by_its_own_metric_and_by_category(random_run: Path, scorer: str, metric: str) -> None:
-    records = RunDirectory(random_run).records()
+    records = RunFiles(random_run).records()
     for number, record in enumerate(records):
         record.episode.category = "even [b]" if number % 2 == 0 else "odd"
         record.episode.correct, record.score = number < 3, 0.5 if scorer == "anls" else float(number < 3)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from eval.agents import AgentChoice
-from eval.records import Record, RunDirectory
+from eval.records import RunFiles, RunRecord
 from eval.replay_check import check_replay
 from pxr_agents.agents import EachEpisode
 from pxr_agents.types import Action, Agent, ContextFull, Observation, Sampling
@@ -35,7 +35,7 @@ def zooming() -> Agent:
 
 def test_an_agent_of_ones_own_may_say_that_the_context_is_full(tmp_path: Path) -> None:
     metrics = run_evaluation(tmp_path / "run", agent="tests.eval.test_context:zooming", limit=4)
-    run = RunDirectory(tmp_path / "run")
+    run = RunFiles(tmp_path / "run")
     assert len(run.records()) == 4
     for record in run.records():
         episode = record.episode
@@ -68,9 +68,9 @@ def test_an_engine_ends_what_outgrows_its_context_and_takes_a_larger_one(
 
     wide = run(tmp_path / "wide", 1024)
     assert "truncated/context" not in wide
-    lengths = [sum(n for _, n in spans_of(record)) for record in RunDirectory(tmp_path / "wide").records()]
+    lengths = [sum(n for _, n in spans_of(record)) for record in RunFiles(tmp_path / "wide").records()]
     narrow = run(tmp_path / "run", min(lengths) - 1)
-    directory = RunDirectory(tmp_path / "run")
+    directory = RunFiles(tmp_path / "run")
     full = [record.episode for record in directory.records() if record.episode.truncated_by == "context"]
     assert full
     assert narrow["truncated/context"] == len(full) / 4
@@ -84,10 +84,10 @@ def test_an_engine_ends_what_outgrows_its_context_and_takes_a_larger_one(
     with pytest.raises(FileExistsError, match=r"engine\.max_model_len was"):
         run(tmp_path / "run", min(lengths) - 2)
     assert run(tmp_path / "run", 1024)["truncated_rate"] == wide["truncated_rate"]
-    assert [r.episode for r in directory.records()] == [r.episode for r in RunDirectory(tmp_path / "wide").records()]
+    assert [r.episode for r in directory.records()] == [r.episode for r in RunFiles(tmp_path / "wide").records()]
     assert directory.manifest()["engine"]["max_model_len"] == 1024
 
 
-def spans_of(record: Record) -> tuple[tuple[str, int], ...]:
+def spans_of(record: RunRecord) -> tuple[tuple[str, int], ...]:
     assert record.episode.token_spans is not None
     return record.episode.token_spans

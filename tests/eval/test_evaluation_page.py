@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from eval import rerun, run_command
-from eval.records import RunDirectory
+from eval.records import RunFiles
 from eval.significance import SIGN_CHANGES
 from eval.suites import SUITES
 
@@ -43,7 +43,7 @@ def test_it_names_every_suite() -> None:
 
 
 def test_its_statistics_and_fields_are_those_of_a_run(oracle_run: Path) -> None:
-    written = RunDirectory(oracle_run).metrics()["statistics"]
+    written = RunFiles(oracle_run).metrics()["statistics"]
     table = PAGE.partition("## Metrics")[2].partition("\n## ")[0]
     named = set(re.findall(r"`([\w@/]+)`", table))
     # Parts of the reward, and counts, are described elsewhere.
@@ -51,5 +51,5 @@ def test_its_statistics_and_fields_are_those_of_a_run(oracle_run: Path) -> None:
     described -= {"usage_rate_needs_operation", "usage_rate_easy"}
     assert described <= named
     fields = PAGE.partition("## The manifest")[2].partition("\n## ")[0]
-    manifest = RunDirectory(oracle_run).manifest()
+    manifest = RunFiles(oracle_run).manifest()
     assert manifest.keys() - {"n_samples", "samples_sha256", "agent"} <= set(re.findall(r"`(\w+)`", fields))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.facts import FILTERS, Facts, Selection, facts_of, outcome, split_turn, tags
-from eval.records import Record
+from eval.records import RunRecord
 from pxr_agents.types import Episode, Step
 
 
@@ -44,7 +44,7 @@ def test_a_row_is_short_and_counts_what_happened() -> None:
     ]
     usage = {"zoom_in": 2, "rotate": 0}
     long = episode(sample_id="i" * 999, prompt="a  b\n" * 999, answer="x" * 999, usage=usage, steps=steps, category="c")
-    facts = facts_of(Record(episode=long, repeat=3, score=0.25))
+    facts = facts_of(RunRecord(episode=long, repeat=3, score=0.25))
     assert (len(facts.sample_id), len(facts.question), len(facts.answer or "")) == (200, 240, 80)
     assert facts.question.startswith("a b a b")
     assert (facts.repeat, facts.score, facts.reward, facts.category) == (3, 0.25, 0.25, "c")
@@ -53,8 +53,8 @@ def test_a_row_is_short_and_counts_what_happened() -> None:
 
 def test_a_question_about_a_video_begins_with_the_question() -> None:
     prompt = "Images 1 and 2 are frames of a video of 8.00 s, at 2.00, 6.00 s.\nWhat turns red?\n(A) a ball"
-    assert facts_of(Record(episode=episode(prompt=prompt))).question == "What turns red? (A) a ball"
-    assert facts_of(Record(episode=episode(prompt="What of a video of 8.00 s, at 2.00 s."))).question.startswith(
+    assert facts_of(RunRecord(episode=episode(prompt=prompt))).question == "What turns red? (A) a ball"
+    assert facts_of(RunRecord(episode=episode(prompt="What of a video of 8.00 s, at 2.00 s."))).question.startswith(
         "What of"
     )
 
@@ -63,7 +63,7 @@ def row(**changes: object) -> Facts:
     made = episode(sample_id="Über-7", answer="Straße", target="road", category="attributes", usage={"zoom_in": 1})
     for name, value in changes.items():
         setattr(made, name, value)
-    return facts_of(Record(episode=made))
+    return facts_of(RunRecord(episode=made))
 
 
 @pytest.mark.parametrize(

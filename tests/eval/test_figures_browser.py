@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from eval.charts import HEIGHT, WIDTH
-from eval.records import RunDirectory
+from eval.records import RunFiles
 from eval.report import write_report
 from eval.runner import evaluate
 from eval.view.server import ViewServer
@@ -54,7 +54,7 @@ def show(watcher: Watcher, runs: Path, url: str) -> Callable[..., Any]:
     """Opens the first episode of the run with large views."""
 
     def opened(place: str, **options: Any) -> Any:
-        first = RunDirectory(runs / "info").records()[0].episode.sample_id
+        first = RunFiles(runs / "info").records()[0].episode.sample_id
         report = (runs / "info" / "report.html").as_uri() + f"#episode={first}"
         page = watcher.open(report if place == "report" else f"{url}run/info?episode={first}", **options)
         page.wait_for_selector(".views .cut .enlarge img")

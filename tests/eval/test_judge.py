@@ -11,7 +11,7 @@ import pytest
 
 from eval.__main__ import main
 from eval.judge import PROMPT, REMINDER, JudgeChoice, _read_verdict
-from eval.records import RunDirectory
+from eval.records import RunFiles
 from pxr_agents.chat_client import Retries, Server, ServerRefused
 from tests.eval import scripted
 from tests.eval.chat_server import ChatServer, serve, status
@@ -41,7 +41,7 @@ def test_the_judge_decides_over_every_answer(tmp_path: Path) -> None:
     server = ChatServer(likes_the_first)
     with serve(server) as url:
         metrics = run_evaluation(tmp_path / "run", agent=AGENT, limit=3, judge=judge(url))
-    records = RunDirectory(tmp_path / "run").records()
+    records = RunFiles(tmp_path / "run").records()
     assert [record.episode.correct for record in records] == [True, False, False]
     assert records[0].judgment == {
         "model": "m",
@@ -56,7 +56,7 @@ def test_the_judge_decides_over_every_answer(tmp_path: Path) -> None:
     accepted = records[1].episode.target
     assert f"Accepted answers, one a line:\n{accepted}\n\nAnswer to judge:\n{{answer}}\n" in prompt
     assert server.bodies[0]["temperature"] == 0.0
-    manifest = RunDirectory(tmp_path / "run").manifest()["judge"]
+    manifest = RunFiles(tmp_path / "run").manifest()["judge"]
     assert (manifest["model"], manifest["prompt"]) == ("m", PROMPT)
 
 
@@ -71,7 +71,7 @@ def test_what_it_said_is_kept_for_other_runs(tmp_path: Path) -> None:
             file.write('{"key": "')
         run_evaluation(tmp_path / "two", agent=AGENT, limit=3, judge=choice)
     assert len(server.bodies) == 2
-    assert RunDirectory(tmp_path / "one").episodes() == RunDirectory(tmp_path / "two").episodes()
+    assert RunFiles(tmp_path / "one").episodes() == RunFiles(tmp_path / "two").episodes()
 
 
 def test_an_outage_drops_the_question_with_its_reason_and_is_made_up_for(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_the_second_verdict_counts(tmp_path: Path) -> None:
         metrics = run_evaluation(tmp_path / "run", agent=AGENT, limit=3, judge=judge(url))
     assert metrics["statistics"]["n_errors"] == 0
     assert len(server.bodies) == 4
-    assert [record.episode.correct for record in RunDirectory(tmp_path / "run").records()] == [False, False, False]
+    assert [record.episode.correct for record in RunFiles(tmp_path / "run").records()] == [False, False, False]
 
 
 def test_earlier_judgments_are_read_by_the_grammar_of_today(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_earlier_judgments_are_read_by_the_grammar_of_today(tmp_path: Path) -> N
             "".join(json.dumps(line | {"said": text}) + "\n" for line, text in zip(lines, said, strict=True))
         )
         run_evaluation(tmp_path / "two", agent=AGENT, limit=3, judge=judge(url, cache=cache))
-    records = RunDirectory(tmp_path / "two").records()
+    records = RunFiles(tmp_path / "two").records()
     assert [record.episode.correct for record in records] == [False, True, False]
     # Only the one that cannot be read was asked for again, in other words.
     assert len(server.bodies) == 3
@@ -151,7 +151,7 @@ def test_a_server_is_asked_for_one_of_two_words_and_whether_it_can_once(tmp_path
     assert ["response_format" in body for body in unable.bodies][-2:] == [False, False]
     assert len(unable.bodies) <= 3
     for name in ("able", "unable"):
-        assert [record.episode.correct for record in RunDirectory(tmp_path / name).records()] == [True, True, False]
+        assert [record.episode.correct for record in RunFiles(tmp_path / name).records()] == [True, True, False]
 
 
 VERDICTS: dict[str, bool | None] = {
@@ -194,7 +194,7 @@ def test_a_judge_that_refuses_all_stops_the_run_and_no_answer_is_lost(tmp_path: 
     with serve(server) as url:
         with pytest.raises(ServerRefused, match="status 401"):
             run_evaluation(tmp_path / "run", agent=AGENT, limit=3, judge=judge(url))
-        assert len(RunDirectory(tmp_path / "run").episodes()) == 3
+        assert len(RunFiles(tmp_path / "run").episodes()) == 3
         metrics = run_evaluation(tmp_path / "run", agent=AGENT, limit=3, judge=judge(url))
     assert metrics["statistics"]["accuracy"] == 1 / 3
 
@@ -221,4 +221,4 @@ def test_options_are_named_with_their_letters(tmp_path: Path, monkeypatch: pytes
         arguments += ["--set", "max_pixels=7056", "--judge-model", "m", "--judge-base-url", url]
         assert main(["run", "--suite", "pxr_env:pxr/JSONL-v0", *arguments]) == 0
     assert "\nB (kitchen)\n" in server.bodies[0]["messages"][0]["content"]
-    assert RunDirectory(tmp_path / "run").metrics()["statistics"]["accuracy"] == 1.0
+    assert RunFiles(tmp_path / "run").metrics()["statistics"]["accuracy"] == 1.0

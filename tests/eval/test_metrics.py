@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from eval.intervals import wilson_interval
 from eval.metrics import count_reasons, evaluation_metrics, evidence_iou, majority, pass_at_k
-from eval.records import Record
+from eval.records import RunRecord
 from pxr_agents.statistics import episode_counts
 from pxr_agents.types import Episode
 
 
-def record(sample_id: str, *, run: dict[str, Any] | None = None, **fields: Any) -> Record:
-    return Record(episode=Episode(task="pxr/SyntheticSearch-v0", sample_id=sample_id, **fields), **(run or {}))
+def record(sample_id: str, *, run: dict[str, Any] | None = None, **fields: Any) -> RunRecord:
+    return RunRecord(episode=Episode(task="pxr/SyntheticSearch-v0", sample_id=sample_id, **fields), **(run or {}))
 
 
 def test_metrics_overall_and_by_category() -> None:
@@ -232,9 +232,9 @@ def test_rates_with_intervals_are_those_that_training_logs(seed: int) -> None:
     }
 
 
-def repeated(sample_id: str, repeat: int, answer: str | None, correct: bool, error: str | None = None) -> Record:
+def repeated(sample_id: str, repeat: int, answer: str | None, correct: bool, error: str | None = None) -> RunRecord:
     episode = Episode(task="t", sample_id=sample_id, answer=answer, correct=correct, error=error)
-    return Record(episode=episode, repeat=repeat, score=float(correct))
+    return RunRecord(episode=episode, repeat=repeat, score=float(correct))
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=8), st.data())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from eval.__main__ import main
-from eval.records import RunDirectory
+from eval.records import RunFiles
 from tests.eval.chat_server import ChatServer, Fault, n_images, pixels, serve, status, zoom_then_answer
 from tests.eval.conftest import ENV_ARGS, ENV_ID
 
@@ -57,7 +57,7 @@ def run(server: ChatServer, out: Path, *more: str) -> int:
 
 def found(out: Path) -> dict[str, Any]:
     """What the manifest keeps."""
-    result: dict[str, Any] = RunDirectory(out).manifest()["server"]["preflight"]
+    result: dict[str, Any] = RunFiles(out).manifest()["server"]["preflight"]
     return result
 
 
@@ -102,7 +102,7 @@ def test_a_server_that_drops_images_gets_no_score(tmp_path: Path, capsys: pytest
     assert found(tmp_path / "blind")["sees_images"] is False
     # And without questions nothing is.
     assert run(ChatServer(blind, image_tokens=0), tmp_path / "without", "--no-preflight") == 0
-    assert "preflight" not in RunDirectory(tmp_path / "without").manifest()["server"]
+    assert "preflight" not in RunFiles(tmp_path / "without").manifest()["server"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from eval.__main__ import main
 from eval.recipe import read_recipe, recipe_names
-from eval.records import RunDirectory
+from eval.records import RunFiles
 from eval.suites import SUITES
 from pxr_env.types import OperationCall
 from tests.eval.chat_server import ChatServer, pixels, serve
@@ -50,7 +50,7 @@ def play(recipe: str, vstar: Path, turns: list[str], *more: str) -> tuple[Any, d
         command = ["run", "--suite", "vstar", "--data", str(vstar), "--agent", "openai", "--base-url", url]
         command += ["--no-preflight"]
         assert main([*command, "--recipe", recipe, "--out", str(out), "--no-report", *more]) == 0
-    directory = RunDirectory(out)
+    directory = RunFiles(out)
     [episode] = directory.episodes()
     return episode, directory.manifest(), server.bodies
 
@@ -226,8 +226,8 @@ def test_every_recipe_fits_every_suite(recipe: str, suite: str, tmp_path: Path) 
         command += ["--data", str(tmp_path / "data")]
     command += ["--set", "min_pixels=784", "--set", "max_pixels=200704", "--out", str(tmp_path / "run"), "--no-report"]
     assert main(command) == 0
-    [record] = RunDirectory(tmp_path / "run").records()
-    limits = RunDirectory(tmp_path / "run").manifest()["prompt"]["limits"]
+    [record] = RunFiles(tmp_path / "run").records()
+    limits = RunFiles(tmp_path / "run").manifest()["prompt"]["limits"]
     assert (record.episode.error, record.episode.truncated_by) == (None, None)
     assert record.episode.usage["zoom_in"] == limits["max_operations"]
 
@@ -237,8 +237,8 @@ def test_an_agent_without_a_model_ignores_the_sampling_of_a_recipe(tmp_path: Pat
     command = ["run", "--suite", "synthetic-search", "--recipe", "mini-o3", "--agent", "oracle", "--limit", "1"]
     small = ["--set", "min_pixels=784", "--set", "max_pixels=7056"]
     assert main([*command, *small, "--out", str(out), "--no-report"]) == 0
-    assert RunDirectory(out).metrics()["statistics"]["accuracy"] == 1.0
-    assert RunDirectory(out).manifest()["sampling"] is None
+    assert RunFiles(out).metrics()["statistics"]["accuracy"] == 1.0
+    assert RunFiles(out).manifest()["sampling"] is None
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from eval.differences import changes_that_matter
-from eval.records import Record, RunDirectory, episode_from_json, episode_to_json, record_from_json, record_to_json
+from eval.records import RunFiles, RunRecord, episode_from_json, episode_to_json, record_from_json, record_to_json
 from pxr_agents.types import Episode, Step, Tokens
 
 MANIFEST = {"agent": "oracle", "seed": 0}
@@ -50,8 +50,8 @@ def full_episode(sample_id: str = "0") -> Episode:
     )
 
 
-def full_record(sample_id: str = "0") -> Record:
-    return Record(
+def full_record(sample_id: str = "0") -> RunRecord:
+    return RunRecord(
         episode=full_episode(sample_id),
         repeat=2,
         score=0.75,
@@ -97,7 +97,7 @@ def test_a_record_of_another_version_is_refused() -> None:
 
 
 def test_a_finished_run_is_not_overwritten(tmp_path: Path) -> None:
-    directory = RunDirectory(tmp_path / "run")
+    directory = RunFiles(tmp_path / "run")
     assert directory.start(MANIFEST) == []
     directory.append(full_record())
     directory.finish([full_record()], {"statistics": {}})
@@ -107,7 +107,7 @@ def test_a_finished_run_is_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_goes_on_without_its_half_line(tmp_path: Path) -> None:
-    directory = RunDirectory(tmp_path)
+    directory = RunFiles(tmp_path)
     directory.start(MANIFEST)
     directory.append(full_record("0"))
     with directory.episodes_file.open("a") as file:
@@ -120,11 +120,11 @@ def test_an_interrupted_run_goes_on_without_its_half_line(tmp_path: Path) -> Non
 def test_a_record_survives_json() -> None:
     assert record_from_json(json.loads(json.dumps(record_to_json(full_record())))) == full_record()
     # Lines of earlier versions held the episode alone.
-    assert record_from_json(episode_to_json(full_episode())) == Record(episode=full_episode())
+    assert record_from_json(episode_to_json(full_episode())) == RunRecord(episode=full_episode())
 
 
 def test_what_could_not_be_scored_is_tried_again_and_a_judge_that_failed_costs_no_new_answer(tmp_path: Path) -> None:
-    directory = RunDirectory(tmp_path)
+    directory = RunFiles(tmp_path)
     directory.start(MANIFEST)
     lost, unjudged, good = full_record("0"), full_record("1"), full_record("2")
     lost.episode.error, unjudged.episode.error = "model: away", "judge: away"
@@ -137,21 +137,21 @@ def test_what_could_not_be_scored_is_tried_again_and_a_judge_that_failed_costs_n
 
 
 def test_an_interrupted_run_with_other_settings_is_refused(tmp_path: Path) -> None:
-    directory = RunDirectory(tmp_path)
+    directory = RunFiles(tmp_path)
     directory.start(MANIFEST)
     with pytest.raises(FileExistsError, match="seed was 0 and is 1"):
         directory.start(MANIFEST | {"seed": 1})
 
 
 def test_episodes_without_a_manifest_are_left_alone(tmp_path: Path) -> None:
-    directory = RunDirectory(tmp_path)
+    directory = RunFiles(tmp_path)
     directory.append(full_record())
     with pytest.raises(FileExistsError, match="without a manifest"):
         directory.start(MANIFEST)
 
 
 def test_a_bad_line_is_named(tmp_path: Path) -> None:
-    directory = RunDirectory(tmp_path)
+    directory = RunFiles(tmp_path)
     directory.append(full_record())
     with directory.episodes_file.open("a") as file:
         file.write("[]\n")
@@ -161,7 +161,7 @@ def test_a_bad_line_is_named(tmp_path: Path) -> None:
 
 def test_a_run_without_metrics_is_not_finished(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="continue an interrupted evaluation"):
-        RunDirectory(tmp_path).metrics()
+        RunFiles(tmp_path).metrics()
 
 
 def test_a_server_with_a_larger_context_is_asked_again_what_outgrew_the_smaller_one(tmp_path: Path) -> None:
@@ -169,10 +169,10 @@ def test_a_server_with_a_larger_context_is_asked_again_what_outgrew_the_smaller_
         says = {"id": "m"} if room is None else {"id": "m", "max_model_len": room}
         return {"model": "m", "server": {"model": "m", "says": says}}
 
-    directory = RunDirectory(tmp_path / "run")
+    directory = RunFiles(tmp_path / "run")
     directory.start(manifest(512), changes_that_matter)
-    fits = Record(episode=Episode(task="t", sample_id="a", truncated_by="max_turns"), score=0.0)
-    full = Record(episode=Episode(task="t", sample_id="b", truncated_by="context"), score=0.0)
+    fits = RunRecord(episode=Episode(task="t", sample_id="a", truncated_by="max_turns"), score=0.0)
+    full = RunRecord(episode=Episode(task="t", sample_id="b", truncated_by="context"), score=0.0)
     for record in (fits, full):
         directory.append(record)
     assert len(directory.start(manifest(512), changes_that_matter)) == 2

@@ -21,7 +21,7 @@ import pytest
 
 from eval.__main__ import main
 from eval.agents import AgentChoice
-from eval.records import RunDirectory
+from eval.records import RunFiles
 from pxr_agents.chat_client import ChatClient, RemoteError, Retries, Server, ServerRefused, Unanswered
 from pxr_agents.chat_reply import Reply, ServerCall
 from pxr_agents.remote import with_calls, with_stop_string
@@ -85,13 +85,13 @@ def test_tokens_and_the_servers_own_name_are_recorded(tmp_path: Path) -> None:
     server = ChatServer(zoom_then_answer)
     with serve(server) as url:
         metrics = run_evaluation(tmp_path / "run", agent=choice(url), limit=3)
-    for record in RunDirectory(tmp_path / "run").records():
+    for record in RunFiles(tmp_path / "run").records():
         # Two turns, of two messages with an image and of four with two.
         assert (record.prompt_tokens, record.completion_tokens, record.n_retries) == (87, 14, 0)
         assert record.vision_tokens == 18
     assert metrics["statistics"]["prompt_tokens"] == 87
     assert metrics["served"] == {"m-2026 fp_1": 3}
-    manifest = RunDirectory(tmp_path / "run").manifest()
+    manifest = RunFiles(tmp_path / "run").manifest()
     host = url.removeprefix("http://").removesuffix("/v1")
     says = {"id": "m", "root": "/weights", "owned_by": "us"}
     assert manifest["server"] == {"host": host, "base_url": url, "model": "m", "says": says}
@@ -146,11 +146,11 @@ def test_a_server_that_fails_in_every_way_loses_nothing(tmp_path: Path) -> None:
     with serve(server) as url:
         metrics = run_evaluation(tmp_path / "faulty", agent=choice(url, concurrency=1))
     assert metrics["statistics"]["n_errors"] == 0
-    assert RunDirectory(tmp_path / "faulty").episodes() == RunDirectory(tmp_path / "clean").episodes()
+    assert RunFiles(tmp_path / "faulty").episodes() == RunFiles(tmp_path / "clean").episodes()
     # 12 episodes of 2 turns: each turn was answered once, however often it had to be asked for.
     assert server.n_answered == 24
     assert len(server.bodies) == 48
-    assert sum(record.n_retries for record in RunDirectory(tmp_path / "faulty").records()) == 24 >= len(FAULTS)
+    assert sum(record.n_retries for record in RunFiles(tmp_path / "faulty").records()) == 24 >= len(FAULTS)
 
 
 def test_a_json_answer_of_another_content_type_is_taken() -> None:
@@ -172,18 +172,18 @@ def test_a_question_that_cannot_be_answered_is_counted_apart(tmp_path: Path) -> 
     [(reason, count)] = metrics["errors"].items()
     assert "status 400: At most 1 image(s) may be provided. (BadRequestError)" in reason
     assert count == 1
-    lost = RunDirectory(tmp_path / "run").episodes()[1]
+    lost = RunFiles(tmp_path / "run").episodes()[1]
     assert (lost.error, lost.steps, lost.correct, lost.answer, lost.truncated_by) == (reason, [], False, None, None)
     # A wrong request is not repeated.
     assert len(server.bodies) == 3
 
     # Asked again, only what is missing is asked; everything else stays what it was.
-    kept = RunDirectory(tmp_path / "run").episodes()
+    kept = RunFiles(tmp_path / "run").episodes()
     with serve(ChatServer(player)) as url2:
         server2 = choice(url2, concurrency=1)
         metrics = run_evaluation(tmp_path / "run", agent=server2, limit=3, n_envs=1, retry_errors=True)
     assert metrics["statistics"]["n_errors"] == 0
-    again = RunDirectory(tmp_path / "run").episodes()
+    again = RunFiles(tmp_path / "run").episodes()
     assert (again[0], again[2]) == (kept[0], kept[2])
     assert again[1].answer == "A"
 
@@ -209,7 +209,7 @@ def test_a_conversation_that_outgrows_the_context_is_a_wrong_answer(tmp_path: Pa
         metrics = run_evaluation(tmp_path / "run", agent=choice(url, concurrency=1), limit=3, n_envs=1)
     assert len(server.bodies) == 6
     assert (metrics["statistics"]["n_episodes"], metrics["statistics"]["n_errors"]) == (3, 0)
-    cut = RunDirectory(tmp_path / "run").records()[1]
+    cut = RunFiles(tmp_path / "run").records()[1]
     assert (cut.episode.truncated_by, cut.episode.answer, cut.episode.correct) == ("context", None, False)
     assert (cut.score, cut.episode.error, cut.episode.usage) == (0.0, None, {"zoom_in": 1})
     assert metrics["statistics"]["truncated_rate"] == pytest.approx(1 / 3)
@@ -298,9 +298,9 @@ def test_what_no_request_survives_stops_the_run_and_it_continues(fault: Fault, m
         agent = choice(url, concurrency=1)
         with pytest.raises(ServerRefused, match=message):
             run_evaluation(tmp_path / "run", agent=agent, limit=4, n_envs=1)
-        assert len(RunDirectory(tmp_path / "run").episodes()) == 2
+        assert len(RunFiles(tmp_path / "run").episodes()) == 2
         run_evaluation(tmp_path / "run", agent=agent, limit=4, n_envs=1)
-    assert len(RunDirectory(tmp_path / "run").episodes()) == 4
+    assert len(RunFiles(tmp_path / "run").episodes()) == 4
     # Eight turns were needed, and eight were answered: nothing was paid for twice.
     assert server.n_answered == 8
 
@@ -485,10 +485,10 @@ def test_a_server_that_parses_calls_makes_no_difference(tmp_path: Path, argument
     server = ChatServer(zoom_then_answer, message=parse)
     with serve(server) as url:
         run_evaluation(tmp_path / "parsed", agent=choice(url))
-    assert [e.answer for e in RunDirectory(tmp_path / "parsed").episodes()] == [
-        e.answer for e in RunDirectory(tmp_path / "clean").episodes()
+    assert [e.answer for e in RunFiles(tmp_path / "parsed").episodes()] == [
+        e.answer for e in RunFiles(tmp_path / "clean").episodes()
     ]
-    assert RunDirectory(tmp_path / "parsed").episodes()[0].usage == {"zoom_in": 1}
+    assert RunFiles(tmp_path / "parsed").episodes()[0].usage == {"zoom_in": 1}
     # The next request holds the call as the model wrote it.
     assert server.bodies[-1]["messages"][2] == clean.bodies[-1]["messages"][2] == {"role": "assistant", "content": CALL}
 
@@ -529,7 +529,7 @@ def test_thoughts_reported_apart_are_recorded_and_not_sent_back(tmp_path: Path) 
     server = ChatServer(zoom_then_answer, iter([thinking]))
     with serve(server) as url:
         run_evaluation(tmp_path / "run", agent=choice(url, concurrency=1), limit=1)
-    [episode] = RunDirectory(tmp_path / "run").episodes()
+    [episode] = RunFiles(tmp_path / "run").episodes()
     assert episode.steps[0].turn == "<think>\nhm\n</think>\n\nand so on"
     assert server.bodies[1]["messages"][2] == {"role": "assistant", "content": "and so on"}
 
@@ -541,7 +541,7 @@ def test_fields_of_the_request_can_be_added_and_left_out(tmp_path: Path) -> None
         greedy = Sampling(temperature=0.0, max_tokens=64, stop=("</answer>",))
         run_evaluation(tmp_path / "run", agent=choice(url, body=body, sampling=greedy), limit=1)
     assert server.bodies[0].keys() == {"model", "messages", "temperature", "max_completion_tokens", "stop"}
-    sampling = RunDirectory(tmp_path / "run").manifest()["sampling"]
+    sampling = RunFiles(tmp_path / "run").manifest()["sampling"]
     assert sampling == {"temperature": 0.0, "max_tokens": 64, "stop": ["</answer>"], "body": body}
 
 
@@ -559,9 +559,9 @@ def test_a_run_that_scored_nothing_says_why_and_fails(tmp_path: Path, capsys: py
     assert "3 not scored: model: " in printed.out
     assert "At most 1 image(s) may be provided in one request." in printed.out
     assert "nothing was scored: 3 of 3 episodes have no score" in printed.err
-    assert RunDirectory(tmp_path / "run").metrics()["statistics"]["n_errors"] == 3
+    assert RunFiles(tmp_path / "run").metrics()["statistics"]["n_errors"] == 3
     # What the answers would have been stays on record.
-    assert all(episode.target is not None for episode in RunDirectory(tmp_path / "run").episodes())
+    assert all(episode.target is not None for episode in RunFiles(tmp_path / "run").episodes())
 
 
 def test_waits_are_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -592,13 +592,13 @@ def test_a_killed_run_pays_for_no_finished_episode_again(tmp_path: Path) -> None
         process.kill()
         process.wait(20)
         go_on.set()
-        done = len(RunDirectory(tmp_path / "run").episodes())
+        done = len(RunFiles(tmp_path / "run").episodes())
         assert 0 < done < 8
         asked_before = len(server.bodies)
         assert main(arguments) == 0
     # An episode has two turns; what was finished is not asked for again.
     assert len(server.bodies) - asked_before == 2 * (8 - done)
-    assert RunDirectory(tmp_path / "run").metrics()["statistics"]["n_episodes"] == 8
+    assert RunFiles(tmp_path / "run").metrics()["statistics"]["n_episodes"] == 8
 
 
 def test_a_model_behind_a_server_needs_no_torch(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from eval.__main__ import main
 from eval.data_hash import image_digest
 from eval.judge import JudgeChoice
 from eval.metrics import evaluation_metrics
-from eval.records import Record, RunDirectory, record_to_json
+from eval.records import RunFiles, RunRecord, record_to_json
 from eval.replay import rebuild_environment
 from eval.replay_check import ONLY_ON_RECORD, check_files, check_replay
 from pxr_agents.chat_client import Server
@@ -44,7 +44,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 
 def rewrite(run: Path, change: Callable[[Any], object], which: int = 1) -> None:
-    directory = RunDirectory(run)
+    directory = RunFiles(run)
     records = directory.records()
     change(records[which])
     # As somebody would who wants it to fit.
@@ -67,12 +67,12 @@ def test_a_run_is_rebuilt_byte_for_byte(run: Path, capsys: pytest.CaptureFixture
     assert (content[0]["unrecorded"], content[0]["files"]) == ({}, [])
 
 
-def set_reply(record: Record) -> None:
+def set_reply(record: RunRecord) -> None:
     step = record.episode.steps[0]
     record.episode.steps[0] = type(step)(turn=step.turn, reply="X" + step.reply[1:], reward=0.0, reward_terms={})
 
 
-def set_answer(record: Record) -> None:
+def set_answer(record: RunRecord) -> None:
     record.episode.answer = "diagonal"
 
 
@@ -134,7 +134,7 @@ def test_moved_data_are_found_and_changed_ones_noticed(run: Path, finished: Path
 FIELDS = (
     *(f"{field.name}" for field in fields(Episode) if field.name not in ("tokens", "steps")),
     *(f"steps.{field.name}" for field in fields(Step)),
-    *(f"run.{field.name}" for field in fields(Record) if field.name != "episode"),
+    *(f"run.{field.name}" for field in fields(RunRecord) if field.name != "episode"),
 )
 
 
@@ -202,7 +202,7 @@ def test_a_forged_field_is_named(run: Path, name: str) -> None:
 
 def test_all_answers_made_correct_are_all_found(random_run: Path, tmp_path: Path) -> None:
     shutil.copytree(random_run, tmp_path / "run")
-    directory = RunDirectory(tmp_path / "run")
+    directory = RunFiles(tmp_path / "run")
     records = directory.records()
     wrong = [record.episode.sample_id for record in records if not record.episode.correct]
     assert wrong
@@ -232,7 +232,7 @@ def with_forged(content: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any
 
 
 def test_every_forged_number_of_the_metrics_is_named(run: Path) -> None:
-    directory = RunDirectory(run)
+    directory = RunFiles(run)
     manifest, metrics, records = directory.manifest(), directory.metrics(), directory.records()
     env = rebuild_environment(manifest)
     assert check_files(directory, manifest, records, env, Counter()) == []
@@ -246,7 +246,7 @@ def test_every_forged_number_of_the_metrics_is_named(run: Path) -> None:
 
 
 def test_every_forged_fact_of_the_manifest_is_named(run: Path) -> None:
-    directory = RunDirectory(run)
+    directory = RunFiles(run)
     manifest, records = directory.manifest(), directory.records()
     env = rebuild_environment(manifest)
     names = ("data", "prompt", "pixels", "scorer", "n_samples", "samples_sha256", "repeats")
@@ -260,7 +260,7 @@ def test_every_forged_fact_of_the_manifest_is_named(run: Path) -> None:
 
 
 def test_a_lost_or_doubled_episode_is_noticed(run: Path) -> None:
-    directory = RunDirectory(run)
+    directory = RunFiles(run)
     records = directory.records()
     for others in (records[:-1], [*records, records[0]]):
         directory.finish(others, evaluation_metrics(others))
@@ -268,7 +268,7 @@ def test_a_lost_or_doubled_episode_is_noticed(run: Path) -> None:
 
 
 def test_an_unfinished_run_is_checked_as_far_as_it_got(run: Path) -> None:
-    directory = RunDirectory(run)
+    directory = RunFiles(run)
     directory.metrics_file.unlink()
     lines = directory.episodes_file.read_text(encoding="utf-8").splitlines(keepends=True)
     directory.episodes_file.write_text("".join(lines[:2]), encoding="utf-8")
@@ -289,7 +289,7 @@ def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_judgments_are_read_again(judged: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert [record.episode.correct for record in RunDirectory(judged).records()] == [True, False]
+    assert [record.episode.correct for record in RunFiles(judged).records()] == [True, False]
     assert main(["replay", str(judged)]) == 0
     out = capsys.readouterr().out
     assert "byte-identical. 2 episodes" in out
@@ -319,7 +319,7 @@ def test_judgments_that_nothing_proves_are_not_passed_in_silence(
     ],
 )
 def test_forged_judgments_are_named(judged: Path, judgment: dict[str, Any] | None, correct: bool, what: str) -> None:
-    def change(record: Record) -> None:
+    def change(record: RunRecord) -> None:
         record.judgment, record.episode.correct = judgment, correct
 
     rewrite(judged, change)
@@ -327,7 +327,7 @@ def test_forged_judgments_are_named(judged: Path, judgment: dict[str, Any] | Non
 
 
 def test_runs_without_digests_say_what_was_not_checked(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    directory = RunDirectory(run)
+    directory = RunFiles(run)
     lines = []
     for record in directory.records():
         line = record_to_json(record)
@@ -371,7 +371,7 @@ def test_the_arms_of_an_audit_replay_with_their_pixels(run: Path) -> None:
     for arm in ("control", "blank", "shift"):
         assert check_replay(run / "audit" / arm).identical
     # Without the intervention they would not.
-    directory = RunDirectory(run / "audit" / "blank")
+    directory = RunFiles(run / "audit" / "blank")
     manifest = directory.manifest()
     assert manifest.pop("intervention") == {"kind": "blank", "operation": None, "seed": 0}
     directory.write_manifest(manifest)
@@ -380,5 +380,5 @@ def test_the_arms_of_an_audit_replay_with_their_pixels(run: Path) -> None:
 
 def test_striped_pictures_hide_what_they_are_about(run: Path) -> None:
     # What every test with them rests on: at first sight there are no stripes.
-    sample = RunDirectory(run).records()[0]
+    sample = RunFiles(run).records()[0]
     assert sample.episode.answer == striped.ANSWERS[0]

@@ -16,7 +16,7 @@ import pytest
 
 from eval.__main__ import main
 from eval.facts import facts_of, tags
-from eval.records import RunDirectory
+from eval.records import RunFiles
 from eval.rendering import file_size, signed
 from eval.report import write_report
 from tests.eval.conftest import run_evaluation
@@ -79,7 +79,7 @@ def oracle_page(oracle_run: Path, tmp_path: Path) -> Page:
 
 
 def test_a_run_report_shows_metrics_and_episodes(oracle_page: Page, oracle_run: Path) -> None:
-    records = RunDirectory(oracle_run).records()
+    records = RunFiles(oracle_run).records()
     pictured = [int(a["data-episode"] or 0) for a in oracle_page.all("template")]
     assert len(pictured) == 6
     assert "12 of 12" in oracle_page.text
@@ -93,7 +93,7 @@ def test_a_run_report_shows_metrics_and_episodes(oracle_page: Page, oracle_run: 
 
 
 def test_every_episode_is_listed_and_those_without_pictures_are_packed(oracle_page: Page, oracle_run: Path) -> None:
-    records = RunDirectory(oracle_run).records()
+    records = RunFiles(oracle_run).records()
     rows, texts = oracle_page.rows(), oracle_page.packed()
     assert [row[0] for row in rows] == [record.episode.sample_id for record in records]
     assert [row[3] for row in rows] == [facts_of(record).question for record in records]
@@ -138,7 +138,7 @@ def test_what_cannot_be_played_again_is_shown_as_text(oracle_run: Path, tmp_path
     assert "does not replay: after turn 0" in page.text
     assert sum("pictured" in row[10] for row in page.rows()) == 11
     # And where the environment itself is gone.
-    manifest = RunDirectory(tmp_path / "run").manifest()
+    manifest = RunFiles(tmp_path / "run").manifest()
     manifest["env"] |= {"entry_point": "no_such_module:Env"}
     (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
     write_report(tmp_path / "run", tmp_path / "report.html")
@@ -172,7 +172,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     assert [kind for kind, _ in page.scripts].count("") == 1
     assert not [attributes for _, attributes in page.tags if any(name.startswith("on") for name in attributes)]
     assert page.text.count(HOSTILE) >= 3 * 2  # twice in turns, once as the answer, of each episode
-    episode = RunDirectory(tmp_path / "run").episodes()[0]
+    episode = RunFiles(tmp_path / "run").episodes()[0]
     assert episode.answer == HOSTILE
     assert {row[4] for row in page.rows()} == {HOSTILE[:80]}
 
@@ -229,7 +229,7 @@ def test_a_training_report_compares_both_arms(random_run: Path, oracle_run: Path
     assert len(page.all("details", **{"class": "episode"})) == 4
     assert len(page.all("section", **{"class": "arm-0"})) == len(page.all("section", **{"class": "arm-1"})) == 4
     # The table holds what the evaluations measured: the oracle answers everything.
-    random_accuracy = RunDirectory(random_run).metrics()["statistics"]["accuracy"]
+    random_accuracy = RunFiles(random_run).metrics()["statistics"]["accuracy"]
     assert signed(1.0 - random_accuracy) in page.text
 
 

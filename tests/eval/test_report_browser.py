@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from eval.facts import Selection, facts_of
-from eval.records import RunDirectory
+from eval.records import RunFiles
 from eval.report import write_report
 from tests.browser import ATTACKS, Watcher
 from tests.eval.conftest import run_evaluation
@@ -37,7 +37,7 @@ def shown(page: Any) -> list[int]:
 
 
 def test_filters_pages_and_search(watcher: Watcher, address: str, long_run: Path) -> None:
-    facts = [facts_of(record) for record in RunDirectory(long_run).records()]
+    facts = [facts_of(record) for record in RunFiles(long_run).records()]
 
     def passing(**conditions: Any) -> list[int]:
         return [k for k, each in enumerate(facts) if Selection(**conditions).matches(each)]
@@ -105,7 +105,7 @@ def test_keys(watcher: Watcher, address: str) -> None:
 def test_an_episode_without_pictures_is_unpacked_and_has_an_address(
     watcher: Watcher, address: str, long_run: Path
 ) -> None:
-    records = RunDirectory(long_run).records()
+    records = RunFiles(long_run).records()
     number = next(k for k in range(120, 230) if records[k].episode.n_operations)
     page = watcher.open(address)
     pictured = page.eval_on_selector_all("template[data-episode]", "all => all.map((t) => Number(t.dataset.episode))")

@@ -26,7 +26,7 @@ from eval.agents import AgentChoice
 from eval.choice import Choice
 from eval.manifest import chat_template_digest, commit
 from eval.options import key_value
-from eval.records import RunDirectory
+from eval.records import RunFiles
 from eval.runner import evaluate
 from pxr_agents.types import Sampling
 from tests.eval import scripted
@@ -44,7 +44,7 @@ def without_seconds(metrics: Any) -> Any:
 
 
 def test_the_oracle_is_always_right_and_looks_only_where_it_has_to(oracle_run: Path) -> None:
-    statistics = RunDirectory(oracle_run).metrics()["statistics"]
+    statistics = RunFiles(oracle_run).metrics()["statistics"]
     expected = {"accuracy": 1.0, "hit_rate": 1.0, "needless_rate": 0.0, "missing_rate": 0.0, "failure_rate": 0.0}
     assert {name: statistics[name] for name in expected} == expected
     assert statistics["usage_rate_needs_operation"] == 1.0
@@ -53,16 +53,16 @@ def test_the_oracle_is_always_right_and_looks_only_where_it_has_to(oracle_run: P
 
 
 def test_episodes_are_those_of_the_first_samples_in_order(oracle_run: Path) -> None:
-    episodes = RunDirectory(oracle_run).episodes()
+    episodes = RunFiles(oracle_run).episodes()
     assert [episode.sample_id for episode in episodes] == [f"test-{index}" for index in range(12)]
     assert all(episode.answer == episode.target and episode.tokens is None for episode in episodes)
     assert {episode.task for episode in episodes} == {"pxr/SyntheticSearch-v0"}
 
 
 def test_the_manifest_rebuilds_the_environment(oracle_run: Path) -> None:
-    manifest = RunDirectory(oracle_run).manifest()
+    manifest = RunFiles(oracle_run).manifest()
     env = gymnasium.make(EnvSpec.from_json(json.dumps(manifest["env"])))
-    assert Choice(limit=12).choose(env) == [episode.sample_id for episode in RunDirectory(oracle_run).episodes()]
+    assert Choice(limit=12).choose(env) == [episode.sample_id for episode in RunFiles(oracle_run).episodes()]
     observation, _ = env.reset(options={"sample_id": "test-3"})
     expected, _ = gymnasium.make(ENV_ID, **ENV_ARGS).reset(options={"sample_id": "test-3"})
     assert observation["text"] == expected["text"]
@@ -80,17 +80,17 @@ def test_the_random_agent_depends_on_its_seed_only(random_run: Path, tmp_path: P
     # One environment instead of many: the order of episodes must not matter either.
     run_evaluation(tmp_path / "again", agent="random", n_envs=1)
     run_evaluation(tmp_path / "other", agent="random", seed=1)
-    episodes = RunDirectory(random_run).episodes()
-    assert episodes == RunDirectory(tmp_path / "again").episodes()
-    assert episodes != RunDirectory(tmp_path / "other").episodes()
+    episodes = RunFiles(random_run).episodes()
+    assert episodes == RunFiles(tmp_path / "again").episodes()
+    assert episodes != RunFiles(tmp_path / "other").episodes()
     assert len({episode.steps[0].turn for episode in episodes}) > 1
-    assert RunDirectory(random_run).metrics()["statistics"]["accuracy"] < 1.0
+    assert RunFiles(random_run).metrics()["statistics"]["accuracy"] < 1.0
 
 
 def test_an_interrupted_run_continues_to_the_same_end(
     tmp_path: Path, oracle_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    directory = RunDirectory(tmp_path / "run")
+    directory = RunFiles(tmp_path / "run")
     monkeypatch.setattr(scripted, "interrupt_at", 8)
     with pytest.raises(KeyboardInterrupt):
         run_evaluation(directory.path, agent="tests.eval.scripted:interrupted", n_envs=2)
@@ -100,17 +100,17 @@ def test_an_interrupted_run_continues_to_the_same_end(
 
     monkeypatch.setattr(scripted, "interrupt_at", None)
     metrics = run_evaluation(directory.path, agent="tests.eval.scripted:interrupted", n_envs=2)
-    assert directory.episodes() == RunDirectory(oracle_run).episodes()
-    uninterrupted = RunDirectory(oracle_run).metrics()
+    assert directory.episodes() == RunFiles(oracle_run).episodes()
+    uninterrupted = RunFiles(oracle_run).metrics()
     assert without_seconds(metrics) == without_seconds(uninterrupted)
-    assert RunDirectory(oracle_run).manifest()["data"] == directory.manifest()["data"]
+    assert RunFiles(oracle_run).manifest()["data"] == directory.manifest()["data"]
 
 
 def test_a_finished_run_is_left_alone(oracle_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = RunDirectory(oracle_run).metrics_file.read_bytes()
+    before = RunFiles(oracle_run).metrics_file.read_bytes()
     assert main(["run", ENV_ID, "--agent", "random", "--out", str(oracle_run)]) == 2
     assert "finished evaluation" in capsys.readouterr().err
-    assert RunDirectory(oracle_run).metrics_file.read_bytes() == before
+    assert RunFiles(oracle_run).metrics_file.read_bytes() == before
 
 
 def test_a_checkpoint_is_evaluated_and_recorded(tiny_path: Path, tmp_path: Path) -> None:
@@ -118,14 +118,14 @@ def test_a_checkpoint_is_evaluated_and_recorded(tiny_path: Path, tmp_path: Path)
     arguments = ["--agent", "transformers", "--model", str(tiny_path), "--limit", "3", "--max-tokens", "8"]
     env_args = [item for key, value in ENV_ARGS.items() for item in ("--env-arg", f"{key}={value}")]
     assert main(["run", ENV_ID, *arguments, *env_args, "--env-arg", "max_turns=2", "--out", str(out)]) == 0
-    manifest = RunDirectory(out).manifest()
+    manifest = RunFiles(out).manifest()
     assert manifest["sampling"] == {"temperature": 0.0, "max_tokens": 8}
     assert "model.safetensors" in manifest["model_sha256"]
     assert manifest["env"]["kwargs"]["max_turns"] == 2
-    episodes = RunDirectory(out).episodes()
+    episodes = RunFiles(out).episodes()
     # Untrained and cut off after 8 tokens, it says nothing an environment could score, twice.
     assert [len(episode.steps) for episode in episodes] == [2, 2, 2]
-    assert RunDirectory(out).metrics()["statistics"]["truncated_rate"] == 1.0
+    assert RunFiles(out).metrics()["statistics"]["truncated_rate"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_environment_arguments(option: str, tmp_path: Path) -> None:
     given = [option, "max_turns=3", option, 'operations=["zoom_in"]']
     out = tmp_path / "run"
     assert main(["run", ENV_ID, "--agent", "oracle", "--limit", "1", *given, "--no-report", "--out", str(out)]) == 0
-    arguments = RunDirectory(out).manifest()["env"]["kwargs"]
+    arguments = RunFiles(out).manifest()["env"]["kwargs"]
     assert (arguments["max_turns"], arguments["operations"]) == (3, ["zoom_in"])
 
 
@@ -194,19 +194,19 @@ def test_an_environment_argument_without_a_value_is_refused(capsys: pytest.Captu
 def test_an_agent_of_ones_own_needs_nothing_but_act(tmp_path: Path) -> None:
     run_evaluation(tmp_path / "run", agent="tests.eval.scripted:polite", limit=2)
     # A fresh one for each episode: the first turn is no answer, and the second sees a reply without images.
-    for episode in RunDirectory(tmp_path / "run").episodes():
+    for episode in RunFiles(tmp_path / "run").episodes():
         assert [step.turn for step in episode.steps] == ["Let me think.", r"\boxed{02}"]
 
 
 def test_several_episodes_per_sample(tmp_path: Path) -> None:
     metrics = run_evaluation(tmp_path / "run", agent="random", limit=4, repeats=3, n_envs=5)
-    records = RunDirectory(tmp_path / "run").records()
+    records = RunFiles(tmp_path / "run").records()
     assert [record.key for record in records] == [(f"test-{k}", repeat) for k in range(4) for repeat in range(3)]
     turns = [[step.turn for step in record.episode.steps] for record in records]
     # Each repeat is another one, and the first is what a single one would be.
     assert all(turns[3 * k] != turns[3 * k + 1] for k in range(4))
     run_evaluation(tmp_path / "single", agent="random", limit=4)
-    assert RunDirectory(tmp_path / "single").episodes() == [record.episode for record in records if record.repeat == 0]
+    assert RunFiles(tmp_path / "single").episodes() == [record.episode for record in records if record.repeat == 0]
     assert {"pass@1", "pass@2", "pass@3", "majority_accuracy"} <= metrics["statistics"].keys()
     assert metrics["statistics"]["n_episodes"] == 12
 
@@ -221,13 +221,13 @@ def test_a_broken_picture_is_one_question_without_a_score(tmp_path: Path) -> Non
     evaluate(
         "pxr_env:pxr/JSONL-v0", out=tmp_path / "run", env_args={"data": str(tmp_path)}, agent="random", console=console
     )
-    errors = {record.episode.sample_id: record.episode.error for record in RunDirectory(tmp_path / "run").records()}
+    errors = {record.episode.sample_id: record.episode.error for record in RunFiles(tmp_path / "run").records()}
     assert [name for name in names if errors[name] is None] == ["good.png", "also_good.png"]
     assert all(name in str(errors[name]) for name in names if name in BROKEN)
 
 
 def test_what_an_episode_took_is_recorded(oracle_run: Path) -> None:
-    for record in RunDirectory(oracle_run).records():
+    for record in RunFiles(oracle_run).records():
         # A vision token is 28x28 pixels.
         areas = [view["size"][0] * view["size"][1] for view in record.episode.views]
         assert record.vision_tokens == sum(areas) // 28**2
@@ -240,7 +240,7 @@ def test_what_an_episode_took_is_recorded(oracle_run: Path) -> None:
 def test_the_manifest_says_what_made_the_score(tiny_path: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     run_evaluation(out, agent="transformers", model=str(tiny_path), limit=1, sampling=Sampling(max_tokens=4), repeats=2)
-    manifest = RunDirectory(out).manifest()
+    manifest = RunFiles(out).manifest()
     weights = hashlib.sha256((tiny_path / "model.safetensors").read_bytes()).hexdigest()
     assert manifest["model_sha256"]["model.safetensors"] == weights
     assert manifest["weights_sha256"] == hashlib.sha256(f"model.safetensors {weights}".encode()).hexdigest()
@@ -255,7 +255,7 @@ def test_the_manifest_says_what_made_the_score(tiny_path: Path, tmp_path: Path) 
     assert manifest["repeats"] == 2
     assert manifest["judge"] is None
     assert {"torch", "transformers", "pxr-gym"} <= manifest["versions"].keys()
-    digests = [record.sample_sha256 for record in RunDirectory(out).records()]
+    digests = [record.sample_sha256 for record in RunFiles(out).records()]
     assert manifest["data"]["samples_sha256"] == hashlib.sha256(str(digests[0]).encode()).hexdigest()
 
 
@@ -283,7 +283,7 @@ def test_a_finished_run_has_its_report(tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert main(["run", "--suite", "synthetic-search", "--agent", "oracle", "--limit", "2", "--out", str(out)]) == 0
     assert {path.name for path in out.iterdir()} == {"manifest.json", "episodes.jsonl", "metrics.json", "report.html"}
-    assert RunDirectory(out).manifest()["suite"]["name"] == "synthetic-search"
+    assert RunFiles(out).manifest()["suite"]["name"] == "synthetic-search"
 
 
 def test_commands_are_listed_without_being_imported(capsys: pytest.CaptureFixture[str]) -> None:
@@ -303,7 +303,7 @@ def test_a_ctrl_c_after_the_scores_are_written_costs_the_page_only(tmp_path, mon
     assert main(["run", ENV_ID, "--agent", "oracle", "--limit", "2", "--out", str(tmp_path / "run")]) == 0
     said = capsys.readouterr()
     assert f"The report was not written: interrupted. To write it: python -m eval report {tmp_path}/run" in said.err
-    assert RunDirectory(tmp_path / "run").metrics()["statistics"]["accuracy"] == 1.0
+    assert RunFiles(tmp_path / "run").metrics()["statistics"]["accuracy"] == 1.0
     assert "Interrupted" not in said.err
 
 
@@ -350,7 +350,7 @@ REPEATS = 4
 
 
 def turns(run: Path) -> dict[tuple[str, int], list[str]]:
-    return {record.key: [step.turn for step in record.episode.steps] for record in RunDirectory(run).records()}
+    return {record.key: [step.turn for step in record.episode.steps] for record in RunFiles(run).records()}
 
 
 def choose(name: str, path: Path) -> AgentChoice | str:
@@ -374,7 +374,7 @@ def test_neither_interruption_nor_concurrency_changes_an_answer(
     }
     run_evaluation(tmp_path / "whole", n_envs=16, **arguments)
     with monkeypatch.context() as patch:
-        patch.setattr(RunDirectory, "append", stops_after(5))
+        patch.setattr(RunFiles, "append", stops_after(5))
         with pytest.raises(KeyboardInterrupt):
             run_evaluation(tmp_path / "cut", n_envs=3, **arguments)
     assert len(turns(tmp_path / "cut")) == 5
@@ -384,13 +384,13 @@ def test_neither_interruption_nor_concurrency_changes_an_answer(
     assert turns(tmp_path / "cut") == whole
     # Repeats of a sample are not copies of each other.
     assert len({tuple(texts) for (sample_id, _), texts in whole.items() if sample_id == "test-0"}) == REPEATS
-    assert RunDirectory(tmp_path / "cut").manifest()["concurrency"] == 2
+    assert RunFiles(tmp_path / "cut").manifest()["concurrency"] == 2
 
 
 def stops_after(count: int) -> Callable[..., None]:
-    append, n_written = RunDirectory.append, 0
+    append, n_written = RunFiles.append, 0
 
-    def limited(self: RunDirectory, record: Any) -> None:
+    def limited(self: RunFiles, record: Any) -> None:
         nonlocal n_written
         if n_written == count:
             raise KeyboardInterrupt

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from eval.agents import AgentChoice, open_agent
-from eval.records import RunDirectory
+from eval.records import RunFiles
 from eval.runner import evaluate
 from pxr_agents.chat import Conversation
 from pxr_agents.chat_client import Server
@@ -169,7 +169,7 @@ def test_whole_evaluations_are_equal(choices: dict[str, AgentChoice], tmp_path: 
     turns = {}
     for name, choice in choices.items():
         evaluate(ENV_ID, out=tmp_path / name, agent=choice, env_args=ENV_ARGS, limit=6, n_envs=6)
-        turns[name] = [[step.turn for step in one.steps] for one in RunDirectory(tmp_path / name).episodes()]
+        turns[name] = [[step.turn for step in one.steps] for one in RunFiles(tmp_path / name).episodes()]
     assert turns["transformers"] == turns["vllm"] == turns["openai"]
     assert {len(of_episode) for of_episode in turns["openai"]} == {2}
     # They look at the pictures: not everything they say is the same.
@@ -184,7 +184,7 @@ def test_images_of_later_turns_are_seen_alike(choices: dict[str, AgentChoice]) -
 
 def test_what_a_server_counts_is_what_is_counted_here(choices: dict[str, AgentChoice], tmp_path: Path) -> None:
     evaluate(ENV_ID, out=tmp_path / "run", agent=choices["openai"], env_args={**ENV_ARGS, "max_turns": 1}, limit=1)
-    [record] = RunDirectory(tmp_path / "run").records()
+    [record] = RunFiles(tmp_path / "run").records()
     chat = read_checkpoint(str(choices["transformers"].model)).chat
     env = gymnasium.make(ENV_ID, **ENV_ARGS)
     observation, info = env.reset(options={"sample_id": "test-0"})
@@ -192,4 +192,4 @@ def test_what_a_server_counts_is_what_is_counted_here(choices: dict[str, AgentCh
     chat.prompt(conversation, info["system_prompt"], observation)
     assert record.prompt_tokens == len(conversation.ids)
     assert record.completion_tokens == GREEDY.max_tokens
-    assert RunDirectory(tmp_path / "run").manifest()["server"]["says"]["id"] == "tiny"
+    assert RunFiles(tmp_path / "run").manifest()["server"]["says"]["id"] == "tiny"

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from eval.__main__ import main
-from eval.records import RunDirectory
+from eval.records import RunFiles
 from eval.suites import SUITES, get_suite
 from pxr_env.tasks import TASKS
 from tests.eval import scripted
@@ -25,14 +25,14 @@ SMALL = {"min_pixels": 784, "max_pixels": 7056, "max_turns": 1}
 AGENT = "tests.eval.scripted:answering"
 
 
-def run_suite(suite: str, data: Path, answers: dict[str, str | None], monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
+def run_suite(suite: str, data: Path, answers: dict[str, str | None], monkeypatch: pytest.MonkeyPatch) -> RunFiles:
     monkeypatch.setattr(scripted, "answers", answers)
     arguments = [item for key, value in SMALL.items() for item in ("--set", f"{key}={value}")]
     out = data.parent / "run"
     command = ["run", "--suite", suite, "--data", str(data), "--agent", AGENT, "--out", str(out), *arguments]
     assert main(command) == 0
     assert (out / "report.html").is_file()
-    return RunDirectory(out)
+    return RunFiles(out)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def picture(path: Path, colour: str = "red") -> None:
     Image.new("RGB", (64, 48), colour).save(path)
 
 
-def accuracies(run: RunDirectory) -> dict[str, float]:
+def accuracies(run: RunFiles) -> dict[str, float]:
     by_category = run.metrics()["by_category"]
     return {category: metrics["statistics"]["accuracy"] for category, metrics in by_category.items()}
 

@@ -105,14 +105,14 @@ def test_files_of_an_iteration(played, tmp_path):
 
 
 def test_evaluation_reads_the_episodes(played, tmp_path):
-    from eval.records import RunDirectory
+    from eval.records import RunFiles
 
     episodes = [played(ZOOM, "\\boxed{A}"), played("\\boxed{B}", sample_id="train-4")]
     episodes[0].probe = "zoom_in"
     # Tokens do not travel, what they were does.
     episodes[1].token_spans = (("read", 40), ("written", 3))
     write_episodes(tmp_path / "1", [PicturedEpisode(episode=each, picture=None) for each in episodes], iteration=1)
-    assert RunDirectory(tmp_path / "1").episodes() == episodes
+    assert RunFiles(tmp_path / "1").episodes() == episodes
 
 
 def test_a_row_of_the_table():

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
-from eval.records import RunDirectory
+from eval.records import RunFiles
 from eval.report import write_report
 from eval.view.server import ViewServer
 from tests.browser import ATTACKS, Watcher
@@ -55,7 +55,7 @@ def test_from_the_table_to_an_episode_by_keyboard(watcher: Watcher, server: View
 
 
 def test_filters_apply_at_once_and_stand_in_the_address(watcher: Watcher, server: ViewServer, runs: Path) -> None:
-    records = RunDirectory(runs / "eval" / "groups").records()
+    records = RunFiles(runs / "eval" / "groups").records()
     page = watcher.open(server.url + "run/eval/groups")
     page.keyboard.press("f")
     assert page.evaluate("document.activeElement.value") == "wrong"
@@ -78,7 +78,7 @@ def test_filters_apply_at_once_and_stand_in_the_address(watcher: Watcher, server
 
 
 def test_an_episode_page_has_sharp_pictures_and_boxes(watcher: Watcher, server: ViewServer, runs: Path) -> None:
-    record = next(r for r in RunDirectory(runs / "eval" / "oracle").records() if r.episode.n_operations)
+    record = next(r for r in RunFiles(runs / "eval" / "oracle").records() if r.episode.n_operations)
     page = watcher.open(f"{server.url}run/eval/oracle?episode={record.episode.sample_id}")
     for image in page.locator(".views img").all():
         assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from eval import report, view
 from eval.charts import line_chart, thin
 from eval.facts import FILTERS, Selection
-from eval.records import RunDirectory
+from eval.records import RunFiles
 from eval.report import PICTURE_BYTES, PICTURED
 from eval.view.curves import History
 from eval.view.index import MAX_OPEN, EpisodeIndex, GrowingLines, OpenFiles, accuracy_so_far
@@ -60,7 +60,7 @@ def test_a_file_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
 
 
 def test_the_index_agrees_with_the_records(groups_run: Path) -> None:
-    records = RunDirectory(groups_run).records()
+    records = RunFiles(groups_run).records()
     index = EpisodeIndex(groups_run / "episodes.jsonl")
     index.refresh()
     assert len(index) == 24

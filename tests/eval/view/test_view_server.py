@@ -23,7 +23,7 @@ from eval.__main__ import main
 from eval.comparison import compare_runs, verdict
 from eval.manifest import score_name
 from eval.metrics import evaluation_metrics
-from eval.records import RunDirectory
+from eval.records import RunFiles
 from eval.rendering import signed
 from tests.eval.view.conftest import Client, metrics_line, write_training
 
@@ -54,7 +54,7 @@ def test_the_table_of_runs(client: Client) -> None:
 
 def test_runs_against_a_baseline(runs: Path, client: Client) -> None:
     page = client.text("/?baseline=eval/oracle")
-    accuracy = RunDirectory(runs / "eval" / "groups").metrics()["statistics"]["accuracy"]
+    accuracy = RunFiles(runs / "eval" / "groups").metrics()["statistics"]["accuracy"]
     assert f"\N{MINUS SIGN}{1 - accuracy:.3f}" in page
     assert "agent: &#34;oracle&#34; → &#34;random&#34;" in page
     assert "none that matters" in page
@@ -71,7 +71,7 @@ def test_runs_that_cannot_be_compared_are_not_ranked(tmp_path: Path, serve: Serv
 
 
 def test_a_list_is_filtered_and_paged(runs: Path, client: Client) -> None:
-    records = RunDirectory(runs / "eval" / "groups").records()
+    records = RunFiles(runs / "eval" / "groups").records()
     wrong = [r.key for r in records if not r.episode.correct and not r.episode.n_operations]
     page = client.text("/run/eval/groups?show=wrong&show=unused")
     assert f"{len(wrong)} of 24 episodes" in page
@@ -95,7 +95,7 @@ def test_pages_of_a_long_list(tmp_path: Path, serve: Serve, copy: Copy) -> None:
 
 
 def test_an_episode_is_played_again(runs: Path, client: Client) -> None:
-    record = next(r for r in RunDirectory(runs / "eval" / "oracle").records() if r.episode.n_operations)
+    record = next(r for r in RunFiles(runs / "eval" / "oracle").records() if r.episode.n_operations)
     page = client.text(f"/run/eval/oracle?episode={record.episode.sample_id}")
     assert page.count('<img class="tiny" src="data:image/') == 2
     assert page.count('<rect class="mark view t1"') == page.count('<g class="number t1">') == 1
@@ -118,7 +118,7 @@ def test_tokens_are_shown_in_their_order(tmp_path: Path, serve: Serve, copy: Cop
 
 
 def test_neighbours_keep_the_filters(runs: Path, client: Client) -> None:
-    records = RunDirectory(runs / "eval" / "groups").records()
+    records = RunFiles(runs / "eval" / "groups").records()
     used = [r.key for r in records if r.episode.n_operations]
     (sample_id, repeat) = used[1]
     page = client.text(f"/run/eval/groups?show=used&episode={sample_id}&nth={repeat}")
@@ -129,7 +129,7 @@ def test_neighbours_keep_the_filters(runs: Path, client: Client) -> None:
 
 
 def test_a_group_side_by_side(runs: Path, client: Client) -> None:
-    group = [r.episode for r in RunDirectory(runs / "eval" / "groups").records() if r.episode.sample_id == "test-2"]
+    group = [r.episode for r in RunFiles(runs / "eval" / "groups").records() if r.episode.sample_id == "test-2"]
     page = client.text("/run/eval/groups?group=test-2")
     assert page.count('<section class="') == 4
     right, used = sum(e.correct for e in group), sum(e.n_operations > 0 for e in group)
@@ -369,7 +369,7 @@ def leave_out(record: dict[str, Any]) -> dict[str, Any]:
 
 def finish(run: Path) -> None:
     """The metrics of what now stands in a run."""
-    directory = RunDirectory(run)
+    directory = RunFiles(run)
     records = directory.records()
     directory.finish(records, evaluation_metrics(records, score_name=score_name(directory.manifest())))
 
@@ -380,7 +380,7 @@ def test_what_has_no_score_is_visible_wherever_a_score_is(tmp_path: Path, serve:
     finish(run)
     copy("whole", "groups")
     client = serve(tmp_path)
-    metrics = RunDirectory(run).metrics()["statistics"]
+    metrics = RunFiles(run).metrics()["statistics"]
     strict = metrics["accuracy"] * 22 / 24
     for page in (client.text("/"), client.text("/run/run")):
         assert f"2 not scored: {strict:.3f} if wrong" in page
