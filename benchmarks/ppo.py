@@ -4,7 +4,7 @@
 
 | comparison | | |
 |---|---|---|
-| `layer` | RLlib | against a plain loop in one process that does the same work (checked: equal weights in the end) |
+| `layer` | RLlib | against `training/loop.py`, which does the same work (checked: equal weights in the end) |
 | `engine` | vLLM in an actor | against transformers in the env runner; needs vLLM |
 | `staleness` | one iteration ahead | against rollouts and updates in turn |
 | `slow` | one iteration ahead | the same, in an environment that waits before every step without using the processor |
@@ -31,11 +31,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import torch
 
-from benchmarks.plain_loop import PlainLoop
 from pxr_agents.engines.vllm.arguments import StartArguments
 from training.config import EngineRecipe, EnvRecipe, PPORecipe, load_recipe
+from training.loop import PlainPPO
 from training.rllib.algorithm import VLMPPOConfig
 from training.rllib.run import ray_session
 from training.rllib.weights import learner_weights
@@ -52,6 +53,48 @@ VLLM_VARIABLES = {
     "VLLM_CPU_CI_ENV": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
+
+
+class Timed(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Adds up the CPU seconds spent inside all environments."""
+
+    seconds = 0.0
+
+    def reset(self, **arguments: Any) -> Any:
+        return self._timed(lambda: self.env.reset(**arguments))
+
+    def step(self, action: Any) -> Any:
+        return self._timed(lambda: self.env.step(action))
+
+    @staticmethod
+    def _timed(call: Callable[[], Any]) -> Any:
+        start = time.process_time()
+        result = call()
+        Timed.seconds += time.process_time() - start
+        return result
+
+
+class TimedLoop(PlainPPO):
+    """The plain trainer, with what all its iterations spent where, in CPU time of this process."""
+
+    def __init__(self, recipe: PPORecipe) -> None:
+        super().__init__(recipe)
+        self.envs = [Timed(env) for env in self.envs]
+        self.cpu_seconds = dict.fromkeys(("environment", "generation", "learning"), 0.0)
+
+    def sample(self) -> Any:
+        start, in_envs = time.process_time(), Timed.seconds
+        groups = super().sample()
+        in_envs = Timed.seconds - in_envs
+        self.cpu_seconds["environment"] += in_envs
+        self.cpu_seconds["generation"] += time.process_time() - start - in_envs
+        return groups
+
+    def learn(self, groups: Any) -> Any:
+        start = time.process_time()
+        learned = super().learn(groups)
+        self.cpu_seconds["learning"] += time.process_time() - start
+        return learned
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,10 +198,10 @@ class Bench:
     def _layer(self) -> Comparison:
         recipe = self._recipe(num_env_runners=0, lr=3e-4)
         with ray_session(recipe), algorithm(recipe) as built:
-            one, other = Contender(name="RLlib", trains=built), Contender(name="plain loop", trains=PlainLoop(recipe))
+            one, other = Contender(name="RLlib", trains=built), Contender(name="plain loop", trains=TimedLoop(recipe))
             rows = alternate(one, other, blocks=self._blocks, warm_up=self._warm_up)
             weights, plain = learner_weights(built.learner_group), other.trains
-        same = all(torch.equal(value, weights[name]) for name, value in plain.vlm.model.state_dict().items())
+        same = all(torch.equal(value, weights[name]) for name, value in plain.policy.vlm.model.state_dict().items())
         total = sum(plain.cpu_seconds.values())
         notes = (
             f"weights in the end: {'equal' if same else 'DIFFERENT, so was the work'}",

@@ -46,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--json", action="store_true", help="findings as JSON")
         else:
             command.add_argument("--keys", action="store_true", help="list the keys of the recipe and stop")
+        if train is _ppo:
+            command.add_argument("--plain", action="store_true", help="in one process, without Ray (training/loop.py)")
     return parser
 
 
@@ -62,6 +64,7 @@ def _run(arguments: argparse.Namespace) -> int:
         for key, text in recipe_keys(recipe_class):
             print(f"{key:<40} {text}")
     else:
+        train = _ppo_plain if getattr(arguments, "plain", False) else train
         train(load_recipe(recipe, recipe_class, overrides))
     return 0
 
@@ -92,8 +95,18 @@ def _sft(recipe: SFTRecipe) -> None:
 def _ppo(recipe: PPORecipe) -> None:
     from training.rllib.run import run_ppo
 
+    _with_iterations(recipe, run_ppo)
+
+
+def _ppo_plain(recipe: PPORecipe) -> None:
+    from training.loop import run_plain
+
+    _with_iterations(recipe, run_plain)
+
+
+def _with_iterations(recipe: PPORecipe, run: Callable[..., Path]) -> None:
     n = recipe.iterations
-    _with_a_bar("PPO", n, lambda report: run_ppo(recipe, on_iteration=lambda m: report(int(m["iteration"]), n, m)))
+    _with_a_bar("PPO", n, lambda report: run(recipe, on_iteration=lambda m: report(int(m["iteration"]), n, m)))
 
 
 def _quickstart(recipe: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from heapq import heapreplace
 from typing import Any, Literal
@@ -11,63 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pxr_agents.statistics import term_returns
+from pxr_agents.groups import Group
 from pxr_agents.types import Episode, Tokens
 from pxr_agents.vlm import TokenBatch, collate, split_by_length
-from pxr_env.curiosity import settle_group
 from training.advantages import Floats, credit_tokens, gae, group_advantages
 
 # Advantages up to this are rounding.
 NO_ADVANTAGE = 1e-8
 # Ids that go through the model at once.
 BUCKET_TOKENS = 65536
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Group:
-    """The episodes of one sample; the unit that travels, is settled, trained on, and resampled when lost."""
-
-    sample_id: str
-    episodes: list[Episode]
-
-
-def settle(group: Group, *, preset: str, overrides: Mapping[str, float | str] | None = None) -> Group:
-    """The group with its curiosity terms added: exact, since all of its rollouts are here (`settle_group`).
-
-    What a settlement changes is known only when all episodes are over, so it is earned by each one's last turn.
-    """
-    episodes = group.episodes
-    constants: dict[str, Any] = dict(overrides or {})
-    settled = settle_group(
-        [episode.n_operations for episode in episodes],
-        [term_returns(episode) for episode in episodes],
-        unrepaired=[episode.unrepaired for episode in episodes],
-        probed=_probed(episodes),
-        preset=preset,
-        **constants,
-    )
-    return Group(
-        sample_id=group.sample_id,
-        episodes=[_with_terms(episode, terms) for episode, terms in zip(episodes, settled, strict=True)],
-    )
-
-
-def _with_terms(episode: Episode, terms: Mapping[str, float]) -> Episode:
-    """A copy whose last turn makes the episode's terms add up to `terms`.
-
-    Raises:
-        ValueError: there is no turn, since not even the question left room for one.
-    """
-    if not episode.steps:
-        raise ValueError(
-            f"sample {episode.sample_id!r} with its images leaves no room for a turn of max_tokens in the engine's "
-            f"context; expected room for one turn at least. Raise max_model_len and images_per_prompt of the engine, "
-            f"or make turns, images or the question smaller."
-        )
-    *earlier, last = episode.steps
-    before = term_returns(replace(episode, steps=earlier))
-    own = {name: value - before.get(name, 0.0) for name, value in terms.items()}
-    return replace(episode, steps=[*earlier, replace(last, reward_terms=own, reward=sum(own.values()))])
 
 
 def group_bytes(group: Group) -> int:
@@ -141,20 +93,17 @@ def _tokens(episode: Episode) -> Tokens:
     return episode.tokens
 
 
-def _probed(episodes: Sequence[Episode]) -> list[bool]:
-    return [episode.probe is not None for episode in episodes]
-
-
 def episode_advantages(episodes: Sequence[Episode], *, normalize_std: bool) -> Floats:
     """(n,) how much better each episode of a group did than the mean of those that are no probes."""
-    return group_advantages([e.reward for e in episodes], _probed(episodes), normalize_std=normalize_std)
+    probed = [episode.probe is not None for episode in episodes]
+    return group_advantages([episode.reward for episode in episodes], probed, normalize_std=normalize_std)
 
 
 def group_rows(group: Group, *, normalize_std: bool) -> list[TrainingRow]:
     """Rows with the group-relative advantage: one number per episode, the same for each of its action ids.
 
     Of a probe that did no better than the others the ids it was made to begin with may carry no loss
-    (`credit_tokens`).
+    (`training.advantages.credit_tokens`).
     """
     advantages = episode_advantages(group.episodes, normalize_std=normalize_std)
     return [_credited(episode, advantage) for episode, advantage in zip(group.episodes, advantages, strict=True)]
@@ -236,6 +185,33 @@ def make_bucket(rows: Sequence[TrainingRow]) -> Bucket:
         returns=flat(row.returns for row in rows),
         old_values=flat(row.old_values for row in rows),
         ref_logprobs=flat(row.ref_logprobs for row in rows),
+    )
+
+
+def with_blank_image(bucket: Bucket, image_id: int, side: int) -> Bucket:
+    """A bucket whose rows show no image, with one more row, which shows a black one and has no action ids.
+
+    DeepSpeed adds gradients up over the learners in the order in which they come, whichever parameters they belong to.
+    Where one learner's rows show images and another's do not, the vision tower has to come at the same place in both.
+
+    Args:
+        bucket: returned as it is if it has an image.
+        image_id: the id that stands for a vision token.
+        side: of an image of one vision token, in pixels.
+    """
+    tokens = bucket.tokens
+    if tokens.images:
+        return bucket
+    ids, positions, target = (torch.zeros_like(x[..., :1, :]) for x in (tokens.ids, tokens.positions, tokens.target))
+    ids[0, 0] = image_id
+    return replace(
+        bucket,
+        tokens=TokenBatch(
+            ids=torch.cat([tokens.ids, ids]),
+            positions=torch.cat([tokens.positions, positions], 1),
+            target=torch.cat([tokens.target, target]),
+            images=(np.zeros((side, side, 3), np.uint8),),
+        ),
     )
 
 

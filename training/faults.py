@@ -75,6 +75,13 @@ def count_faults(faults: Sequence[Fault]) -> dict[str, float]:
     return {f"faults/{kind.replace(' ', '_')}": float(kinds.count(kind)) for kind in dict.fromkeys(kinds)}
 
 
+def skipped_steps(learned: Mapping[str, float]) -> list[Fault]:
+    """What the metrics of an update say of steps that were left out."""
+    skipped = int(learned.get("skipped_steps", 0))
+    text = f"{skipped} steps were left out, whose gradients have no finite norm"
+    return [Fault("skipped step", text)] if skipped else []
+
+
 def check_rewards(episodes: Sequence[Episode]) -> None:
     """Refuse episodes whose reward is no finite number.
 

@@ -40,41 +40,29 @@ def ppo_loss(
         loss = sum(weight * (-importance * surrogate - ent_coef * entropy)) / normalizer
 
     Args:
-        logprobs: (T,) log-probability of each token under the policy that is trained.
-        old_logprobs: (T,) the same under the policy that the ratio is held near: the one that sampled it, as its
-            engine returned it, or the learner's own before its first step.
-        advantages: (T,) advantage of each token.
-        entropy: (T,) entropy of the policy's distribution at each token, in nats.
-        clip_coef: the ratio earns nothing below 1 - clip_coef.
-        clip_coef_high: the ratio earns nothing above 1 + clip_coef_high; clip_coef if None.
+        logprobs, old_logprobs: (T,) log-probability of each token under the policy that is trained, and under the one
+            that the ratio is held near: its engine's, or the learner's own before its first step.
+        advantages, entropy: (T,) of each token; the entropy is that of the policy's distribution, in nats.
+        clip_coef, clip_coef_high: the ratio earns nothing below 1 - clip_coef and above 1 + clip_coef_high (clip_coef
+            if None).
         clip_coef_dual: a negative advantage counts at most this many times, > 1; None for no such bound.
         ent_coef: weight of the entropy.
         normalizer: number of action tokens the sums are divided by (see the module).
         mask: (T,) bool, False where an entry is no action token (padding) and may hold anything; None if all are.
-        weights: (T,) factor of each token's loss; None for 1.
-        importance: (T,) constant factor of each token's surrogate, from `importance_weights`; None for 1.
+        weights, importance: (T,) factor of each token's loss, and constant factor of its surrogate from
+            `importance_weights`; None for 1.
 
     Returns:
-        The scalar loss, and metrics. Add up over the pieces of a batch: "policy_loss", "entropy",
-        "clip_frac" (share of tokens whose ratio lies beyond the bound their advantage pushes it to, so that they
-        have no gradient), "approx_kl" (k3 estimate of KL(old || new), http://joschu.net/blog/kl-approx.html),
-        "ratio_mean" and, with importance weights, "importance_mean". Take the maximum of "ratio_max" and
-        "importance_max".
+        The scalar loss, and metrics. Add up over the pieces of a batch: "policy_loss", "entropy", "clip_frac" (share
+        of tokens that have no gradient because of clipping), "approx_kl" (k3 estimate of KL(old || new),
+        http://joschu.net/blog/kl-approx.html), "ratio_mean", "importance_mean". Take the maximum of "..._max".
 
     Raises:
         ValueError: shapes differ, the mask is not bool or the normalizer is not > 0.
     """
     optional = {name: x for name, x in (("weights", weights), ("importance", importance)) if x is not None}
-    mask = _check(
-        normalizer,
-        mask,
-        logprobs=logprobs,
-        old_logprobs=old_logprobs,
-        advantages=advantages,
-        entropy=entropy,
-        **optional,
-    )
-    high = clip_coef if clip_coef_high is None else clip_coef_high
+    required = {"logprobs": logprobs, "old_logprobs": old_logprobs, "advantages": advantages, "entropy": entropy}
+    mask = _check(normalizer, mask, **required, **optional)
     # Masked before anything is computed: 0 * nan would be nan, in the loss and in its gradient.
     zero = logprobs.new_zeros(())
     log_ratio = torch.where(mask, logprobs - old_logprobs, zero)
@@ -82,10 +70,8 @@ def ppo_loss(
     entropy = torch.where(mask, entropy, zero)
     optional = {name: torch.where(mask, x, zero) for name, x in optional.items()}
 
-    ratio = log_ratio.exp()
-    surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_coef, 1 + high) * advantages)
-    if clip_coef_dual is not None:
-        surrogate = torch.where(advantages < 0, torch.maximum(surrogate, clip_coef_dual * advantages), surrogate)
+    ratio, high = log_ratio.exp(), clip_coef if clip_coef_high is None else clip_coef_high
+    surrogate, clipped = _surrogate(ratio, advantages, 1 - clip_coef, 1 + high, clip_coef_dual)
     if importance is not None:
         surrogate = optional["importance"] * surrogate
     token_weights = optional.get("weights")
@@ -93,17 +79,10 @@ def ppo_loss(
     loss = policy_loss - ent_coef * (_total(entropy, token_weights) / normalizer)
 
     with torch.no_grad():
-        clipped = ((ratio > 1 + high) & (advantages > 0)) | ((ratio < 1 - clip_coef) & (advantages < 0))
-        if clip_coef_dual is not None:
-            clipped |= (ratio > clip_coef_dual) & (advantages < 0)
-        k3 = (ratio - 1) - log_ratio
-        metrics = {
-            "policy_loss": float(policy_loss),
-            "entropy": float(entropy.sum() / normalizer),
-            "clip_frac": float(clipped.sum() / normalizer),
-            "approx_kl": float(k3.sum() / normalizer),
-            **_mean_and_max("ratio", torch.where(mask, ratio, zero), normalizer),
-        }
+        means = {"entropy": entropy, "clip_frac": clipped, "approx_kl": (ratio - 1) - log_ratio}
+        metrics = {"policy_loss": float(policy_loss)}
+        metrics |= {name: float(numbers.sum() / normalizer) for name, numbers in means.items()}
+        metrics |= _mean_and_max("ratio", torch.where(mask, ratio, zero), normalizer)
         if importance is not None:
             metrics |= _mean_and_max("importance", optional["importance"], normalizer)
     return loss, metrics
@@ -220,6 +199,16 @@ def value_loss(
         near = old_values + (values - old_values).clamp(-clip_coef, clip_coef)
         error = torch.maximum(error, (near - returns).square())
     return 0.5 * _total(error, None if weights is None else weights[mask]) / normalizer
+
+
+def _surrogate(ratio: Tensor, advantages: Tensor, low: float, high: float, dual: float | None) -> tuple[Tensor, Tensor]:
+    """The clipped surrogate of each token, and whether it has no gradient because of clipping."""
+    surrogate = torch.minimum(ratio * advantages, ratio.clamp(low, high) * advantages)
+    clipped = ((ratio > high) & (advantages > 0)) | ((ratio < low) & (advantages < 0))
+    if dual is not None:
+        surrogate = torch.where(advantages < 0, torch.maximum(surrogate, dual * advantages), surrogate)
+        clipped |= (ratio > dual) & (advantages < 0)
+    return surrogate, clipped
 
 
 def _total(numbers: Tensor, weights: Tensor | None) -> Tensor:

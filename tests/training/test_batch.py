@@ -8,10 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pxr_agents.statistics import term_returns
+from pxr_agents.groups import Group
 from tests.training.rows import make_episode, make_tokens
 from training.batch import (
-    Group,
     TrainingRow,
     balanced,
     buckets,
@@ -22,47 +21,9 @@ from training.batch import (
     make_bucket,
     minibatches,
     pack,
-    settle,
     split_by_row,
     token_minibatches,
 )
-
-
-def test_a_group_is_settled_with_its_exact_rate():
-    # One of four used an operation: .5 * (.3 - .25) = .025 for it; two operations more than allowed cost .05 each.
-    episodes = [make_episode([0.0, 0.0, 0.0, 1.0], usage=3), *(make_episode([0.0]) for _ in range(3))]
-    settled = settle(Group(sample_id="s", episodes=episodes), preset="paper").episodes
-    assert term_returns(settled[0]) == pytest.approx({"correct": 1.0, "curiosity": 0.025, "penalty": -0.1})
-    assert settled[0].reward == pytest.approx(0.925)
-    assert [step.reward for step in settled[0].steps[:3]] == [0, 0, 0]
-    assert settled[0].steps[3].reward == pytest.approx(0.925)
-    assert [episode.reward for episode in settled[1:]] == [0, 0, 0]
-    # What came in is as it was.
-    assert episodes[0].reward == 1.0
-    assert "curiosity" not in episodes[0].steps[3].reward_terms
-
-
-def test_a_preset_may_take_a_reward_that_an_earlier_turn_earned():
-    episodes = [make_episode([1.0, 0.0], usage=1, unrepaired=True), make_episode([1.0], usage=1)]
-    settled = settle(Group(sample_id="s", episodes=episodes), preset="released-code").episodes
-    assert term_returns(settled[0])["correct"] == 0.0
-    assert [step.reward for step in settled[0].steps] == [1.0, -1.0]
-    assert term_returns(settled[1])["correct"] == 1.0
-
-
-@given(
-    st.lists(st.tuples(st.lists(st.floats(-2, 2), min_size=1, max_size=4), st.integers(0, 4)), min_size=1, max_size=8)
-)
-def test_rewards_of_steps_are_the_sums_of_their_terms(group):
-    episodes = [make_episode(rewards, usage=usage) for rewards, usage in group]
-    settled = settle(Group(sample_id="s", episodes=episodes), preset="paper", overrides={"alpha": 1.5}).episodes
-    for before, after in zip(episodes, settled, strict=True):
-        for step in after.steps:
-            assert step.reward == pytest.approx(sum(step.reward_terms.values()))
-        terms = term_returns(after)
-        assert after.reward == pytest.approx(sum(terms.values()))
-        assert terms["correct"] == pytest.approx(term_returns(before)["correct"])
-        assert after.reward == pytest.approx(before.reward + terms["curiosity"] + terms["penalty"])
 
 
 def test_group_rows_give_every_action_id_the_advantage_of_its_episode():
@@ -209,13 +170,6 @@ class TestProbes:
         assert rows[1].mask.all()
         # Five others, of whom one is right.
         assert rows[0].advantages[0] == pytest.approx(0.8)
-
-    def test_they_are_settled_apart(self):
-        group = self.group(1.0, 0.0)
-        # One of four others used an operation: the rate is 1/4, not 3/6.
-        group.episodes[2].usage = {"zoom_in": 1}
-        settled = [term_returns(episode)["curiosity"] for episode in settle(group, preset="paper").episodes]
-        assert settled == pytest.approx([0, 0, 0.5 * (0.3 - 0.25), 0, 0, 0])
 
 
 def test_idle_rows_carry_no_loss():

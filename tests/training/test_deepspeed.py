@@ -16,8 +16,9 @@ import torch
 from ray.rllib.core.learner.training_data import TrainingData
 from safetensors.torch import load_file
 
+from pxr_agents.groups import Group
 from pxr_agents.vlm import VLM, token_distributions
-from training.batch import Group, buckets, group_rows
+from training.batch import buckets, group_rows
 from training.config import EnvRecipe, LearnerRecipe, PPORecipe
 from training.objective import LOGPROBS
 from training.rllib.algorithm import VLMPPOConfig
@@ -115,7 +116,7 @@ def update(learner_group, data, iteration):
     """One update, and the metrics of all learners."""
     refs = [ray.put(group) for group in data[iteration]]
     learner_group.update(training_data=TrainingData(episodes_refs=refs), iteration=iteration, timesteps={})
-    return on_learners(learner_group, lambda learner: learner.last_update)
+    return on_learners(learner_group, lambda learner: learner.ppo.metrics())
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ def largest_gap(one, other):
 def says(learner, batch):
     """Log-probabilities of the action ids, by the learner."""
     with torch.no_grad():
-        return learner._policy(LOGPROBS)(batch).float().numpy()
+        return learner.ppo._says(LOGPROBS)(batch).float().numpy()
 
 
 OPTIONS = {"gradient_checkpointing": True, "micro_batch_tokens": 300, "offload_optimizer": True}

@@ -31,6 +31,8 @@ from safetensors.torch import load_file
 
 from pxr_agents.vlm import VLM
 from tests.training import faulty
+from tests.training.conftest import ENV
+from tests.training.uneven import uneven
 from training.config import EnvRecipe, LearnerRecipe, to_dict
 from training.cursor import SampleCursor
 from training.errors import LostProcessError, NonFiniteError, TrainingError
@@ -194,7 +196,7 @@ class TestManyProcesses:
         assert faults[-1]["text"].endswith(f"starts again from {Path(recipe.out) / 'checkpoints' / '2'}")
 
     def test_groups_outlive_the_env_runners_that_sampled_them(self, make_recipe):
-        algorithm = VLMPPOConfig().recipe(make_recipe(num_env_runners=2, num_learners=1)).build_algo()
+        algorithm = VLMPPOConfig().recipe(make_recipe(num_env_runners=2, num_learners=1, env=uneven(ENV))).build_algo()
         try:
             groups = algorithm._sample(["train-1", "train-2", "train-3", "train-4"])
             for process in below(os.getpid(), "VLMEnvRunner"):
@@ -251,7 +253,7 @@ class TestManyProcesses:
         self, make_recipe, monkeypatch, tmp_path, kind, num_learners
     ):
         needs_deepspeed(kind, monkeypatch, tmp_path)
-        recipe = make_recipe(num_learners=num_learners, learner=LearnerRecipe(kind=kind))
+        recipe = make_recipe(num_learners=num_learners, learner=LearnerRecipe(kind=kind), env=uneven(ENV))
         algorithm = VLMPPOConfig().recipe(recipe).build_algo()
         try:
             groups = [each for k in range(3) for each in algorithm._sample([f"train-{4 * k + i}" for i in range(4)])]

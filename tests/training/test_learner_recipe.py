@@ -12,8 +12,8 @@ import torch
 from ray.rllib.core.learner.training_data import TrainingData
 
 from pxr_agents.chat import Conversation
+from pxr_agents.groups import Group
 from pxr_agents.vlm import VLM, collate, token_distributions
-from training.batch import Group
 from training.config import LearnerRecipe
 from training.rllib.algorithm import VLMPPOConfig
 from training.rllib.env_runner import VLMEnvRunner
@@ -37,7 +37,7 @@ def learn(make_recipe):
         for k in range(3):
             data = TrainingData(episodes=groups)
             learner_group.update(training_data=data, iteration=k, timesteps={})
-            metrics += [result.get() for result in learner_group.foreach_learner(lambda each: each.last_update)]
+            metrics += [result.get() for result in learner_group.foreach_learner(lambda each: each.ppo.metrics())]
         return learner_group, metrics
 
     return learn

@@ -14,6 +14,8 @@ from tests.training.rows import make_tokens
 from training.batch import TrainingRow, buckets, loss_weights, make_bucket
 from training.config import EnvRecipe, PPORecipe
 from training.objective import ENTROPY, LOGPROBS, VALUES, column, objective
+from training.policy import Policy
+from training.update import Update
 
 EVERYTHING = PPORecipe(
     model="m",
@@ -85,13 +87,15 @@ def test_all_terms_against_numpy(normalization, masked):
 
 
 @pytest.fixture
-def module(tiny_path):
-    pytest.importorskip("ray")
-    from training.rllib.module import VLMModule
-
-    made = VLMModule(inference_only=False, model_config={"path": str(tiny_path), "critic": True, "temperature": 0.9})
+def policy(tiny_path):
+    made = Policy.load(str(tiny_path), critic=True, temperature=0.9)
     torch.nn.init.normal_(made.value_head.weight, std=0.1, generator=torch.Generator().manual_seed(0))
     return made
+
+
+def parameters(policy):
+    heads = {f"value_head.{name}": p for name, p in policy.value_head.named_parameters()}
+    return heads | {f"model.{name}": p for name, p in policy.vlm.model.named_parameters()}
 
 
 def talk(chat, lengths, image=None):
@@ -106,13 +110,13 @@ def talk(chat, lengths, image=None):
     return conversation.tokens()
 
 
-def rows_of_talks(module, noise_image):
+def rows_of_talks(policy, noise_image):
     """Rows with an image and without, long and short."""
     rng = np.random.default_rng(1)
     image = noise_image()
     rows = []
     for lengths, shown in [((3,), image), ((2, 8), None), ((40,), image), ((5, 5), noise_image()), ((4,), None)]:
-        tokens = talk(module.vlm.chat, lengths, shown)
+        tokens = talk(policy.vlm.chat, lengths, shown)
         n = int(tokens.action.sum())
         names = ("advantages", "returns", "old_values", "old_logprobs", "ref_logprobs")
         columns = {name: rng.normal(size=n).astype(np.float32) - 2 * ("logprobs" in name) for name in names}
@@ -120,23 +124,24 @@ def rows_of_talks(module, noise_image):
     return rows
 
 
-def gradient_of(module, batches, normalizer):
-    """Loss and gradients of the whole module, summed over batches."""
-    module.zero_grad()
+def gradient_of(policy, batches, normalizer):
+    """Loss and gradients of the whole policy, summed over batches."""
+    policy.vlm.model.zero_grad()
+    policy.value_head.zero_grad()
     losses = []
     for batch in batches:
-        loss, _ = objective(EVERYTHING, batch, module.forward_train(batch), normalizer=normalizer)
+        loss, _ = objective(EVERYTHING, batch, policy(batch), normalizer=normalizer)
         loss.backward()
         losses.append(loss.item())
-    return sum(losses), {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+    return sum(losses), {name: p.grad.clone() for name, p in parameters(policy).items() if p.grad is not None}
 
 
-def test_rows_together_equal_rows_one_by_one(module, noise_image):
-    rows = rows_of_talks(module, noise_image)
+def test_rows_together_equal_rows_one_by_one(policy, noise_image):
+    rows = rows_of_talks(policy, noise_image)
     n = float(sum(row.n_trained for row in rows))
-    together, gradients = gradient_of(module, [buckets(rows)], n)
+    together, gradients = gradient_of(policy, [buckets(rows)], n)
     for parts in ([[make_bucket([row])] for row in rows], [[make_bucket(rows)]]):
-        loss, others = gradient_of(module, parts, n)
+        loss, others = gradient_of(policy, parts, n)
         assert loss == pytest.approx(together, abs=1e-5)
         assert others.keys() == gradients.keys()
         for name, gradient in gradients.items():
@@ -145,36 +150,33 @@ def test_rows_together_equal_rows_one_by_one(module, noise_image):
             assert difference <= 1e-4 * gradient.norm() + 1e-6, f"{name}: {difference} of {gradient.norm()}"
 
 
-def test_idle_rows_change_nothing(module, noise_image):
-    rows = rows_of_talks(module, noise_image)
+def test_idle_rows_change_nothing(policy, noise_image):
+    rows = rows_of_talks(policy, noise_image)
     n = float(sum(row.n_trained for row in rows))
-    alone, gradients = gradient_of(module, [buckets(rows)], n)
-    loss, others = gradient_of(module, [[*buckets(rows), make_bucket([replace(rows[0], idle=True)])]], n)
+    alone, gradients = gradient_of(policy, [buckets(rows)], n)
+    loss, others = gradient_of(policy, [[*buckets(rows), make_bucket([replace(rows[0], idle=True)])]], n)
     assert loss == pytest.approx(alone, abs=1e-6)
     assert all(torch.allclose(others[name], gradient, atol=1e-7) for name, gradient in gradients.items())
 
 
-def test_a_row_without_images_reaches_every_parameter(module):
-    row = rows_of_talks(module, lambda: None)[1]
+def test_a_row_without_images_reaches_every_parameter(policy):
+    row = rows_of_talks(policy, lambda: None)[1]
     assert not row.tokens.images
-    _, gradients = gradient_of(module, [[make_bucket([row])]], 1.0)
-    assert gradients.keys() == dict(module.named_parameters()).keys()
+    _, gradients = gradient_of(policy, [[make_bucket([row])]], 1.0)
+    assert gradients.keys() == parameters(policy).keys()
     vision = [gradient for name, gradient in gradients.items() if ".visual." in name]
     assert vision
     assert not any(gradient.any() for gradient in vision)
     assert any(gradient.any() for name, gradient in gradients.items() if ".visual." not in name)
 
 
-def test_the_reference_says_what_the_checkpoint_says(module, tiny_path, noise_image):
-    from training.rllib.module import Reference
-
-    rows = rows_of_talks(module, noise_image)
-    batch = buckets(rows)
-    reference = Reference(str(tiny_path), temperature=0.9, device=torch.device("cpu"))
+def test_the_reference_says_what_the_checkpoint_says(policy, tiny_path, noise_image):
+    """It is a second policy from the same checkpoint, which stays as it is where the first one moves."""
+    batch = buckets(rows_of_talks(policy, noise_image))
+    update = Update(replace(EVERYTHING, model=str(tiny_path), temperature=0.9), policy)
     with torch.no_grad():
-        expected = module.forward_train(batch)[LOGPROBS]
-    assert torch.equal(reference.logprobs(batch), expected)
-    with torch.no_grad():
-        module.model.lm_head.weight.mul_(1.5)
-        assert not torch.allclose(module.forward_train(batch)[LOGPROBS], expected)
-    assert torch.equal(reference.logprobs(batch), expected)
+        expected = policy(batch)[LOGPROBS]
+        assert torch.equal(update._reference_says()(batch), expected)
+        policy.vlm.model.lm_head.weight.mul_(1.5)
+        assert not torch.allclose(policy(batch)[LOGPROBS], expected)
+        assert torch.equal(update._reference_says()(batch), expected)

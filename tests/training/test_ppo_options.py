@@ -11,10 +11,12 @@ import ray
 import torch
 
 from pxr_agents.chat import Conversation
+from pxr_agents.groups import Group
 from pxr_agents.types import Completion
 from pxr_agents.vlm import VLM
+from tests.training.conftest import ENV
 from tests.training.rows import make_episode
-from training.batch import Group
+from tests.training.uneven import uneven
 from training.rllib.group_selection import AssignedGroups
 from training.rllib.weights import learner_weights
 
@@ -44,6 +46,7 @@ def test_two_learners_do_the_work_of_one_with_every_option(build, make_recipe):
     for num_learners in (0, 2):
         recipe = make_recipe(
             num_learners=num_learners,
+            env=uneven(ENV, levels=2),
             groups_per_iteration=5,
             max_grad_norm=1e4,
             lr=1e-4,

@@ -10,24 +10,26 @@ import numpy as np
 import pytest
 import torch
 
+from pxr_agents.groups import Group
 from pxr_agents.types import Episode
 from pxr_agents.vlm import VLM, collate, token_distributions
 from pxr_env.curiosity import ProbeOperations
 from tests.training.conftest import ENV
 from tests.training.rows import make_episode
-from training.batch import Group, group_rows, make_bucket
+from tests.training.uneven import uneven
+from training.batch import group_rows, make_bucket
 from training.config import PPORecipe, ProbesRecipe
 from training.objective import ENTROPY, LOGPROBS, objective
 from training.probes import ProbePlanner, make_env
 
-TASK = "pxr/SyntheticSearch-v0"
+TASK, UNEVEN = "pxr/SyntheticSearch-v0", "uneven/Any-v0"
 PPO = PPORecipe(model="m", env=ENV, group_size=8, probes=ProbesRecipe(enabled=True, window=3))
 
 
-def played(n, *, used=0, probes=0):
+def played(n, *, used=0, probes=0, task=TASK):
     """`n` episodes of the policy of which `used` zoomed in, and `probes`."""
-    own = [Episode(task=TASK, sample_id=f"s{k}", usage={"zoom_in": int(k < used)}) for k in range(n)]
-    return own + [Episode(task=TASK, sample_id="s0", usage={"zoom_in": 1}, probe="zoom_in") for _ in range(probes)]
+    own = [Episode(task=task, sample_id=f"s{k}", usage={"zoom_in": int(k < used)}) for k in range(n)]
+    return own + [Episode(task=task, sample_id="s0", usage={"zoom_in": 1}, probe="zoom_in") for _ in range(probes)]
 
 
 class TestPlanner:
@@ -193,20 +195,6 @@ def opening_logprobs(vlm, rows):
 @pytest.mark.usefixtures("ray_session")
 class TestTrainer:
     @pytest.fixture
-    def build(self):
-        from training.rllib.algorithm import VLMPPOConfig
-
-        built: list[Any] = []
-
-        def make(recipe):
-            built.append(VLMPPOConfig().recipe(recipe).build_algo())
-            return built[-1]
-
-        yield make
-        for algorithm in built:
-            algorithm.stop()
-
-    @pytest.fixture
     def probing(self, make_recipe, mute):
         """A function that makes a recipe of 4 groups of 4 with one probe each, once 64 episodes were counted."""
 
@@ -221,12 +209,11 @@ class TestTrainer:
         return [episode.probe for episode in algorithm.last_episodes]
 
     @staticmethod
-    def count_enough(algorithm):
-        algorithm.probes.count(played(64), 0)
+    def count_enough(algorithm, task=TASK):
+        algorithm.books.probes.count(played(64, task=task), 0)
 
     def test_what_nobody_does_is_probed_and_the_rates_stay_the_policys(self, build, probing):
-        # A seed with which some group of the last iteration does not score alike: otherwise nothing is learned there.
-        algorithm = build(probing(seed=1))
+        algorithm = build(probing(env=uneven(ENV)))
         for _ in range(4):  # 16 episodes each
             algorithm.train()
             assert algorithm.last_iteration["usage_rate"] == algorithm.last_iteration["probe_rate"] == 0
@@ -239,8 +226,8 @@ class TestTrainer:
         assert metrics["usage_rate"] == metrics["usage/zoom_in"] == metrics["reward/curiosity"] == 0
         assert metrics["learner/logprob_gap_max"] < 1e-4
         assert metrics["learner/ratio_max"] == pytest.approx(1, abs=1e-4)
-        assert algorithm.probes.rates.episodes(TASK) == 64 + 12
-        assert algorithm.probes.rates.probes(TASK) == 4
+        assert algorithm.books.probes.rates.episodes(UNEVEN) == 64 + 12
+        assert algorithm.books.probes.rates.probes(UNEVEN) == 4
 
     def test_a_winning_probe_raises_the_probability_of_its_opening(self, build, probing, mute):
         from training.rllib.weights import learner_weights
@@ -269,8 +256,8 @@ class TestTrainer:
             {},
             {"num_learners": 2, "minibatch_tokens": 1_000_000, "uniform_groups": "replay", "num_minibatches": 4},
         ):
-            algorithm = build(probing(max_grad_norm=1e4, normalize_std=True, **layout))
-            self.count_enough(algorithm)
+            algorithm = build(probing(max_grad_norm=1e4, normalize_std=True, env=uneven(ENV), **layout))
+            self.count_enough(algorithm, UNEVEN)
             algorithm.train()
             results.append((algorithm, learner_weights(algorithm.learner_group)))
         (one, weights), (two, weights_of_two) = results
@@ -293,7 +280,7 @@ class TestTrainer:
         assert self.plans(resumed) == self.plans(straight)
         assert "zoom_in" in self.plans(straight)
         assert [e.steps for e in resumed.last_episodes] == [e.steps for e in straight.last_episodes]
-        assert resumed.probes.rates == straight.probes.rates
+        assert resumed.books.probes.rates == straight.books.probes.rates
 
     def test_a_policy_that_uses_its_operations_is_left_alone_to_the_last_bit(self, build, probing, speaker):
         from training.rllib.weights import learner_weights
@@ -301,7 +288,7 @@ class TestTrainer:
         weights = []
         for probes in (ProbesRecipe(), ProbesRecipe(enabled=True, window=8)):
             algorithm = build(probing(model=str(speaker), probes=probes))
-            algorithm.probes.count(played(64, used=64), 0)
+            algorithm.books.probes.count(played(64, used=64), 0)
             algorithm.train()
             assert algorithm.last_iteration["usage_rate"] > 0.05
             weights.append(learner_weights(algorithm.learner_group))

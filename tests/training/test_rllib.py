@@ -9,6 +9,8 @@ import torch
 
 from pxr_agents.types import Episode
 from pxr_agents.vlm import VLM
+from tests.training.conftest import ENV
+from tests.training.uneven import uneven
 from training.rllib.weights import learner_weights
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
@@ -49,7 +51,7 @@ def sampled_turns(episode: Episode, vlm: VLM) -> list[str]:
 def test_trained_ids_are_sampled_ids_and_everybody_gets_the_new_weights(
     build, make_recipe, speaker, num_env_runners, num_learners
 ):
-    recipe = make_recipe(num_env_runners=num_env_runners, num_learners=num_learners)
+    recipe = make_recipe(num_env_runners=num_env_runners, num_learners=num_learners, env=uneven(ENV))
     algorithm, vlm = build(recipe), VLM.from_pretrained(speaker)
     before = {name: value.clone() for name, value in vlm.model.state_dict().items()}
 
@@ -87,7 +89,12 @@ def test_two_learners_do_the_work_of_one(build, make_recipe, advantage):
     for num_learners in (0, 2):
         # No clipping of gradients and five groups: a mean over a rank instead of over all tokens would show.
         recipe = make_recipe(
-            num_learners=num_learners, advantage=advantage, groups_per_iteration=5, max_grad_norm=1e4, lr=1e-4
+            num_learners=num_learners,
+            advantage=advantage,
+            groups_per_iteration=5,
+            max_grad_norm=1e4,
+            lr=1e-4,
+            env=uneven(ENV),
         )
         algorithm = build(recipe)
         algorithm.train()

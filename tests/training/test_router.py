@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("ray")
 
-from training.rllib.remote_engine import Router
+from training.rllib.engines import Router
 
 
 def test_new_conversations_go_where_the_fewest_are_and_stay():

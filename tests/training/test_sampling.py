@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.errors import LostProcessError, TrainingError
-from training.rllib.sampling import Attempt, sample_all
+from training.rllib.sampling import SamplingAttempt, sample_all
 
 SAMPLES = [f"s{k}" for k in range(12)]
 
@@ -29,7 +29,7 @@ class Runners:
 
     def __call__(self, sample_ids, attempt, alone):
         asked = list(sample_ids[: self.n] if alone else sample_ids)
-        result = Attempt()
+        result = SamplingAttempt()
         for k in range(self.n):
             part = asked[k :: self.n]
             if self.kills & set(part) or (attempt, k) in self.accidents:
@@ -44,7 +44,7 @@ class Runners:
 def sample(runners, sample_ids=SAMPLES):
     faults = []
     spare = iter(f"spare{k}" for k in range(100))
-    groups = sample_all(sample_ids, runners, replace=lambda taken: next(spare), report=faults.append)
+    groups = sample_all(sample_ids, runners, another=lambda taken: next(spare), report=faults.append)
     return [group.sample_id for group in groups], faults
 
 
@@ -66,6 +66,18 @@ def test_accidents_cost_nothing_but_time():
     sampled, faults = sample(Runners(2, accidents=[(0, 0), (1, 1)]))
     assert sampled == SAMPLES
     assert [fault.kind for fault in faults] == ["env runner", "env runner"]
+
+
+def test_attempts_count_on_from_the_first_one():
+    """Noise follows from the number of an attempt, so that none comes twice."""
+    attempts, runners = [], Runners(2, accidents=[(1000, 0)])
+
+    def once(sample_ids, attempt, alone):
+        attempts.append(attempt)
+        return runners(sample_ids, attempt, alone)
+
+    sample_all(SAMPLES, once, another=lambda taken: "spare", report=lambda fault: None, first_attempt=1000)
+    assert attempts == [1000, 1001]
 
 
 def test_too_many_bad_samples_end_the_run_with_their_names():

@@ -11,7 +11,7 @@ import torch
 from pxr_agents.engines.vllm import StartArguments
 from tests.vllm_support import ARGUMENTS, VARIABLES, needs_vllm
 from training.config import EngineRecipe
-from training.rllib.weight_sync import ActorsClient
+from training.rllib.weights import ActorsClient
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 
@@ -89,6 +89,6 @@ def test_weights_go_from_gpu_to_gpu(make_recipe, monkeypatch, backend, n_gpus, s
             algorithm.train()
             # The second iteration was sampled with what the first one sent; kernels differ more than on a CPU.
             assert algorithm.last_iteration["learner/logprob_gap_max"] < 1e-2
-            assert algorithm.engines.weights_version == version
+            assert algorithm.weights_version == version
     finally:
         algorithm.stop()

@@ -12,27 +12,22 @@ from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.metrics import LEARNER_RESULTS, WEIGHTS_SEQ_NO
 
-from pxr_agents.statistics import episode_statistics
 from pxr_agents.types import Episode
-from training.alarm import AlarmRule, AlarmState, Notice, usage_rates, watch_usage
+from training.alarm import Notice
 from training.config import PPORecipe
-from training.cursor import SampleCursor
 from training.errors import NonFiniteError
-from training.faults import Fault, check_rewards, count_faults
+from training.faults import Fault, check_rewards, count_faults, skipped_steps
 from training.logs import combine_metrics
-from training.probes import ProbePlanner
-from training.rllib.deepspeed_learner import DeepSpeedLearner
+from training.policy import policy_arguments
+from training.ppo_run import Books
+from training.rllib.deepspeed_learner import DeepSpeedPPOLearner
 from training.rllib.engines import EngineGroup
 from training.rllib.env_runner import SampledGroup, VLMEnvRunner, sampling_costs, weights_bytes
 from training.rllib.group_selection import GroupSelection, training_data
-from training.rllib.learner import TokenPPOLearner
-from training.rllib.module import VLMModule
+from training.rllib.learner import LearnerWatch, TokenPPOLearner, VLMModule, failed_batch
 from training.rllib.pipeline import SamplingPipeline, staleness
-from training.rllib.recovery import LearnerWatch, failed_batch
-from training.rllib.runners import RunnerPool, SamplingCall, attempt_of, sample_on
-from training.rllib.sampling import Attempt, sample_all
-from training.rllib.weight_sync import make_weight_sync
-from training.rllib.weights import learner_state, learner_version, load_shards, save_shards
+from training.rllib.sampling import RunnerPool, SamplingAttempt, SamplingCall, attempt_of, sample_all, sample_on
+from training.rllib.weights import WeightSync, export, learner_state, learner_version, load_shards, save_shards
 
 STATE = "pxr"
 
@@ -71,21 +66,13 @@ class VLMPPOConfig(PPOConfig):
             num_gpus_per_learner=recipe.num_gpus_per_learner,
         )
         self.training(lr=recipe.lr, grad_clip=recipe.max_grad_norm, grad_clip_by="global_norm")
-        self.rl_module(
-            model_config={
-                "path": recipe.model,
-                "critic": recipe.advantage == "gae",
-                "temperature": recipe.temperature,
-                "learner": recipe.learner,
-                "seed": recipe.seed,
-            }
-        )
+        self.rl_module(model_config=policy_arguments(recipe))
         self.fault_tolerance(restart_failed_env_runners=True)
         self.debugging(seed=recipe.seed, log_level="ERROR")
         return self
 
     def get_default_learner_class(self) -> type[TokenPPOLearner]:
-        return TokenPPOLearner if self.ppo is None or self.ppo.learner.kind == "ddp" else DeepSpeedLearner
+        return TokenPPOLearner if self.ppo is None or self.ppo.learner.kind == "ddp" else DeepSpeedPPOLearner
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         return RLModuleSpec(module_class=VLMModule)
@@ -105,11 +92,12 @@ class VLMPPO(PPO):
     """PPO on groups of VLM episodes. `train()` runs one iteration.
 
     Attributes:
-        last_iteration: its numbers, unsmoothed.
-        last_episodes: its episodes, without tokens.
-        last_notices: what the alarm has to say of it (see `training.alarm`).
+        last_iteration, last_episodes, last_notices, last_faults: as of `training.ppo_run.Trainer`; the episodes come
+            without tokens.
+        books: which samples come next, and what was counted.
+        weights_version: how many updates made the weights that are sampled with from now on. It is known here alone:
+            who samples is told it with every call, and refuses if it has other weights.
         learner_watch: ends waits for learners that die or hang.
-        last_faults: what was lost, hung or was left out in it; of one under way, so far.
     """
 
     @classmethod
@@ -126,14 +114,11 @@ class VLMPPO(PPO):
         ppo = self.config.ppo
         if ppo.engine.kind == "vllm":
             self.engines = EngineGroup.start(ppo.model, ppo.engine)
-            self._weight_sync = make_weight_sync(self.engines, ppo.engine.vllm.weight_transfer)
-        data: Any = self.env_runner.env.unwrapped.data
-        self.cursor = SampleCursor(data.sample_ids(), seed=ppo.seed)
-        self.n_bad_rows = len(getattr(data, "skipped", ()))
-        self.probes = ProbePlanner(ppo, self.env_runner.env)
+            self._weight_sync = WeightSync(self.engines, ppo.engine.vllm.weight_transfer)
+        self.books = Books(ppo, self.env_runner.env)
         self.selection = GroupSelection(ppo)
         self.pipeline = SamplingPipeline(
-            ppo, take=self.cursor.take, sample=self._sample, begin=self._begin, finish=self._finish
+            ppo, take=self.books.cursor.take, sample=self._sample, begin=self._begin, finish=self._finish
         )
         self.last_iteration: dict[str, float] = {}
         self.last_episodes: list[Episode] = []
@@ -145,13 +130,12 @@ class VLMPPO(PPO):
             restore=lambda: self.restore_env_runners(self.env_runner_group),
         )
         self.learner_watch = LearnerWatch(self.learner_group, ppo.learner_timeout)
-        self.alarm = AlarmState()
         self._sync()
 
     def training_step(self) -> None:
-        ppo, start = self.config.ppo, time.perf_counter()
+        start = time.perf_counter()
         self.last_faults = []
-        groups = self.pipeline.groups(self.iteration, self._weights_version)
+        groups = self.pipeline.groups(self.iteration, self.weights_version)
         self.pipeline.begin(self.iteration)
         sampled = time.perf_counter()
         with self.learner_watch.bounded():
@@ -162,26 +146,19 @@ class VLMPPO(PPO):
         with self.learner_watch.bounded():
             moved = self._sync()
         episodes = [episode for group in groups for episode in group.episodes]
-        self.probes.count(episodes, self.iteration)
         self.last_episodes = episodes
-        rule = AlarmRule(rate=ppo.alarm_rate, iterations=ppo.alarm_iterations)
-        self.alarm, self.last_notices = watch_usage(self.alarm, episodes, iteration=self.iteration + 1, rule=rule)
         self.last_iteration = {
-            "iteration": float(self.iteration + 1),
-            **self.probes.metrics(),
-            **episode_statistics(episodes),
-            **usage_rates(episodes),
-            **self.alarm.flags(),
+            **self.books.count(episodes, self.iteration),
             **learned,
             **sampling_costs(groups),
             "bytes/weights": float(moved),
-            **({"data/bad_rows": float(self.n_bad_rows)} if self.n_bad_rows else {}),
             **count_faults(self.last_faults),
             "seconds/sample": sampled - start,
             "seconds/learn": updated - sampled,
             "seconds/sync": time.perf_counter() - joined,
             **self.pipeline.books(),
         }
+        self.last_notices = self.books.notices
 
     def _sample(
         self,
@@ -189,7 +166,7 @@ class VLMPPO(PPO):
         *,
         iteration: int | None = None,
         first_attempt: int = 0,
-        begun: Attempt | None = None,
+        begun: SamplingAttempt | None = None,
     ) -> list[SampledGroup]:
         """A group of every sample (see `training.rllib.sampling`).
 
@@ -200,7 +177,7 @@ class VLMPPO(PPO):
             begun: what came of the first attempt, if that was begun earlier.
         """
 
-        def once(asked: Sequence[str], attempt: int, alone: bool) -> Attempt:
+        def once(asked: Sequence[str], attempt: int, alone: bool) -> SamplingAttempt:
             if begun is not None and attempt == first_attempt:
                 return self._ready_again(begun, len(asked))
             call = self._call(asked, self.iteration if iteration is None else iteration, attempt)
@@ -211,7 +188,7 @@ class VLMPPO(PPO):
             return self._ready_again(result, len(asked))
 
         groups: list[SampledGroup] = sample_all(
-            sample_ids, once, replace=self._another, report=self.last_faults.append, first_attempt=first_attempt
+            sample_ids, once, another=self._another, report=self.last_faults.append, first_attempt=first_attempt
         )
         check_rewards([episode for group in groups for episode in group.episodes])
         return groups
@@ -219,16 +196,16 @@ class VLMPPO(PPO):
     def _another(self, taken: Sequence[str]) -> str:
         """The next sample that is none of these."""
         while True:
-            [sample_id] = self.cursor.take(1)
+            [sample_id] = self.books.cursor.take(1)
             if sample_id not in taken:
                 return sample_id
 
     def _call(self, sample_ids: Sequence[str], iteration: int, attempt: int) -> SamplingCall:
         return SamplingCall(
             seed=(self.config.ppo.seed, 3, iteration, attempt),
-            weights_version=self._weights_version,
-            engines=None if self.engines is None else self.engines.handles(),
-            probes=self.probes.plan(sample_ids, iteration),
+            weights_version=self.weights_version,
+            engines=None if self.engines is None else self.engines.handles,
+            probes=self.books.probes.plan(sample_ids, iteration),
         )
 
     def _begin(self, sample_ids: Sequence[str], iteration: int) -> None:
@@ -240,7 +217,7 @@ class VLMPPO(PPO):
         attempt = self._runners.finish()
         return self._sample(sample_ids, iteration=iteration, begun=attempt), attempt.seconds
 
-    def _ready_again(self, result: Attempt, n: int) -> Attempt:
+    def _ready_again(self, result: SamplingAttempt, n: int) -> SamplingAttempt:
         """What came of asking for n groups; whoever owes some is made ready to be asked for them."""
         if len(result.groups) < n:
             if self.engines is not None and any(fault.kind == "engine" for fault in result.faults):
@@ -251,23 +228,21 @@ class VLMPPO(PPO):
         return result
 
     def _learn(self, groups: Sequence[SampledGroup]) -> dict[str, float]:
-        age = max(staleness(group, self._weights_version) for group in groups)
+        age = max(staleness(group, self.weights_version) for group in groups)
         selected, books = self.selection.select(groups, self.iteration, age=age)
         try:
             results = self.learner_group.update(
                 training_data=training_data(selected, self.config.ppo),
                 iteration=self.iteration,
-                weights_version=self._weights_version,
+                weights_version=self.weights_version,
                 timesteps={},
             )
         except NonFiniteError as error:
             raise failed_batch(error, self.learner_group) from error
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
-        updates = [result.get() for result in self.learner_group.foreach_learner(_last_update)]
+        updates = [result.get() for result in self.learner_group.foreach_learner(_metrics)]
         learned = combine_metrics(updates)
-        if skipped := int(learned.get("skipped_steps", 0)):
-            text = f"{skipped} steps were left out, whose gradients have no finite norm"
-            self.last_faults.append(Fault("skipped step", text))
+        self.last_faults += skipped_steps(learned)
         return {f"learner/{name}": value for name, value in learned.items()} | books
 
     def _sync(self) -> int:
@@ -276,10 +251,10 @@ class VLMPPO(PPO):
         Returns the bytes of the one copy that left the learners; 0 where nothing leaves this process.
         """
         if self.engines is not None:
-            self._weights_version = learner_version(self.learner_group)
-            return self._weight_sync.sync(self.learner_group, self._weights_version)
+            self.weights_version = learner_version(self.learner_group)
+            return self._weight_sync.sync(self.learner_group, self.weights_version)
         weights = learner_state(self.learner_group)
-        self._weights_version = weights[WEIGHTS_SEQ_NO]
+        self.weights_version = weights[WEIGHTS_SEQ_NO]
         if not self.config.num_env_runners:
             self.env_runner.set_state(weights)
             return weights_bytes(weights) if self.config.num_learners else 0
@@ -304,6 +279,11 @@ class VLMPPO(PPO):
         self.pipeline.save(Path(saved))
         return saved
 
+    def export(self, path: Path) -> None:
+        """Write the trained model as a plain checkpoint."""
+        with self.learner_watch.bounded():
+            export(self.learner_group, self.config.ppo, path)
+
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
         # First: what RLlib restores last is the state, whose weights go to the env runners.
         load_shards(self.learner_group, Path(path))
@@ -313,9 +293,7 @@ class VLMPPO(PPO):
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
         state[STATE] = {
-            "cursor": self.cursor.state_dict(),
-            "probes": self.probes.state_dict(),
-            "alarm": self.alarm.to_dict(),
+            **self.books.state_dict(),
             "replay": self.selection.state_dict(),
             "ahead": self.pipeline.state_dict(),
         }
@@ -324,9 +302,7 @@ class VLMPPO(PPO):
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
         if STATE in state:
-            self.cursor.load_state_dict(state[STATE]["cursor"])
-            self.probes.load_state_dict(state[STATE]["probes"])
-            self.alarm = AlarmState.from_dict(state[STATE]["alarm"])
+            self.books.load_state_dict(state[STATE])
             self.selection.load_state_dict(state[STATE]["replay"])
             self.pipeline.load_state_dict(state[STATE]["ahead"])
         self._sync()
@@ -339,5 +315,5 @@ class VLMPPO(PPO):
             self.engines.close()
 
 
-def _last_update(learner: TokenPPOLearner) -> dict[str, float]:
-    return learner.last_update
+def _metrics(learner: TokenPPOLearner) -> dict[str, float]:
+    return learner.ppo.metrics()

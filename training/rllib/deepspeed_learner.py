@@ -10,34 +10,30 @@ are gathered by all learners together (`training.rllib.weights`), and checkpoint
 
 from __future__ import annotations
 
-import math
 import os
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed
 from ray.rllib.core import COMPONENT_OPTIMIZER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from torch import Tensor
 
-from pxr_agents.vlm import TokenBatch
-from training.batch import Bucket, TrainingRow
+from training.batch import Bucket
 from training.deepspeed_engine import TAG, start_engine
 from training.objective import objective
-from training.rllib.learner import Buckets, Forward, TokenPPOLearner
+from training.rllib.learner import TokenPPOLearner
+from training.update import Minibatch, Update
 
 
-class DeepSpeedLearner(TokenPPOLearner):
+class DeepSpeedPPOLearner(TokenPPOLearner):
     """`TokenPPOLearner` whose optimizer states and gradients (ZeRO-2) and weights (ZeRO-3) are split over the learners.
 
     Attributes:
         engine: DeepSpeed's, around the module.
     """
 
-    # A pass gathers weights from the others (ZeRO-3), and its gradients are reduced at once (both).
-    equal_forwards = True
     engine: Any = None
 
     def build(self) -> None:
@@ -45,6 +41,13 @@ class DeepSpeedLearner(TokenPPOLearner):
         rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": "0", "LOCAL_SIZE": str(world)}
         super().build()
+
+    def _make_update(self) -> Update:
+        return Update(self.config.ppo, self._policy, ranks=self._ranks, forward=self._forward_by_bucket, in_step=True)
+
+    def _forward_by_bucket(self, batch: Sequence[Bucket]) -> Mapping[str, Tensor]:
+        # DeepSpeed follows which weights come when, pass by pass, from the outermost call.
+        return _joined([self.engine([bucket]) for bucket in batch])
 
     def _map_module_to_device(self, module: Any) -> None:
         """The model stays in the memory of the CPU; DeepSpeed moves what belongs on this learner's GPU."""
@@ -56,7 +59,7 @@ class DeepSpeedLearner(TokenPPOLearner):
         [(_, optimizer)] = self.get_optimizers_for_module(DEFAULT_MODULE_ID)
         self.engine = start_engine(module, optimizer, self.config.ppo)
 
-    def _uncompiled_update(self, batch: dict[str, Buckets], **kwargs: Any) -> tuple[Any, Any, Any]:
+    def _uncompiled_update(self, batch: dict[str, Minibatch], **kwargs: Any) -> tuple[Any, Any, Any]:
         """One optimizer step on a minibatch: a pass for each bucket, whose gradients add up."""
         buckets, parts = batch[DEFAULT_MODULE_ID], []
         total = 0.0
@@ -66,30 +69,19 @@ class DeepSpeedLearner(TokenPPOLearner):
             total += float(loss.detach())
             self.engine.backward(loss)
             parts.append({name: tensor.detach() for name, tensor in out.items()})
-        self._stop_if(None if math.isfinite(total) else f"the loss is {total}", "The loss is not a finite number")
+        self.ppo.check_loss(total)
         # DeepSpeed leaves a step out by itself where the norm is no number.
         self.engine.step()
-        self._takes_step(float(self.engine.get_global_grad_norm()))
-        whole = {DEFAULT_MODULE_ID: {name: torch.cat([part[name] for part in parts]) for name in parts[0]}}
+        self.ppo.takes_step(float(self.engine.get_global_grad_norm()))
+        whole = {DEFAULT_MODULE_ID: _joined(parts)}
         # The loss of the whole minibatch once more, for its metrics.
-        losses = self.compute_losses(fwd_out=whole, batch=batch)
-        return whole, losses, {}
-
-    def _padded(self, batch: list[Bucket], row: TrainingRow) -> list[Bucket]:
-        chat = self.module[DEFAULT_MODULE_ID].unwrapped().vlm.chat
-        return [
-            bucket if bucket.tokens.images else with_blank_image(bucket, chat.image_id, chat.image_unit)
-            for bucket in super()._padded(batch, row)
-        ]
-
-    def _policy(self, name: str) -> Forward:
-        # DeepSpeed follows which weights come when, pass by pass, from the outermost call.
-        return lambda batch: torch.cat([self.engine([bucket])[name] for bucket in batch])
+        return whole, self.compute_losses(fwd_out=whole, batch=batch), {}
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         """Without weights and optimizer: this learner has but a part of them (see `save_shard`)."""
-        without = {COMPONENT_RL_MODULE, COMPONENT_OPTIMIZER} | set(_names(not_components))
-        state: dict[str, Any] = super().get_state(components, not_components=sorted(without), **kwargs)
+        others = [not_components] if isinstance(not_components, str) else not_components or []
+        without = sorted({COMPONENT_RL_MODULE, COMPONENT_OPTIMIZER, *others})
+        state: dict[str, Any] = super().get_state(components, not_components=without, **kwargs)
         return state
 
     def get_checkpointable_components(self) -> list[Any]:
@@ -104,35 +96,8 @@ class DeepSpeedLearner(TokenPPOLearner):
         self.engine.load_checkpoint(str(path), tag=TAG)
 
 
-def with_blank_image(bucket: Bucket, image_id: int, side: int) -> Bucket:
-    """The bucket with one more row, which shows a black image of one token and has no action ids.
-
-    DeepSpeed adds gradients up over the learners in the order in which they come, whichever parameters they belong to.
-    Where one learner's rows show images and another's do not, the vision tower has to come at the same place in both.
-
-    Args:
-        bucket: its rows show no images.
-        image_id: the id that stands for a vision token.
-        side: of an image of one vision token, in pixels.
-    """
-    tokens = bucket.tokens
-    ids, positions, target = (torch.zeros_like(x[..., :1, :]) for x in (tokens.ids, tokens.positions, tokens.target))
-    ids[0, 0] = image_id
-    return replace(
-        bucket,
-        tokens=TokenBatch(
-            ids=torch.cat([tokens.ids, ids]),
-            positions=torch.cat([tokens.positions, positions], 1),
-            target=torch.cat([tokens.target, target]),
-            images=(np.zeros((side, side, 3), np.uint8),),
-        ),
-    )
-
-
-def _names(components: Any) -> list[str]:
-    if components is None:
-        return []
-    return [components] if isinstance(components, str) else list(components)
+def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _cast_to_weight(module: torch.nn.Linear, inputs: tuple[Tensor]) -> tuple[Tensor]:

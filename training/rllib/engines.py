@@ -1,8 +1,8 @@
-"""vLLM engines as Ray actors: where they run, that they are alive, and that they have the current weights.
+"""vLLM engines as Ray actors: where they run, that they are alive, that they have the weights; and how to reach them.
 
     group = EngineGroup.start("models/Qwen2.5-VL-7B", EngineRecipe(kind="vllm", num_engines=4))
     group.push(weights, version=3)
-    engine = RemoteEngine(group.handles())          # in any process
+    engine = RemoteEngine(group.handles, weights_version=3)          # in any process
 
 An engine that dies is started again by Ray. It begins with the checkpoint it was made from, fetches the weights that
 were pushed last from the `WeightStore`, and completes nothing before: every request says which version it wants.
@@ -13,10 +13,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import weakref
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
@@ -27,9 +29,11 @@ from pxr_agents.checkpoint import read_checkpoint
 from pxr_agents.engines.vllm import DeadEngineError, EngineError, StaleWeightsError, StartArguments
 from pxr_agents.types import Completion, Request, Sampling
 from training.config import EngineRecipe
-from training.rllib.remote_engine import EngineHandles
 
+# Seconds before a call goes out again whose engine died or waits for weights.
 RETRY_AFTER = 0.5
+# Engines that may die of (or during) one request before it is given up.
+MAX_DEATHS = 3
 
 
 class WeightStore:
@@ -48,13 +52,7 @@ class WeightStore:
 
 
 class EngineActor:
-    """One vLLM engine in a Ray actor. It starts at the first call, and again after a restart.
-
-    Args:
-        path: the checkpoint.
-        arguments: how to start vLLM.
-        store: handle of the group's `WeightStore`.
-    """
+    """One vLLM engine in a Ray actor. It starts at the first call, and again after a restart."""
 
     def __init__(self, path: str, arguments: StartArguments, store: Any) -> None:
         self._path, self._arguments, self._store = path, arguments, store
@@ -100,10 +98,6 @@ class EngineActor:
         except DeadEngineError:
             os._exit(1)
 
-    async def cache_counts(self) -> dict[str, int]:
-        """As `VLLMEngine.cache_counts`."""
-        return dict((await self._started()).cache_counter.counts)
-
     async def transfer(self, step: str, *arguments: Any) -> None:
         """One step of a weight transfer: "open", "begin", "receive" or "end" (see `AsyncCore`)."""
         await getattr(await self._started(), f"{step}_transfer")(*arguments)
@@ -128,15 +122,10 @@ class EngineActor:
 
 
 class EngineGroup:
-    """The engines of a run, and its owner. Make one with `start`, and `close` it.
-
-    Attributes:
-        weights_version: of the weights pushed last.
-    """
+    """The engines of a run, and their owner. Make one with `start`, and `close` it."""
 
     def __init__(self, path: str, recipe: EngineRecipe, placement: PlacementGroup) -> None:
         self._path, self._recipe, self._placement = path, recipe, placement
-        self.weights_version = 0
         self._store: Any = ray.remote(WeightStore).options(num_cpus=0).remote()
         engine_class: Any = ray.remote(EngineActor)
         # Handles of CUDA memory travel pickled to vLLM's processes.
@@ -185,36 +174,20 @@ class EngineGroup:
     def gpus_per_engine(self) -> int:
         return self._recipe.vllm.tensor_parallel_size
 
+    @property
     def handles(self) -> EngineHandles:
-        """What clients need, with the current version of the weights."""
-        return EngineHandles(self._path, tuple(self.actors), self.weights_version, self._recipe.turn_timeout)
+        """What clients need."""
+        return EngineHandles(self._path, tuple(self.actors), self._recipe.turn_timeout)
 
     def push(self, weights: Mapping[str, Tensor], version: int) -> None:
-        """Give every engine new weights (a whole state dict on the CPU) and wait until all have them.
-
-        Raises:
-            EngineError: an engine did not take them within the timeout, not even after a restart.
-        """
+        """Give every engine new weights (a whole state dict on the CPU) and wait until all have them."""
         ray.get(self._store.put.remote(version, [ray.put(dict(weights))]), timeout=self._recipe.timeout)
-        self.weights_version = version
         self._call_all("refresh")
-
-    def announce(self, version: int) -> None:
-        """The engines got weights by a transfer (see `weight_sync.TransferSync`)."""
-        self.weights_version = version
 
     def check(self, timeout: float = 60.0) -> None:
-        """Restart engines that died or do not answer within `timeout` seconds, with the current weights.
-
-        Raises:
-            EngineError: an engine did not come back.
-        """
+        """Restart engines that died or do not answer within `timeout` seconds, with the current weights."""
         self._call_all("check_health", first_timeout=timeout)
         self._call_all("refresh")
-
-    def cache_counts(self) -> list[dict[str, int]]:
-        """vLLM's counts of its caches, by engine."""
-        return list(self._call_all("cache_counts").values())
 
     def close(self) -> None:
         """Stop all engines and free their place."""
@@ -223,7 +196,11 @@ class EngineGroup:
         remove_placement_group(self._placement)
 
     def _call_all(self, method: str, *arguments: Any, first_timeout: float | None = None) -> dict[int, Any]:
-        """Call all engines; those that hang are killed, restarted and asked again. Returns the results by engine."""
+        """Results of all engines by number; those that hang are killed, restarted and asked again.
+
+        Raises:
+            EngineError: one did not answer after that, either.
+        """
         everybody = range(len(self.actors))
         results = self._call(everybody, method, arguments, first_timeout or self._recipe.timeout)
         hung = [k for k in everybody if k not in results]
@@ -255,3 +232,163 @@ class EngineGroup:
                     time.sleep(RETRY_AFTER)
                     calls[k] = getattr(self.actors[k], method).remote(*arguments)
         return results
+
+
+class Router:
+    """Which engine a conversation belongs to: the one it began with, which has its prefix in its cache.
+
+    A new one goes where the fewest are; of equals `first` comes first, so that clients begin with different engines.
+    """
+
+    def __init__(self, num_engines: int, first: int = 0) -> None:
+        self._order = [(first + k) % num_engines for k in range(num_engines)]
+        self._homes: dict[int, int] = {}
+
+    def route(self, key: int, avoid: Collection[int] = ()) -> int:
+        """Its own engine, or from now on another one if its own is to be avoided."""
+        candidates = [engine for engine in self._order if engine not in avoid] or self._order
+        if self._homes.get(key) not in candidates:
+            self._homes.pop(key, None)
+            crowd = list(self._homes.values())
+            self._homes[key] = min(candidates, key=crowd.count)
+        return self._homes[key]
+
+    def forget(self, key: int) -> None:
+        self._homes.pop(key, None)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineHandles:
+    """What a client needs to reach the engines of a group; may be sent to any process.
+
+    Attributes:
+        path: the checkpoint, for its tokenizer.
+        timeout: seconds without any completion after which a client gives up.
+    """
+
+    path: str
+    actors: tuple[Any, ...]
+    timeout: float
+
+
+@dataclass(slots=True)
+class _Turn:
+    """A request under way."""
+
+    request: Request
+    sampling: Sampling
+    engine: int = -1
+    deaths: int = 0
+    not_before: float = 0.0
+
+
+class RemoteEngine:
+    """An `Engine` whose work is done by the actors of an `EngineGroup`. It needs a tokenizer, and no weights.
+
+    Args:
+        handles: of the group.
+        weights_version: what to sample with; engines with other weights complete nothing.
+        first: as for `Router`.
+    """
+
+    def __init__(self, handles: EngineHandles, *, weights_version: int = 0, first: int = 0) -> None:
+        self._handles = handles
+        self._router = Router(len(handles.actors), first)
+        self._in_flight: dict[ray.ObjectRef, _Turn] = {}
+        self._waiting: list[_Turn] = []
+        self._images: dict[int, ray.ObjectRef] = {}
+        self._dead: dict[int, ray.ObjectRef] = {}
+        self.weights_version = weights_version
+
+    def submit(self, request: Request, sampling: Sampling) -> None:
+        # The engine finds positions by itself. Every image goes to the object store once.
+        light = replace(
+            request, positions=np.zeros((3, 0), np.int32), images=[self._image(image) for image in request.images]
+        )
+        self._send(_Turn(light, sampling))
+
+    def collect(self) -> list[tuple[int, Completion]]:
+        """Whatever is finished, after waiting for one turn at least; nothing if nothing was submitted.
+
+        What an engine owed that died is asked of another one, or of the same one once it is up again if it is alone.
+
+        Raises:
+            EngineError: nothing was finished within the timeout, or engines kept dying.
+            ray.exceptions.RayTaskError: what a request itself made an engine raise (it does not fit, say).
+        """
+        deadline = time.monotonic() + self._handles.timeout
+        while self._in_flight or self._waiting:
+            self._revive()
+            self._send_waiting()
+            refs = list(self._in_flight)
+            if refs:
+                ray.wait(refs, timeout=RETRY_AFTER)
+                ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+                completions = [done for ref in ready if (done := self._take(ref)) is not None]
+                if completions:
+                    return completions
+            else:
+                time.sleep(RETRY_AFTER / 10)
+            if time.monotonic() > deadline:
+                raise EngineError(
+                    f"{len(self._in_flight) + len(self._waiting)} turns are under way and none was finished within "
+                    f"engine.turn_timeout={self._handles.timeout:g} s. Engines hang, or do not get weights of version "
+                    f"{self.weights_version}"
+                )
+        return []
+
+    def forget(self, key: int) -> None:
+        self._router.forget(key)
+
+    def _image(self, image: np.ndarray) -> ray.ObjectRef:
+        key = id(image)
+        if key not in self._images:
+            self._images[key] = ray.put(image)
+            weakref.finalize(image, self._images.pop, key, None)
+        return self._images[key]
+
+    def _send(self, turn: _Turn) -> None:
+        turn.engine = self._router.route(turn.request.key, self._dead)
+        actor = self._handles.actors[turn.engine]
+        ref = actor.complete.remote(turn.request, turn.sampling, self.weights_version)
+        self._in_flight[ref] = turn
+
+    def _revive(self) -> None:
+        """Count those engines again that answer after a restart; the question alone makes them start."""
+        for engine, answer in list(self._dead.items()):
+            if ray.wait([answer], timeout=0)[0]:
+                try:
+                    ray.get(answer)
+                    del self._dead[engine]
+                except RayActorError:
+                    self._dead[engine] = self._handles.actors[engine].check_health.remote()
+
+    def _send_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for turn in waiting:
+            if turn.not_before > time.monotonic():
+                self._waiting.append(turn)
+            else:
+                self._send(turn)
+
+    def _take(self, ref: ray.ObjectRef) -> tuple[int, Completion] | None:
+        """The completion of a finished call; None if it has to be asked for again."""
+        turn = self._in_flight.pop(ref)
+        try:
+            completion: Completion = ray.get(ref)
+        except StaleWeightsError:
+            pass
+        except RayActorError as error:
+            if turn.engine not in self._dead:
+                # Only the first to notice counts it; calls to an engine while it starts fail, too, and are no deaths.
+                self._dead[turn.engine] = self._handles.actors[turn.engine].check_health.remote()
+                turn.deaths += 1
+            if turn.deaths >= MAX_DEATHS:
+                raise EngineError(
+                    f"{turn.deaths} engines died while they completed conversation {turn.request.key}: {error}"
+                ) from error
+        else:
+            return turn.request.key, completion
+        turn.not_before = time.monotonic() + RETRY_AFTER
+        self._waiting.append(turn)
+        return None

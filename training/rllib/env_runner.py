@@ -20,13 +20,13 @@ from pxr_agents.agents import VLMAgent
 from pxr_agents.chat import ChatFormat
 from pxr_agents.checkpoint import read_checkpoint
 from pxr_agents.engines.transformers import TransformersEngine
-from pxr_agents.noise import episode_seed
+from pxr_agents.groups import Group, group_jobs, settle
 from pxr_agents.rollout import rollout
-from pxr_agents.types import Episode, Job, Sampling
+from pxr_agents.types import Episode, Sampling
 from pxr_env.env import VisualReasoningEnv
-from training.batch import Group, group_bytes, settle
+from training.batch import group_bytes
 from training.probes import ProbePlan, make_env
-from training.rllib.remote_engine import EngineHandles, RemoteEngine
+from training.rllib.engines import EngineHandles, RemoteEngine
 from training.watchdog import StuckEnvironmentError, Watchdog
 
 
@@ -80,12 +80,12 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
 
     def __init__(self, *, config: Any, **kwargs: Any) -> None:
         super().__init__(config=config, **kwargs)
-        self.weights_version = 0
         # With remote runners the local one exists only to describe spaces and state: it needs no model.
         self._samples = self.worker_index != 0 or config.num_env_runners == 0
         if self._samples and self.worker_index != 0:
             torch.set_num_threads(config.threads_per_env_runner)
         self.module: Any = None
+        self._engine: Any = None
         self._chat: ChatFormat | None = None
         self._kept: dict[str, Group] = {}
         self._watchdog = Watchdog(config.ppo.env_timeout)
@@ -108,11 +108,15 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         self.module = spec.build()
         self._use(TransformersEngine(self.module.vlm), self.module.vlm.chat)
 
-    def connect(self, engines: EngineHandles) -> None:
-        """Sample with the engines of a group, and the weights they have now."""
+    def connect(self, engines: EngineHandles, weights_version: int) -> None:
+        """Sample with the engines of a group, and with weights of that version."""
         self._chat = self._chat or read_checkpoint(engines.path).chat
-        self._use(RemoteEngine(engines, first=self.worker_index), self._chat)
-        self.weights_version = engines.weights_version
+        self._use(RemoteEngine(engines, weights_version=weights_version, first=self.worker_index), self._chat)
+
+    @property
+    def weights_version(self) -> int:
+        """Of the weights that its engine samples with."""
+        return 0 if self._engine is None else self._engine.weights_version
 
     def _use(self, engine: TransformersEngine | RemoteEngine, chat: ChatFormat) -> None:
         ppo, task = self.config.ppo, cast(VisualReasoningEnv, self.env.unwrapped)
@@ -144,61 +148,44 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         """
         ppo = self.config.ppo
         self._grow_envs(len(sample_ids) * ppo.group_size)
-        self._engine.set_weights_version(self.weights_version)
         self._kept = {}
+        # Said to every rollout: the wrapper would decide by itself where nothing is said.
+        told = (probes or {}) if ppo.probes.enabled else None
+        jobs = group_jobs(sample_ids, ppo.group_size, seed=seed, probes=told)
         try:
             with self._watchdog:
-                episodes = rollout(self.envs, self._agent, self._jobs(sample_ids, seed, probes or {}))
+                episodes = rollout(self.envs, self._agent, jobs)
         except StuckEnvironmentError:
             # Who knows what state they are in. They are not closed: that could hang as well.
             self.make_env()
             if self.module is not None:
+                version = self.weights_version
                 self._use(TransformersEngine(self.module.vlm), self.module.vlm.chat)
+                self._engine.set_weights_version(version)
             raise
-        sampled = []
-        for k, sample_id in enumerate(sample_ids):
-            members = episodes[k * ppo.group_size : (k + 1) * ppo.group_size]
-            start = time.perf_counter()
-            group = settle(
-                Group(sample_id=sample_id, episodes=members),
-                preset=ppo.curiosity.preset,
-                overrides=ppo.curiosity.overrides,
-            )
-            settled = time.perf_counter() - start
-            light = [replace(episode, tokens=None) for episode in group.episodes]
-            # Only what leaves this process goes through the object store.
-            stays = self.worker_index == 0 and self.config.num_learners == 0
-            remote = self.worker_index != 0
-            if remote:
-                self._kept[sample_id] = group
-            sampled.append(
-                SampledGroup(
-                    sample_id,
-                    group if stays else None if remote else ray.put(group),
-                    light,
-                    self.worker_index,
-                    moved_bytes=0 if stays else group_bytes(group),
-                    settle_seconds=settled,
-                    n_tokens=sum(len(episode.tokens.ids) for episode in members if episode.tokens),
-                    n_action_ids=sum(int(episode.tokens.action.sum()) for episode in members if episode.tokens),
-                )
-            )
-        return sampled
+        start = time.perf_counter()
+        curiosity = ppo.curiosity
+        groups = settle(episodes, ppo.group_size, preset=curiosity.preset, overrides=curiosity.overrides)
+        settled = (time.perf_counter() - start) / len(groups)
+        return [self._sampled(group, settled) for group in groups]
 
-    def _jobs(self, sample_ids: Sequence[str], seed: Sequence[int], probes: ProbePlan) -> list[Job]:
-        ppo = self.config.ppo
-        nobody: list[str | None] = [None] * ppo.group_size
-        return [
-            # Said to every rollout: the wrapper would decide by itself where nothing is said.
-            Job(
-                sample_id=sample_id,
-                seed=episode_seed(tuple(seed), sample_id, member),
-                group=k,
-                options={"probe": operation} if ppo.probes.enabled else {},
-            )
-            for k, sample_id in enumerate(sample_ids)
-            for member, operation in enumerate(probes.get(sample_id, nobody))
-        ]
+    def _sampled(self, group: Group, settle_seconds: float) -> SampledGroup:
+        """The group as the driver gets it: only what leaves this process goes through the object store."""
+        stays = self.worker_index == 0 and self.config.num_learners == 0
+        remote = self.worker_index != 0
+        if remote:
+            self._kept[group.sample_id] = group
+        tokens = [episode.tokens for episode in group.episodes if episode.tokens]
+        return SampledGroup(
+            group.sample_id,
+            group if stays else None if remote else ray.put(group),
+            [replace(episode, tokens=None) for episode in group.episodes],
+            self.worker_index,
+            moved_bytes=0 if stays else group_bytes(group),
+            settle_seconds=settle_seconds,
+            n_tokens=sum(len(each.ids) for each in tokens),
+            n_action_ids=sum(int(each.action.sum()) for each in tokens),
+        )
 
     def hand_over(self, sample_ids: Sequence[str]) -> tuple[Any, ...]:
         """None, and the groups of these samples, which are forgotten here.
@@ -230,19 +217,13 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         if isinstance(weights, ray.ObjectRef):
             weights = ray.get(weights)
         self.module.set_state(weights.get(DEFAULT_MODULE_ID, weights))
-        self.weights_version = state.get(WEIGHTS_SEQ_NO, self.weights_version)
+        self._engine.set_weights_version(state.get(WEIGHTS_SEQ_NO, self.weights_version))
 
     def get_metrics(self) -> Any:
         return self.metrics.reduce()
 
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[()], dict[str, Any]]:
         return (), {"config": self.config}
-
-    def get_checkpointable_components(self) -> list[Any]:
-        return []
-
-    def get_metadata(self) -> dict[str, Any]:
-        return dict(Checkpointable.get_metadata(self))
 
     def assert_healthy(self) -> None:
         assert self.envs, "the environments were not made"

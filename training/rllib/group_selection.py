@@ -10,8 +10,9 @@ import numpy as np
 import ray
 from ray.rllib.core.learner.training_data import TrainingData
 
+from pxr_agents.groups import Group
 from pxr_agents.types import Episode
-from training.batch import NO_ADVANTAGE, Group, balanced, episode_advantages, group_bytes
+from training.batch import NO_ADVANTAGE, balanced, episode_advantages, group_bytes
 from training.config import PPORecipe
 from training.replay import ReplayBuffer
 from training.rllib.env_runner import SampledGroup

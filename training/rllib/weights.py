@@ -1,24 +1,27 @@
-"""Weights and checkpoints out of a learner group, whose learners may hold but a part of them each.
+"""Weights and checkpoints out of a learner group, whose learners may hold but a part of them each, and into engines.
 
 What is sharded is gathered by all learners together; whatever asks one learner alone would wait forever.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import ray
 import torch
 import torch.distributed
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from torch import Tensor
 
+from pxr_agents.checkpoint import published_weights
 from training.config import PPORecipe
 from training.deepspeed_engine import gathered
 from training.lora import adapter_weights, export_model, plain_weights
+from training.rllib.engines import EngineGroup
 
 SHARDS = "shards"
 
@@ -61,17 +64,9 @@ def learner_version(learner_group: Any) -> int:
 
 
 def export(learner_group: Any, recipe: PPORecipe, path: Path) -> None:
-    """Write the trained model as a plain checkpoint directory, which everything loads; adapters are merged into it.
-
-    The adapters alone are in its folder `adapter`.
-
-    Args:
-        learner_group: all of its learners are alive.
-        recipe: of the run.
-        path: the directory.
-    """
-    adapters: dict[str, Any] = _from_first(learner_group, _named_adapters) if recipe.learner.lora_rank else {}
-    named = {name: torch.as_tensor(tensor) for name, tensor in adapters.items()}
+    """Write the trained model as `training.lora.export_model` does; all learners are alive."""
+    adapters = _from_first(learner_group, _named_adapters) if recipe.learner.lora_rank else {}
+    named = {name: torch.as_tensor(x) for name, x in adapters.items()}
     export_model(recipe, learner_weights(learner_group), named, path)
 
 
@@ -124,3 +119,119 @@ def _portable(tensor: Tensor) -> np.ndarray | Tensor:
     """A copy that travels well: Ray shares arrays between processes without copies. numpy has no bfloat16."""
     copy = tensor.detach().to("cpu", copy=True)
     return copy if copy.dtype == torch.bfloat16 else np.asarray(copy.numpy())
+
+
+class WeightSync:
+    """Gives engines the learners' weights.
+
+    | way | learners and engines | what happens |
+    |---|---|---|
+    | "none" | anywhere, CPUs too | whole, through Ray's object store; engines reload them from shared memory |
+    | "nccl" | GPUs of their own | learner rank 0 broadcasts to all engines, GPU to GPU, by vLLM's weight transfer |
+    | "ipc" | the same GPUs | engines map the learner's memory, by vLLM's weight transfer |
+
+    Transfers are written against vLLM 0.32.
+
+    Args:
+        engines: of the run.
+        way: what `engine.vllm.weight_transfer` names.
+    """
+
+    def __init__(self, engines: EngineGroup, way: Literal["none", "nccl", "ipc"]) -> None:
+        self._engines, self._way = engines, way
+        self._opened = False
+
+    def sync(self, learner_group: Any, version: int) -> int:
+        """Returns once every engine has them, and completes with them as `version`: the bytes of one copy."""
+        if self._way == "none":
+            weights = learner_weights(learner_group)
+            self._engines.push(weights, version)
+            return sum(tensor.nbytes for tensor in weights.values())
+        if not self._opened:
+            way, actors, gpus = self._way, tuple(self._engines.actors), self._engines.gpus_per_engine
+            address = on_learners(learner_group, _free_address)[0]
+            on_learners(learner_group, lambda learner: _open(learner, way, actors, gpus, address))
+            self._opened = True
+        return int(max(on_learners(learner_group, lambda learner: _send(learner, version))))
+
+
+class ActorsClient:
+    """What vLLM's sender calls on the engines' side: every step on all engines at once.
+
+    Args:
+        actors: the engine actors.
+        gpus: of each engine; its ranks follow those of the engines before it.
+        timeout: seconds a step may take.
+
+    Attributes:
+        version: of the weights that are sent next.
+    """
+
+    def __init__(self, actors: Sequence[Any], gpus: int, *, timeout: float = 600.0) -> None:
+        self.actors, self.gpus, self.timeout = actors, gpus, timeout
+        self.version = 0
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        infos = [dict(init_info) for _ in self.actors]
+        for k, info in enumerate(infos):
+            if "rank_offset" in info:
+                info["rank_offset"] += k * self.gpus
+        self._get([actor.transfer.remote("open", info) for actor, info in zip(self.actors, infos, strict=True)])
+
+    def start_weight_update(self) -> None:
+        self._get([actor.transfer.remote("begin") for actor in self.actors])
+
+    def update_weights(self, update_info: Any) -> None:
+        self._get([actor.transfer.remote("receive", update_info) for actor in self.actors])
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        self._get([actor.transfer.remote("end", self.version) for actor in self.actors])
+
+    def _get(self, calls: list[Any]) -> None:
+        ray.get(calls, timeout=self.timeout)
+
+
+def _open(
+    learner: Any, backend: Literal["nccl", "ipc"], actors: tuple[Any, ...], gpus: int, address: tuple[str, int]
+) -> None:
+    """Runs on every learner."""
+    import torch.distributed
+
+    from pxr_agents.engines.vllm.transfer import Rendezvous, open_sender
+
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    host, port = address
+    learner.weight_client = ActorsClient(actors, gpus)
+    learner.weight_sender = open_sender(
+        backend,
+        rank=rank,
+        client=learner.weight_client,
+        named_weights=lambda: _counted(learner),
+        rendezvous=Rendezvous(address=host, port=port, world_size=1 + gpus * len(actors)),
+    )
+
+
+def _counted(learner: Any) -> Iterator[tuple[str, Tensor]]:
+    """The weights of a learner as checkpoints have them; it counts their bytes in `sent_bytes`."""
+    learner.sent_bytes = 0
+    model_type = learner.module[DEFAULT_MODULE_ID].unwrapped().model.config.model_type
+    for name, tensor in published_weights(model_type, named_weights(learner)):
+        learner.sent_bytes += tensor.nbytes
+        yield name, tensor
+
+
+def _send(learner: Any, version: int) -> int:
+    """Runs on every learner, in step. Returns the bytes that went through it."""
+    learner.weight_client.version = version
+    learner.sent_bytes = 0
+    learner.weight_sender.send_weights()
+    return int(learner.sent_bytes)
+
+
+def _free_address(learner: Any) -> tuple[str, int]:
+    """An address of the node of this learner and a port that is free there."""
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("", 0))
+        return ray.util.get_node_ip_address(), int(free.getsockname()[1])

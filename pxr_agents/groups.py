@@ -1,0 +1,98 @@
+"""Groups: the rollouts of one sample, which are compared with each other. Curiosity is settled where they are made.
+
+jobs = group_jobs(["train-0", "train-1"], 8, seed=(0, 3))
+groups = settle(rollout(envs, agent, jobs), 8)      # two groups of eight
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pxr_agents.noise import episode_seed
+from pxr_agents.statistics import term_returns
+from pxr_agents.types import Episode, Job
+from pxr_env.curiosity import settle_group
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """The episodes of one sample; the unit that travels, is settled, trained on, and resampled when lost."""
+
+    sample_id: str
+    episodes: list[Episode]
+
+
+def group_jobs(
+    sample_ids: Sequence[str],
+    size: int,
+    *,
+    seed: Sequence[int],
+    probes: Mapping[str, Sequence[str | None]] | None = None,
+) -> list[Job]:
+    """`size` rollouts of each sample, group after group.
+
+    Args:
+        sample_ids: the samples.
+        size: rollouts of each.
+        seed: numbers that the noise follows from, with each sample and member of a group.
+        probes: sample -> of each rollout the operation it is made to begin with, or None; by default the environments,
+            which need no wrapper for it, are told nothing.
+    """
+    return [
+        Job(
+            sample_id=sample_id,
+            seed=episode_seed(tuple(seed), sample_id, member),
+            group=k,
+            options={} if probes is None else {"probe": probes[sample_id][member] if sample_id in probes else None},
+        )
+        for k, sample_id in enumerate(sample_ids)
+        for member in range(size)
+    ]
+
+
+def settle(
+    episodes: Sequence[Episode], size: int, *, preset: str = "paper", overrides: Mapping[str, float | str] | None = None
+) -> list[Group]:
+    """Groups of `size` consecutive episodes, with the curiosity terms of each group added (`settle_group`).
+
+    What a settlement changes is known only when all episodes are over, so it is earned by each one's last turn.
+
+    Args:
+        episodes: group after group, as `group_jobs` has them.
+        size: of a group.
+        preset, overrides: the curiosity formula and its constants (`pxr_env.curiosity.curiosity_formula`).
+
+    Raises:
+        ValueError: an episode has no turn, since not even the question left room for one.
+    """
+    constants: dict[str, Any] = dict(overrides or {})
+    groups = []
+    for start in range(0, len(episodes), size):
+        members = episodes[start : start + size]
+        settled = settle_group(
+            [episode.n_operations for episode in members],
+            [term_returns(episode) for episode in members],
+            unrepaired=[episode.unrepaired for episode in members],
+            probed=[episode.probe is not None for episode in members],
+            preset=preset,
+            **constants,
+        )
+        with_terms = [_with_terms(episode, terms) for episode, terms in zip(members, settled, strict=True)]
+        groups.append(Group(sample_id=members[0].sample_id, episodes=with_terms))
+    return groups
+
+
+def _with_terms(episode: Episode, terms: Mapping[str, float]) -> Episode:
+    """A copy whose last turn makes the episode's terms add up to `terms`."""
+    if not episode.steps:
+        raise ValueError(
+            f"sample {episode.sample_id!r} with its images leaves no room for a turn of max_tokens in the engine's "
+            f"context; expected room for one turn at least. Raise max_model_len and images_per_prompt of the engine, "
+            f"or make turns, images or the question smaller."
+        )
+    *earlier, last = episode.steps
+    before = term_returns(replace(episode, steps=earlier))
+    own = {name: value - before.get(name, 0.0) for name, value in terms.items()}
+    return replace(episode, steps=[*earlier, replace(last, reward_terms=own, reward=sum(own.values()))])

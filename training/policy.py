@@ -1,0 +1,97 @@
+"""The policy that is trained: a VLM with its adapters, and a value head if there is a critic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pxr_agents.vlm import VLM, token_distributions
+from training.batch import Bucket
+from training.config import LearnerRecipe, PPORecipe
+from training.lora import add_adapters
+from training.objective import ENTROPY, LOGPROBS, VALUES
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Policy:
+    """Called with the buckets of a minibatch, it returns what it says of their T action ids, in the buckets' order:
+    LOGPROBS, ENTROPY and, with a critic, VALUES, each (T,).
+
+    Attributes:
+        vlm: the model.
+        value_head: of the critic, on the last hidden state of each id; it starts at 0.
+        temperature: of sampling.
+        autocast: computes in bfloat16 with float32 weights.
+    """
+
+    vlm: VLM
+    value_head: torch.nn.Linear | None = None
+    temperature: float = 1.0
+    autocast: bool = False
+
+    @classmethod
+    def load(
+        cls,
+        path: str,
+        *,
+        critic: bool = False,
+        temperature: float = 1.0,
+        learner: LearnerRecipe | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> Policy:
+        """Load a checkpoint; `learner` says how it is trained, and `seed` draws its adapters."""
+        vlm = VLM.from_pretrained(path, device=device)
+        head = torch.nn.Linear(vlm.model.config.text_config.hidden_size, 1).to(device) if critic else None
+        if head is not None:
+            torch.nn.init.zeros_(head.weight)
+            torch.nn.init.zeros_(head.bias)
+        if learner is not None and learner.lora_rank:
+            add_adapters(vlm.model, learner, seed=seed)
+        if learner is not None and learner.gradient_checkpointing:
+            vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # DeepSpeed has bfloat16 weights and float32 ones beside them; DDP has float32 ones and rounds as it computes.
+        autocast = learner is not None and learner.kind == "ddp" and learner.dtype == "bfloat16"
+        return cls(vlm=vlm, value_head=head, temperature=float(temperature), autocast=autocast)
+
+    def __call__(self, batch: Sequence[Bucket]) -> dict[str, Tensor]:
+        parts: dict[str, list[Tensor]] = {LOGPROBS: [], ENTROPY: [], VALUES: []}
+        with torch.autocast(self.vlm.device.type, torch.bfloat16, enabled=self.autocast):
+            for bucket in batch:
+                ids, logprobs, hidden = token_distributions(self.vlm, bucket.tokens, self.temperature)
+                chosen = logprobs.gather(1, ids[:, None])[:, 0]
+                if not bucket.tokens.images:
+                    chosen = chosen + self._vision_zero()
+                parts[LOGPROBS].append(chosen)
+                # Banned ids have log-probability -inf and probability 0: their product counts as 0.
+                parts[ENTROPY].append(-(logprobs.exp() * logprobs.clamp(min=-1e4)).sum(-1))
+                if self.value_head is not None:
+                    parts[VALUES].append(self.value_head(hidden.float())[:, 0])
+        return {name: torch.cat(tensors) for name, tensors in parts.items() if tensors}
+
+    def _vision_zero(self) -> Tensor:
+        """0, computed by the vision tower from an image of one token.
+
+        Rows without images would leave the tower out of a learner's graph, and the others, which wait for its
+        gradients (DDP) or for its part of the weights (ZeRO-3), would wait forever.
+        """
+        side = self.vlm.chat.image_unit
+        encoded = self.vlm.encode_images([np.zeros((side, side, 3), np.uint8)])
+        layers = [encoded.pooler_output, *(encoded.get("deepstack_features") or [])]
+        return 0.0 * sum(features.float().sum() for layer in layers for features in layer)
+
+
+def policy_arguments(recipe: PPORecipe) -> dict[str, Any]:
+    """Arguments of `Policy.load` for the policy that a recipe trains."""
+    return {
+        "path": recipe.model,
+        "critic": recipe.advantage == "gae",
+        "temperature": recipe.temperature,
+        "learner": recipe.learner,
+        "seed": recipe.seed,
+    }

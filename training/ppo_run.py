@@ -1,0 +1,206 @@
+"""What belongs to a run of PPO, whichever trainer runs it: its books, and its way from the newest checkpoint on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pxr_agents.statistics import episode_statistics
+from pxr_agents.types import Episode
+from training.alarm import AlarmRule, AlarmState, Notice, usage_rates, watch_usage
+from training.config import PPORecipe
+from training.cursor import SampleCursor
+from training.errors import RESUME, NonFiniteError, TrainingError
+from training.faults import Fault, FaultLog
+from training.logs import RunLog, WandbLog, open_wandb
+from training.preflight import check_start
+from training.probes import ProbePlanner
+from training.run_directory import Interrupted, RunDirectory, stop_signal
+
+# What may change between the starts of one run.
+FREE_KEYS = frozenset({
+    "iterations", "checkpoint_every", "wandb", "episode_table_every", "episode_table_size", "alarm_rate",
+    "alarm_iterations", "num_env_runners", "num_learners", "max_envs_per_runner", "num_cpus_per_env_runner",
+    "num_cpus_per_learner", "num_gpus_per_learner", "learner.gradient_checkpointing", "learner.micro_batch_tokens",
+    "rollout_timeout", "engine.timeout", "engine.turn_timeout", "env_timeout", "learner_timeout", "max_restarts",
+})  # fmt: skip
+
+OnIteration = Callable[[dict[str, float]], None]
+
+
+class Books:
+    """What a trainer remembers between iterations: which samples had their turn, what was used, and the alarm.
+
+    Args:
+        recipe: of the run.
+        env: the environment, for its data and its operations.
+
+    Attributes:
+        notices: what the alarm has to say of the latest iteration (see `training.alarm`).
+    """
+
+    def __init__(self, recipe: PPORecipe, env: Any) -> None:
+        self._rule = AlarmRule(rate=recipe.alarm_rate, iterations=recipe.alarm_iterations)
+        data = env.unwrapped.data
+        self.cursor = SampleCursor(data.sample_ids(), seed=recipe.seed)
+        self.probes = ProbePlanner(recipe, env)
+        self.alarm = AlarmState()
+        self.notices: list[Notice] = []
+        self._n_bad_rows = len(getattr(data, "skipped", ()))
+
+    def count(self, episodes: Sequence[Episode], iteration: int) -> dict[str, float]:
+        """Count the episodes of an iteration (from 0); returns what is to be said of them."""
+        self.probes.count(episodes, iteration)
+        self.alarm, self.notices = watch_usage(self.alarm, episodes, iteration=iteration + 1, rule=self._rule)
+        return {
+            "iteration": float(iteration + 1),
+            **self.probes.metrics(),
+            **episode_statistics(episodes),
+            **usage_rates(episodes),
+            **self.alarm.flags(),
+            **({"data/bad_rows": float(self._n_bad_rows)} if self._n_bad_rows else {}),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        probes = self.probes.state_dict()
+        return {"cursor": self.cursor.state_dict(), "probes": probes, "alarm": self.alarm.to_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.cursor.load_state_dict(state["cursor"])
+        self.probes.load_state_dict(state["probes"])
+        self.alarm = AlarmState.from_dict(state["alarm"])
+
+
+class Trainer(Protocol):
+    """What a `PPORun` runs: `train` is one iteration, `export` writes the model as a plain checkpoint.
+
+    Attributes:
+        iteration: how many are done.
+        last_iteration: numbers of the latest one, unsmoothed.
+        last_episodes: its episodes.
+        last_notices: what the alarm has to say of it.
+        last_faults: what was lost, hung or was left out in it; of one under way, so far.
+    """
+
+    iteration: int
+    last_iteration: dict[str, float]
+    last_episodes: list[Episode]
+    last_notices: list[Notice]
+    last_faults: list[Fault]
+
+    def train(self) -> Any: ...
+    def save_to_path(self, path: str) -> Any: ...
+    def restore_from_path(self, path: str) -> None: ...
+    def export(self, path: Path) -> None: ...
+
+
+@dataclass
+class PPORun:
+    """A run in its directory; open one with `open_run`.
+
+    Attributes:
+        faults: where they are written down.
+        iteration: the one under way, from 1.
+    """
+
+    recipe: PPORecipe
+    directory: RunDirectory
+    wandb: WandbLog
+    stop_requested: Callable[[], bool]
+    on_iteration: OnIteration | None
+    iteration: int = 0
+    _told: int = 0
+
+    def __post_init__(self) -> None:
+        self.faults = FaultLog(self.directory.faults)
+
+    def train(self, trainer: Trainer) -> None:
+        """Go on from the newest checkpoint, if there is one, to the end.
+
+        Raises:
+            TrainingError: it would come to the same point again.
+            Interrupted: it was asked to stop.
+        """
+        newest = self.directory.newest_checkpoint()
+        if newest is not None:
+            trainer.restore_from_path(str(newest.absolute()))
+        with self.directory.writing(self.directory.metrics):
+            opened = RunLog(self.recipe, self.directory.out, wandb=self.wandb, keep=trainer.iteration)
+        try:
+            with closing(opened) as log:
+                for past in log.past:
+                    self._tell(past)
+                while trainer.iteration < self.recipe.iterations:
+                    self._iterate(trainer, log)
+            self.directory.finish(trainer.export)
+        except NonFiniteError as error:
+            raise self._not_finite(error) from error
+        finally:
+            self.faults.write(trainer.last_faults, iteration=self.iteration)
+
+    def _iterate(self, trainer: Trainer, log: RunLog) -> None:
+        recipe, run = self.recipe, self.directory
+        self.iteration = trainer.iteration + 1
+        trainer.train()
+        with run.writing(run.metrics):
+            self.faults.write(trainer.last_faults, iteration=self.iteration)
+            trainer.last_faults = []
+            metrics = log.write(trainer.last_iteration, trainer.last_episodes, trainer.last_notices)
+        self._tell(metrics)
+        done = trainer.iteration >= recipe.iterations
+        if done or self.stop_requested() or trainer.iteration % recipe.checkpoint_every == 0:
+            with log.watch.part("checkpoint"):
+                run.save_checkpoint(trainer.iteration, lambda path: _save(trainer, path))
+        if self.stop_requested() and not done:
+            raise Interrupted(
+                f"Stopped after iteration {trainer.iteration} of {recipe.iterations}; the checkpoint is in "
+                f"{run.checkpoints}. {RESUME}"
+            )
+
+    def _tell(self, metrics: dict[str, float]) -> None:
+        """Iterations that come again after a restart are told once."""
+        if self.on_iteration is not None and metrics["iteration"] > self._told:
+            self._told = int(metrics["iteration"])
+            self.on_iteration(metrics)
+
+    def _not_finite(self, error: NonFiniteError) -> TrainingError:
+        path = self.directory.out / "failed_batch.json"
+        told = {"iteration": self.iteration, "problem": str(error), "batches": error.batches}
+        path.write_text(json.dumps(told, indent=1))
+        newest = self.directory.newest_checkpoint()
+        model = f"model={newest}/model" if newest else "the same model"
+        return TrainingError(
+            f"{error}. No step was made with it; {path} has the whole batch, and {self.directory.newest_saved()}. "
+            f"The same command would come to the same point: start a new run from {model} with a lower lr or "
+            f"max_grad_norm, or without what is wrong with these samples."
+        )
+
+
+def _save(trainer: Trainer, path: Path) -> None:
+    """Write a checkpoint to resume from, and in its folder `model` one that everything loads."""
+    trainer.save_to_path(str(path))
+    trainer.export(path / "model")
+
+
+@contextmanager
+def open_run(recipe: PPORecipe, on_iteration: OnIteration | None = None) -> Iterator[PPORun]:
+    """Claim the directory of a run, and let Ctrl-C and SIGTERM stop it after an iteration, or at once the second time.
+
+    Args:
+        recipe: what to do.
+        on_iteration: called with the metrics of every iteration, those of earlier starts of this run first.
+
+    Raises:
+        FinishedRunError: the run is finished already.
+        ValueError: the directory holds an unfinished run of another recipe, or as `check_start` does.
+        FileNotFoundError: there is no such model.
+    """
+    run = RunDirectory(recipe.out)
+    run.claim(recipe, free_keys=FREE_KEYS)
+    check_start(recipe)
+    with run.interruptible(), stop_signal() as stop_requested, open_wandb(recipe) as wandb:
+        yield PPORun(recipe, run, wandb, stop_requested, on_iteration)
