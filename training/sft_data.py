@@ -22,7 +22,7 @@ import numpy as np
 
 from pxr_agents.chat import ChatFormat, Conversation
 from pxr_agents.types import Observation, Tokens
-from pxr_env.datasets import BadRow, ImagePart, Message, Part, SFTData, TextPart
+from pxr_env.datasets import BadRow, ImagePart, Part, SFTData, TextPart, TraceMessage
 from pxr_env.errors import DataError, show
 from pxr_env.geometry import Quad
 from pxr_env.media import ImageSource, VideoSource, cut, fit_size, uniform_frames
@@ -166,7 +166,7 @@ class Recordings:
             yield cut(source.frame(index), quad, size)
 
 
-def _recording(sample_id: str, messages: Sequence[Message]) -> Recording:
+def _recording(sample_id: str, messages: Sequence[TraceMessage]) -> Recording:
     """A conversation that takes turns: system prompt, user, assistant, user, ..., assistant."""
     rest = list(messages)
     system_prompt = DEFAULT_SYSTEM_PROMPT
@@ -187,7 +187,7 @@ def _recording(sample_id: str, messages: Sequence[Message]) -> Recording:
     return Recording(sample_id=sample_id, system_prompt=system_prompt, exchanges=exchanges)
 
 
-def _text(message: Message) -> str:
+def _text(message: TraceMessage) -> str:
     if not all(isinstance(part, TextPart) for part in message.content):
         kind = "an image" if any(isinstance(part, ImagePart) for part in message.content) else "a video"
         raise DataError(f"a message of {show(message.role)} has {kind}; expected text only")

@@ -2,18 +2,18 @@
 
 from pxr_env.datasets.archives import unpack
 from pxr_env.datasets.benchmarks import HRBench, InfographicVQA, MVBench, TallyQA, VStar
-from pxr_env.datasets.check import Report, check_dataset
+from pxr_env.datasets.check import DataReport, check_dataset
 from pxr_env.datasets.formats import FORMATS, open_dataset, recognize
 from pxr_env.datasets.own_data import JSONL, HuggingFaceData
 from pxr_env.datasets.released import (
     EvaluationData,
     ImagePart,
-    Message,
     Part,
     RLData,
     SFTData,
     TextPart,
     Trace,
+    TraceMessage,
     VideoPart,
 )
 from pxr_env.datasets.rows import BadRow, Dataset, Record, RowWarning
@@ -22,6 +22,7 @@ __all__ = [
     "FORMATS",
     "JSONL",
     "BadRow",
+    "DataReport",
     "Dataset",
     "EvaluationData",
     "HRBench",
@@ -29,16 +30,15 @@ __all__ = [
     "ImagePart",
     "InfographicVQA",
     "MVBench",
-    "Message",
     "Part",
     "RLData",
     "Record",
-    "Report",
     "RowWarning",
     "SFTData",
     "TallyQA",
     "TextPart",
     "Trace",
+    "TraceMessage",
     "VStar",
     "VideoPart",
     "check_dataset",

@@ -26,7 +26,7 @@ _WARNINGS_PRINTED = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class DataReport:
     """What a check found.
 
     Args:
@@ -80,7 +80,7 @@ def check_dataset(
     limit: int | None = None,
     arguments: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
-) -> Report:
+) -> DataReport:
     """Validates a data set and returns what was found; bad rows are no exception here.
 
     Args:
@@ -106,12 +106,12 @@ def check_dataset(
         if not error.bad_rows:
             raise
         bad = tuple(row for row in error.bad_rows if isinstance(row, BadRow))
-        return Report(str(path), name, deep, n_rows=len(bad), n_good=0, bad_rows=bad, warnings=(), counts={})
+        return DataReport(str(path), name, deep, n_rows=len(bad), n_good=0, bad_rows=bad, warnings=(), counts={})
     good: list[Record | Trace] = list(_records(data))
     bad_media = _look_inside(good, deep, progress)
     bad_rows = [*data.skipped, *bad_media.values()]
     good = [record for record in good if record.sample_id not in bad_media]
-    return Report(
+    return DataReport(
         str(path),
         name,
         deep,

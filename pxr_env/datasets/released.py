@@ -133,7 +133,7 @@ Part = TextPart | ImagePart | VideoPart
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Message:
+class TraceMessage:
     """What one side said: its role ("system", "user", "assistant" or "tool") and the parts in order."""
 
     role: str
@@ -153,7 +153,7 @@ class Trace:
     """
 
     sample_id: str
-    messages: tuple[Message, ...]
+    messages: tuple[TraceMessage, ...]
     row: int
     place: str
 
@@ -250,7 +250,7 @@ class SFTData:
         count = self._n_traces[name]
         return name if count == 1 else f"{name}#{count}"
 
-    def _message(self, fields: Fields, number: int, message: object) -> Message:
+    def _message(self, fields: Fields, number: int, message: object) -> TraceMessage:
         if not isinstance(message, Mapping):
             raise RowError(f"message {number} is {show(message)}; expected an object with role and content")
         role, content = message.get("role"), message.get("content")
@@ -260,7 +260,9 @@ class SFTData:
             content = [{"text": content}]
         if not isinstance(content, list) or not content:
             raise RowError(f"the content of message {number} is {show(content)}; expected a list of parts")
-        return Message(role=str(role), content=tuple(self._part(fields, number, *part) for part in enumerate(content)))
+        return TraceMessage(
+            role=str(role), content=tuple(self._part(fields, number, *part) for part in enumerate(content))
+        )
 
     def _part(self, fields: Fields, number: int, position: int, part: object) -> Part:
         # Tables write every kind in every part, null where it does not apply.
