@@ -42,6 +42,7 @@ def test_import_contracts() -> None:
                 "pandas",
             ],
         ),
+        ("pxr_env.testing", ["pytest", "torch", "transformers", "ray", "pyarrow"]),
         ("pxr_agents.rollout", ["torch", "transformers", "ray", "vllm", "pyarrow"]),
         ("pxr_agents.agents", ["torch", "transformers", "ray", "vllm", "pyarrow"]),
         ("pxr_agents.statistics", ["torch", "transformers", "ray", "vllm", "pyarrow"]),

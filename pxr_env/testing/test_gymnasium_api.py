@@ -86,25 +86,23 @@ def _assert_as_alone(task: TaskSubject, vector: SyncVectorEnv | AsyncVectorEnv) 
     try:
         observations, _ = vector.reset(seed=seeds)
         expected = [env.reset(seed=seed)[0] for env, seed in zip(alone, seeds, strict=True)]
-        assert _plain_batch(observations) == list(map(_plain_observation, expected)), "after reset, and alone"
+        assert _batch(observations) == [_single(observation) for observation in expected], "after reset, and alone"
         turns = [base(env).dialect.render_answer(base(env).sample.answers[0]) for env in alone]
-        observations, *outcomes, _ = vector.step(tuple(turns))
+        observations, *outcomes = vector.step(tuple(turns))[:4]
         steps = [env.step(turn) for env, turn in zip(alone, turns, strict=True)]
-        assert _plain_batch(observations) == [_plain_observation(step[0]) for step in steps], (
-            "after an answer, and alone"
-        )
+        assert _batch(observations) == [_single(step[0]) for step in steps], "after an answer, and alone"
         got = [tuple(part.tolist() for part in parts) for parts in zip(*outcomes, strict=True)]
         assert got == [step[1:4] for step in steps], "after an answer: expected reward and the two ends as alone."
     finally:
         vector.close()
 
 
-def _plain_batch(observations: Any) -> list[Any]:
+def _batch(observations: Any) -> list[Any]:
     parts = zip(observations["text"], observations["images"], strict=True)
-    return [_plain_observation({"text": text, "images": images}) for text, images in parts]
+    return [_single({"text": text, "images": images}) for text, images in parts]
 
 
-def _plain_observation(observation: dict[str, Any]) -> list[Any]:
+def _single(observation: dict[str, Any]) -> list[Any]:
     return [observation["text"], *map(fingerprint, observation["images"])]
 
 
