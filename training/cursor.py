@@ -24,8 +24,8 @@ class SampleCursor:
         """
         if n > len(self._ids):
             raise ValueError(
-                f"{n} different samples at a time came for data of {len(self._ids)}; set groups_per_iteration (or "
-                f"batch_size) to at most {len(self._ids)}"
+                f"got data of {len(self._ids)} samples, expected {n} different ones at a time; set "
+                f"groups_per_iteration (or batch_size) to at most {len(self._ids)}"
             )
         taken: list[str] = []
         while len(taken) < n:

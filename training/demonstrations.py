@@ -88,7 +88,7 @@ def read_traces(path: str | Path) -> list[Trace]:
     path = Path(path)
     if not path.exists():
         raise DataError(
-            f'traces="{path}" came, which does not exist; expected a JSONL file or a directory of them. '
+            f'got traces="{path}", which does not exist; expected a JSONL file or a directory of them. '
             f"`python -m training traces` writes one."
         )
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
@@ -142,8 +142,8 @@ def _trace(value: object, origin: str) -> Trace:
     if isinstance(value, RowError):
         raise DataError(f"{origin}: {value}, such as {FORMAT}") from value
     if not isinstance(value, dict) or value.keys() != {"env", "sample_id", "turns"}:
-        came = f"the keys {', '.join(value)}" if isinstance(value, dict) else show(value)
-        raise DataError(f"{origin}: {came} came; expected {FORMAT}")
+        got = f"the keys {', '.join(value)}" if isinstance(value, dict) else show(value)
+        raise DataError(f"{origin}: got {got}, expected {FORMAT}")
     env, turns = value["env"], value["turns"]
     if not isinstance(env, dict) or not isinstance(env.get("id"), str) or not isinstance(env.get("kwargs", {}), dict):
         raise DataError(f'{origin}: env is {show(env)}; expected {{"id": ..., "kwargs": {{...}}}}')

@@ -129,5 +129,5 @@ def token_accuracy(vlm: VLM, rows: Sequence[Tokens], group: frozenset[int], *, r
     members = in_group(ids, group)
     right = (logprobs.argmax(-1) == ids)[members]
     if not len(right) or len(right) % run:
-        raise ValueError(f"{len(right)} tokens of the group came; expected a positive multiple of {run}")
+        raise ValueError(f"got {len(right)} tokens of the group, expected a positive multiple of {run}")
     return float(right.view(-1, run).all(1).float().mean())

@@ -29,18 +29,9 @@ from training.sft_batches import Batch, blank_row, note_skipped, parts, read_ahe
 from training.sft_data import open_rows
 from training.sft_learner import DeepSpeedLearner, PlainLearner, Processes
 
-FREE_KEYS = frozenset(
-    {
-        "steps",
-        "checkpoint_every",
-        "wandb",
-        "prefetch",
-        "num_learners",
-        "num_cpus_per_learner",
-        "num_gpus_per_learner",
-        "max_restarts",
-    }
-)
+_RESOURCES = {"num_learners", "num_cpus_per_learner", "num_gpus_per_learner"}
+# What may differ between the starts of one run.
+FREE_KEYS = frozenset({"steps", "checkpoint_every", "wandb", "prefetch", "max_restarts"} | _RESOURCES)
 
 
 def run_sft(recipe: SFTRecipe, report: Report | None = None) -> Path:

@@ -94,7 +94,7 @@ def oracle_turns(env: gymnasium.Env[Any, Any], kind: str, rng: np.random.Generat
     if kind == "direct":
         return [answer_turn(env, sample.answers[0])]
     if kind not in ("single-pass", "self-correction"):
-        raise ValueError(f"kind={kind!r} came; expected 'direct', 'single-pass' or 'self-correction'")
+        raise ValueError(f"got kind={kind!r}, expected 'direct', 'single-pass' or 'self-correction'")
     turns = []
     if kind == "self-correction":
         call = wrong_call(base, first_call(base), rng)

@@ -38,5 +38,5 @@ def test_a_stored_cursor_goes_on_where_it_was(sizes, at):
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="no samples"):
         SampleCursor([], seed=0)
-    with pytest.raises(ValueError, match=r"8 different samples at a time came for data of 7; set groups_per_iteration"):
+    with pytest.raises(ValueError, match=r"got data of 7 samples, expected 8 different ones at a time; set groups_per"):
         SampleCursor(IDS, seed=0).take(8)

@@ -111,7 +111,7 @@ def test_oracle_turns_of_all_kinds_are_answered_right(env):
             assert reward == 1.0
             assert info["usage"]["zoom_in"] == n_operations
             assert not any(info["failures"].values())
-    with pytest.raises(ValueError, match="kind='both' came"):
+    with pytest.raises(ValueError, match="got kind='both'"):
         oracle_turns(env, "both", rng)
 
 
