@@ -284,7 +284,7 @@ class TestRecipe:
     def test_what_the_preflight_says_is_a_finding(self, make_recipe):
         [(level, text)] = self.problems(make_recipe(model="/nowhere"))
         assert level == "error"
-        assert text.startswith("FileNotFoundError: model='/nowhere'")
+        assert text.startswith("FileNotFoundError: got model='/nowhere'")
         # Without transformers nothing can be opened; that is said elsewhere.
         assert self.problems(make_recipe(model="/nowhere"), {}) == []
 
