@@ -194,7 +194,7 @@ class PersonSeat:
             case "next":
                 return self._start(person)
             case "again":
-                return self._start(person, sample_id=person.seat.info["sample_id"])
+                return self._start(person, sample_id=person.seat.info.get("sample_id"))
             case "sample_id":
                 return self._start(person, sample_id=data[self._sample_id].strip())
         seed = data[self._seed].strip()

@@ -13,8 +13,22 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pxr_env.errors import did_you_mean, quote
-from pxr_env.play.commands import COMMANDS, explain, overview, read_call, usage
+from pxr_env.operations import Operation
+from pxr_env.play.fields import explain, read_call, usage
 from pxr_env.play.seat import Message, Seat
+
+#: Command -> its argument and what it does, as `help` lists them.
+COMMANDS = {
+    "answer": ("TEXT", "give the final answer"),
+    "raw": ("[TEXT]", "send a turn exactly as a model would write it; alone: several lines, then a line with one dot"),
+    "show": ("N", "show image N again"),
+    "prompt": ("", "show the system prompt"),
+    "next": ("", "begin an episode with a new sample"),
+    "again": ("", "begin this sample again"),
+    "sample": ("ID", "begin the sample of that id"),
+    "help": ("[NAME]", "explain a command or an operation"),
+    "quit": ("", "leave; so do end of file and Ctrl-C"),
+}
 
 #: Reads one line without its end, after showing a prompt; None at the end of the input.
 ReadLine = Callable[[str], "str | None"]
@@ -182,6 +196,14 @@ class Terminal:
         """Writes foreign text: control characters could command the terminal, so they are replaced."""
         self._out.write(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", text) + "\n")
         self._out.flush()
+
+
+def overview(operations: Mapping[str, Operation]) -> str:
+    """Returns what `help` says: the operations, and the other commands."""
+    rows = [(usage(operation), operation.description) for operation in operations.values()]
+    rows += [(f"{name} {argument}".rstrip(), text) for name, (argument, text) in COMMANDS.items()]
+    width = max(len(left) for left, _ in rows)
+    return "\n".join(f"  {left:<{width}}  {right}" for left, right in rows)
 
 
 def line_reader(source: TextIO, out: TextIO) -> ReadLine:

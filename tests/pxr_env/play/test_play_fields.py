@@ -10,8 +10,17 @@ from hypothesis import strategies as st
 
 from pxr_env.coordinates import FRAMES
 from pxr_env.operations import get_operation, operation_names
-from pxr_env.play.commands import example, explain, read_call, usage
-from pxr_env.play.fields import KINDS, Field, fields_of, kind_of, read_arguments
+from pxr_env.play.fields import (
+    KINDS,
+    Field,
+    example,
+    explain,
+    fields_of,
+    kind_of,
+    read_arguments,
+    read_call,
+    usage,
+)
 
 NUMBER = {"type": "number"}
 NUMBERS = {"type": "array", "items": NUMBER}

@@ -182,8 +182,13 @@ def test_frames_are_chosen_by_clicks(play):
         assert name in page.locator("#transcript .reply").inner_text()
 
 
+def broken(turn):
+    raise RuntimeError("broken on purpose")
+
+
 def test_what_was_refused_stays_to_be_mended(play, ask):
-    with play(ask) as page:
+    env = ask()
+    with play(lambda: env) as page:
         field(page, "zoom_in-bbox_2d").fill("0, 0, two, 1")
         page.click("#call-zoom_in")
         page.wait_for_selector("#status [role=alert]")
@@ -195,6 +200,11 @@ def test_what_was_refused_stays_to_be_mended(play, ask):
         assert "leaves image 1" in page.locator("#transcript .reply").inner_text()
         assert field(page, "zoom_in-bbox_2d").input_value() == "0, 0, 2, 1"
         assert page.locator("#status [role=alert]").count() == 0
+        # A mistake of somebody's operation is shown, and the page goes on.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(env, "step", broken)
+            page.click("#call-zoom_in")
+            page.wait_for_selector("text=broken on purpose")
         page.click("text=Write a turn as a model would")
         field(page, "raw").fill("First\n  <tool_call>{</tool_call> ")
         page.click("#send")
@@ -233,6 +243,32 @@ def test_light_dark_and_a_narrow_window(play, ask, scheme):
         red, *_ = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
         assert (red > 200) == (scheme == "light")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_the_seat_that_was_not_used_for_longest_is_closed():
+    import gradio
+    from gradio.state_holder import StateHolder
+
+    from pxr_env.play.page import MAX_SEATS, PersonSeat
+
+    seat = PersonSeat(lambda: make_environment("pxr/SyntheticSearch-v0", {}), "a task", {})
+    sessions = StateHolder()
+    sessions.set_blocks(seat.page)
+    for visitor in (*range(MAX_SEATS), 0, MAX_SEATS):
+        sessions[str(visitor)]
+    assert "0" in sessions
+    assert "1" not in sessions
+    with pytest.raises(gradio.Error, match="Reload"):
+        seat._person({seat._state: None})
+
+
+def test_a_first_sample_that_is_unknown_is_reported():
+    from pxr_env.play.page import PersonSeat
+
+    seat = PersonSeat(lambda: make_environment("pxr/SyntheticSearch-v0", {"num_samples": 2}), "a task", {})
+    shown = seat._start(None, sample_id="nowhere")
+    assert "got the sample &quot;nowhere&quot;" in shown[seat._status]
+    assert "sample <b" in seat._begin(shown, "again")[seat._status]
 
 
 ROOT = Path(__file__).parents[3]
