@@ -245,7 +245,7 @@ class PersonSeat:
             self._state: person,
             self._question: f'<div class="pxr"><h2>{text(seat.env.sample.question)}</h2></div>',
             self._picture: self._drawn(person, drawn),
-            self._caption: _caption(person),
+            self._caption: self._describe(person),
             self._gallery: gr.Gallery([*zip(seat.images, map(_label, seat.info["views"]), strict=True)]),
             self._turn: gr.Column(visible=not seat.is_over),
             self._status: _status(seat),
@@ -271,9 +271,9 @@ class PersonSeat:
             person.looked, person.corner = int(number), None
         return self._looked(data)
 
-    def _looked(self, data: Mapping[Any, Any], typed: object = None, **changed: Any) -> dict[Any, Any]:
+    def _looked(self, data: Mapping[Any, Any], typed: object = None) -> dict[Any, Any]:
         person = self._person(data)
-        return {self._picture: self._drawn(person, data), self._caption: _caption(person)}
+        return {self._picture: self._drawn(person, data), self._caption: self._describe(person)}
 
     def _pick(self, data: dict[Any, Any], event: gr.SelectData) -> dict[Any, Any]:
         """Looks at an image that was clicked, and fills its number into the form."""
@@ -355,16 +355,19 @@ class PersonSeat:
                 draw_shape(image, person.corner, is_box=False)
         return np.asarray(image)
 
+    def _describe(self, person: Person) -> str:
+        """The line below the image that is looked at."""
+        if not person.seat.images:
+            return ""
+        view = person.seat.info["views"][person.looked - 1]
+        line = f"{describe_view(view)}, shown at {view['size'][0]}x{view['size'][1]}"
+        if person.operation is not None and self._forms[person.operation].draws is not None:
+            line += f" · clicks draw for {person.operation}"
+        return f'<div class="pxr"><p>{text(line)}</p></div>'
+
 
 def _enlarged(person: Person) -> Image.Image:
     return enlarged(person.seat.images[person.looked - 1], _PICTURE_SIDE)
-
-
-def _caption(person: Person) -> str:
-    if not person.seat.images:
-        return ""
-    view = person.seat.info["views"][person.looked - 1]
-    return f'<div class="pxr"><p>{text(describe_view(view))}, shown at {view["size"][0]}x{view["size"][1]}</p></div>'
 
 
 def _label(view: Mapping[str, Any]) -> str:

@@ -62,7 +62,7 @@ def draw(page, name, *points):
         picture = page.locator("#picture img")
         before = picture.get_attribute("src")
         edges = picture.bounding_box()
-        page.mouse.click(edges["x"] + x * edges["width"], edges["y"] + y * edges["height"])
+        picture.click(position={"x": x * edges["width"], "y": y * edges["height"]})
         page.wait_for_function(
             "before => { const image = document.querySelector('#picture img'); "
             "return image?.complete && image.getAttribute('src') !== before }",
@@ -118,6 +118,7 @@ def test_boxes_points_and_lines_are_drawn_into_their_fields(play, ask):
     env = ask(operations=EVERYTHING, coordinates="permille")
     with play(lambda: env) as page:
         page.get_by_role("tab", name="mark").click()
+        caption(page, "clicks draw for mark")
         draw(page, "mark-boxes", (0.1, 0.1), (0.3, 0.3))
         draw(page, "mark-boxes", (0.5, 0.5), (0.7, 0.9))
         draw(page, "mark-boxes", (0.6, 0.6), (0.8, 0.8))
@@ -155,6 +156,7 @@ def test_sliders_choices_and_two_images(play, ask):
         page.click("#call-flip")
         caption(page, "Image 3:")
         page.get_by_role("tab", name="compare").click()
+        page.wait_for_selector("#caption:not(:has-text('clicks draw'))")
         thumbs = page.locator("#gallery .grid-container button")
         thumbs.nth(0).click()
         caption(page, "Image 1:")
