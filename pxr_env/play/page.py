@@ -108,7 +108,7 @@ class PersonSeat:
             self._caption = gr.HTML(elem_id="caption")
             erase = gr.Button("Erase the last shape", size="sm", elem_id="erase", visible=bool(env.operations))
             self._gallery = gr.Gallery(
-                format="png", columns=6, height="auto", allow_preview=False, show_label=False, buttons=[],
+                format="png", columns=6, height=120, allow_preview=False, show_label=False, buttons=[],
                 fit_columns=False, object_fit="contain", elem_id="gallery",
             )  # fmt: skip
             with gr.Column(elem_id="turn") as self._turn:
