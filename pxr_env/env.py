@@ -131,9 +131,7 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
         render_mode: str | None = None,
     ) -> None:
         self.data = as_source(data)
-        _check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
-        _check_choice("on_limit", on_limit, ("refuse", "truncate"))
-        _check_choice("duplicates", duplicates, ("refuse", "execute"))
+        self.render_mode = _one_of((None, *self.metadata["render_modes"]), "render_mode", render_mode)
         budget = {"min_pixels": min_pixels, "max_pixels": max_pixels, "size_multiple": size_multiple}
         check_budget(**budget)
         self.frame = get_frame(coordinates)
@@ -151,15 +149,14 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
         )
         self.video_frames = _at_least_one("video_frames", video_frames)
         self.costs = check_costs(costs or {})
-        self.render_mode = render_mode
         self._scorer = get_scorer(scorer)
         self.rules = Rules(
             dialect=self.dialect,
             frame=self.frame,
             operations=self.operations,
             limits=limits,
-            truncates=on_limit == "truncate",
-            repeats=duplicates == "execute",
+            truncates=_one_of(("refuse", "truncate"), "on_limit", on_limit) == "truncate",
+            repeats=_one_of(("refuse", "execute"), "duplicates", duplicates) == "execute",
             image_budget=budget,
             frame_budget=frame_budget(video_frames, max_frame_pixels, max_pixels, size_multiple),
             zoom_padding=_share("zoom_padding", zoom_padding),
@@ -402,6 +399,7 @@ def _share(name: str, value: float) -> float:
     return float(value)
 
 
-def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+def _one_of(choices: tuple[object, ...], name: str, value: str | None) -> str | None:
     if not isinstance(value, str | None) or value not in choices:
         raise ValueError(f"got {name}={represent(value)}; expected {' or '.join(map(represent, choices))}.")
+    return value

@@ -15,7 +15,7 @@ from pxr_env.datasets.evidence import box_problem, time_problem
 from pxr_env.datasets.fields import printable
 from pxr_env.datasets.formats import FORMATS, open_dataset, recognize
 from pxr_env.datasets.media import Medium
-from pxr_env.datasets.released import SFTData, Trace
+from pxr_env.datasets.released import SFTData, SFTTrace
 from pxr_env.datasets.rows import BadRow, Dataset, Progress, Record, RowWarning
 from pxr_env.errors import DataError, MediaError, quote
 from pxr_env.media.images import ImageSource
@@ -107,7 +107,7 @@ def check_dataset(
             raise
         bad = tuple(row for row in error.bad_rows if isinstance(row, BadRow))
         return DataReport(str(path), name, deep, n_rows=len(bad), n_good=0, bad_rows=bad, warnings=(), counts={})
-    good: list[Record | Trace] = list(_records(data))
+    good: list[Record | SFTTrace] = list(_records(data))
     bad_media = _look_inside(good, deep, progress)
     bad_rows = [*data.skipped, *bad_media.values()]
     good = [record for record in good if record.sample_id not in bad_media]
@@ -123,13 +123,13 @@ def check_dataset(
     )
 
 
-def _records(data: Dataset | SFTData) -> Iterable[Record | Trace]:
+def _records(data: Dataset | SFTData) -> Iterable[Record | SFTTrace]:
     if isinstance(data, SFTData):
         return data
     return map(data.record, data.sample_ids())
 
 
-def _look_inside(records: Sequence[Record | Trace], deep: bool, progress: Progress | None) -> dict[str, BadRow]:
+def _look_inside(records: Sequence[Record | SFTTrace], deep: bool, progress: Progress | None) -> dict[str, BadRow]:
     """By their ids, the rows whose evidence lies outside of their video or, with `deep`, whose media are broken."""
     bad: dict[str, BadRow] = {}
     # A file that many rows name is decoded once.
@@ -143,7 +143,7 @@ def _look_inside(records: Sequence[Record | Trace], deep: bool, progress: Progre
         if not found and isinstance(record, Record) and (misplaced := _misplaced_evidence(record)) is not None:
             found = [misplaced]
         if found:
-            row = record.row if isinstance(record, Trace) else int(record.metadata["row"])
+            row = record.row if isinstance(record, SFTTrace) else int(record.metadata["row"])
             cause = printable(found[0])
             bad[record.sample_id] = BadRow(row=row, place=record.place, sample_id=record.sample_id, cause=cause)
         if progress is not None and number % 100 == 0:
@@ -178,7 +178,7 @@ def _misplaced_evidence(record: Record) -> str | None:
         return str(error)
 
 
-def _counts(records: Sequence[Record | Trace]) -> dict[str, int]:
+def _counts(records: Sequence[Record | SFTTrace]) -> dict[str, int]:
     counts = Counter(f"{medium.kind}s" for record in records for medium in record.media)
     categories = Counter(
         f"category {quote(record.category)}" for record in records if isinstance(record, Record) and record.category

@@ -141,7 +141,7 @@ class TraceMessage:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Trace:
+class SFTTrace:
     """One recorded conversation.
 
     Args:
@@ -180,8 +180,8 @@ class SFTData:
     `image` (path) and `video` (list of frame paths, or a video file) that is not null. A content that is only text may
     be written as text. Other fields of a row are not read, but `qid` names it.
 
-    A sequence of `Trace`: `len`, indexing by number from 0, iteration. It is no `SampleSource`: a trace has no single
-    question and answer. Texts keep their tool tags; other special tokens and control characters are neutralized.
+    A sequence of `SFTTrace`: `len`, indexing by number from 0, iteration. It is no `SampleSource`: a trace has no
+    single question and answer. Texts keep their tool tags; other special tokens and control characters are neutralized.
 
     Args:
         directory: the json (or jsonl) file, or a directory with one in it.
@@ -224,13 +224,13 @@ class SFTData:
     def __len__(self) -> int:
         return len(self._traces)
 
-    def __getitem__(self, index: int) -> Trace:
+    def __getitem__(self, index: int) -> SFTTrace:
         return self._traces[index]
 
-    def __iter__(self) -> Iterator[Trace]:
+    def __iter__(self) -> Iterator[SFTTrace]:
         return iter(self._traces)
 
-    def _trace(self, fields: Fields) -> Trace:
+    def _trace(self, fields: Fields) -> SFTTrace:
         fields.keep_tool_tags = True
         sample_id = self._name(fields)
         messages = fields.values.get("message_list")
@@ -239,7 +239,7 @@ class SFTData:
         read = tuple(self._message(fields, number, message) for number, message in enumerate(messages, start=1))
         if not any(message.role == "assistant" for message in read):
             raise RowError("it has no message of the assistant; expected at least one")
-        return Trace(sample_id=sample_id, messages=read, row=fields.row, place=fields.place)
+        return SFTTrace(sample_id=sample_id, messages=read, row=fields.row, place=fields.place)
 
     def _name(self, fields: Fields) -> str:
         if "qid" not in fields:

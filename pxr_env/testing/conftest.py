@@ -10,7 +10,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from pxr_env.errors import quote
 from pxr_env.oracle import oracle_turns
-from pxr_env.testing.playing import Environment, Recording, Step, base, play
+from pxr_env.testing.playing import Environment, PlayedTurn, Playthrough, base, play
 from pxr_env.testing.plugin import OPERATION, TASK
 from pxr_env.testing.subject import OperationSubject, TaskSubject
 from pxr_env.testing.turns import PROSE, executed_turns, malformed_turns, mixed_turns
@@ -91,32 +91,32 @@ def sample(plain: Environment, sample_id: str) -> Sample:
 
 
 @pytest.fixture(scope="session")
-def oracle(plain: Environment, sample_id: str) -> Recording:
+def oracle(plain: Environment, sample_id: str) -> Playthrough:
     """The episode of the oracle, within the limits of the task."""
     return play(plain, oracle_turns(base(plain)), sample_id=sample_id)
 
 
 @pytest.fixture(scope="session")
-def mixed(task: TaskSubject, roomy: Environment, sample_id: str) -> Recording:
+def mixed(task: TaskSubject, roomy: Environment, sample_id: str) -> Playthrough:
     """An episode with drawn calls of every operation, a mistake and an answer."""
     roomy.reset(options={"sample_id": sample_id})
     return play(roomy, mixed_turns(base(roomy), task.rng("mixed", sample_id)), sample_id=sample_id)
 
 
 @pytest.fixture(scope="session")
-def silent(plain: Environment, sample_id: str) -> Recording:
+def silent(plain: Environment, sample_id: str) -> Playthrough:
     """An episode without an answer, until the task's limit of turns ends it."""
     return play(plain, [PROSE] * base(plain).limits.max_turns, sample_id=sample_id)
 
 
 @pytest.fixture(scope="session")
-def episodes(oracle: Recording, mixed: Recording, silent: Recording) -> list[Recording]:
+def episodes(oracle: Playthrough, mixed: Playthrough, silent: Playthrough) -> list[Playthrough]:
     """All of these."""
     return [oracle, mixed, silent]
 
 
 @pytest.fixture(scope="session")
-def steps(episodes: list[Recording]) -> list[Step]:
+def steps(episodes: list[Playthrough]) -> list[PlayedTurn]:
     """All their steps."""
     return [step for episode in episodes for step in episode.steps]
 
@@ -137,7 +137,7 @@ def call(executed: list[str]) -> str:
 
 
 @pytest.fixture(scope="session")
-def malformed(roomy: Environment, sample_id: str, executed: list[str]) -> list[tuple[str, Recording]]:
+def malformed(roomy: Environment, sample_id: str, executed: list[str]) -> list[tuple[str, Playthrough]]:
     """What is wrong with a turn, and the episode in which it follows the reset."""
     roomy.reset(options={"sample_id": sample_id})
     calls = base(roomy).dialect.parse(executed[0]).calls if executed else ()

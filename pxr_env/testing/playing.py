@@ -23,7 +23,7 @@ Environment = gymnasium.Env[Any, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
+class PlayedTurn:
     """What came back from `reset` (turn None) or from one turn.
 
     Args:
@@ -56,7 +56,7 @@ class Step:
 
 
 @dataclass(kw_only=True, slots=True)
-class Recording:
+class Playthrough:
     """An episode as it went: the reset and the turns, fewer than planned if it ended or an exception came.
 
     Args:
@@ -64,7 +64,7 @@ class Recording:
         error: the exception that ended it, described; or None.
     """
 
-    steps: list[Step] = field(default_factory=list)
+    steps: list[PlayedTurn] = field(default_factory=list)
     error: str | None = None
 
     @property
@@ -73,7 +73,7 @@ class Recording:
         return [step.turn for step in self.steps if step.turn is not None]
 
     @property
-    def last(self) -> Step:
+    def last(self) -> PlayedTurn:
         """The last step."""
         return self.steps[-1]
 
@@ -93,7 +93,9 @@ def base(env: Environment) -> VisualReasoningEnv:
     return inner
 
 
-def play(env: Environment, turns: Iterable[str], *, sample_id: str | None = None, seed: int | None = None) -> Recording:
+def play(
+    env: Environment, turns: Iterable[str], *, sample_id: str | None = None, seed: int | None = None
+) -> Playthrough:
     """Plays an episode until it ends or the turns do. Does not raise: an exception ends the record.
 
     Args:
@@ -102,7 +104,7 @@ def play(env: Environment, turns: Iterable[str], *, sample_id: str | None = None
         sample_id: the sample, by default chosen by the environment.
         seed: seed of the reset.
     """
-    recording = Recording()
+    recording = Playthrough()
     try:
         observation, info = env.reset(seed=seed, options={"sample_id": sample_id} if sample_id else None)
         recording.steps.append(_step("after reset", None, observation, 0.0, False, False, info))
@@ -115,10 +117,10 @@ def play(env: Environment, turns: Iterable[str], *, sample_id: str | None = None
     return recording
 
 
-def _step(where: str, turn: str | None, observation: Any, *outcome: Any) -> Step:
+def _step(where: str, turn: str | None, observation: Any, *outcome: Any) -> PlayedTurn:
     reward, terminated, truncated, info = outcome
     parts = observation if isinstance(observation, dict) else {}
-    return Step(
+    return PlayedTurn(
         where=where,
         turn=turn,
         observation=observation,
@@ -138,7 +140,7 @@ def describe_error(error: Exception) -> str:
     return f"got {type(error).__name__}{where}; expected no exception. It says: {quote(str(error), 400)}"
 
 
-def as_plain(recording: Recording) -> list[list[Any]]:
+def as_plain(recording: Playthrough) -> list[list[Any]]:
     """Returns a record as JSON: pairs such as ["after reset, info.usage.zoom_in", 0].
 
     Images are given as their shapes and the hash of their bytes: equal lists mean equal episodes, byte for byte, also

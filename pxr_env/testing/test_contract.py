@@ -10,7 +10,7 @@ import pytest
 
 from pxr_env.errors import show
 from pxr_env.media import MAX_ASPECT_RATIO, VideoSource
-from pxr_env.testing.playing import Environment, Recording, Step, base
+from pxr_env.testing.playing import Environment, PlayedTurn, Playthrough, base
 from pxr_env.testing.subject import TaskSubject
 from pxr_env.types import Sample
 
@@ -42,7 +42,7 @@ def test_environments_can_be_made(task: TaskSubject) -> None:
     assert task.sample_ids, "expected at least one sample. Check samples=."
 
 
-def test_turns_raise_nothing(episodes: list[Recording]) -> None:
+def test_turns_raise_nothing(episodes: list[Playthrough]) -> None:
     """No exception in an episode of the oracle, of drawn calls, or without an answer.
 
     A model's mistake is an observation it can read. An exception in a rollout ends a training run after hours.
@@ -51,7 +51,7 @@ def test_turns_raise_nothing(episodes: list[Recording]) -> None:
         assert not episode.error, f"after {show((episode.turns or ['reset'])[-1])}: {episode.error}"
 
 
-def test_observations_are_in_their_space(steps: list[Step], plain: Environment) -> None:
+def test_observations_are_in_their_space(steps: list[PlayedTurn], plain: Environment) -> None:
     """Observations are `{"text": str, "images": tuple of uint8 HxWx3}`, members of the observation space, with text
     that can be encoded.
 
@@ -67,7 +67,7 @@ def test_observations_are_in_their_space(steps: list[Step], plain: Environment) 
         assert not surrogates, f"{step.where}: got a text with a lone surrogate. Clean the question in the data."
 
 
-def test_info_has_its_keys(steps: list[Step]) -> None:
+def test_info_has_its_keys(steps: list[PlayedTurn]) -> None:
     """`info` holds what the environment documents, of the documented types; wrappers may add to it.
 
     Loggers and curiosity read these keys in other processes, where a missing one is found late.
@@ -83,7 +83,7 @@ def test_info_has_its_keys(steps: list[Step]) -> None:
             assert fits, f'{step.where}: info["{name}"] is of type {got}; expected {getattr(kind, "__name__", kind)}.'
 
 
-def test_info_tells_the_facts(steps: list[Step], sample: Sample) -> None:
+def test_info_tells_the_facts(steps: list[PlayedTurn], sample: Sample) -> None:
     """What a sample knows about itself stands in every `info`, unchanged: id, evidence, category.
 
     Metrics such as "needless" and "missing" compare usage with these; a stale one counts the wrong episode.
@@ -93,7 +93,7 @@ def test_info_tells_the_facts(steps: list[Step], sample: Sample) -> None:
         assert {name: step.info.get(name) for name in known} == known, f"{step.where}: expected what the sample says."
 
 
-def test_info_is_json(steps: list[Step]) -> None:
+def test_info_is_json(steps: list[PlayedTurn]) -> None:
     """`info` can be written as JSON: plain numbers, no arrays, no NaN.
 
     Records, traces and Ray's metrics are written as JSON; a NumPy integer fails there, not here.
@@ -107,7 +107,7 @@ def test_info_is_json(steps: list[Step]) -> None:
                 pytest.fail(f"{message} Convert it, for example with int() or .tolist().")
 
 
-def test_images_match_their_views(episodes: list[Recording]) -> None:
+def test_images_match_their_views(episodes: list[Playthrough]) -> None:
     """Every image has its entry in `info["views"]`, in order, numbered from 1, with its width and height.
 
     The model names images by these numbers: an image too many or too few shifts all later ones.
@@ -124,7 +124,7 @@ def test_images_match_their_views(episodes: list[Recording]) -> None:
             n_before = len(views)
 
 
-def test_views_lie_in_their_sources(steps: list[Step], sample: Sample) -> None:
+def test_views_lie_in_their_sources(steps: list[PlayedTurn], sample: Sample) -> None:
     """Every view names its source, a box inside it in source pixels, and for a video a frame with its time.
 
     A box in pixels of the shown picture instead of the source is 12% off on a photograph of 4032 pixels. A tilted
@@ -136,7 +136,7 @@ def test_views_lie_in_their_sources(steps: list[Step], sample: Sample) -> None:
                 assert_region(region, sample, f"{step.where}: view {view['index']}")
 
 
-def test_sizes_keep_the_pixel_budget(steps: list[Step], plain: Environment) -> None:
+def test_sizes_keep_the_pixel_budget(steps: list[PlayedTurn], plain: Environment) -> None:
     """Both sides of every image are multiples of `size_multiple`, their area is at most `max_pixels`, and their ratio
     at most 200.
 
@@ -154,7 +154,7 @@ def test_sizes_keep_the_pixel_budget(steps: list[Step], plain: Environment) -> N
             assert not narrow, f"{got} a ratio of at most {MAX_ASPECT_RATIO}."
 
 
-def test_counters_add_up(episodes: list[Recording], plain: Environment) -> None:
+def test_counters_add_up(episodes: list[Playthrough], plain: Environment) -> None:
     """Usage counts operations of the task and never shrinks, and `vision_tokens` is the area of all views in squares of
     `size_multiple`.
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from pxr_env.errors import quote
 from pxr_env.media import ImageSource, VideoSource
-from pxr_env.testing.playing import Environment, Recording, as_plain, base, play
+from pxr_env.testing.playing import Environment, Playthrough, as_plain, base, play
 from pxr_env.testing.subject import TaskSubject
 from pxr_env.testing.turns import PROSE, mixed_turns
 from pxr_env.types import Sample
@@ -89,7 +89,9 @@ def test_seed_and_turns_fix_the_episode(task: TaskSubject, scripts: list[tuple[i
         assert as_plain(other) == as_plain(one), f"seed {seed}, in a second environment"
 
 
-def test_episodes_leave_nothing_behind(task: TaskSubject, roomy: Environment, mixed: Recording, sample_id: str) -> None:
+def test_episodes_leave_nothing_behind(
+    task: TaskSubject, roomy: Environment, mixed: Playthrough, sample_id: str
+) -> None:
     """An episode is the same after others in the same environment as in a new one, byte for byte.
 
     A cache, a counter or a list that survives the reset makes an episode depend on what was played before.
@@ -130,7 +132,7 @@ def test_another_process_gives_the_same_episode(
         assert got == as_plain(play(task.make(), turns, seed=seed)), f"seed {seed}, in another process, and here"
 
 
-def test_arrays_are_fresh(roomy: Environment, mixed: Recording, sample_id: str) -> None:
+def test_arrays_are_fresh(roomy: Environment, mixed: Playthrough, sample_id: str) -> None:
     """No two images share memory, neither within an episode nor between episodes of the same sample.
 
     A rollout keeps observations until the group is over; a buffer used twice shows the wrong picture to the learner.
@@ -144,7 +146,7 @@ def test_arrays_are_fresh(roomy: Environment, mixed: Recording, sample_id: str) 
         assert not shared, f"{where}: an image shares memory with others; expected new arrays. Copy it."
 
 
-def test_changes_stay_with_the_caller(task: TaskSubject, mixed: Recording, sample_id: str) -> None:
+def test_changes_stay_with_the_caller(task: TaskSubject, mixed: Playthrough, sample_id: str) -> None:
     """Whoever changes an observation or an info changes nothing in the episode, nor in later ones.
 
     Preprocessing in place and loggers that pop keys are common; here they would rewrite the environment's own state.
@@ -184,7 +186,7 @@ def _spoil(value: Any) -> None:
             value.clear()
 
 
-def test_episodes_keep_no_pixels(roomy: Environment, mixed: Recording, sample_id: str) -> None:
+def test_episodes_keep_no_pixels(roomy: Environment, mixed: Playthrough, sample_id: str) -> None:
     """No array, picture or large byte string can be reached from a running environment, except through its data and
     sources.
 

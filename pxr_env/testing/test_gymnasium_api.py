@@ -15,7 +15,7 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 
 from pxr_env.errors import quote
-from pxr_env.testing.playing import Environment, Recording, as_plain, base, fingerprint, play
+from pxr_env.testing.playing import Environment, Playthrough, as_plain, base, fingerprint, play
 from pxr_env.testing.subject import TaskSubject
 from pxr_env.testing.turns import PROSE, mixed_turns
 
@@ -34,7 +34,7 @@ def test_gymnasium_accepts_it(task: TaskSubject) -> None:
     assert not texts, "expected no warning."
 
 
-def test_the_spec_travels_as_json(spec: EnvSpec, oracle: Recording, sample_id: str) -> None:
+def test_the_spec_travels_as_json(spec: EnvSpec, oracle: Playthrough, sample_id: str) -> None:
     """`gymnasium.make(EnvSpec.from_json(spec.to_json()))` gives the same episode.
 
     Pixel limits and coordinates have to travel to every node; what cannot be written as JSON is lost on the way.
@@ -106,7 +106,7 @@ def _single(observation: dict[str, Any]) -> list[Any]:
     return [observation["text"], *map(fingerprint, observation["images"])]
 
 
-def test_wrappers_work(task: TaskSubject, oracle: Recording, sample_id: str) -> None:
+def test_wrappers_work(task: TaskSubject, oracle: Playthrough, sample_id: str) -> None:
     """`RecordEpisodeStatistics` and `TimeLimit` count reward and turns.
 
     They read and add keys of `info`, and truncate in the midst of an episode.

@@ -10,7 +10,7 @@ from pxr_env.datasets.evidence import box_problem, time_problem
 from pxr_env.errors import quote, show
 from pxr_env.media import VideoSource
 from pxr_env.oracle import shows_evidence
-from pxr_env.testing.playing import Environment, Recording, Step, base, play
+from pxr_env.testing.playing import Environment, PlayedTurn, Playthrough, base, play
 from pxr_env.testing.subject import TaskSubject
 from pxr_env.testing.turns import MARKER
 from pxr_env.types import Sample
@@ -23,7 +23,7 @@ _HOSTILE = (
 )  # fmt: skip
 
 
-def test_the_oracle_scores_one(oracle: Recording) -> None:
+def test_the_oracle_scores_one(oracle: Playthrough) -> None:
     """A scripted agent that knows the evidence looks at it, answers `answers[0]`, and scores 1.0 within the limits.
 
     Where it does not, the data, the scorer, the limits or the coordinates are wrong, and no model can do better.
@@ -53,7 +53,7 @@ def test_evidence_lies_in_its_source(sample: Sample) -> None:
     assert not problem, f"{problem}."
 
 
-def test_needed_operations_show_the_evidence(plain: Environment, sample: Sample, oracle: Recording) -> None:
+def test_needed_operations_show_the_evidence(plain: Environment, sample: Sample, oracle: Playthrough) -> None:
     """Where `needs_operation` is True, the oracle executes an operation, and a view of it shows the evidence larger
     than the first views do, or at a time that they do not show.
 
@@ -114,7 +114,7 @@ def test_hostile_answers_are_scored(roomy: Environment, task: TaskSubject) -> No
         assert fits, f"{where}: got score {show(score)}; expected a float from 0 to 1."
 
 
-def test_unanswered_episodes_are_incorrect(silent: Recording) -> None:
+def test_unanswered_episodes_are_incorrect(silent: Playthrough) -> None:
     """An episode that ends without an answer has score 0.0, correct False and answer None.
 
     Otherwise silence is a strategy.
@@ -125,7 +125,7 @@ def test_unanswered_episodes_are_incorrect(silent: Recording) -> None:
         assert outcome == expected, f"{len(silent.turns)} turns without an answer"
 
 
-def test_the_reward_is_the_sum_of_its_terms(steps: list[Step]) -> None:
+def test_the_reward_is_the_sum_of_its_terms(steps: list[PlayedTurn]) -> None:
     """The reward of every step is the finite sum of `info["reward_terms"]`.
 
     Curves of the terms explain the reward only if nothing is missing among them.

@@ -10,7 +10,7 @@ from gymnasium.error import ResetNeeded
 
 from pxr_env.errors import quote, show
 from pxr_env.operations.sampling import WORDS
-from pxr_env.testing.playing import Environment, Recording, base, play
+from pxr_env.testing.playing import Environment, Playthrough, base, play
 from pxr_env.testing.subject import TaskSubject
 from pxr_env.testing.turns import draw_call, drawn_turns, surrounded, written
 from pxr_env.types import Mistake, OperationCall, Sample, Turn
@@ -24,7 +24,7 @@ _LONGEST_REPLY = 8000
 _DRAWS = 8
 
 
-def test_malformed_turns_are_answered(malformed: list[tuple[str, Recording]]) -> None:
+def test_malformed_turns_are_answered(malformed: list[tuple[str, Playthrough]]) -> None:
     """Turns that cannot be read get a short text and no image, end nothing and raise nothing.
 
     Half a call, a call beside an answer, two answers, empty ones, unknown names, wrong types, lone surrogates. An
@@ -39,7 +39,7 @@ def test_malformed_turns_are_answered(malformed: list[tuple[str, Recording]]) ->
         assert_readable(after.text, where)
 
 
-def test_failures_are_no_usage(malformed: list[tuple[str, Recording]]) -> None:
+def test_failures_are_no_usage(malformed: list[tuple[str, Playthrough]]) -> None:
     """A turn that cannot be read adds to `failures`, and nothing to `usage`.
 
     Elsewhere malformed calls count as use of an operation, so that failing is rewarded.
@@ -162,7 +162,7 @@ def test_answers_survive_the_dialect(plain: Environment, sample: Sample) -> None
         assert turn == Turn(answers=(answer,)), f"{got}; expected itself, or ValueError."
 
 
-def test_max_turns_truncates(silent: Recording, plain: Environment) -> None:
+def test_max_turns_truncates(silent: Playthrough, plain: Environment) -> None:
     """An episode without an answer is truncated, not terminated, with its turn number `max_turns`, and `truncated_by`
     says so.
 
