@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import gymnasium
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -183,11 +184,17 @@ def _preflight(
 
 
 def siblings(first: gymnasium.Env, count: int) -> list[gymnasium.Env]:
-    """The first environment and others like it, `count` in all. They share its data, which took time to be checked."""
+    """The first environment and others like it, `count` in all.
+
+    They share its data, which took time to be checked, unless it has wrappers or a class of its own: what those keep
+    and do is known to `gymnasium.make` alone.
+    """
     if count < 1:
         return []
     environments: list[gymnasium.Env] = [first]
-    base = first.unwrapped
+    base = first
+    while isinstance(base, OrderEnforcing | PassiveEnvChecker):
+        base = base.env
     for _ in range(count - 1):
         if type(base) is VisualReasoningEnv:
             # A running episode is all that an environment does not share, apart from the seed of its action space.
