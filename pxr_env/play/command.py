@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+from gymnasium.wrappers import OrderEnforcing
 
 from pxr_env.env import VisualReasoningEnv
 from pxr_env.errors import did_you_mean, quote
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         return 2
 
 
-def make_environment(task: str, arguments: dict[str, Any]) -> VisualReasoningEnv:
+def make_environment(task: str, arguments: dict[str, Any]) -> Any:
     """Builds the environment of a task, one of this package or one of your own as "module:namespace/Name-v0".
 
     Raises:
@@ -81,10 +82,11 @@ def make_environment(task: str, arguments: dict[str, Any]) -> VisualReasoningEnv
             f'got the task "{quote(task)}", expected one of {", ".join(TASKS)}.{did_you_mean(task, TASKS)} '
             'Write "module:ID" for your own.'
         )
-    env = gymnasium.make(task, disable_env_checker=True, **{"render_mode": "rgb_array", **arguments}).unwrapped
-    if not isinstance(env, VisualReasoningEnv):
-        raise ValueError(f"{task} is a {type(env).__name__}; expected a task with questions about images.")
-    return env
+    env = gymnasium.make(task, disable_env_checker=True, **{"render_mode": "rgb_array", **arguments})
+    if not isinstance(env.unwrapped, VisualReasoningEnv):
+        raise ValueError(f"{task} is a {type(env.unwrapped).__name__}; expected a task with questions about images.")
+    # Wrappers of a task's own belong to it.
+    return env.env if isinstance(env, OrderEnforcing) else env
 
 
 def read_settings(task: str, settings: Sequence[str]) -> dict[str, Any]:
@@ -117,7 +119,7 @@ def _value(text: str, default: object) -> Any:
         return text
 
 
-def _play_in_terminal(args: argparse.Namespace, env: VisualReasoningEnv) -> int:
+def _play_in_terminal(args: argparse.Namespace, env: gymnasium.Env) -> int:
     directory = args.out or Path(tempfile.mkdtemp(prefix="pxr-play-"))
     mode = args.images or detect(os.environ, is_terminal=sys.stdout.isatty())
     terminal = Terminal(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import gradio as gr
+import gymnasium
 import numpy as np
 from PIL import Image
 
@@ -92,11 +93,11 @@ class PersonSeat:
         first: `seed` and `sample_id` of the first episode of a seat.
     """
 
-    def __init__(self, make: Callable[[], VisualReasoningEnv], task: str, first: Mapping[str, Any]) -> None:
+    def __init__(self, make: Callable[[], gymnasium.Env], task: str, first: Mapping[str, Any]) -> None:
         self._make, self._first = make, first
-        env = make()
         # The first visitor gets the environment that the forms were made from.
-        self._made = [env]
+        self._made = [make()]
+        env = cast(VisualReasoningEnv, self._made[0].unwrapped)
         heading = f"### Play `{task.replace('`', '')}`"
         with seat_page(f"{task} · pxr play", heading) as (self.page, self._status, self._transcript):
             self.page.state_session_capacity = MAX_SEATS
@@ -204,8 +205,8 @@ class PersonSeat:
 
     def _start(self, person: Person | None, *, seed: int | None = None, sample_id: str | None = None) -> dict[Any, Any]:
         if person is None:
-            env = self._made.pop() if self._made else self._make()
-            person = Person(seat=Seat(env), operation=next(iter(env.operations), None))
+            seat = Seat(self._made.pop() if self._made else self._make())
+            person = Person(seat=seat, operation=next(iter(seat.env.operations), None))
         try:
             message = person.seat.start(seed=seed, sample_id=sample_id)
         except (ValueError, OSError) as error:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import gymnasium
 import numpy as np
 
 from pxr_env.env import VisualReasoningEnv
@@ -37,21 +38,26 @@ class Seat:
     Every turn goes through the environment's dialect and its `step`, as a model's would.
 
     Args:
-        env: the environment.
+        env: the environment, with wrappers of its own if it has any.
 
     Attributes:
+        env: the environment below its wrappers.
         messages: the conversation so far.
         images: the images so far, uint8 HxWx3, image number n at n - 1.
         info: what the environment said last.
-        reward: of the episode once it is over, else None.
+        reward: of the episode once it is over, the sum over its turns, else None.
     """
 
-    def __init__(self, env: VisualReasoningEnv) -> None:
-        self.env = env
+    def __init__(self, env: gymnasium.Env) -> None:
+        self._wrapped = env
+        self.env = cast(VisualReasoningEnv, env.unwrapped)
         self.messages: list[Message] = []
         self.images: list[np.ndarray] = []
         self.info: dict[str, Any] = {}
         self.reward: float | None = None
+        # What the turns so far were paid, in all and by term.
+        self._paid: dict[str, float] = {}
+        self._return = 0.0
 
     @property
     def is_over(self) -> bool:
@@ -75,7 +81,10 @@ class Seat:
                 f"{did_you_mean(sample_id, ids)}"
             )
         self.messages, self.images, self.info, self.reward = [], [], {}, None
-        observation, info = self.env.reset(seed=seed, options=None if sample_id is None else {"sample_id": sample_id})
+        self._paid, self._return = {}, 0.0
+        observation, info = self._wrapped.reset(
+            seed=seed, options=None if sample_id is None else {"sample_id": sample_id}
+        )
         self.info = info
         self.messages.append(Message(role="system", text=info["system_prompt"]))
         return self._show(observation)
@@ -104,10 +113,13 @@ class Seat:
         """
         if self.is_over:
             raise ValueError("got a turn after the end of the episode, expected a new episode first.")
-        observation, reward, terminated, truncated, self.info = self.env.step(turn)
+        observation, reward, terminated, truncated, self.info = self._wrapped.step(turn)
         self.messages.append(Message(role="assistant", text=turn))
+        self._return += float(reward)
+        for name, value in self.info["reward_terms"].items():
+            self._paid[name] = self._paid.get(name, 0.0) + value
         if terminated or truncated:
-            self.reward = float(reward)
+            self.reward = self._return
         return self._show(observation)
 
     def outcome(self) -> list[str]:
@@ -115,7 +127,7 @@ class Seat:
         info = self.info
         limit = info.get("truncated_by")
         given = "no answer" if info["answer"] is None else f'"{info["answer"]}"'
-        terms = " ".join(f"{name} {value:+g}" for name, value in info["reward_terms"].items())
+        terms = " ".join(f"{name} {value:+g}" for name, value in self._paid.items())
         lines = [f"over, truncated by {limit}" if limit else "over"]
         lines.append(f'answer {given}, target "{info["target"]}": {"correct" if info["correct"] else "not correct"}')
         lines.append(f"reward {self.reward:g} = {terms}")

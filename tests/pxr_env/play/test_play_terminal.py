@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 from PIL import Image
@@ -266,3 +267,21 @@ def test_the_page_of_the_documentation_lists_the_commands():
     calls = re.findall(r"^(zoom_in .*)$", text, re.MULTILINE)
     arguments = [read_call(get_operation("zoom_in"), call.removeprefix("zoom_in")) for call in calls]
     assert arguments == [{"target_image": 1, "bbox_2d": [0.1, 0.2, 0.4, 0.5]}] * 3
+
+
+class Priced(gymnasium.Wrapper):
+    """Takes 0.25 for every turn."""
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        info["reward_terms"] = {**info["reward_terms"], "turn": -0.25}
+        return observation, reward - 0.25, terminated, truncated, info
+
+
+def test_the_reward_is_that_of_all_turns_and_of_wrappers_of_its_own():
+    seat = Seat(Priced(gymnasium.make("pxr/SyntheticSearch-v0", costs={"operation": 0.125})))
+    seat.start(seed=5)
+    seat.call("zoom_in", {"bbox_2d": [0, 0, 0.5, 0.5], "target_image": 1})
+    seat.answer(seat.env.sample.answers[0])
+    assert seat.reward == 1 - 0.125 - 2 * 0.25
+    assert "reward 0.375 = turn -0.5 correct +1 operation_cost -0.125" in seat.outcome()
