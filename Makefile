@@ -52,9 +52,9 @@ pytest: $(VENV)/.installed-test
 	$(BIN)/python $(PYTEST) -m "$(TEST)"
 
 # The environments alone: what `pip install .` gives to somebody else's agent code, with the newest Gymnasium that is
-# supported (Ray pins an older one in $(VENV)). No torch, no Ray, no pyarrow.
+# supported (Ray pins an older one in $(VENV)). No torch, no Ray, no pyarrow. The slow tests run in $(VENV) alone.
 environments: $(VENV)-env/.installed
-	$(VENV)-env/bin/python $(PYTEST) -q tests/pxr_env
+	$(VENV)-env/bin/python $(PYTEST) -q -m "not slow" tests/pxr_env
 
 $(VENV)-env/.installed: pyproject.toml | $(VENV)/bin/python
 	@$(PYTHON) -m venv $(VENV)-env

@@ -13,6 +13,8 @@ from pxr_env.dialects import dialect_names, get_dialect
 from pxr_env.operations import get_operation
 from pxr_env.types import Mistake, OperationCall, Turn
 
+pytestmark = pytest.mark.slow
+
 #: Every dialect with the frames it knows.
 KNOWN = {
     "hermes": ("unit", "pixel", "permille"),

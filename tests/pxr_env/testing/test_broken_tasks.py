@@ -27,6 +27,8 @@ from pxr_env.testing import (
 )
 from pxr_env.testing.run import PROCESS_CHECKS
 
+pytestmark = pytest.mark.slow
+
 MODULES = (test_contract, test_coordinates, test_determinism, test_gymnasium_api, test_scoring, test_turns)
 #: The checks that start processes are broken in test_check_command.py.
 IN_PROCESSES = {check.partition("::test_")[2] for check in PROCESS_CHECKS}

@@ -16,6 +16,8 @@ from pxr_env.media import ImageSource
 from pxr_env.operations import TARGET_IMAGE, operation_names, register_operation
 from pxr_env.testing import check_operation, test_operation
 
+pytestmark = pytest.mark.slow
+
 CASES = []
 RNG = np.random.default_rng()
 
