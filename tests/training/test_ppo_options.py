@@ -165,7 +165,5 @@ def test_a_learner_that_fails_is_named_and_not_waited_for(build, make_recipe, sp
     placeholder = VLM.from_pretrained(speaker).chat.image_id
     broken = [replace(e, tokens=replace(e.tokens, ids=np.full_like(e.tokens.ids, placeholder))) for e in good.episodes]
     # The first learner is the one that RLlib hears first, and this one waits for the second.
-    with pytest.raises(
-        RuntimeError, match=r"(?s)Another learner failed.*learner 1: .*got \d+ image placeholder ids"
-    ):
+    with pytest.raises(RuntimeError, match=r"(?s)Another learner failed.*learner 1: .*got \d+ image placeholder ids"):
         learn(algorithm, [[good], [Group(sample_id="broken", episodes=broken)]])
