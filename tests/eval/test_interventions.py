@@ -82,7 +82,7 @@ def test_only_views_of_the_named_operation_change(data: Path) -> None:
 
 
 def test_an_unknown_intervention_is_refused(data: Path) -> None:
-    with pytest.raises(ValueError, match="'blur', expected one of control, blank, shift, unzoomed"):
+    with pytest.raises(ValueError, match="intervention 'blur', expected one of control, blank, shift, unzoomed"):
         played(data, "blur", LOOK)
 
 

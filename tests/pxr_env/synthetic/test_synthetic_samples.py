@@ -148,7 +148,7 @@ REFUSED = [
     (SEARCH, {"size_multiple": 32}, "= 9216"),
     (SEARCH, LETTER_ROOM, "cells of 8 pixels; expected at least 28"),
     (SEARCH, {"grid": 0}, "got grid=0"),
-    (SEARCH, {"grid": 2.5}, "grid=2.5.* expected an integer"),
+    (SEARCH, {"grid": 2.5}, "got grid=2.5; expected an integer"),
     (SEARCH, {"n_boxes": 4}, "got n_boxes=4, expected .* from 1 to 3"),
     (SEARCH, {"grid": 1, "n_boxes": 2}, "from 1 to 1"),
     (COUNT, {"max_count": 0}, "got max_count=0, expected an integer from 1 to 15"),
@@ -175,7 +175,7 @@ REFUSED = [
     (VIDEO, {"n_distractors": 4}, "n_distractors=4, expected an integer from 0 to 3"),
     (VIDEO, {"detail_fraction": -1}, "detail_fraction=-1"),
     (VIDEO, {"seconds": 0}, "seconds=0"),
-    (VIDEO, {"fps": 2.5}, "fps=2.5.* expected an integer"),
+    (VIDEO, {"fps": 2.5}, "got fps=2.5; expected an integer"),
     (VIDEO, {"max_frame_pixels": 4 * 28**2}, "room for frames of 96x84 pixels. Raise max_frame_pixels"),
 ]
 
