@@ -15,7 +15,7 @@ import gymnasium
 
 from eval.data_hash import image_digest, sample_digest
 from eval.records import RunRecord
-from pxr_agents.remote import FailedAction, RemoteAction
+from pxr_agents.agents import FailedAction, RemoteAction
 from pxr_agents.types import Action, Agent, Episode, Observation, Tokens
 from pxr_env.errors import DataError, MediaError
 from pxr_env.types import NoTurn

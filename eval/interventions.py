@@ -16,11 +16,10 @@ import numpy as np
 from PIL import Image
 
 from eval.attempts import CannotBeAsked
-from pxr_env.geometry import Box, Quad, overlap
 from pxr_env.media import ImageSource
 from pxr_env.rendering import render
 from pxr_env.types import Sample
-from pxr_env.views import Panel, Region, View
+from pxr_env.views import Box, Panel, Quad, Region, View, overlap
 
 #: What is shown instead of what an operation showed.
 INTERVENTIONS = {

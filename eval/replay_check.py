@@ -29,7 +29,7 @@ from eval.metrics import INTERVAL_METHOD, evaluation_metrics
 from eval.options import open_console, say
 from eval.records import JUDGE_FAILED, RunFiles, RunRecord, record_to_json
 from eval.replay import rebuild_environment
-from pxr_agents.remote import FailedAction
+from pxr_agents.agents import FailedAction
 from pxr_agents.rollout import rollout
 from pxr_agents.types import CONTEXT, Action, ContextFull, Job, Observation, Tokens
 from pxr_env.errors import show

@@ -10,10 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from pxr_env.arguments import choose
-from pxr_env.errors import OperationError, show
-from pxr_env.geometry import Box, Point, Size, overlap
-from pxr_env.views import Panel, Region, View
+from pxr_env.errors import OperationError, choose, show
+from pxr_env.views import Box, Panel, Point, Region, Size, View, overlap
 
 #: Unit coordinates are written with this many decimals.
 UNIT_DECIMALS = 4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -13,10 +13,19 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import InvalidAction, ResetNeeded
 from PIL import Image
 
-from pxr_env.arguments import as_json, checks_arguments, plain, text
 from pxr_env.coordinates import get_frame
 from pxr_env.dialects import get_dialect
-from pxr_env.errors import DataError, OperationError, did_you_mean, quote, represent
+from pxr_env.errors import (
+    DataError,
+    OperationError,
+    as_json,
+    checks_arguments,
+    did_you_mean,
+    plain,
+    quote,
+    represent,
+    text,
+)
 from pxr_env.media import ImageSource, VideoSource, check_budget
 from pxr_env.operations import get_operation
 from pxr_env.rendering import draw_overview, render
@@ -30,10 +39,9 @@ from pxr_env.rules import (
     frame_budget,
     image_places,
 )
-from pxr_env.samples import as_source, find_id
 from pxr_env.scoring import get_scorer
 from pxr_env.spaces import ImagesSpace, TextSpace, TurnSpace
-from pxr_env.types import NoTurn, OperationCall, Sample, SampleSource
+from pxr_env.types import NoTurn, OperationCall, Sample, SampleSource, as_source, find_id
 from pxr_env.views import View
 
 _OPTIONS = ("sample_id",)
@@ -403,3 +411,63 @@ def _one_of(choices: tuple[object, ...], name: str, value: str | None) -> str | 
     if not isinstance(value, str | None) or value not in choices:
         raise ValueError(f"got {name}={represent(value)}; expected {' or '.join(map(represent, choices))}.")
     return value
+
+
+def oracle_turns(env: VisualReasoningEnv, *, look: bool = True) -> Iterator[str]:
+    """Yields the messages of an oracle for the episode that was just begun.
+
+    It makes `evidence_call` where the sample has one. Otherwise it seeks to `evidence_time` and zooms to
+    `evidence_box`. Then it gives the first accepted answer. It looks at the environment before each message, and keeps
+    within its limits.
+
+    Args:
+        env: the environment, whose sample it looks into.
+        look: whether to look at the evidence before answering.
+
+    Raises:
+        ValueError: the dialect cannot write the call or the answer.
+    """
+    for number, call in enumerate(_calls(env) if look else (), start=1):
+        if number > min(env.limits.max_operations, env.limits.max_turns - 1):
+            break
+        yield env.dialect.render_call(call)
+    yield env.dialect.render_answer(env.sample.answers[0])
+
+
+def _calls(env: VisualReasoningEnv) -> Iterator[OperationCall]:
+    sample = env.sample
+    if sample.evidence_call is not None:
+        if sample.evidence_call.name in env.operations:
+            yield sample.evidence_call
+        return
+    if sample.evidence_time is not None:
+        if "seek" in env.operations:
+            start, end = sample.evidence_time
+            yield OperationCall(name="seek", arguments={"start": start, "end": end, "target_video": 1})
+        elif "select_frames" in env.operations:
+            frames = [view.index for view in env.views if shows_evidence(view, env)]
+            if frames:
+                yield OperationCall(name="select_frames", arguments={"target_frames": frames[:1]})
+    if sample.evidence_box is not None and "zoom_in" in env.operations:
+        views = [view for view in env.views if shows_evidence(view, env)]
+        if views:
+            # The newest: what was sought comes after the overview.
+            numbers = env.frame.from_source(sample.evidence_box, views[-1], source=1)
+            yield OperationCall(name="zoom_in", arguments={"bbox_2d": numbers, "target_image": views[-1].index})
+
+
+def shows_evidence(view: View, env: VisualReasoningEnv) -> bool:
+    """Whether a view of a single region shows the whole evidence box of the sample, at the time of the evidence."""
+    sample = env.sample
+    if view.is_comparison or view.source != 1:
+        return False
+    if sample.evidence_time is not None:
+        start, end = sample.evidence_time
+        if view.time is None or not start <= view.time < end:
+            return False
+    if sample.evidence_box is None:
+        return True
+    x1, y1, x2, y2 = sample.evidence_box
+    left, top, right, bottom = view.box
+    # Boxes went through the decimals of a coordinate frame and floating point.
+    return left <= x1 + 1e-6 and top <= y1 + 1e-6 and right >= x2 - 1e-6 and bottom >= y2 - 1e-6

@@ -10,9 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
 from pxr_env.coordinates import get_frame
-from pxr_env.geometry import Point, Size
 from pxr_env.media import cut
-from pxr_env.views import Mark, Region, View, regions
+from pxr_env.views import Mark, Point, Region, Size, View, regions
 
 #: Marks and grid lines, with a dark rim so that they stand out on any picture.
 MARK_COLOUR = (255, 64, 64)

@@ -7,16 +7,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from pxr_env.arguments import plain
 from pxr_env.coordinates import Frame
 from pxr_env.dialects import Dialect
-from pxr_env.errors import OperationError, did_you_mean, quote, represent
-from pxr_env.geometry import Quad
+from pxr_env.errors import OperationError, did_you_mean, plain, quote, represent
 from pxr_env.media import MAX_ASPECT_RATIO, ImageSource, VideoSource, fit_size, uniform_frames
 from pxr_env.operations import Operation, OperationContext
 from pxr_env.operations.registry import Shown
 from pxr_env.types import Mistake, OperationCall, Sample, Turn
-from pxr_env.views import Region, View
+from pxr_env.views import Quad, Region, View
 
 #: Calls of one turn beyond this many are refused in one line, so that the reply stays short.
 MAX_CALLS_PER_TURN = 16

@@ -11,9 +11,8 @@ from typing import Any
 
 import gymnasium
 
-from pxr_env.arguments import choose, hints_of, typed_arguments
 from pxr_env.env import VisualReasoningEnv
-from pxr_env.errors import did_you_mean, quote
+from pxr_env.errors import choose, did_you_mean, hints_of, quote, typed_arguments
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

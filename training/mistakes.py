@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pxr_env.env import VisualReasoningEnv
+from pxr_env.env import VisualReasoningEnv, shows_evidence
 from pxr_env.media import Box, VideoSource
-from pxr_env.oracle import shows_evidence
 from pxr_env.types import OperationCall
 
 Mistaken = Callable[[VisualReasoningEnv, OperationCall, np.random.Generator], OperationCall]

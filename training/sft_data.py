@@ -24,9 +24,9 @@ from pxr_agents.chat import ChatFormat, Conversation
 from pxr_agents.types import Observation, Tokens
 from pxr_env.datasets import BadRow, ImagePart, Part, SFTData, TextPart, TraceMessage
 from pxr_env.errors import DataError, show
-from pxr_env.geometry import Quad
 from pxr_env.media import ImageSource, VideoSource, cut, fit_size, uniform_frames
 from pxr_env.rules import frame_budget
+from pxr_env.views import Quad
 from training.config import ImagesRecipe, SFTRecipe
 from training.demonstrations import Demonstrations, read_traces
 

@@ -19,8 +19,8 @@ from pydantic.dataclasses import dataclass
 from pxr_agents.chat import ChatFormat, Conversation
 from pxr_agents.types import Tokens
 from pxr_env.env import VisualReasoningEnv
+from pxr_env.env import oracle_turns as base_oracle_turns
 from pxr_env.media import Box
-from pxr_env.oracle import oracle_turns as base_oracle_turns
 from pxr_env.synthetic import LETTERS, cell_box
 from pxr_env.types import OperationCall, Sample
 from training.config import RECIPE, Share
@@ -81,7 +81,7 @@ def oracle_turns(env: gymnasium.Env[Any, Any], kind: str, rng: np.random.Generat
 
     Args:
         env: an environment of `VisualReasoningEnv`, whose samples know what the kind needs.
-        kind: "direct" (the answer), "single-pass" (the operations of `pxr_env.oracle`, then the answer) or
+        kind: "direct" (the answer), "single-pass" (the operations of `pxr_env.env`, then the answer) or
             "self-correction" (the same after a wrong operation, which carries no loss; see `training.mistakes`).
         rng: draws what is wrong.
 

@@ -17,8 +17,8 @@ from eval.records import RunRecord
 from eval.significance import PairedTest, paired_test
 from pxr_agents.statistics import contains, evidence_looks, knows_evidence
 from pxr_agents.types import Episode
-from pxr_env.geometry import overlap
 from pxr_env.scoring.text import normalize
+from pxr_env.views import overlap
 
 IsCorrect = Callable[[RunRecord], bool]
 _Key = tuple[str, int]

@@ -15,7 +15,7 @@ import gymnasium
 from eval.attempts import Watch, WatchedEnv
 from pxr_agents.rollout import rollout
 from pxr_agents.types import Agent, Episode, Job, Observation
-from pxr_env.play.transcript import Moment
+from pxr_env.play.serving import Moment
 from pxr_env.rendering import draw_overview
 
 

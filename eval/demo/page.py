@@ -20,7 +20,7 @@ from pxr_agents.types import Agent, Sampling
 from pxr_env.coordinates import FRAMES
 from pxr_env.dialects import dialect_names
 from pxr_env.play.page import seat_page
-from pxr_env.play.transcript import Transcript
+from pxr_env.play.serving import Transcript
 
 IMAGE, VIDEO, SAMPLE = "An image", "A video", "A synthetic sample"
 #: What a visitor's mistake, a file or a server can raise.

@@ -14,7 +14,7 @@ from eval.cards import evidence_frame
 from pxr_env.env import VisualReasoningEnv
 from pxr_env.errors import DataError
 from pxr_env.media import ImageSource, VideoSource
-from pxr_env.play.transcript import SOURCE_SIDE, picture, text
+from pxr_env.play.serving import SOURCE_SIDE, picture, text
 from pxr_env.types import Sample
 
 #: Longest question in characters, so that nobody fills a model's context by it.

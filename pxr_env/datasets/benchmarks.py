@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pxr_env.arguments import choose, text
 from pxr_env.datasets.answers import check_options, read_options
 from pxr_env.datasets.evidence import box_problem
 from pxr_env.datasets.fields import Fields, RowError, TableRow
@@ -17,8 +16,8 @@ from pxr_env.datasets.paths import UnsafePathError
 from pxr_env.datasets.readers import JSONLines, JSONList, Table, find_file, read_json
 from pxr_env.datasets.rows import Dataset, Names, Record
 from pxr_env.datasets.tsv import SHORTEST_IMAGE, TSVTable
-from pxr_env.errors import DataError, did_you_mean, quote, show
-from pxr_env.geometry import Box
+from pxr_env.errors import DataError, choose, did_you_mean, quote, show, text
+from pxr_env.views import Box
 
 _INSTRUCTION = "Answer with the option's letter from the given choices directly."
 

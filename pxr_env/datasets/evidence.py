@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pxr_env.errors import show
-from pxr_env.geometry import Box, Size
 from pxr_env.media.video import VideoSource
+from pxr_env.views import Box, Size
 
 #: A picture of more pixels than this along a side has no evidence of one pixel in its corner.
 _A_FEW_PIXELS = 4

@@ -15,9 +15,9 @@ from PIL import Image
 
 from pxr_env.datasets.readers import Table
 from pxr_env.errors import MediaError, quote
-from pxr_env.geometry import Size
 from pxr_env.media.images import ImageSource, decode, probe
 from pxr_env.media.video import VideoSource, frame_paths
+from pxr_env.views import Size
 
 #: Base64 characters that are read to find an image's size; enough for all headers without large thumbnails.
 HEADER_CHARACTERS = 64 * 1024

@@ -11,9 +11,9 @@ from pxr_env.datasets.media import Base64Image, ImageFile, Medium, RowImage, Vid
 from pxr_env.datasets.paths import DataDirectory, UnsafePathError
 from pxr_env.datasets.readers import Table
 from pxr_env.errors import MediaError, quote, show
-from pxr_env.geometry import Size
 from pxr_env.media.images import probe
 from pxr_env.media.video import FRAME_SUFFIXES, frame_paths
+from pxr_env.views import Size
 
 #: Most frames per second of a video that is given as frames.
 HIGHEST_FPS = 1000

@@ -19,8 +19,8 @@ from pxr_env.datasets.media_files import MediaFiles
 from pxr_env.datasets.paths import DataDirectory
 from pxr_env.datasets.readers import Table
 from pxr_env.errors import DataError, did_you_mean, quote, show
-from pxr_env.geometry import Box
 from pxr_env.types import Sample
+from pxr_env.views import Box
 
 #: At most this many bad rows are written into one message; `DataError.bad_rows` has all of them.
 _ROWS_IN_MESSAGE = 200

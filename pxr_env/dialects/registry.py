@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pxr_env.arguments import choose
 from pxr_env.coordinates import Frame
 from pxr_env.dialects.base import Dialect
+from pxr_env.errors import choose
 
 #: Builds a dialect for a coordinate frame. Raises ValueError if it cannot speak of that frame.
 DialectFactory = Callable[[Frame], Dialect]

@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pxr_env.errors import MediaError, quote
-from pxr_env.geometry import Size
 from pxr_env.media.upright import is_plain, orientation, to_rgb, turn, upright_size, without_metadata
+from pxr_env.views import Size
 
 #: The largest ratio of a picture's sides that Qwen's processors take.
 MAX_ASPECT_RATIO = 200

@@ -7,8 +7,8 @@ import math
 import numpy as np
 from PIL import Image
 
-from pxr_env.geometry import Box, Quad, Size, overlap
 from pxr_env.media.images import MAX_ASPECT_RATIO, ImageSource
+from pxr_env.views import Box, Quad, Size, overlap
 
 #: What lies outside the source, where a tilted rectangle reaches beyond it.
 OUTSIDE = (128, 128, 128)

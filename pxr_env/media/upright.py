@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from pxr_env.geometry import Size
+from pxr_env.views import Size
 
 #: Tags of a TIFF: bits of a sample, and what its 0 means (0: white, 1: black).
 _BITS_TAG, _PHOTOMETRIC_TAG = 258, 262

@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image
 
 from pxr_env.errors import MediaError
-from pxr_env.geometry import Size
 from pxr_env.media.decoders import decoder_pool
 from pxr_env.media.images import decoded_cache, decoding, file_key, open_image, probe, to_image
 from pxr_env.media.video_index import video_index
+from pxr_env.views import Size
 
 #: How frame files end, in small letters.
 FRAME_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")

@@ -21,9 +21,9 @@ import numpy as np
 from PIL import Image
 
 from pxr_env.errors import MediaError
-from pxr_env.geometry import Size
 from pxr_env.media.images import MAX_ASPECT_RATIO, check_area, decoding
 from pxr_env.media.upright import turned_size, upright_size
+from pxr_env.views import Size
 
 if TYPE_CHECKING:
     from av.container import InputContainer

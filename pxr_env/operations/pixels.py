@@ -7,10 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from pxr_env.errors import OperationError, show
-from pxr_env.geometry import Point, Quad
 from pxr_env.media import uniform_frames
 from pxr_env.operations.registry import BOX, TARGET_IMAGE, OperationContext, register_operation
-from pxr_env.views import Adjustment, Comparison, Grid, Mark, Region
+from pxr_env.views import Adjustment, Comparison, Grid, Mark, Point, Quad, Region
 
 #: Frames that one call may show.
 MAX_FRAMES = 8

@@ -19,9 +19,8 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-from pxr_env.arguments import choose
 from pxr_env.coordinates import Frame
-from pxr_env.errors import OperationError, did_you_mean, quote, show
+from pxr_env.errors import OperationError, choose, did_you_mean, quote, show
 from pxr_env.media import ImageSource, VideoSource
 from pxr_env.views import Comparison, Region, View
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+import json
+import math
+import re
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import gymnasium
 import numpy as np
 
+from pxr_env.coordinates import Frame
 from pxr_env.env import VisualReasoningEnv
 from pxr_env.errors import DataError, did_you_mean, quote
+from pxr_env.operations import Operation
 from pxr_env.types import OperationCall
+from pxr_env.views import Size
 
 #: Facts of the sample that would help to answer: told at the end.
 _SECRETS = ("needs_operation", "evidence_box", "evidence_time", "category")
@@ -148,3 +156,290 @@ class Seat:
         if message.text or message.images:
             self.messages.append(message)
         return message
+
+
+#: Kind -> what is to be filled in.
+KINDS = {
+    "box": "x1,y1,x2,y2",
+    "line": "x1,y1,x2,y2",
+    "point": "x,y",
+    "boxes": "x1,y1,x2,y2;...",
+    "lines": "x1,y1,x2,y2;...",
+    "points": "x,y;...",
+    "image": "the number of an image",
+    "images": "numbers of images: 1,3,5",
+    "integer": "an integer",
+    "number": "a number",
+    "choice": "one of the options",
+    "flag": "true or false",
+    "text": "text",
+    "texts": "text;text;...",
+    "json": "JSON",
+}
+#: Kinds that are drawn onto an image -> how many numbers one shape has.
+DRAWN = {"box": 4, "line": 4, "point": 2, "boxes": 4, "lines": 4, "points": 2}
+
+#: Kinds of several shapes -> the kind of one.
+SEVERAL = {"boxes": "box", "lines": "line", "points": "point"}
+_NAMED = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
+_FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Field:
+    """One argument of an operation, as a person fills it in.
+
+    Args:
+        name: of the argument.
+        kind: one of `KINDS`.
+        schema: the JSON schema of the argument.
+        required: whether the call needs it.
+        default: what leaving it out means; None if nothing in particular.
+    """
+
+    name: str
+    kind: str
+    schema: Mapping[str, Any]
+    required: bool
+    default: Any = None
+
+    @property
+    def expects(self) -> str:
+        """What to fill in, in a few words."""
+        if self.kind == "choice":
+            return " or ".join(map(str, self.schema["enum"]))
+        words = KINDS[self.kind]
+        if self.kind in ("integer", "number"):
+            words += f" from {self.schema['minimum']}" if "minimum" in self.schema else ""
+            words += f" to {self.schema['maximum']}" if "maximum" in self.schema else ""
+        return words
+
+    def read(self, text: str) -> Any:
+        """Returns the value that was typed. Ranges and counts are left to the environment, whose text a model would
+        read.
+
+        Raises:
+            ValueError: the text is nothing of this kind; the message is for the person.
+        """
+        text = text.strip()
+        try:
+            return self._value(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f'{self.name} is "{quote(text)}"; expected {self.expects}.') from error
+
+    def example(self, frame: Frame, size: Size) -> str:
+        """Returns something that could be typed for an image shown at `size`."""
+        width, height = frame.extent(size)
+        box = ",".join(
+            f"{edge * share:g}" if frame.decimals else f"{edge * share:.0f}"
+            for edge, share in ((width, 0.25), (height, 0.25), (width, 0.5), (height, 0.75))
+        )
+        point = ",".join(box.split(",")[:2])
+        drawn = {4: box, 2: point}.get(DRAWN.get(self.kind, 0))
+        low, high = self.schema.get("minimum", 0), self.schema.get("maximum", 1)
+        others = {
+            "image": "1",
+            "images": "1,2",
+            "integer": str(max(1, low)),
+            "number": f"{low + (high - low) * 0.75:g}" if self.kind == "number" else "",
+            "choice": str(next(iter(self.schema.get("enum", ())), "")),
+            "flag": "true",
+            "texts": '"one;two"',
+            "json": "'{}'",
+        }
+        return drawn or others.get(self.kind, "word")
+
+    def _value(self, text: str) -> Any:
+        if text.startswith(("[", "{")) and self.kind not in ("text", "choice"):
+            return json.loads(text, parse_constant=_no_constant)
+        match self.kind:
+            case "integer" | "image":
+                return int(text)
+            case "number":
+                return _number(text)
+            case "images":
+                return [int(part) for part in _parts(text)]
+            case "box" | "line" | "point":
+                return [_number(part) for part in _parts(text)]
+            case "boxes" | "lines" | "points":
+                return [[_number(part) for part in _parts(item)] for item in _items(text)]
+            case "texts":
+                return _items(text)
+            case "choice":
+                return next((option for option in self.schema["enum"] if str(option) == text), text)
+            case "flag":
+                if text.lower() not in _FLAGS:
+                    raise ValueError(text)
+                return _FLAGS[text.lower()]
+            case "json":
+                return json.loads(text, parse_constant=_no_constant)
+        return text
+
+
+def fields_of(operation: Operation) -> list[Field]:
+    """Returns the fields of an operation, in the order of its schema."""
+    parameters = inspect.signature(operation.function).parameters
+    required = operation.parameters.get("required", ())
+    fields = []
+    for name, schema in operation.parameters["properties"].items():
+        default = parameters[name].default if name in parameters and name not in required else None
+        fields.append(
+            Field(name=name, kind=kind_of(name, schema), schema=schema, required=name in required, default=default)
+        )
+    return fields
+
+
+def kind_of(name: str, schema: Mapping[str, Any]) -> str:
+    """Returns the kind of an argument: what its schema says, and its name where the schema leaves it open.
+
+    Lists of four numbers are boxes unless they are called lines; integers and lists of them count images where
+    the name says image or frame.
+    """
+    if "enum" in schema:
+        return "choice"
+    if schema["type"] != "array":
+        kinds = {"boolean": "flag", "string": "text", "object": "json", "number": "number"}
+        return kinds.get(schema["type"], "image" if _speaks_of(name, "image", "frame") else "integer")
+    items = schema.get("items", {})
+    if items.get("type") == "string":
+        return "texts"
+    if items.get("type") == "integer" and _speaks_of(name, "image", "frame"):
+        return "images"
+    if items.get("type") == "array":
+        several = _shape(name, items)
+        return next((kind for kind, one in SEVERAL.items() if one == several), "json")
+    return _shape(name, schema)
+
+
+def read_arguments(operation: Operation, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the arguments of a call from what was typed for each; blank texts count as left out.
+
+    Raises:
+        ValueError: an argument is unknown, lacks, or cannot be read; the message is for the person.
+    """
+    fields = {field.name: field for field in fields_of(operation)}
+    for name in texts:
+        if name not in fields:
+            raise ValueError(
+                f'{operation.name} got "{quote(name)}"; expected only {", ".join(fields) or "no arguments"}.'
+                f"{did_you_mean(name, fields)}"
+            )
+    given = {name: text for name, text in texts.items() if text.strip()}
+    for field in fields.values():
+        if field.required and field.name not in given:
+            raise ValueError(f"{operation.name} lacks {field.name}; expected {field.expects}.")
+    return {name: fields[name].read(text) for name, text in given.items()}
+
+
+def read_call(operation: Operation, text: str) -> dict[str, Any]:
+    """Returns the arguments of a call: name=value, or values in the order of the schema.
+
+    The numbers of a box may be apart: `zoom_in 0.1 0.2 0.4 0.5 1` is `zoom_in 0.1,0.2,0.4,0.5 1` is
+    `zoom_in target_image=1 bbox_2d=0.1,0.2,0.4,0.5`.
+
+    Raises:
+        ValueError: what was got and expected; for the person, the environment sees nothing of it.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"a quotation is not closed ({error}); expected a second quotation mark.") from error
+    named: dict[str, str] = {}
+    places: list[str] = []
+    for word in words:
+        if match := _NAMED.fullmatch(word):
+            name, value = match.groups()
+            if name in named:
+                raise ValueError(f"got {name} twice, expected it once.")
+            named[name] = value
+        else:
+            places.append(word)
+    return read_arguments(operation, named | _by_place(operation, places, named))
+
+
+def _by_place(operation: Operation, words: list[str], named: Mapping[str, str]) -> dict[str, str]:
+    """Gives the words without a name to the arguments that have none, in the order of the schema."""
+    open_fields = [field for field in fields_of(operation) if field.name not in named]
+    texts = {}
+    for field in open_fields:
+        if not words:
+            break
+        count = _n_words(field, words)
+        texts[field.name] = ",".join(words[:count])
+        words = words[count:]
+    if words:
+        raise ValueError(f'"{" ".join(words)}" is left over; expected {usage(operation)}.')
+    return texts
+
+
+def _n_words(field: Field, words: list[str]) -> int:
+    """How many words the next argument takes: the numbers of a box or of several images may be apart."""
+    if words[0].startswith("[") or "," in words[0]:
+        return 1
+    if field.kind == "images":
+        return len(words)
+    return DRAWN[field.kind] if field.kind in ("box", "line", "point") else 1
+
+
+def usage(operation: Operation) -> str:
+    """Returns a call of the operation in one line, with what is optional in brackets."""
+    names = [field.name if field.required else f"[{field.name}]" for field in fields_of(operation)]
+    return " ".join([operation.name, *names])
+
+
+def example(operation: Operation, frame: Frame, size: Size) -> str:
+    """Returns a call that could be typed for an image shown at `size`."""
+    fields = fields_of(operation)
+    # Where nothing is required, a call without arguments would show nothing.
+    chosen = [field for field in fields if field.required]
+    chosen += [field for field in fields if not field.required][: 1 if len(chosen) < 2 else 0]
+    return " ".join([operation.name, *(f"{field.name}={field.example(frame, size)}" for field in chosen)])
+
+
+def explain(operation: Operation, frame: Frame, size: Size) -> str:
+    """Returns the help of an operation: its usage, what it does, its arguments and an example."""
+    fields = fields_of(operation)
+    width = max((len(field.name) for field in fields), default=0)
+    lines = [usage(operation), f"  {operation.description}", ""]
+    for field in fields:
+        about = field.schema.get("description", "")
+        optional = "" if field.required else " (optional)"
+        lines.append(f"  {field.name:<{width}}  {field.expects}{optional}{'. ' + about if about else ''}")
+    if any(field.kind in DRAWN for field in fields):
+        lines += ["", f"  {frame.description}"]
+    return "\n".join([*lines, "", f"  For example: {example(operation, frame, size)}"])
+
+
+def _shape(name: str, schema: Mapping[str, Any]) -> str:
+    """The shape that a list of numbers describes."""
+    counts = schema.get("minItems"), schema.get("maxItems")
+    if schema.get("items", {}).get("type") not in ("number", "integer") or counts not in ((4, 4), (2, 2)):
+        return "json"
+    if counts == (2, 2):
+        return "point"
+    return "line" if _speaks_of(name, "line") else "box"
+
+
+def _speaks_of(name: str, *things: str) -> bool:
+    return any(word.removesuffix("s") in things for word in name.split("_"))
+
+
+def _number(text: str) -> int | float:
+    if re.fullmatch(r"[+-]?\d+", text):
+        return int(text)
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
+def _parts(text: str) -> list[str]:
+    return re.split(r"\s*,\s*|\s+", text)
+
+
+def _items(text: str) -> Sequence[str]:
+    return [item.strip() for item in re.split(r"[;\n]", text) if item.strip()]
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number")

@@ -14,8 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pxr_env.errors import did_you_mean, quote
 from pxr_env.operations import Operation
-from pxr_env.play.fields import explain, read_call, usage
-from pxr_env.play.seat import Message, Seat
+from pxr_env.play.seat import Message, Seat, explain, read_call, usage
 
 #: Command -> its argument and what it does, as `help` lists them.
 COMMANDS = {

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from pxr_env.arguments import choose
-from pxr_env.errors import quote, show
+from pxr_env.errors import choose, quote, show
 from pxr_env.types import Sample
 
 #: Says how good an answer to a sample is, from 0 (wrong) to 1 (right).

@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pxr_env.geometry import Size
 from pxr_env.synthetic.drawing import COLOURS, Colour, Place, around, grainy, hide, noise_corner
 from pxr_env.synthetic.scenes import Budget, ProceduralSamples, check_range, image_sample, square_side, warn_if_inexact
 from pxr_env.types import Sample
+from pxr_env.views import Size
 
 #: Source pixels per overview pixel, on each axis.
 REDUCTION = 8

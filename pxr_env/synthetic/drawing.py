@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pxr_env.geometry import Box, Size
 from pxr_env.synthetic.scenes import SPLITS
+from pxr_env.views import Box, Size
 
 Colour = tuple[int, int, int]
 #: x1, y1, x2, y2 in pixels.

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
-from pxr_env.geometry import Size
 from pxr_env.synthetic.infographic_content import KINDS, PAGE_TITLES, Question, Section, ask, draw_sections
 from pxr_env.synthetic.infographic_page import (
     PAGE_WIDTH,
@@ -29,6 +28,7 @@ from pxr_env.synthetic.infographic_page import (
 )
 from pxr_env.synthetic.scenes import SPLITS, Budget, ProceduralSamples, check_range, image_sample
 from pxr_env.types import Sample
+from pxr_env.views import Size
 
 #: Pages are between this many times as tall as wide.
 SHAPES = (1.2, 3.2)

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pxr_env.geometry import Box, Size
 from pxr_env.synthetic.drawing import Colour, Place, around, hide
 from pxr_env.synthetic.infographic_content import Key, Section, small_print
+from pxr_env.views import Box, Size
 
 #: Source pixels per overview pixel, on each axis.
 REDUCTION = 4

@@ -14,11 +14,10 @@ from typing import Any, ClassVar, Protocol, overload
 import numpy as np
 from PIL import Image
 
-from pxr_env.arguments import hints_of, typed_arguments
-from pxr_env.errors import DataError, represent
-from pxr_env.geometry import Size
+from pxr_env.errors import DataError, hints_of, represent, typed_arguments
 from pxr_env.media import ImageSource, check_budget, cut, fit_size
 from pxr_env.types import Sample
+from pxr_env.views import Size
 
 SPLITS = ("train", "test")
 #: Facts about this many samples are remembered; pixels are remembered by the shared cache alone.

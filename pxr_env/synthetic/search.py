@@ -19,10 +19,10 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from pxr_env.geometry import Box, Size
 from pxr_env.synthetic.drawing import COLOURS, LETTER_BOX, LETTERS, Place, around, draw_letter_box, grainy, noise_corner
 from pxr_env.synthetic.scenes import Budget, ProceduralSamples, check_range, image_sample, square_side, warn_if_inexact
 from pxr_env.types import Sample
+from pxr_env.views import Box, Size
 
 #: Source pixels per overview pixel, on each axis.
 REDUCTION = 4

@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pxr_env.geometry import Size
 from pxr_env.media import VideoSource, uniform_frames
 from pxr_env.synthetic.drawing import (
     COLOURS,
@@ -31,6 +30,7 @@ from pxr_env.synthetic.drawing import (
 )
 from pxr_env.synthetic.scenes import REMEMBERED, Budget, ProceduralSamples, check_range, warn_if_inexact
 from pxr_env.types import OperationCall, Sample
+from pxr_env.views import Size
 
 #: Source pixels per overview pixel, on each axis.
 REDUCTION = 4

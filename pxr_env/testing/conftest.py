@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from gymnasium.envs.registration import EnvSpec
 
+from pxr_env.env import oracle_turns
 from pxr_env.errors import quote
-from pxr_env.oracle import oracle_turns
 from pxr_env.testing.playing import Environment, PlayedTurn, Playthrough, base, play
 from pxr_env.testing.plugin import OPERATION, TASK
 from pxr_env.testing.subject import OperationSubject, TaskSubject

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 from pxr_env.errors import did_you_mean, quote
-from pxr_env.play.command import read_settings
+from pxr_env.play import read_settings
 from pxr_env.tasks import import_module_of
 from pxr_env.testing.subject import OperationSubject, TaskSubject
 from pxr_env.types import Sample, SampleSource

@@ -20,9 +20,8 @@ from pxr_env.operations import OperationContext, get_operation
 from pxr_env.operations.registry import Shown
 from pxr_env.operations.sampling import Scale, draw
 from pxr_env.rules import first_regions
-from pxr_env.samples import as_source
 from pxr_env.testing.playing import Environment, base
-from pxr_env.types import Sample, SampleSource
+from pxr_env.types import Sample, SampleSource, as_source
 from pxr_env.views import View
 
 #: Makes a new environment of the task.

@@ -12,13 +12,12 @@ from PIL import Image
 
 from pxr_env.env import VisualReasoningEnv
 from pxr_env.errors import show
-from pxr_env.geometry import Box, Size
 from pxr_env.media import MAX_ASPECT_RATIO
 from pxr_env.testing.playing import Environment, base
 from pxr_env.testing.subject import TaskSubject
 from pxr_env.testing.turns import draw_call, written
 from pxr_env.types import OperationCall
-from pxr_env.views import View
+from pxr_env.views import Box, Size, View
 
 #: Difference in source pixels between two ways to compute a box: floating point, no more.
 TOLERANCE = 1e-6

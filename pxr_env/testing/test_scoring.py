@@ -7,9 +7,9 @@ import math
 import pytest
 
 from pxr_env.datasets.evidence import box_problem, time_problem
+from pxr_env.env import shows_evidence
 from pxr_env.errors import quote, show
 from pxr_env.media import VideoSource
-from pxr_env.oracle import shows_evidence
 from pxr_env.testing.playing import Environment, PlayedTurn, Playthrough, base, play
 from pxr_env.testing.subject import TaskSubject
 from pxr_env.testing.turns import MARKER

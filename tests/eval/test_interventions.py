@@ -14,10 +14,9 @@ from PIL import Image
 
 from eval.attempts import CannotBeAsked
 from eval.interventions import INTERVENTIONS, Changed, shifted
-from pxr_env.geometry import overlap
 from pxr_env.media import ImageSource
 from pxr_env.types import Sample
-from pxr_env.views import Region
+from pxr_env.views import Region, overlap
 from tests.eval import striped
 
 

@@ -21,10 +21,10 @@ import pytest
 from eval.agents import AgentChoice, open_agent
 from eval.records import RunFiles
 from eval.runner import evaluate
+from pxr_agents.agents import OpenAIAgent
 from pxr_agents.chat import Conversation
 from pxr_agents.chat_client import Server
 from pxr_agents.checkpoint import read_checkpoint
-from pxr_agents.remote import OpenAIAgent
 from pxr_agents.types import Sampling
 from tests.vllm_support import ARGUMENTS, VARIABLES, needs_vllm
 

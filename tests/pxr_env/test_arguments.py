@@ -13,10 +13,9 @@ import pytest
 from PIL import Image
 
 from pxr_env import TASKS, Sample, VisualReasoningEnv
-from pxr_env.arguments import plain
 from pxr_env.coordinates import get_frame
 from pxr_env.dialects import get_dialect
-from pxr_env.errors import DataError, quote, represent, show
+from pxr_env.errors import DataError, plain, quote, represent, show
 from pxr_env.media import ImageSource
 from pxr_env.operations import get_operation
 from pxr_env.rules import Limits

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from pxr_env.coordinates import FRAMES, get_frame
 from pxr_env.errors import OperationError
-from pxr_env.geometry import Quad
-from pxr_env.views import Comparison, Region, View
+from pxr_env.views import Comparison, Quad, Region, View
 
 WHOLE = View.of(1, Region.from_box(1, (0.0, 0.0, 1000.0, 800.0)), (504, 392))
 PART = View.of(2, Region.from_box(1, (200.0, 100.0, 400.0, 200.0)), (112, 56))

@@ -12,8 +12,8 @@ import gymnasium
 import pytest
 from PIL import Image
 
+from pxr_env.__main__ import HEADINGS, described_arguments, page, sections
 from pxr_env.operations import registry
-from pxr_env.pages import HEADINGS, described_arguments, page, sections
 from pxr_env.tasks import TASKS
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pxr_env.geometry import Quad, overlap
+from pxr_env.views import Quad, overlap
 
 BOX = Quad.from_box((10, 20, 50, 100))
 

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from pxr_env.geometry import Quad
 from pxr_env.media import cut
 from pxr_env.rendering import MARK_COLOUR, SEPARATOR_COLOUR, render
-from pxr_env.views import Adjustment, Comparison, Grid, Mark, Region, View
+from pxr_env.views import Adjustment, Comparison, Grid, Mark, Quad, Region, View
 
 NOISE = np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)
 SOURCE = Image.fromarray(NOISE)

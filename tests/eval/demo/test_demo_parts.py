@@ -17,7 +17,7 @@ from eval.demo.live import End, play
 from eval.demo.questions import MAX_QUESTION, SAMPLE_ID, ask_about, describe_sample, draw_sample
 from eval.recipe import read_recipe
 from pxr_agents.agents import EachEpisode, Oracle
-from pxr_env.play.transcript import Moment, Transcript
+from pxr_env.play.serving import Moment, Transcript
 
 SEARCH = "pxr_env:pxr/SyntheticSearch-v0"
 

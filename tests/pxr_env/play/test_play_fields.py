@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pxr_env.coordinates import FRAMES
 from pxr_env.operations import get_operation, operation_names
-from pxr_env.play.fields import (
+from pxr_env.play.seat import (
     KINDS,
     Field,
     example,

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+import pxr_env.play as command
 from pxr_env.__main__ import main
-from pxr_env.play import command, make_environment
+from pxr_env.play import make_environment
 
 pytest.importorskip("gradio", reason="the page needs gradio: install it")
 pytestmark = pytest.mark.browser

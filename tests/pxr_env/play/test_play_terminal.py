@@ -15,10 +15,9 @@ from PIL import Image
 
 from pxr_env.__main__ import main
 from pxr_env.operations import get_operation
-from pxr_env.play import Seat, make_environment
+from pxr_env.play import Seat, make_environment, read_settings
 from pxr_env.play import terminal as terminal_module
-from pxr_env.play.command import read_settings
-from pxr_env.play.fields import read_call
+from pxr_env.play.seat import read_call
 from pxr_env.play.terminal import COMMANDS, Terminal, blocks, contact_sheet, detect, line_reader
 
 SEARCH = "pxr/SyntheticSearch-v0"

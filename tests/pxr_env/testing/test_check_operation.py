@@ -11,10 +11,10 @@ import pytest
 from pxr_env import Region, Sample
 from pxr_env.dialects import Hermes
 from pxr_env.errors import OperationError
-from pxr_env.geometry import Quad
 from pxr_env.media import ImageSource
 from pxr_env.operations import TARGET_IMAGE, operation_names, register_operation
 from pxr_env.testing import check_operation, test_operation
+from pxr_env.views import Quad
 
 pytestmark = pytest.mark.slow
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pxr_env import OperationCall
+from pxr_env.env import oracle_turns
 from pxr_env.media import VideoSource
-from pxr_env.oracle import oracle_turns
 
 TURN = OperationCall(name="rotate", arguments={"target_image": 1, "degrees": 90})
 
