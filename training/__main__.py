@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from training.config import PPORecipe, SFTRecipe, TracesRecipe, load_recipe, recipe_keys
-from training.errors import TrainingError
-from training.run_directory import FinishedRunError, Interrupted
+from training.run_directory import FinishedRunError, Interrupted, TrainingError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before torch is loaded: OpenMP threads that spin while they wait make a machine that does anything else beside the
     # training slower by an order of magnitude; sleeping ones cost nothing that can be measured.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(argv)
     try:
         return _run(arguments)
     except (KeyboardInterrupt, Interrupted) as stop:
@@ -34,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1 if isinstance(error, TrainingError) else 2
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training", description="Train agents by recipes.")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
@@ -48,24 +47,28 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--keys", action="store_true", help="list the keys of the recipe and stop")
         if train is _ppo:
             command.add_argument("--plain", action="store_true", help="in one process, without Ray (training/loop.py)")
-    return parser
+    # argparse takes positional arguments in one piece only: those behind an option are left over.
+    arguments, left_over = parser.parse_known_args(argv)
+    if unknown := [word for word in left_over if word.startswith("-")]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    words = [word for word in (arguments.recipe, *arguments.overrides, *left_over) if word is not None]
+    # An override in the first place: the recipe was left out.
+    left_out = not words or ("=" in words[0] and not Path(words[0]).exists())
+    arguments.recipe, arguments.overrides = (None, words) if left_out else (words[0], words[1:])
+    return arguments
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    recipe, overrides = arguments.recipe, list(arguments.overrides)
-    if recipe is not None and "=" in recipe and not Path(recipe).exists():
-        # The recipe was left out: this is an override.
-        recipe, overrides = None, [recipe, *overrides]
     class_name, train, _ = COMMANDS[arguments.command]
     if train is None:
-        return _doctor(recipe, overrides, as_json=arguments.json)
+        return _doctor(arguments.recipe, arguments.overrides, as_json=arguments.json)
     recipe_class = pkgutil.resolve_name(class_name)
     if arguments.keys:
         for key, text in recipe_keys(recipe_class):
             print(f"{key:<40} {text}")
     else:
         train = _ppo_plain if getattr(arguments, "plain", False) else train
-        train(load_recipe(recipe, recipe_class, overrides))
+        train(load_recipe(arguments.recipe, recipe_class, arguments.overrides))
     return 0
 
 
@@ -109,33 +112,6 @@ def _with_iterations(recipe: PPORecipe, run: Callable[..., Path]) -> None:
     _with_a_bar("PPO", n, lambda report: run(recipe, on_iteration=lambda m: report(int(m["iteration"]), n, m)))
 
 
-def _quickstart(recipe: Any) -> None:
-    from rich.console import Console
-
-    from training.quickstart.pipeline import Quickstart
-
-    _quiet()
-    Quickstart(recipe, Console()).run()
-
-
-#: Command -> its recipe class, what is done with a recipe, and its help. What a command needs is imported by it alone.
-COMMANDS: dict[str, tuple[str, Callable[[Any], None] | None, str]] = {
-    "traces": (
-        "training.config:TracesRecipe",
-        _traces,
-        "demonstrations for the warm start, by an environment's oracle",
-    ),
-    "sft": ("training.config:SFTRecipe", _sft, "warm start: supervised training on traces"),
-    "ppo": ("training.config:PPORecipe", _ppo, "reinforcement learning with PPO on Ray"),
-    "quickstart": (
-        "training.quickstart.recipe:QuickstartRecipe",
-        _quickstart,
-        "the whole chain with a tiny model, without and with curiosity",
-    ),
-    "doctor": ("", None, "what will fail here before anything is started: versions, devices, a recipe's needs"),
-}
-
-
 def _with_a_bar(title: str, total: int, train: Callable[[Any], Path]) -> None:
     """Trains with a progress bar, which `train` gets the function to move of."""
     _quiet()
@@ -149,12 +125,34 @@ def _with_a_bar(title: str, total: int, train: Callable[[Any], Path]) -> None:
     console.print(f"Trained model: {model}")
 
 
+def _quickstart(recipe: Any) -> None:
+    _quiet()
+    from rich.console import Console
+
+    from training.quickstart.pipeline import Quickstart
+
+    Quickstart(recipe, Console()).run()
+
+
 def _quiet() -> None:
     """Progress bars of our own only."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+
+
+#: Command -> its recipe class, what is done with a recipe, and its help. What a command needs is imported by it alone.
+COMMANDS: dict[str, tuple[str, Callable[[Any], None] | None, str]] = {
+    "traces": ("training.config:TracesRecipe", _traces, "demonstrations for the warm start, by a task's oracle"),
+    "sft": ("training.config:SFTRecipe", _sft, "warm start: supervised training on traces"),
+    "ppo": ("training.config:PPORecipe", _ppo, "reinforcement learning with PPO on Ray"),
+    "quickstart": (
+        "training.quickstart.recipe:QuickstartRecipe", _quickstart,
+        "the whole chain with a tiny model, without and with curiosity",
+    ),
+    "doctor": ("", None, "what will fail here before anything is started: versions, devices, a recipe's needs"),
+}  # fmt: skip
 
 
 if __name__ == "__main__":

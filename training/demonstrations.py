@@ -27,8 +27,8 @@ from pxr_env.datasets.fields import RowError
 from pxr_env.datasets.readers import JSONLines
 from pxr_env.errors import DataError, show
 from training.config import EnvRecipe, TracesRecipe
-from training.cursor import SampleCursor
 from training.mistakes import NoMistakeError
+from training.run_directory import SampleCursor
 from training.traces import ScriptedTurn, demonstrate, oracle_turns
 
 FORMAT = '{"env": {"id": ..., "kwargs": {...}}, "sample_id": ..., "turns": [{"text": ..., "train": true}]}'

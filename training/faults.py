@@ -27,7 +27,7 @@ import numpy as np
 from pxr_agents.statistics import term_returns
 from pxr_agents.types import Episode
 from training.batch import TrainingRow
-from training.errors import NonFiniteError
+from training.run_directory import NonFiniteError
 
 SKIPS = 3
 """So many steps in a row may not be left out."""

@@ -24,12 +24,12 @@ from pxr_agents.rollout import rollout
 from pxr_agents.types import Episode, Sampling
 from training.alarm import Notice
 from training.config import PPORecipe
-from training.errors import NonFiniteError
 from training.faults import Fault, check_rewards, count_faults, failed_batch_error, skipped_steps
 from training.lora import adapter_weights, export_model, plain_weights
 from training.policy import Policy, policy_arguments
 from training.ppo_run import Books, OnIteration, open_run
 from training.probes import make_env
+from training.run_directory import NonFiniteError
 from training.update import Update
 
 WITHOUT_RAY = {"engine.kind": "transformers", "learner.kind": "ddp", "max_staleness": 0, "uniform_groups": "keep"}

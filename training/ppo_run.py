@@ -13,13 +13,19 @@ from pxr_agents.statistics import episode_statistics
 from pxr_agents.types import Episode
 from training.alarm import AlarmRule, AlarmState, Notice, usage_rates, watch_usage
 from training.config import PPORecipe
-from training.cursor import SampleCursor
-from training.errors import RESUME, NonFiniteError, TrainingError
 from training.faults import Fault, FaultLog
 from training.logs import RunLog, WandbLog, open_wandb
 from training.preflight import check_start
 from training.probes import ProbePlanner
-from training.run_directory import Interrupted, RunDirectory, stop_signal
+from training.run_directory import (
+    RESUME,
+    Interrupted,
+    NonFiniteError,
+    RunDirectory,
+    SampleCursor,
+    TrainingError,
+    stop_signal,
+)
 
 # What may change between the starts of one run.
 FREE_KEYS = frozenset({

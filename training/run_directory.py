@@ -1,4 +1,4 @@
-"""The directory of a training run: it can be interrupted, resumed, watched and read, and a finished one stays as it is.
+"""A training run on disk and in time: it can be interrupted, resumed, watched and read, and a finished one stays.
 
 OUT/recipe.json         what was asked for
 OUT/metrics.jsonl       one line per iteration (PPO) or some steps (SFT)
@@ -12,14 +12,20 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
+
 from training.config import PPORecipe, SFTRecipe, to_dict
-from training.errors import RESUME, TrainingError
+
+RESUME = "Start the same command again to resume."
+
+CHECKPOINTS = 2
+"""So many checkpoints are kept."""
 
 
 class Interrupted(Exception):
@@ -28,6 +34,32 @@ class Interrupted(Exception):
 
 class FinishedRunError(Exception):
     """The directory holds a finished run, which is never overwritten."""
+
+
+class TrainingError(ValueError):
+    """Training cannot go on: the message says what happened, what was saved and what to do."""
+
+
+class LostProcessError(TrainingError):
+    """Processes that the run cannot do without died, or do not answer. What they knew is in the newest checkpoint, so a
+    run goes on from there by itself, as often as its `max_restarts` allows."""
+
+
+class NonFiniteError(TrainingError):
+    """Something that would be learned from is no finite number; the weights are as they were before.
+
+    Args:
+        message: what is wrong, where.
+        batches: what was to be learned from, as it is written to OUT/failed_batch.json.
+    """
+
+    def __init__(self, message: str, batches: Sequence[Mapping[str, Any]] = ()) -> None:
+        # All of it in `args`, or it would get lost between processes.
+        super().__init__(message, list(batches))
+        self.batches = [dict(batch) for batch in batches]
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class RunDirectory:
@@ -43,13 +75,11 @@ class RunDirectory:
     def claim(self, recipe: PPORecipe | SFTRecipe, *, free_keys: Collection[str]) -> None:
         """Write the recipe down on the first start; once there is a checkpoint, later ones must ask for the same.
 
-        Args:
-            recipe: what is asked for now.
-            free_keys: what may differ between starts. `out` may, too: directories can be moved.
+        `free_keys` may differ between starts, and so may `out`: directories can be moved.
 
         Raises:
-            FinishedRunError: if the run is finished already.
-            ValueError: if it was started with another recipe; names the keys that differ.
+            FinishedRunError: the run is finished already.
+            ValueError: it was started with another recipe; names the keys that differ.
         """
         if self.model.exists():
             raise FinishedRunError(
@@ -72,8 +102,13 @@ class RunDirectory:
     def newest_checkpoint(self) -> Path | None:
         return self._saved()[-1] if self._saved() else None
 
-    def save_checkpoint(self, number: int, save: Callable[[Path], object], *, keep: int = 2) -> None:
-        """Let `save` fill the directory of checkpoint `number`, and remove all but the newest `keep`.
+    def newest_saved(self) -> str:
+        """Half a sentence that says where the newest checkpoint is."""
+        newest = self.newest_checkpoint()
+        return f"the newest whole checkpoint is {newest}" if newest else "there is no checkpoint yet"
+
+    def save_checkpoint(self, number: int, save: Callable[[Path], object]) -> None:
+        """Let `save` fill the directory of checkpoint `number`, and remove all but the newest `CHECKPOINTS`.
 
         It is written beside and then renamed: a checkpoint with a number for a name is always whole.
 
@@ -84,37 +119,23 @@ class RunDirectory:
             shutil.rmtree(left, ignore_errors=True)
         with self.writing(self.checkpoints / str(number)) as path:
             write_whole(path, save)
-        for old in self._saved()[:-keep]:
+        for old in self._saved()[:-CHECKPOINTS]:
             shutil.rmtree(old)
 
     def finish(self, save: Callable[[Path], object]) -> None:
-        """Let `save` write the trained model; from then on the run is finished.
-
-        Raises:
-            TrainingError: it could not be written.
-        """
+        """Let `save` write the trained model, which finishes the run; raises TrainingError as `save_checkpoint`."""
         with self.writing(self.model) as path:
             write_whole(path, save)
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Turns a Ctrl-C inside into an `Interrupted` that says what is left. In a finished run it changes nothing.
-
-        Once the model is written only processes are left to be shut down, and they end with this one.
-
-        Raises:
-            Interrupted: the run is not finished.
-        """
+        """Turns a Ctrl-C inside into an `Interrupted` that says what is left. In a finished run it changes nothing:
+        only processes are left to be shut down, and they end with this one."""
         try:
             yield
         except KeyboardInterrupt:
             if not self.model.exists():
                 raise Interrupted(f"Interrupted; {self.newest_saved()}. {RESUME}") from None
-
-    def newest_saved(self) -> str:
-        """Half a sentence that says where the newest checkpoint is."""
-        newest = self.newest_checkpoint()
-        return f"the newest whole checkpoint is {newest}" if newest else "there is no checkpoint yet"
 
     @contextmanager
     def writing(self, what: Path) -> Iterator[Path]:
@@ -138,8 +159,7 @@ class RunDirectory:
 
     def _saved(self) -> list[Path]:
         """Whole checkpoints, the newest last."""
-        found = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
-        return sorted((path for path in found if path.name.isdigit()), key=lambda path: int(path.name))
+        return sorted((path for path in self.checkpoints.glob("*") if path.name.isdigit()), key=lambda p: int(p.name))
 
 
 def write_whole(final: Path, save: Callable[[Path], object]) -> None:
@@ -184,3 +204,40 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+class SampleCursor:
+    """Which samples come next: every one once per epoch, in an order that follows from the seed. Its state is one
+    number."""
+
+    def __init__(self, sample_ids: Sequence[str], *, seed: int) -> None:
+        if not len(sample_ids):
+            raise ValueError("The data has no samples; expected at least one to train on")
+        self._ids, self._seed, self._taken = sample_ids, seed, 0
+        self._epoch, self._order = -1, np.zeros(0, np.int64)
+
+    def take(self, n: int) -> list[str]:
+        """The next `n` ids, all different; raises ValueError if the data has fewer."""
+        if n > len(self._ids):
+            raise ValueError(
+                f"got data of {len(self._ids)} samples, expected {n} different ones at a time; set "
+                f"groups_per_iteration (or batch_size) to at most {len(self._ids)}"
+            )
+        taken: list[str] = []
+        while len(taken) < n:
+            epoch, place = divmod(self._taken, len(self._ids))
+            if epoch != self._epoch:
+                self._epoch = epoch
+                self._order = np.random.default_rng([self._seed, 5, epoch]).permutation(len(self._ids))
+            sample_id = str(self._ids[int(self._order[place])])
+            self._taken += 1
+            # At the seam of two epochs an id could come twice; its second turn is skipped.
+            if sample_id not in taken:
+                taken.append(sample_id)
+        return taken
+
+    def state_dict(self) -> dict[str, int]:
+        return {"taken": self._taken}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._taken = state["taken"]

@@ -24,8 +24,8 @@ from pxr_agents.types import Tokens
 from pxr_agents.vlm import TokenBatch, collate, split_by_length
 from pxr_env.errors import DataError, MediaError
 from training.batch import BUCKET_TOKENS, pack
-from training.cursor import SampleCursor
 from training.logs import read_lines
+from training.run_directory import SampleCursor
 from training.sft_data import Rows
 
 T = TypeVar("T")

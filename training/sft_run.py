@@ -16,14 +16,12 @@ import torch
 from torch import Tensor
 
 from training.config import SFTRecipe
-from training.cursor import SampleCursor
 from training.deepspeed_engine import gathered
-from training.errors import TrainingError
 from training.logs import MetricsLog, WandbLog, open_wandb
 from training.lora import adapter_weights, export_model, plain_weights
 from training.preflight import check_model
 from training.progress import Report
-from training.run_directory import Interrupted, RunDirectory, stop_signal
+from training.run_directory import Interrupted, RunDirectory, SampleCursor, TrainingError, stop_signal
 from training.schedule import lr_factor
 from training.sft_batches import Batch, blank_row, note_skipped, parts, read_ahead, read_batches, tensors
 from training.sft_data import open_rows

@@ -40,13 +40,13 @@ from training.batch import (
     with_blank_image,
 )
 from training.config import PPORecipe
-from training.errors import NonFiniteError
 from training.faults import SKIPS, describe_row, row_problem
 from training.logs import combine_metrics
 from training.lora import adapters_off
 from training.loss import logprob_gap
 from training.objective import LOGPROBS, VALUES, column, objective
 from training.policy import Policy
+from training.run_directory import NonFiniteError
 from training.schedule import lr_factor
 
 Forward = Callable[[Sequence[Bucket]], Mapping[str, Tensor]]

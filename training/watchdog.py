@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, Self
 import gymnasium
 
 from pxr_env.errors import DataError, MediaError
-from training.errors import RESUME
+from training.run_directory import RESUME
 
 # Nothing else here uses it.
 _SIGNAL = signal.SIGALRM

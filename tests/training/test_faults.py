@@ -34,11 +34,10 @@ from tests.training import faulty
 from tests.training.conftest import ENV
 from tests.training.uneven import uneven
 from training.config import EnvRecipe, LearnerRecipe, to_dict
-from training.cursor import SampleCursor
-from training.errors import LostProcessError, NonFiniteError, TrainingError
 from training.rllib.algorithm import VLMPPOConfig
 from training.rllib.run import run_ppo
 from training.rllib.weights import learner_weights
+from training.run_directory import LostProcessError, NonFiniteError, SampleCursor, TrainingError
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]

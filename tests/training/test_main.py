@@ -38,6 +38,15 @@ def test_a_typo_names_the_key_and_the_nearest(capsys, command, typo, nearest):
     assert "Traceback" not in errors
 
 
+@pytest.mark.parametrize("words", ["--plain ppo_tiny sed=1", "sed=1 --plain model=m env.id=e"])
+def test_options_may_stand_anywhere(capsys, words):
+    assert main(["ppo", *words.split()]) == 2
+    assert 'Did you mean "seed"?' in capsys.readouterr().err
+    with pytest.raises(SystemExit) as exit:
+        main(["ppo", *words.split(), "--plane"])
+    assert exit.value.code == 2
+
+
 def test_missing_files_are_errors_not_tracebacks(capsys, tmp_path):
     assert main(["ppo", str(tmp_path / "absent.toml")]) == 2
     assert "absent.toml" in capsys.readouterr().err

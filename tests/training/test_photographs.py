@@ -22,9 +22,9 @@ from pxr_agents import tiny
 from tests.training.uneven import uneven
 from training.config import EnvRecipe, PPORecipe, SFTRecipe
 from training.demonstrations import Trace, write_traces
-from training.errors import TrainingError
 from training.rllib.algorithm import VLMPPOConfig
 from training.rllib.run import run_ppo
+from training.run_directory import TrainingError
 from training.sft_run import run_sft
 from training.traces import answer_turn, zoom_turn
 

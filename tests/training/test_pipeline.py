@@ -20,13 +20,12 @@ from pxr_agents.groups import Group
 from tests.training.conftest import ENV
 from tests.training.rows import make_episode
 from tests.training.uneven import uneven
-from training.cursor import SampleCursor
 from training.rllib.env_runner import SampledGroup
 from training.rllib.group_selection import GroupSelection
 from training.rllib.pipeline import AHEAD
 from training.rllib.run import run_ppo
 from training.rllib.weights import learner_state, learner_weights
-from training.run_directory import Interrupted
+from training.run_directory import Interrupted, SampleCursor
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.errors import LostProcessError, TrainingError
 from training.rllib.sampling import SamplingAttempt, sample_all
+from training.run_directory import LostProcessError, TrainingError
 
 SAMPLES = [f"s{k}" for k in range(12)]
 

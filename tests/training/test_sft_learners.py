@@ -13,10 +13,9 @@ from safetensors.torch import load_file
 
 from tests.training.conftest import ENV
 from training.config import EnvRecipe, LearnerRecipe, SFTRecipe, TracesRecipe
-from training.cursor import SampleCursor
 from training.demonstrations import oracle_traces, write_traces
 from training.ray_train import train_on_ray
-from training.run_directory import Interrupted, RunDirectory
+from training.run_directory import Interrupted, RunDirectory, SampleCursor
 from training.sft_run import run_sft, train
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_session")]

@@ -12,10 +12,8 @@ from pxr_agents.vlm import VLM
 from tests.training.conftest import ENV
 from tests.training.rows import trained_logprobs
 from training.config import SFTRecipe, TracesRecipe
-from training.cursor import SampleCursor
 from training.demonstrations import Demonstrations, oracle_traces, read_traces, write_traces
-from training.errors import TrainingError
-from training.run_directory import FinishedRunError, Interrupted
+from training.run_directory import FinishedRunError, Interrupted, SampleCursor, TrainingError
 from training.sft_run import run_sft
 
 

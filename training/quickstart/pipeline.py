@@ -28,12 +28,11 @@ import pxr_env  # noqa: F401  (registers the tasks)
 from pxr_agents import tiny
 from pxr_agents.vlm import VLM
 from training.config import CuriosityRecipe, PPORecipe, to_dict
-from training.errors import RESUME
 from training.progress import StageProgress
 from training.quickstart.pretrain import ATOM, Report, fixed_texts, pretrain, task_texts
 from training.quickstart.recipe import ARMS, QuickstartRecipe
 from training.quickstart.warm_start import WarmStart
-from training.run_directory import Interrupted, write_whole
+from training.run_directory import RESUME, Interrupted, write_whole
 
 SUMMARY_KEYS = ("accuracy", "accuracy_needs_operation", "accuracy_easy", "usage_rate", "hit_rate")
 

@@ -15,7 +15,6 @@ from ray.rllib.utils.metrics import LEARNER_RESULTS, WEIGHTS_SEQ_NO
 from pxr_agents.types import Episode
 from training.alarm import Notice
 from training.config import PPORecipe
-from training.errors import NonFiniteError
 from training.faults import Fault, check_rewards, count_faults, skipped_steps
 from training.logs import combine_metrics
 from training.policy import policy_arguments
@@ -28,6 +27,7 @@ from training.rllib.learner import LearnerWatch, TokenPPOLearner, VLMModule, fai
 from training.rllib.pipeline import SamplingPipeline, staleness
 from training.rllib.sampling import RunnerPool, SamplingAttempt, SamplingCall, attempt_of, sample_all, sample_on
 from training.rllib.weights import WeightSync, export, learner_state, learner_version, load_shards, save_shards
+from training.run_directory import NonFiniteError
 
 STATE = "pxr"
 

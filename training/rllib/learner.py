@@ -27,11 +27,10 @@ from torch.distributed.distributed_c10d import _get_default_store
 
 from pxr_agents.vlm import VLM
 from training.batch import Bucket
-from training.errors import LostProcessError, NonFiniteError, TrainingError
 from training.faults import failed_batch_error
 from training.lora import has_adapters, plain_weights
 from training.policy import Policy
-from training.run_directory import Interrupted
+from training.run_directory import Interrupted, LostProcessError, NonFiniteError, TrainingError
 from training.update import Minibatch, Ranks, Update
 
 _FAILED = "pxr/failed_learner"

@@ -14,12 +14,12 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
 
 from pxr_agents.engines.vllm.errors import EngineError
 from training.config import PPORecipe
-from training.errors import RESUME, LostProcessError
 from training.faults import Fault
 from training.ppo_run import OnIteration, PPORun, open_run
 from training.rllib.algorithm import VLMPPOConfig
 from training.rllib.cluster import check_job, check_nodes, joined_ray
 from training.rllib.learner import first_line
+from training.run_directory import RESUME, LostProcessError
 
 _LOST = (LostProcessError, EngineError, RayActorError, ObjectLostError, GetTimeoutError)
 #: Seconds before a run that lost a process starts again.

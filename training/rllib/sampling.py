@@ -25,11 +25,11 @@ import ray
 from ray.exceptions import RayError
 
 from pxr_agents.engines.vllm.errors import EngineError
-from training.errors import RESUME, LostProcessError, TrainingError
 from training.faults import Fault
 from training.probes import ProbePlan
 from training.rllib.engines import EngineHandles
 from training.rllib.env_runner import VLMEnvRunner
+from training.run_directory import RESUME, LostProcessError, TrainingError
 from training.watchdog import StuckEnvironmentError
 
 # What closing environments may take before their processes are ended anyway.

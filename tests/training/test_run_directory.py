@@ -1,10 +1,12 @@
+"""The order in which samples come, and where a run goes on in it."""
+
 from __future__ import annotations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.cursor import SampleCursor
+from training.run_directory import SampleCursor
 
 IDS = [f"s{k}" for k in range(7)]
 
