@@ -2,8 +2,9 @@
 
 Every sample has a digest: SHA-256 over its id, question, options, accepted answers and evidence, and over what its
 media files hold: their sizes and three blocks of each, at the beginning, in the middle and at the end (files of up to
-192 KiB whole). Names and places of files do not count. Pictures that are drawn (synthetic tasks) have no files: there
-the sample's facts, the environment's arguments and the version of the code say what was shown.
+192 KiB whole), or all bytes of an image inside a data file. Names and places of files do not count. Pictures that are
+drawn (synthetic tasks) have no files: there the sample's facts, the environment's arguments and the version of the code
+say what was shown.
 
 The digest of a data set is SHA-256 over the digests of the samples that were run, in their order.
 """
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from pxr_env.datasets import Dataset
+from pxr_env.datasets.media import RowImage
 
 #: Bytes at the beginning, in the middle and at the end of a file that are read.
 BLOCK = 64 * 1024
@@ -68,7 +70,7 @@ def data_file_digest(data: object) -> str | None:
     if path is None or not path.is_file():
         return None
     if path.stat().st_size > WHOLE_FILE:
-        return _part_digest(str(path), 0, None, _stamp(path))
+        return _file_digest(str(path), _stamp(path))
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -87,11 +89,10 @@ def _media_digests(data: object, sample: Any) -> Iterator[str]:
 
 
 def _record_digests(medium: Any) -> Iterator[str]:
-    """Of a file, a folder or list of frames with its clip and rate, or a part of a larger file."""
+    """Of a file, a folder or list of frames with its clip and rate, or an image inside a data file."""
     yield json.dumps([getattr(medium, name, None) for name in ("start", "end", "fps")])
-    if hasattr(medium, "offset"):
-        path = Path(medium.path)
-        yield _part_digest(str(path), medium.offset, medium.length, _stamp(path))
+    if isinstance(medium, RowImage):
+        yield medium.digest.hex()
         return
     for path in getattr(medium, "paths", None) or [path for path in [getattr(medium, "path", None)] if path]:
         yield from _path_digests(Path(path))
@@ -100,7 +101,7 @@ def _record_digests(medium: Any) -> Iterator[str]:
 def _path_digests(path: Path) -> Iterator[str]:
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
         if file.is_file():
-            yield _part_digest(str(file), 0, None, _stamp(file))
+            yield _file_digest(str(file), _stamp(file))
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -110,16 +111,15 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 # Images are asked about several times.
 @functools.lru_cache(maxsize=65536)
-def _part_digest(path: str, offset: int, length: int | None, stamp: tuple[int, int]) -> str:
-    """Digest of `length` bytes from `offset` on (of the whole file), by its size and three blocks."""
-    size = stamp[1] - offset if length is None else length
+def _file_digest(path: str, stamp: tuple[int, int]) -> str:
+    """Digest of a file by its size and three blocks."""
+    size = stamp[1]
     digest = hashlib.sha256(str(size).encode("ascii"))
     with open(path, "rb") as file:
         if size <= 3 * BLOCK:
-            file.seek(offset)
-            digest.update(file.read(size))
+            digest.update(file.read())
         else:
             for start in (0, (size - BLOCK) // 2, size - BLOCK):
-                file.seek(offset + start)
+                file.seek(start)
                 digest.update(file.read(BLOCK))
     return digest.hexdigest()

@@ -3,8 +3,7 @@
 from pxr_env.datasets.archives import unpack
 from pxr_env.datasets.benchmarks import HRBench, InfographicVQA, MVBench, TallyQA, VStar
 from pxr_env.datasets.check import DataReport, check_dataset
-from pxr_env.datasets.formats import FORMATS, open_dataset, recognize
-from pxr_env.datasets.own_data import JSONL, HuggingFaceData
+from pxr_env.datasets.formats import FORMATS, JSONL, HuggingFaceData, open_dataset, recognize
 from pxr_env.datasets.released import (
     EvaluationData,
     ImagePart,

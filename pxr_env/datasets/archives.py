@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pxr_env.datasets.fields import printable
-from pxr_env.datasets.paths import UnsafePathError, check_name
+from pxr_env.datasets.media import UnsafePathError, check_name
 from pxr_env.errors import DataError, quote
 
 #: More members than the largest data sets have frames.

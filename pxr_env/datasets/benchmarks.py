@@ -8,14 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pxr_env.datasets.answers import check_options, read_options
-from pxr_env.datasets.evidence import box_problem
-from pxr_env.datasets.fields import Fields, RowError, TableRow
-from pxr_env.datasets.media import Base64Image, ImageFile, Medium
-from pxr_env.datasets.paths import UnsafePathError
-from pxr_env.datasets.readers import JSONLines, JSONList, Table, find_file, read_json
-from pxr_env.datasets.rows import Dataset, Names, Record
-from pxr_env.datasets.tsv import SHORTEST_IMAGE, TSVTable
+from pxr_env.datasets.fields import Fields, RowError, TableRow, check_options, read_options
+from pxr_env.datasets.media import ImageFile, Medium, UnsafePathError
+from pxr_env.datasets.readers import JSONLines, JSONList, Table, TSVTable, find_file, only_file, read_json
+from pxr_env.datasets.rows import Dataset, Names, Record, box_problem
 from pxr_env.errors import DataError, choose, did_you_mean, quote, show, text
 from pxr_env.views import Box
 
@@ -29,10 +25,8 @@ class VStar(Dataset):
     Source: craigwu/vstar_bench (Wu and Xie, arXiv 2312.14135); 115 direct_attributes, 76 relative_position.
 
     Fields: `image` (path), `text` (question, lines "(A) ..." with the options, and an instruction), `category`,
-    `label` (letter of the right option), `question_id`. The answer is the letter.
-
-    Beside every image upstream has a json with `bbox`, a list of x, y, width, height in pixels for the objects that are
-    asked about. Where it is there, the smallest box around all of them becomes the evidence box.
+    `label` (letter of the right option), `question_id`. The answer is the letter. Beside an image there may be a json
+    with `bbox`, a list of x, y, width, height in pixels: the smallest box around all becomes the evidence box.
 
     Args:
         directory: where `test_questions.jsonl` lies.
@@ -57,14 +51,14 @@ class VStar(Dataset):
         return question, options
 
     def _details(self, fields: Fields, media: Sequence[Medium]) -> dict[str, Any]:
+        name, image = fields.values["image"], media[0]
+        has_file = isinstance(name, str) and isinstance(image, ImageFile)
         return {
             "category": fields.text("category"),
-            "evidence_box": self._evidence(fields.values["image"], media[0]),
+            "evidence_box": self._evidence(name, image) if has_file else None,
         }
 
-    def _evidence(self, name: object, image: Medium) -> Box | None:
-        if not isinstance(image, ImageFile) or not isinstance(name, str):
-            return None
+    def _evidence(self, name: str, image: Medium) -> Box | None:
         annotation = name.rpartition(".")[0] + ".json"
         try:
             path = self.files.find(annotation)
@@ -96,24 +90,19 @@ def _is_box(box: object) -> bool:
         isinstance(box, list)
         and len(box) == 4
         and all(isinstance(value, int | float) and abs(value) < 1e6 for value in box)
-        and box[2] > 0
-        and box[3] > 0
+        and min(box[2:]) > 0
     )
-
-
-#: Simple questions name a kind of object, complex ones ask for a relation or an attribute too.
-SUBSETS = ("complex", "simple", "all")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class TallyQA(Dataset):
     """TallyQA as it is published: `test.json` (or `train.json`), and images of Visual Genome and COCO.
 
-    Source: github.com/manoja328/TallyQA_dataset (Acharya et al., arXiv 1810.12440).
+    Source: github.com/manoja328/TallyQA_dataset (Acharya et al., arXiv 1810.12440). Simple questions name a kind of
+    object, complex ones ask for a relation or an attribute too.
 
-    Fields: `image` (path such as `VG_100K_2/2410408.jpg` or `val2014/COCO_val2014_000000000042.jpg`, looked up in the
-    directory, then in its `images`), `question`, `answer` (whole number), `issimple` (bool), `question_id`; `image_id`
-    and `data_source` are not read. The answer is the number in digits.
+    Fields: `image` (path such as `VG_100K_2/2410408.jpg`, looked up in the directory, then in its `images`),
+    `question`, `answer` (whole number), `issimple` (bool), `question_id`. The answer is the number in digits.
 
     Args:
         directory: where the json file lies.
@@ -132,12 +121,12 @@ class TallyQA(Dataset):
     split: str = "test"
 
     def open_table(self, directory: Path) -> Table:
-        choose(dict.fromkeys(SUBSETS), self.subset, "subset=", "Choose one.")
+        choose(dict.fromkeys(("complex", "simple", "all")), self.subset, "subset=", "Choose one.")
         return JSONList(find_file(directory, f"{text('split', self.split)}.json", "the questions"))
 
     @property
-    def folders(self) -> Sequence[str]:
-        return ("", "images")
+    def prefixes(self) -> Sequence[str]:
+        return ("", "images/")
 
     def _record(self, fields: Fields) -> Record | None:
         self._sample_id(fields)
@@ -183,23 +172,16 @@ class InfographicVQA(Dataset):
     split: str = "val"
 
     def open_table(self, directory: Path) -> Table:
-        places = (directory, directory / "infographicsvqa_qas")
         pattern = f"[iI]nfographic*_{text('split', self.split)}_*.json"
-        files = sorted(path for place in places for path in place.glob(pattern))
-        typed = [path for path in files if "withQT" in path.name]
-        files = typed if len(files) > 1 and typed else files
-        if len(files) != 1:
-            found = ", ".join(path.name for path in files[:5]) or "none"
-            raise DataError(
-                f'"{directory}" holds {len(files)} files infographicsVQA_{self.split}_*.json ({found}); expected '
-                "exactly one. Check the split, or move the others."
-            )
-        return JSONList(files[0], under="data")
+        files = [path for place in ("", "infographicsvqa_qas") for path in (directory / place).glob(pattern)]
+        files = [path for path in files if "withQT" in path.name] or files
+        file = only_file(directory, files, f"infographicsVQA_{self.split}_*.json", "of the split")
+        return JSONList(file, under="data")
 
     @property
-    def folders(self) -> Sequence[str]:
-        of_split = (f"infographicVQA_{self.split}_v1.0_images", f"infographicsVQA_{self.split}_v1.0_images")
-        return ("infographicsvqa_images", *of_split, "images", "")
+    def prefixes(self) -> Sequence[str]:
+        of_split = (f"infographicVQA_{self.split}_v1.0_images/", f"infographicsVQA_{self.split}_v1.0_images/")
+        return ("infographicsvqa_images/", *of_split, "images/", "")
 
     def _details(self, fields: Fields, media: Sequence[Medium]) -> dict[str, Any]:
         kinds = fields.texts("answer_type", or_one=True) if "answer_type" in fields else ()
@@ -217,13 +199,9 @@ class HRBench(Dataset):
     earlier row with the same image, as evaluation kits write it). The options are written below the question. Rows with
     the same image are one cluster, and so are the four orders of a question.
 
-    Opening the file remembers where each image begins. It is read and decoded when a sample is shown; neither the data
-    nor an episode holds the base64 text.
-
     Args:
         directory: where the tsv lies.
         name: the file's name without `.tsv`; needed if there are several.
-        check_media: decode the beginning of every image and read its size.
     """
 
     scorer: ClassVar[str] = "multiple_choice"
@@ -233,32 +211,27 @@ class HRBench(Dataset):
     name: str | None = None
 
     def open_table(self, directory: Path) -> Table:
+        self._images: dict[str, tuple[Medium, ...]] = {}
         path = find_file(directory, f"{self.name or '*'}.tsv", "or its name (name=...)")
-        stat = path.stat()
-        self._file, self._stamp = str(path.resolve()), (stat.st_mtime_ns, stat.st_size)
-        self._images: dict[str, Medium] = {}
-        return TSVTable(path, ("index", "question", "answer", *"ABCD", "image"), placed="image")
+        return TSVTable(path, ("index", "question", "answer", *"ABCD", "image"))
+
+    @property
+    def prefixes(self) -> Sequence[str]:
+        return ("", "images/")
 
     def _find_media(self, fields: Fields) -> tuple[Medium, ...]:
-        image = self._image(fields)
-        self._images[str(fields.sample_id)] = image
-        return (image,)
-
-    def _image(self, fields: Fields) -> Medium:
-        offset, length, short, digest = fields.values["image"]
-        if length == 0:
+        image = fields.values["image"]
+        if not image:
             raise RowError("image is empty; expected base64")
-        if short in self._images:
-            return self._images[short]
-        if length < SHORTEST_IMAGE:
-            try:
-                return self._media.image(short, ("", "images"), "image", fields.key, ("image",))
-            except RowError as error:
-                raise RowError(f"{error}. Base64, or the index of an earlier row, may stand here, too") from error
-        image = Base64Image(path=self._file, offset=offset, length=length, stamp=self._stamp, digest=digest)
-        if self.check_media:
-            self._media.size(image)
-        return image
+        if image in self._images:
+            return self._images[image]
+        try:
+            media = self._images[str(fields.sample_id)] = super()._find_media(fields)
+        except RowError as error:
+            if "does not exist" not in str(error):
+                raise
+            raise RowError(f"{error}. Base64, or the index of an earlier row, may stand here, too") from error
+        return media
 
     def _options(self, fields: Fields) -> tuple[str, ...]:
         # An empty option is named by check_options.
@@ -269,27 +242,22 @@ class HRBench(Dataset):
         return {"category": given.pop("category", None), "metadata": given}
 
 
+_CHARADES = ("star/Charades_v1_480", "star/Charades_segment")
 #: MVBench's task -> where upstream keeps its videos, as first published and as published later.
 VIDEO_FOLDERS: Mapping[str, tuple[str, ...]] = {
     "action_antonym": ("ssv2_video", "ssv2_video_mp4"),
-    "action_count": ("perception/videos",),
     "action_localization": ("sta/sta_video", "sta/sta_video_segment"),
-    "action_prediction": ("star/Charades_v1_480", "star/Charades_segment"),
-    "action_sequence": ("star/Charades_v1_480", "star/Charades_segment"),
-    "character_order": ("perception/videos",),
-    "counterfactual_inference": ("clevrer/video_validation",),
+    **dict.fromkeys(("action_prediction", "action_sequence", "object_interaction"), _CHARADES),
+    **dict.fromkeys(("action_count", "character_order", "object_shuffle", "state_change"), ("perception/videos",)),
+    **dict.fromkeys(
+        ("counterfactual_inference", "moving_attribute", "moving_count", "moving_direction", "object_existence"),
+        ("clevrer/video_validation",),
+    ),
     "egocentric_navigation": ("vlnqa",),
     "episodic_reasoning": ("tvqa/frames_fps3_hq", "tvqa/video_fps3_hq_segment"),
     "fine_grained_action": ("Moments_in_Time_Raw/videos",),
     "fine_grained_pose": ("nturgbd", "nturgbd_convert"),
-    "moving_attribute": ("clevrer/video_validation",),
-    "moving_count": ("clevrer/video_validation",),
-    "moving_direction": ("clevrer/video_validation",),
-    "object_existence": ("clevrer/video_validation",),
-    "object_interaction": ("star/Charades_v1_480", "star/Charades_segment"),
-    "object_shuffle": ("perception/videos",),
     "scene_transition": ("scene_qa/video",),
-    "state_change": ("perception/videos",),
     "unexpected_action": ("FunQA_test/test",),
 }
 #: What comes before these folders: nothing, the folder of the first release, and the one with later corrections.
@@ -341,25 +309,23 @@ class MVBench(Dataset):
 
     def _find_media(self, fields: Fields) -> tuple[Medium, ...]:
         task = fields.path("task")
-        known = next((name for name in VIDEO_FOLDERS if task.startswith(name)), None)
-        own = VIDEO_FOLDERS[known] if known else (task, "")
-        folders = [base + folder for base in _BASES for folder in own]
-        name = self._published_name(fields.path("video"), folders)
+        own = next((folders for name, folders in VIDEO_FOLDERS.items() if task.startswith(name)), (task, ""))
+        places = [os.path.join(base, folder, "") for base in _BASES for folder in own]
+        name = self._published_name(fields.path("video"), places)
         fps, span = fields.number("fps"), fields.span("start", "end")
         fps = FRAME_FPS if fps is None else fps
-        cut = [folder for folder in folders if folder.endswith("_segment")]
-        whole = [folder for folder in folders if not folder.endswith("_segment")]
+        cut = [place for place in places if place.endswith("_segment/")]
+        whole = [place for place in places if place not in cut]
         if self._media.exists(name, cut) and not self._media.exists(name, whole):
             return (self._media.video(name, cut, fps=fps),)
         return (self._media.video(name, whole, fps=fps, span=span),)
 
-    def _published_name(self, name: str, folders: Sequence[str]) -> str:
+    def _published_name(self, name: str, places: Sequence[str]) -> str:
         """The name, or with .mp4 where only that is there: the second release converted avi and webm files."""
         stem, dot, suffix = name.rpartition(".")
         converted = f"{stem}.mp4"
-        if dot and suffix in ("avi", "webm") and not self._media.exists(name, folders):
-            return converted if self._media.exists(converted, folders) else name
-        return name
+        is_missing = dot and suffix in ("avi", "webm") and not self._media.exists(name, places)
+        return converted if is_missing and self._media.exists(converted, places) else name
 
 
 class _TaskFiles:

@@ -11,12 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pxr_env.datasets.evidence import box_problem, time_problem
 from pxr_env.datasets.fields import printable
 from pxr_env.datasets.formats import FORMATS, open_dataset, recognize
 from pxr_env.datasets.media import Medium
 from pxr_env.datasets.released import SFTData, SFTTrace
-from pxr_env.datasets.rows import BadRow, Dataset, Progress, Record, RowWarning
+from pxr_env.datasets.rows import BadRow, Dataset, Progress, Record, RowWarning, box_problem, time_problem
 from pxr_env.errors import DataError, MediaError, quote
 from pxr_env.media.images import ImageSource
 from pxr_env.media.video import VideoSource

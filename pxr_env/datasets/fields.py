@@ -1,23 +1,37 @@
-"""Typed access to the fields of one row, with complaints that name the field; texts for a model are made harmless."""
+"""Typed access to the fields of one row, with complaints that name the field.
+
+Texts for a model are made harmless, and answers and options of any type become the texts that are accepted.
+"""
 
 from __future__ import annotations
 
+import datetime
 import math
 import re
-from collections.abc import Mapping
+import string
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from decimal import Decimal
+from typing import Any, NamedTuple, TypeGuard
 
-from pxr_env.errors import did_you_mean, show
+import numpy as np
+
+from pxr_env.errors import did_you_mean, quote, show
 
 #: The longest sample id, in characters: ids become file names and table cells.
 LONGEST_ID = 512
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+LETTERS = string.ascii_uppercase
+#: Most digits of a decimal number that a float stores exactly as it was written.
+FLOAT_DIGITS = 15
 #: Shown in place of a character that must not be shown: the Unicode replacement character.
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
-# C0 and C1 controls except tab and newline, the overrides and isolates that reorder what is read, lone surrogates.
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# The overrides and isolates that reorder what is read, and lone surrogates.
+_DISGUISES = "\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+_UNPRINTABLE = re.compile(f"[\x00-\x1f{_DISGUISES}]")
+# Without tab and newline.
+_CONTROLS = re.compile(f"[\x00-\x08\x0b-\x1f{_DISGUISES}]")
 # Tokens by which chat templates and processors mark turns, images and videos: <|im_start|>, <image>, <start_of_turn>.
 # U+FF5C is the full-width bar that some vocabularies use; U+2039 and U+203A are what the brackets become.
 _TOKENS = re.compile(
@@ -33,31 +47,30 @@ _TOKENS = re.compile(
 _TOOL_TOKENS = re.compile(r"<(?P<inside>/?(?:tool_call|tool_response|tools|think))>", re.IGNORECASE)
 _QUOTED = "\u2039\\g<inside>\u203a"
 
+_OPTION = re.compile(r"^[^\S\n]*\(([A-Z])\)[^\S\n]*(.*?)[^\S\n]*$", re.MULTILINE)
+_LETTER = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\]]?\s*[.:]?")
+_LETTER_AND_TEXT = re.compile(r"[(\[]?([A-Za-z])(?:[)\]][.:]?|[.:])\s+(.+)", re.DOTALL)
+#: The largest power of ten of a number that is written out in digits.
+_LARGEST_POWER = 40
+_ANSWER = "text or a number, or a list of them"
+_TEMPORAL = (datetime.date, datetime.time, datetime.timedelta)
+
 
 def neutralize(text: str, *, keep_tool_tags: bool = False) -> tuple[str, int]:
     r"""Returns `text` with everything replaced that could act on a model, and the number of replacements.
 
-    - Control characters (C0 and C1 except newline and tab, NUL included), bidirectional overrides and isolates and
-      lone surrogates become U+FFFD, visibly.
-    - Special tokens such as `<|im_start|>`, `<image>` and `</tool_call>` get single angle quotation marks (U+2039 and
-      U+203A) for their brackets. They can still be read and are no tokens any more.
-    - `\r\n` and `\r` become `\n`; this is not counted.
-
-    A neutralized text stays as it is when it is neutralized again.
+    Control characters (all but newline and tab), bidirectional overrides and lone surrogates become U+FFFD. Special
+    tokens such as `<|im_start|>`, `<image>` and `</tool_call>` get single angle quotation marks (U+2039, U+203A) for
+    brackets. `\r\n` and `\r` become `\n`, which is not counted. Doing it twice changes nothing.
 
     Args:
         text: any text from a data file.
-        keep_tool_tags: leave `<tool_call>`, `<tool_response>`, `<tools>` and `<think>` as they are, which are part of
-            what a recorded conversation teaches.
+        keep_tool_tags: leave `<tool_call>`, `<tool_response>`, `<tools>` and `<think>`, which recorded conversations
+            teach.
     """
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    text, count = _CONTROLS.subn(REPLACEMENT, text)
-    if "<" not in text:
-        return text, count
-    text, n_tokens = _TOKENS.subn(_QUOTED, text)
-    count += n_tokens
-    if not keep_tool_tags:
-        text, n_tokens = _TOOL_TOKENS.subn(_QUOTED, text)
+    text, count = _CONTROLS.subn(REPLACEMENT, text.replace("\r\n", "\n").replace("\r", "\n"))
+    for tokens in (_TOKENS,) if keep_tool_tags else (_TOKENS, _TOOL_TOKENS):
+        text, n_tokens = tokens.subn(_QUOTED, text)
         count += n_tokens
     return text, count
 
@@ -94,13 +107,9 @@ class NamedNumber:
 
 
 class Fields:
-    """The fields of one row. Every getter raises `RowError` if the value is not as expected.
+    """The fields of row `number` (from 0). Every getter raises `RowError` if the value is not as expected.
 
-    Texts that a model will read are neutralized (`pxr_env.datasets.text`); `n_neutralized` counts the replacements.
-
-    Args:
-        number: the number of the row, from 0.
-        row: the row.
+    Texts that a model will read are neutralized; `n_neutralized` counts the replacements.
     """
 
     def __init__(self, number: int, row: TableRow) -> None:
@@ -118,7 +127,7 @@ class Fields:
     def __contains__(self, name: str) -> bool:
         return self.values.get(name) is not None
 
-    def refuse_others(self, known: tuple[str, ...]) -> None:
+    def refuse_others(self, known: Sequence[str]) -> None:
         """Raises `RowError` for a field that is not among `known`."""
         for name in self.values:
             if name not in known:
@@ -142,7 +151,7 @@ class Fields:
             value = int(value)
         if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() < 1000:
             value = str(value)
-        if not isinstance(value, str) or not value.strip():
+        if not _is_text(value):
             raise RowError(f"{name} is {show(value)}; expected text")
         if len(value) > LONGEST_ID or _UNPRINTABLE.search(value):
             raise RowError(f"{name} is {show(value)}; expected at most {LONGEST_ID} characters without control ones")
@@ -153,7 +162,7 @@ class Fields:
         value = self.values.get(name)
         if isinstance(value, NamedNumber):
             value = value.name
-        if not isinstance(value, str) or not value.strip():
+        if not _is_text(value):
             raise RowError(f"{name} is {show(value)}; expected text")
         return self.neutralized(value)
 
@@ -175,7 +184,7 @@ class Fields:
         value = self.values.get(name)
         if not _is_text(value):
             raise RowError(f"{name} is {show(value)}; expected a path")
-        return str(value)
+        return value
 
     def flag(self, name: str) -> bool | None:
         """True, false, or None if the field is missing or null."""
@@ -186,9 +195,7 @@ class Fields:
 
     def number(self, name: str) -> float | None:
         """A finite number, or None if the field is missing or null."""
-        if name not in self:
-            return None
-        return _as_number(name, self.values[name])
+        return _as_number(name, self.values[name]) if name in self else None
 
     def numbers(self, name: str, count: int) -> Any:
         """A tuple of `count` finite numbers, or None if the field is missing or null."""
@@ -206,6 +213,45 @@ class Fields:
             raise RowError(f"{start} and {end} are {show(first)} and {show(last)}; expected 0 <= {start} < {end} (s)")
         return first, last
 
+    def answers(self, name: str, options: Sequence[str] = (), form: str = "any") -> tuple[str, ...]:
+        """The accepted answers, each once: one value, or a list of them.
+
+        Without options a text stays as it is (neutralized), a number is written in digits (3.0 as "3"), and a label is
+        its name. With options every value becomes the letter of the option that it names: by a letter ("B", "b",
+        "(B)", "B."), by the option's text, or by a number, counted from 0. If two of these name different options,
+        `form` decides: "letter", "text", or "any", which refuses an answer with two meanings.
+        """
+        value = self.values.get(name)
+        values = value.tolist() if isinstance(value, np.ndarray) else value
+        if not isinstance(values, list | tuple):
+            values = [values]
+        if not values:
+            raise RowError(f"{name} is []; expected {_ANSWER}")
+        numbered = len(values) > 1
+        read = [
+            self._answer(item, f"entry {number} of {name}" if numbered else name, options, form)
+            for number, item in enumerate(values, start=1)
+        ]
+        return tuple(dict.fromkeys(read))
+
+    def _answer(self, value: Any, what: str, options: Sequence[str], form: str) -> str:
+        if isinstance(value, np.number | np.bool_) and not isinstance(value, np.timedelta64):
+            value = value.item()
+        if _is_text(value):
+            text = value = self.neutralized(value)
+        elif isinstance(value, NamedNumber):
+            if value.name is None and not options:
+                raise RowError(f"{what} is {value.number}, a label without a name; expected the number of one")
+            text = self.neutralized(value.name or "")
+        elif isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+            text = _digits(value, what)
+        else:
+            advice = '. Write what is to be answered, such as "yes"' if isinstance(value, bool) else ""
+            if isinstance(value, _TEMPORAL):
+                advice = ". Write it as text, as it is to be answered"
+            raise RowError(f"{what} is {_came(value)}; expected {_ANSWER}{advice}")
+        return _choose(value, text.strip(), what, options, form) if options else text
+
     def neutralized(self, text: str) -> str:
         """`text` as a model may read it; what had to be replaced is counted."""
         text, count = neutralize(text, keep_tool_tags=self.keep_tool_tags)
@@ -213,7 +259,40 @@ class Fields:
         return text
 
 
-def _is_text(value: object) -> bool:
+def check_options(options: Sequence[str]) -> tuple[str, ...]:
+    """Returns the options; raises `RowError` for fewer than two, more than 26, empty or equal ones."""
+    if not 2 <= len(options) <= len(LETTERS):
+        raise RowError(f"it has {len(options)} options; expected 2 to {len(LETTERS)}")
+    seen: dict[str, str] = {}
+    for letter, option in zip(LETTERS, options, strict=False):
+        if not option.strip():
+            raise RowError(f"option {letter} is empty; expected text")
+        first = seen.setdefault(option.strip(), letter)
+        if first != letter:
+            raise RowError(f'options {first} and {letter} are both "{quote(option)}"; expected different ones')
+    return tuple(options)
+
+
+def with_options(question: str, options: Sequence[str]) -> str:
+    """Returns the question as a model reads it: the options below it, a line "(A) ..." each."""
+    lines = [f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False)]
+    return "\n".join([question.rstrip(), *lines])
+
+
+def read_options(question: str) -> tuple[str, ...]:
+    """Returns the texts of the lines "(A) ...", "(B) ..." of a question.
+
+    Raises:
+        RowError: there are none, or their letters are not A, B, C, ... in order.
+    """
+    found = _OPTION.findall(question)
+    letters = "".join(letter for letter, _ in found)
+    if not found or letters != LETTERS[: len(found)]:
+        raise RowError(f'its options are "{quote(letters)}"; expected lines that begin with (A), (B), ... in order')
+    return check_options([text for _, text in found])
+
+
+def _is_text(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and bool(value.strip())
 
 
@@ -227,3 +306,72 @@ def _as_number(name: str, value: object) -> float:
     if not math.isfinite(number):
         raise RowError(f"{name} is {show(value)}; expected a finite number")
     return number
+
+
+def _came(value: object) -> str:
+    if isinstance(value, NamedNumber):
+        return f"{value.number} ({show(value.name)})"
+    return f"{quote(str(value))} ({type(value).__name__})" if isinstance(value, (*_TEMPORAL, Decimal)) else show(value)
+
+
+def _digits(value: float | Decimal, what: str) -> str:
+    """A number as a person writes it."""
+    if isinstance(value, int):
+        if value.bit_length() > 1000:
+            raise RowError(f"{what} is {show(value)}; expected a number of at most 300 digits")
+        return str(value)
+    number = Decimal(repr(value)) if isinstance(value, float) else value
+    if not number.is_finite():
+        raise RowError(f"{what} is {quote(str(value))}; expected {_ANSWER}")
+    n_digits = len("".join(map(str, number.as_tuple().digits)).strip("0"))
+    if (isinstance(value, float) and n_digits > FLOAT_DIGITS) or abs(number.adjusted()) > _LARGEST_POWER:
+        raise RowError(
+            f"{what} is {quote(str(value))}, which is no number as it was written; expected at most {FLOAT_DIGITS} "
+            "digits. Write it as text, as it is to be answered"
+        )
+    text = format(abs(number), "f")
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return f"-{text}" if number < 0 else text
+
+
+def _choose(value: object, text: str, what: str, options: Sequence[str], form: str) -> str:
+    """The letter of the option that an answer names; `text` is what it is in words."""
+    by_letter = dict(zip(LETTERS, options, strict=False))
+    number = value.number if isinstance(value, NamedNumber) else value
+    exact = {letter for letter, option in by_letter.items() if option.strip() == text}
+    counted = {letter for index, letter in enumerate(by_letter) if index == number}
+    lettered = _lettered(text, by_letter)
+    capital = lettered & {text}
+    ranks = {
+        "letter": (lettered, exact | counted),
+        "text": (exact, capital | counted),
+        "any": (exact | capital | counted,),
+    }
+    folded = {letter for letter, option in by_letter.items() if _fold(option) == _fold(text)}
+    named = next((rank for rank in ranks[form] if rank), lettered | folded)
+    if len(named) == 1:
+        return min(named)
+    if named:
+        first, second = sorted(named)[:2]
+        raise RowError(
+            f"{what} is {_came(value)}, which names option {first} and option {second}, one by its letter or number "
+            "and the other by its text; expected one of them. Write the letter, or options that are no letters or "
+            "numbers themselves"
+        )
+    raise RowError(
+        f"{what} is {_came(value)}; expected a letter from A to {max(by_letter)}, the text of one of the options "
+        f"{show(list(options))}, or its number from 0 to {len(options) - 1}"
+    )
+
+
+def _lettered(text: str, by_letter: Mapping[str, str]) -> set[str]:
+    """The letter that a text is, such as "B", "b", "(B)" and "B.", or begins with, such as "B. a dog"."""
+    if found := _LETTER.fullmatch(text):
+        return {found[1].upper()} & by_letter.keys()
+    found = _LETTER_AND_TEXT.fullmatch(text)
+    letter = found[1].upper() if found else ""
+    return {letter} if found and _fold(by_letter.get(letter, "")) == _fold(found[2]) else set()
+
+
+def _fold(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())

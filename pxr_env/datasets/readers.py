@@ -1,25 +1,33 @@
-"""Rows from JSON, JSON lines and parquet files, one after the other, each with its place; and one of them again."""
+"""Rows from JSON, JSON lines, TSV and parquet files, one after the other; and one of them again by its key."""
 
 from __future__ import annotations
 
+import bisect
 import codecs
+import contextlib
+import csv
 import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from pxr_env.datasets.fields import NamedNumber, RowError, TableRow
 from pxr_env.errors import DataError, did_you_mean, quote, show
 
 #: The longest line of a JSON lines file, in bytes.
 LONGEST_LINE = 16 * 1024 * 1024
+#: The longest line of a TSV file, in bytes: an image of 8K is about 20 MB as base64.
+LONGEST_ROW = 256 * 1024 * 1024
+#: Lines that a row of a TSV file may go over.
+MOST_LINES = 1000
 #: The largest JSON file that is read as a whole, in bytes.
 LARGEST_JSON = 4 * 1024**3
 _BATCH = 64
 _SPACE = re.compile(r"[ \t\r\n]*")
+_NO_UTF8 = re.compile("[\ud800-\udfff]")
 
 
 class Table(Protocol):
@@ -28,48 +36,31 @@ class Table(Protocol):
     path: Path
 
     def rows(self) -> Iterator[TableRow]:
-        """Yields the rows.
-
-        Raises:
-            DataError: the file cannot be read.
-        """
+        """Yields the rows, each with its place; raises DataError if the file cannot be read or lacks a column."""
 
     def value(self, key: int, column: str) -> Any:
         """The value of a column, in the row that has this key."""
 
 
 def find_file(directory: Path, pattern: str, what: str) -> Path:
-    """Returns the one file of a directory that matches a glob pattern.
+    """Returns the one file of a directory that matches a glob pattern; raises DataError for none, or several."""
+    return only_file(directory, directory.glob(pattern), pattern, what)
 
-    Raises:
-        DataError: there is none, or several.
-    """
-    files = sorted(path for path in directory.glob(pattern) if path.is_file())
+
+def only_file(directory: Path, found: Iterable[Path], kind: str, what: str) -> Path:
+    """Returns the one file of those that were found in a directory; raises DataError for none, or several."""
+    files = sorted(path for path in found if path.is_file())
     if len(files) != 1:
-        found = ", ".join(path.name for path in files[:5]) or "none"
+        names = ", ".join(path.name for path in files[:5]) or "none"
         raise DataError(
-            f'"{directory}" holds {len(files)} {pattern} files ({found}); expected exactly one, {what}. '
+            f'"{directory}" holds {len(files)} {kind} files ({names}); expected exactly one, {what}. '
             "Move the others, or check the path."
         )
     return files[0]
 
 
-def check_columns(path: Path, required: Sequence[str], names: Sequence[str]) -> None:
-    """Raises DataError if a required column is not among those of a table."""
-    for name in required:
-        if name not in names:
-            raise DataError(
-                f'"{path}" has no column "{name}"; expected {", ".join(required)}, and found '
-                f"{quote(', '.join(names))}.{did_you_mean(name, names)} Rename or add it."
-            )
-
-
 def read_json(path: Path) -> Any:
-    """Returns the content of a JSON file in UTF-8.
-
-    Raises:
-        DataError: it cannot be read, or is no JSON.
-    """
+    """Returns the content of a JSON file in UTF-8; raises DataError if it cannot be read, or is no JSON."""
     text = _read_text(path)
     try:
         return _DECODER.decode(text)
@@ -78,11 +69,9 @@ def read_json(path: Path) -> Any:
 
 
 class JSONList:
-    """A JSON file that holds a list of rows, or an object that has the list in a field.
+    """A JSON file that holds a list of rows, or an object that has the list in the field `under`.
 
-    Args:
-        path: the file.
-        under: the field with the list; None if the file is the list.
+    The key of a row is its number from 0.
     """
 
     def __init__(self, path: Path, under: str | None = None) -> None:
@@ -93,11 +82,6 @@ class JSONList:
         return {**self.__dict__, "_values": []}
 
     def rows(self) -> Iterator[TableRow]:
-        """Yields the elements, each with its number from 0 and the line it begins in.
-
-        Raises:
-            DataError: the file cannot be read, is no JSON, or no such list.
-        """
         text = _read_text(self.path)
         try:
             yield from self._elements(text, self._start(text))
@@ -115,28 +99,17 @@ class JSONList:
 
     def _start(self, text: str) -> int:
         """Where the first element may begin."""
-        position = _skip(text, 0)
-        if self._under is None and text[position : position + 1] == "[":
-            return position + 1
-        if self._under is not None and text[position : position + 1] == "{":
-            position = _skip(text, position + 1)
-            while text[position : position + 1] == '"':
-                name, position = _DECODER.raw_decode(text, position)
-                position = _skip(text, _expect(text, _skip(text, position), ":"))
-                if name == self._under and text[position : position + 1] == "[":
-                    return position + 1
-                _, position = _DECODER.raw_decode(text, position)
-                position = _skip(text, position)
-                position = (
-                    _skip(text, _expect(text, position, ",")) if text[position : position + 1] == "," else position
-                )
+        # The quotation marks of a name inside a text have a backslash before them.
+        before = "" if self._under is None else rf'\{{.*?(?<!\\)"{self._under}"\s*:\s*'
+        if found := re.match(rf"\s*{before}\[", text, re.DOTALL):
+            return found.end()
         wanted = "a list of rows" if self._under is None else f'an object with the rows under "{self._under}"'
         raise DataError(f'"{self.path}" holds {show(_DECODER.decode(text))}; expected {wanted}. Check the format.')
 
     def _elements(self, text: str, position: int) -> Iterator[TableRow]:
         line, counted = 1, 0
         position = _skip(text, position)
-        if text[position : position + 1] == "]":
+        if text.startswith("]", position):
             return
         for number in itertools.count():
             line, counted = line + text.count("\n", counted, position), position
@@ -146,52 +119,109 @@ class JSONList:
                 value, position = error, _PLAIN.raw_decode(text, position)[1]
             yield TableRow(value, f"row {number} (line {line})", number)
             position = _skip(text, position)
-            if text[position : position + 1] == "]":
+            if text.startswith("]", position):
                 return
-            position = _skip(text, _expect(text, position, ","))
+            if not text.startswith(",", position):
+                raise json.JSONDecodeError("Expecting ','", text, position)
+            position = _skip(text, position + 1)
 
 
 class JSONLines:
-    """A file with one JSON object per line. Lines end with a line feed; blank ones are passed over."""
+    """A file with one JSON object per line. Lines end with a line feed; blank ones are passed over.
+
+    The key of a row is the byte at which its line begins.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def rows(self) -> Iterator[TableRow]:
-        """Yields the object of every line that is not blank, with its line counted from 1 as an editor does.
-
-        Raises:
-            DataError: the file cannot be opened, or is UTF-16.
-        """
-        try:
-            with open(self.path, "rb") as file:
-                end = 0
-                for number in itertools.count(1):
-                    start, line = end, file.readline(LONGEST_LINE + 1)
-                    if not line:
-                        return
-                    end += len(line)
-                    if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                        raise DataError(f'"{self.path}" is UTF-16; expected UTF-8. Save it again with that encoding.')
-                    if len(line) > LONGEST_LINE:
-                        while line and not line.endswith(b"\n"):
-                            line = file.readline(LONGEST_LINE)
-                            end += len(line)
-                        error = RowError(f"it is longer than {LONGEST_LINE} bytes; expected a short JSON object")
-                        yield TableRow(error, f"line {number}", start)
-                    elif line.strip() and line.strip() != codecs.BOM_UTF8:
-                        yield TableRow(_parse(line), f"line {number}", start)
-        except OSError as error:
-            raise DataError(
-                f'"{self.path}" cannot be read ({error.strerror}); expected a JSON lines file. Check the path.'
-            ) from error
+        with _opened(self.path, "a JSON lines file") as file:
+            for number in itertools.count(1):
+                start, line = file.tell(), file.readline(LONGEST_LINE + 1)
+                if not line:
+                    return
+                if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                    raise DataError(f'"{self.path}" is UTF-16; expected UTF-8. Save it again with that encoding.')
+                if len(line) > LONGEST_LINE:
+                    while line and not line.endswith(b"\n"):
+                        line = file.readline(LONGEST_LINE)
+                    error = RowError(f"it is longer than {LONGEST_LINE} bytes; expected a short JSON object")
+                    yield TableRow(error, f"line {number}", start)
+                elif line.strip() and line.strip() != codecs.BOM_UTF8:
+                    yield TableRow(_parse(line), f"line {number}", start)
 
     def value(self, key: int, column: str) -> Any:
-        """The value of a field in the line that begins at byte `key`."""
         with open(self.path, "rb") as file:
             file.seek(key)
             row = _parse(file.readline(LONGEST_LINE + 1))
         return row.get(column) if isinstance(row, Mapping) else None
+
+
+class TSVTable:
+    """A table with tabs, whose rows are mappings of text, quoted as spreadsheets and pandas do it.
+
+    The key of a row is the byte at which it begins.
+    """
+
+    def __init__(self, path: Path, required: Sequence[str]) -> None:
+        self.path, self._required = path, required
+
+    def rows(self) -> Iterator[TableRow]:
+        with _opened(self.path, "a table") as file:
+            columns, n_lines = _cells(file)
+            _check_columns(self.path, self._required, columns)
+            line = 1 + n_lines
+            while True:
+                key = file.tell()
+                cells, n_lines = _cells(file)
+                if not n_lines:
+                    return
+                if any(map(str.strip, cells)):
+                    yield TableRow(_as_row(columns, cells), f"line {line}", key)
+                line += n_lines
+
+    def value(self, key: int, column: str) -> Any:
+        with open(self.path, "rb") as file:
+            columns, _ = _cells(file)
+            file.seek(key)
+            cells, _ = _cells(file)
+        return dict(zip(columns, cells, strict=False)).get(column)
+
+
+def _cells(file: BinaryIO) -> tuple[list[str], int]:
+    """The cells of the next row, and the lines it takes: none at the end of the file.
+
+    A quotation mark that nothing closes ends after `MOST_LINES`. What is no UTF-8 becomes surrogates.
+    """
+    first = file.readline(LONGEST_ROW)
+    lines = itertools.chain([first], iter(lambda: file.readline(LONGEST_ROW), b""))
+    texts = (line.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape") for line in lines)
+    if b'"' not in first:  # csv takes a second for an image of 20 MB
+        return next(texts).rstrip("\r\n").split("\t"), bool(first)
+    csv.field_size_limit(LONGEST_ROW)
+    reader = csv.reader(itertools.islice(texts, MOST_LINES), delimiter="\t")
+    try:
+        return next(reader), reader.line_num
+    except csv.Error as error:
+        return [str(error)], reader.line_num
+
+
+def _as_row(columns: Sequence[str], cells: Sequence[str]) -> object:
+    if len(cells) != len(columns):
+        return RowError(f"it has {len(cells)} columns; expected {len(columns)}, separated by tabs")
+    row = dict(zip(columns, cells, strict=True))
+    broken = [name for name, cell in row.items() if not cell.isascii() and _NO_UTF8.search(cell)]
+    return RowError(f"{broken[0]} is no UTF-8; expected text") if broken else row
+
+
+@contextlib.contextmanager
+def _opened(path: Path, expected: str) -> Iterator[BinaryIO]:
+    try:
+        with open(path, "rb") as file:
+            yield file
+    except OSError as error:
+        raise DataError(f'"{path}" cannot be read ({error.strerror}); expected {expected}. Check the path.') from error
 
 
 def _read_text(path: Path) -> str:
@@ -222,12 +252,6 @@ def _no_json_file(path: Path, error: Exception) -> DataError:
 def _skip(text: str, position: int) -> int:
     found = _SPACE.match(text, position)
     return found.end() if found else position
-
-
-def _expect(text: str, position: int, character: str) -> int:
-    if text[position : position + 1] != character:
-        raise json.JSONDecodeError(f"Expecting '{character}'", text, position)
-    return position + 1
 
 
 def _parse(line: bytes) -> object:
@@ -263,12 +287,9 @@ _PLAIN = json.JSONDecoder()
 
 
 class ParquetTable:
-    """Some columns of a parquet file.
+    """The required columns of a parquet file, and those of the optional ones that it has.
 
-    Args:
-        path: the file.
-        required: columns that it must have.
-        optional: columns that are read if it has them.
+    The key of a row is its number from 0. Raises ImportError without pyarrow.
     """
 
     def __init__(self, path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> None:
@@ -280,22 +301,15 @@ class ParquetTable:
         return {**self.__dict__, "_group": (range(0), "", None)}
 
     def rows(self) -> Iterator[TableRow]:
-        """Yields the rows, with their numbers from 0.
-
-        Raises:
-            DataError: the file cannot be read, or lacks a required column.
-            ImportError: pyarrow is not installed.
-        """
         pyarrow, parquet = _import_pyarrow(self.path)
         try:
             with parquet.ParquetFile(self.path) as file:
                 names = file.schema_arrow.names
-                check_columns(self.path, self._required, names)
+                _check_columns(self.path, self._required, names)
                 columns = [name for name in (*self._required, *self._optional) if name in names]
                 labels = label_names(_declared_features(file.schema_arrow.metadata))
                 batches = file.iter_batches(batch_size=_BATCH, columns=columns)
-                rows = (row for batch in batches for row in batch.to_pylist())
-                for number, row in enumerate(rows):
+                for number, row in enumerate(itertools.chain.from_iterable(batch.to_pylist() for batch in batches)):
                     yield TableRow(with_labels(row, labels), f"row {number}", number)
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(
@@ -309,16 +323,14 @@ class ParquetTable:
         if key not in numbers or kept != column:
             _, parquet = _import_pyarrow(self.path)
             with parquet.ParquetFile(self.path) as file:
-                first = 0
-                for group in range(file.num_row_groups):
-                    numbers = range(first, first + file.metadata.row_group(group).num_rows)
-                    if key in numbers:
-                        values = file.read_row_group(group, columns=[column]).column(column)
-                        self._group = (numbers, column, values)
-                        break
-                    first = numbers.stop
-                else:
+                sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+                ends = list(itertools.accumulate(sizes))
+                group = bisect.bisect_right(ends, key)
+                if group == len(ends):
                     return None
+                numbers = range(ends[group] - sizes[group], ends[group])
+                values = file.read_row_group(group, columns=[column]).column(column)
+            self._group = (numbers, column, values)
         return values[key - numbers.start].as_py()
 
 
@@ -331,6 +343,15 @@ def _import_pyarrow(path: Path) -> tuple[Any, Any]:
             f'"{path}" needs pyarrow, which is not installed, to be read. Run: pip install pxr-gym[data]'
         ) from error
     return pyarrow, parquet
+
+
+def _check_columns(path: Path, required: Sequence[str], names: Sequence[str]) -> None:
+    for name in required:
+        if name not in names:
+            raise DataError(
+                f'"{path}" has no column "{name}"; expected {", ".join(required)}, and found '
+                f"{quote(', '.join(names))}.{did_you_mean(name, names)} Rename or add it."
+            )
 
 
 def _declared_features(metadata: Mapping[bytes, bytes] | None) -> Mapping[str, Any]:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pxr_env.datasets.fields import Fields, RowError
-from pxr_env.datasets.media import ImageFile, Medium, RowImage, VideoFile
-from pxr_env.datasets.media_files import MediaFiles
-from pxr_env.datasets.paths import DataDirectory
-from pxr_env.datasets.readers import JSONLines, JSONList, ParquetTable, Table, find_file
+from pxr_env.datasets.media import DataDirectory, ImageFile, MediaFiles, Medium, RowImage, VideoFile
+from pxr_env.datasets.readers import JSONLines, JSONList, ParquetTable, Table, find_file, only_file
 from pxr_env.datasets.rows import Dataset, Names, Progress, check_rows
 from pxr_env.errors import DataError, quote, show
+from pxr_env.media.video import FRAME_SUFFIXES
 
-#: The columns that every row has, and the one that marks videos.
-REQUIRED_COLUMNS = ("question", "answer", "image", "qid")
-OPTIONAL_COLUMNS = ("is_video",)
+_REQUIRED_COLUMNS = ("question", "answer", "image", "qid")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -46,10 +43,10 @@ class RLData(Dataset):
     fps: float = 1.0
 
     def open_table(self, directory: Path) -> Table:
-        return _parquet(directory, "the table of questions")
+        return _parquet(directory, "*", "the table of questions")
 
     def _find_media(self, fields: Fields) -> tuple[Medium, ...]:
-        return self._media.images_or_frames(fields, ("", "images"), ("", "videos"), self.fps)
+        return _images_or_video(self._media, fields, ("", "images/"), ("", "videos/"), self.fps)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -77,28 +74,40 @@ class EvaluationData(Dataset):
     name: str | None = None
 
     def open_table(self, directory: Path) -> Table:
-        if self.name is not None:
-            names = sorted(path.stem for path in directory.glob("*.parquet"))
-            if self.name not in names:
-                raise DataError(
-                    f'got name="{quote(self.name)}", expected the name of a parquet file in "{directory}": '
-                    f"{', '.join(names) or 'there is none'}."
-                )
-        table = _parquet(directory, "or its name (name=...)", self.name or "*")
+        names = sorted(path.stem for path in directory.glob("*.parquet"))
+        if self.name is not None and self.name not in names:
+            raise DataError(
+                f'got name="{quote(self.name)}", expected the name of a parquet file in "{directory}": '
+                f"{', '.join(names) or 'there is none'}."
+            )
+        table = _parquet(directory, self.name or "*", "or its name (name=...)")
         self._stem = table.path.stem
         return table
 
     @property
-    def moved(self) -> str:
-        return f"{self._stem}_"  # "images/a.jpg" moves to "NAME_images/a.jpg"
+    def prefixes(self) -> Sequence[str]:
+        # "images/a.jpg" moves to "NAME_images/a.jpg".
+        return ("", f"{self._stem}_images/", "images/", "videos/", f"{self._stem}_")
 
     def _find_media(self, fields: Fields) -> tuple[Medium, ...]:
-        folders = ("", f"{self._stem}_images", "images", "videos")
-        return self._media.images_or_frames(fields, folders, folders, self.fps)
+        return _images_or_video(self._media, fields, self.prefixes, self.prefixes, self.fps)
 
 
-def _parquet(directory: Path, what: str, name: str = "*") -> ParquetTable:
-    return ParquetTable(find_file(directory, f"{name}.parquet", what), REQUIRED_COLUMNS, OPTIONAL_COLUMNS)
+def _parquet(directory: Path, name: str, what: str) -> ParquetTable:
+    return ParquetTable(find_file(directory, f"{name}.parquet", what), _REQUIRED_COLUMNS, ("is_video",))
+
+
+def _images_or_video(
+    media: MediaFiles, fields: Fields, prefixes: Sequence[str], video_prefixes: Sequence[str], fps: float
+) -> tuple[Medium, ...]:
+    """The images in the field `image`; or, with `is_video`, the one video file or the frames of a video there."""
+    if not fields.flag("is_video"):
+        return media.images(fields, "image", prefixes)
+    value = fields.values["image"]
+    only = value[0] if isinstance(value, list) and len(value) == 1 else value
+    if isinstance(only, str):
+        value = [only] if only.lower().endswith(FRAME_SUFFIXES) else only
+    return (media.video(value, video_prefixes, fps=fps),)
 
 
 #: Who may speak in a trace.
@@ -142,14 +151,10 @@ class TraceMessage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SFTTrace:
-    """One recorded conversation.
+    """One recorded conversation; at least one of its messages is the assistant's.
 
-    Args:
-        sample_id: its name, unique in the data: the `qid` of its row, and from its second trace on "qid#2", "qid#3",
-            ...; "row-7" where there is none.
-        messages: in order; at least one is the assistant's.
-        row: the number of the row, from 0.
-        place: where a person finds it, such as "line 3".
+    `sample_id` is the `qid` of its row, from its second trace on "qid#2", "qid#3", ..., and "row-7" where there is
+    none. `row` is the number of the row, from 0, and `place` where a person finds it, such as "line 3".
     """
 
     sample_id: str
@@ -205,21 +210,16 @@ class SFTData:
     def __post_init__(self) -> None:
         given = Path(self.directory)
         files = DataDirectory(given.parent if given.is_file() else given)
-        self.path = given if given.is_file() else _find(given)
+        found = [given] if given.is_file() else [*given.glob("*.json"), *given.glob("*.jsonl")]
+        self.path = only_file(given, found, "json", "or its path")
         table: Table = JSONLines(self.path) if self.path.suffix == ".jsonl" else JSONList(self.path)
         self._media = MediaFiles(files, table, check=self.check_media)
         self._n_traces: Counter[str] = Counter()
-        checked = check_rows(
-            self.path,
-            table.rows(),
-            self._trace,
-            skip_bad_rows=self.skip_bad_rows,
-            limit=self.limit,
-            progress=self.progress,
+        traces, (self.skipped, self.warnings, self.n_rows) = check_rows(
+            table, self._trace, self.skip_bad_rows, self.limit, self.progress
         )
         self.progress = None  # a local function would keep the data from travelling to other processes
-        self.skipped, self.warnings, self.n_rows = checked.bad, checked.warnings, checked.n_rows
-        self._traces = tuple(checked.good.values())
+        self._traces = tuple(traces.values())
 
     def __len__(self) -> int:
         return len(self._traces)
@@ -266,36 +266,20 @@ class SFTData:
 
     def _part(self, fields: Fields, number: int, position: int, part: object) -> Part:
         # Tables write every kind in every part, null where it does not apply.
-        kinds = (
-            {kind: part[kind] for kind in ("text", "image", "video") if part.get(kind) is not None}
-            if isinstance(part, Mapping)
-            else {}
-        )
+        given = part if isinstance(part, Mapping) else {}
+        kinds = [kind for kind in ("text", "image", "video") if given.get(kind) is not None]
         if len(kinds) != 1:
             raise RowError(f"message {number} has the part {show(part)}; expected one of text, image and video")
-        ((kind, value),) = kinds.items()
+        [kind] = kinds
+        value = given[kind]
         try:
-            return self._read(fields, kind, value, ("message_list", number - 1, "content", position, kind))
-        except RowError as error:
-            raise RowError(f"message {number}: {error}") from error
-
-    def _read(self, fields: Fields, kind: str, value: Any, steps: tuple[str | int, ...]) -> Part:
-        if kind == "text":
+            if kind == "image":
+                steps = ("message_list", number - 1, "content", position, kind)
+                return ImagePart(file=self._media.image(value, ("", "images/"), kind, fields.key, steps))
+            if kind == "video":
+                return VideoPart(file=self._media.video(value, ("", "videos/"), fps=self.fps))
             if not isinstance(value, str):
                 raise RowError(f"text is {show(value)}; expected text")
             return TextPart(text=fields.neutralized(value))
-        if kind == "image":
-            return ImagePart(file=self._media.image(value, ("", "images"), "image", fields.key, steps))
-        if isinstance(value, str):
-            return VideoPart(file=self._media.video(value, ("", "videos"), fps=self.fps))
-        return VideoPart(file=self._media.frames(value, ("", "videos"), fps=self.fps))
-
-
-def _find(directory: Path) -> Path:
-    files = sorted(path for pattern in ("*.json", "*.jsonl") for path in directory.glob(pattern))
-    if len(files) != 1:
-        found = ", ".join(path.name for path in files[:5]) or "none"
-        raise DataError(
-            f'"{directory}" holds {len(files)} json files ({found}); expected exactly one. Give the path of the file.'
-        )
-    return files[0]
+        except RowError as error:
+            raise RowError(f"message {number}: {error}") from error

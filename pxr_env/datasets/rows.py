@@ -6,24 +6,28 @@ A format is a class below `Dataset` that opens its table, says what its columns 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from dataclasses import fields as fields_of
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
-from pxr_env.datasets.answers import check_options, read_answers, with_options
-from pxr_env.datasets.fields import Fields, RowError, TableRow, printable
-from pxr_env.datasets.media import Medium
-from pxr_env.datasets.media_files import MediaFiles
-from pxr_env.datasets.paths import DataDirectory
+from pxr_env.datasets.fields import Fields, RowError, check_options, printable, with_options
+from pxr_env.datasets.media import DataDirectory, MediaFiles, Medium
 from pxr_env.datasets.readers import Table
 from pxr_env.errors import DataError, did_you_mean, quote, show
+from pxr_env.media.video import VideoSource
 from pxr_env.types import Sample
-from pxr_env.views import Box
+from pxr_env.views import Box, Size
 
 #: At most this many bad rows are written into one message; `DataError.bad_rows` has all of them.
 _ROWS_IN_MESSAGE = 200
+#: A picture of more pixels than this along a side has no evidence of one pixel in its corner.
+_A_FEW_PIXELS = 4
+#: Fractions that were rounded may be a little above 1.
+_LARGEST_FRACTION = 1.01
+#: Seconds by which sums of times may be off.
+_NOISE = 1e-6
 
 #: Is told the number of rows read so far, now and then.
 Progress = Callable[[int], None]
@@ -44,13 +48,10 @@ class BadRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowWarning:
-    """Something about a usable row that its owner should know.
+    """Something about a usable row that its owner should know, in words.
 
-    Args:
-        row, place, sample_id: as of a `BadRow`.
-        kind: "duplicate" (question and media were in an earlier row) or "neutralized" (special tokens or control
-            characters were replaced, see `pxr_env.datasets.fields`).
-        text: what it is, in words.
+    `kind` is "duplicate" (question and media were in an earlier row) or "neutralized" (special tokens or control
+    characters were replaced).
     """
 
     row: int
@@ -107,29 +108,24 @@ class _Checked(Protocol):
 T = TypeVar("T", bound=_Checked)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CheckedRows(Generic[T]):
-    """The good rows by their ids, the bad ones, and the warnings; `n_rows` is how many were read."""
+class CheckedRows(NamedTuple):
+    """The bad rows, the warnings, and how many rows were read."""
 
-    good: Mapping[str, T]
     bad: tuple[BadRow, ...]
     warnings: tuple[RowWarning, ...]
     n_rows: int
 
 
 def check_rows(
-    path: Path,
-    rows: Iterable[TableRow],
+    table: Table,
     convert: Callable[[Fields], T | None],
-    *,
-    skip_bad_rows: bool = False,
-    limit: int | None = None,
-    progress: Progress | None = None,
-) -> CheckedRows[T]:
-    """Converts every row and sorts it: good, bad, or left out. For the arguments see `Dataset`.
+    skip_bad_rows: bool,
+    limit: int | None,
+    progress: Progress | None,
+) -> tuple[dict[str, T], CheckedRows]:
+    """Returns the good rows by their ids, and what was found. For the arguments see `Dataset`.
 
-    Args:
-        convert: makes the record of a row; raises `RowError`; None leaves the row out without a word.
+    `convert` makes the record of a row; it raises `RowError`, or returns None to leave the row out without a word.
 
     Raises:
         DataError: bad rows, all of them named; or no usable row.
@@ -142,7 +138,7 @@ def check_rows(
     warnings: list[RowWarning] = []
     seen: dict[int, str] = {}
     n_rows = 0
-    for number, row in enumerate(itertools.islice(rows, limit)):
+    for number, row in enumerate(itertools.islice(table.rows(), limit)):
         n_rows = number + 1
         fields: Fields | None = None
         try:
@@ -161,12 +157,11 @@ def check_rows(
         if progress is not None and n_rows % 1000 == 0:
             progress(n_rows)
     if bad and not skip_bad_rows:
-        raise DataError(_describe(path, bad, len(good)), bad)
+        raise DataError(_describe(table.path, bad, len(good)), bad)
     if not good:
-        raise DataError(
-            f'"{path}" has no usable row ({len(bad)} bad ones); expected at least one. Check the file.', bad
-        )
-    return CheckedRows(good=good, bad=tuple(bad), warnings=tuple(warnings), n_rows=n_rows)
+        message = f'"{table.path}" has no usable row ({len(bad)} bad ones); expected at least one. Check the file.'
+        raise DataError(message, bad)
+    return good, CheckedRows(tuple(bad), tuple(warnings), n_rows)
 
 
 def _warn(fields: Fields, record: T, good: Mapping[str, T], seen: dict[int, str]) -> list[RowWarning]:
@@ -188,23 +183,58 @@ def _describe(path: Path, bad_rows: Sequence[BadRow], n_good: int) -> str:
     lines += [f"  {bad_row}" for bad_row in bad_rows[:_ROWS_IN_MESSAGE]]
     if len(bad_rows) > _ROWS_IN_MESSAGE:
         lines.append(f"  and {len(bad_rows) - _ROWS_IN_MESSAGE} more")
-    lines.append("Mend them, or pass skip_bad_rows=True to leave them out.")
-    return "\n".join(lines)
+    return "\n".join([*lines, "Mend them, or pass skip_bad_rows=True to leave them out."])
 
 
-def _clustered(records: Mapping[str, Record]) -> Mapping[str, Record]:
-    """Questions about one image or video belong together, unless the rows say otherwise."""
-    first: dict[Hashable, str] = {}
-    return {
-        name: replace(record, cluster=first.setdefault(record.media[0].origin, name))
-        if record.cluster is None
-        else record
-        for name, record in records.items()
-    }
+def box_problem(box: Box, size: Size | None) -> str | None:
+    """Why `evidence_box` cannot be x1, y1, x2, y2 in pixels of a picture of that width and height, or None.
+
+    Thousandths and percentages inside the picture, and x, y, width, height that could be corners, cannot be told.
+    `size` is None if it is not known yet.
+    """
+    x1, y1, x2, y2 = box
+    if size is not None and max(size) > _A_FEW_PIXELS and min(box) >= 0 and max(box) <= _LARGEST_FRACTION:
+        problem = (
+            f", which are fractions; expected x1, y1, x2, y2 in pixels of its picture of {size[0]}x{size[1]}. Multiply "
+            "x by the width and y by the height, in every row"
+        )
+    elif not (0 <= x1 < x2 and 0 <= y1 < y2):
+        problem = (
+            "; expected x1, y1, x2, y2 with 0 <= x1 < x2, 0 <= y1 < y2. If it is x, y, width, height, write x, y, "
+            "x + width, y + height in every row"
+        )
+    elif size is not None and (x2 > size[0] or y2 > size[1]):
+        problem = (
+            f"; expected it inside its picture of {size[0]}x{size[1]} pixels. If they are thousandths, or pixels of a "
+            "resized picture, scale every row to the pixels of the file"
+        )
+    else:
+        return None
+    return f"evidence_box is {show(list(box))}{problem}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Names:
+def time_problem(time: tuple[float, float], video: VideoSource | None, end: float | None = None) -> str | None:
+    """Why `evidence_time` (from, to) cannot be seconds of a clip, or None.
+
+    `video` is the clip, None if it is not opened yet; `end` where it ends, if that is known without opening it.
+    """
+    first, last = time
+    duration = video.duration if video is not None else end
+    if not 0 <= first < last:
+        problem = "; expected 0 <= from < to, inside the clip, in seconds since its first frame"
+    elif duration is not None and last > duration + _NOISE:
+        problem = (
+            f"; expected seconds inside the clip of {duration:g} s, from its first frame on. If they are milliseconds, "
+            "divide by 1000; if they count from the start of the whole video, subtract that of the clip"
+        )
+    elif video is not None and not video.frames_between(first, last):
+        problem = f", between two of the {video.n_frames} frames; expected at least one frame in it"
+    else:
+        return None
+    return f"evidence_time is {show(list(time))}{problem}"
+
+
+class Names(NamedTuple):
     """What a format calls its columns; "" for those it does not have."""
 
     id: str
@@ -240,7 +270,7 @@ class Dataset:
     #: Name of the scorer that fits the answers of the format.
     scorer: ClassVar[str] = "auto"
     names: ClassVar[Names]
-    #: Which answers there are to options, see `read_answers`.
+    #: Which answers there are to options, see `Fields.answers`.
     answer_form: ClassVar[str] = "any"
     #: Whether `directory` may also be the data file.
     takes_files: ClassVar[bool] = False
@@ -256,29 +286,21 @@ class Dataset:
         self.files = DataDirectory(given.parent if self.takes_files and given.is_file() else given)
         table = self.open_table(given)
         self.path = table.path
-        self._media = MediaFiles(self.files, table, check=self.check_media, moved=self.moved)
-        checked = check_rows(
-            self.path,
-            table.rows(),
-            self._record,
-            skip_bad_rows=self.skip_bad_rows,
-            limit=self.limit,
-            progress=self.progress,
+        self._media = MediaFiles(self.files, table, check=self.check_media)
+        records, (self.skipped, self.warnings, self.n_rows) = check_rows(
+            table, self._record, self.skip_bad_rows, self.limit, self.progress
         )
         self.progress = None  # a local function would keep the data from travelling to other processes
-        self.skipped, self.warnings, self.n_rows = checked.bad, checked.warnings, checked.n_rows
-        self._records = _clustered(checked.good)
-        self._ids = tuple(checked.good)
+        first: dict[Hashable, str] = {}
+        for name, record in records.items():
+            if record.cluster is None:
+                records[name] = replace(record, cluster=first.setdefault(record.media[0].origin, name))
+        self._records, self._ids = records, tuple(records)
 
     @property
-    def folders(self) -> Sequence[str]:
-        """Where media are looked for, in this order."""
+    def prefixes(self) -> Sequence[str]:
+        """What comes before the names of media where they are looked for, in this order."""
         return ("",)
-
-    @property
-    def moved(self) -> str | None:
-        """What is put before a name whose file is in none of the folders."""
-        return None
 
     def open_table(self, directory: Path) -> Table:
         """Returns the table of the rows."""
@@ -292,19 +314,11 @@ class Dataset:
         return self._ids
 
     def get(self, sample_id: str) -> Sample:
-        """The sample of that id, with new sources.
-
-        Raises:
-            DataError: there is none.
-        """
+        """The sample of that id, with new sources; raises DataError if there is none."""
         return self.record(sample_id).sample()
 
     def record(self, sample_id: str) -> Record:
-        """The checked row of that id.
-
-        Raises:
-            DataError: there is none.
-        """
+        """The checked row of that id; raises DataError if there is none."""
         if sample_id not in self._records:
             raise DataError(
                 f'got sample_id="{quote(str(sample_id))}", expected an id of "{self.path}".'
@@ -333,19 +347,18 @@ class Dataset:
         return fields.identifier(self.names.id)
 
     def _find_media(self, fields: Fields) -> tuple[Medium, ...]:
-        return self._media.images(fields, self.names.media, self.folders)
+        return self._media.images(fields, self.names.media, self.prefixes)
 
     def _question(self, fields: Fields) -> tuple[str, tuple[str, ...]]:
         """The question as it is shown, with its options below it, and the options."""
-        question = fields.text(self.names.question)
-        options = self._options(fields)
+        question, options = fields.text(self.names.question), self._options(fields)
         return (with_options(question, options) if options else question), options
 
     def _options(self, fields: Fields) -> tuple[str, ...]:
         return check_options(fields.texts(self.names.options)) if self.names.options in fields else ()
 
     def _answers(self, fields: Fields, options: Sequence[str]) -> tuple[str, ...]:
-        return read_answers(fields, self.names.answers, options, form=self.answer_form)
+        return fields.answers(self.names.answers, options, self.answer_form)
 
     def _details(self, fields: Fields, media: Sequence[Medium]) -> dict[str, Any]:
         """Further values of the `Record`."""

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from pxr_env.datasets.evidence import box_problem, time_problem
+from pxr_env.datasets.rows import box_problem, time_problem
 from pxr_env.env import shows_evidence
 from pxr_env.errors import quote, show
 from pxr_env.media import VideoSource

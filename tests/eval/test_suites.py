@@ -196,6 +196,16 @@ def test_the_data_hash_knows_what_is_inside_and_not_where_it_lies(data: Path, mo
     )
     assert (a2 == a, b2 == b, other == same) == (False, True, False)
 
+    def embed(folder: Path, colour: str) -> None:
+        picture(folder / "b.png", colour)
+        image = base64.b64encode((folder / "b.png").read_bytes()).decode()
+        (folder / data_file).write_text((folder / data_file).read_text().replace("b.png", image))
+
+    (_, (a2, b2)), (_, (a3, b3)) = (
+        digests(f"{c} inside", lambda folder, c=c: embed(folder, c)) for c in ("red", "blue")
+    )
+    assert (a2, a3, b2 == b3) == (a, a, False)
+
 
 def test_every_suite_is_a_registered_task_with_arguments_it_takes() -> None:
     for suite in SUITES.values():

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pxr_env.datasets import FORMATS, archives, check, open_dataset, recognize
-from pxr_env.datasets.own_data import KEYS
+from pxr_env.datasets.formats import KEYS
 
 PAGE = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## [^\n]*\(`(\w+)`\)\n(.*?)(?=^## )", PAGE, re.MULTILINE | re.DOTALL))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pxr_env.datasets.paths import DataDirectory, UnsafePathError, check_name
+from pxr_env.datasets.media import DataDirectory, UnsafePathError, check_name
 from pxr_env.errors import DataError
 
 

@@ -51,9 +51,9 @@ def test_of_several_files_the_one_with_question_types_is_read(directory):
     write(directory / "infographicsVQA_val_v1.0_withQT.json", [row(2)])
     assert list(InfographicVQA(directory).sample_ids()) == ["2"]
     write(directory / "infographicsVQA_val_v2.0_withQT.json", [row(3)])
-    with pytest.raises(DataError, match="holds 2 files infographicsVQA_val"):
+    with pytest.raises(DataError, match="holds 2 infographicsVQA_val_"):
         InfographicVQA(directory)
-    with pytest.raises(DataError, match=r"holds 0 files infographicsVQA_test_\*\.json \(none\)"):
+    with pytest.raises(DataError, match=r"holds 0 infographicsVQA_test_\*\.json files \(none\)"):
         InfographicVQA(directory, split="test")
 
 
