@@ -6,10 +6,10 @@ import base64
 import hashlib
 import io
 import threading
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -19,7 +19,8 @@ from eval.records import RunRecord
 from eval.replay import Replay, Replayer
 from pxr_agents.statistics import is_hit, knows_evidence, looks, term_returns, used
 from pxr_agents.types import Episode
-from pxr_env.media import ImageSource, VideoSource
+from pxr_env.media import ImageSource
+from pxr_env.views import Box
 
 #: Longest side in pixels at which a source image is embedded: about that of the views that models see.
 SOURCE_SIDE = 1600
@@ -34,21 +35,15 @@ COLOURS = 6
 #: Height of a number's badge as a share of the picture's longer side, and its width for every character.
 _BADGE_HEIGHT, _BADGE_WIDTH = 0.052, 0.034
 
-_latest: OrderedDict[bytes, str] = OrderedDict()
+_latest: dict[bytes, str] = {}
 _lock = threading.Lock()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SourceMark:
+class SourceMark(NamedTuple):
     """A box drawn on a source, all in source pixels.
 
-    Args:
-        x, y, width, height: of the box.
-        points: its corners where it is turned, as the `points` of an SVG polygon; None for an upright one.
-        kind: "view" or "evidence".
-        label: the number of the view, "" for the evidence.
-        turn: which turn asked for it, 0 for the question.
-        badge: x, y, width, height of the label's background.
+    `points` are its corners where it is turned, for an SVG polygon; `kind` is "view" or "evidence", `label` the number
+    of the view, `turn` the one that asked for it, `badge` the x, y, width, height of the label's background.
     """
 
     x: float
@@ -59,7 +54,7 @@ class SourceMark:
     kind: str
     label: str
     turn: int
-    badge: tuple[float, float, float, float]
+    badge: Box
 
     @property
     def colour(self) -> int:
@@ -67,8 +62,7 @@ class SourceMark:
         return (self.turn - 1) % COLOURS + 1
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SourcePicture:
+class SourcePicture(NamedTuple):
     """A source image or a video frame with every box that was looked at; `width` and `height` in source pixels.
 
     `href` is None where there are no pixels to show, `frame` the index of a video's frame.
@@ -84,15 +78,10 @@ class SourcePicture:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ViewPicture:
-    """A view as the model saw it.
+    """A view as the model saw it; `href` is None where there are no pixels, `turn` 0 for the question.
 
-    Args:
-        href: the picture; None where there are no pixels to show.
-        index, width, height, box: as in `info["views"]`.
-        turn: which asked for it, 0 for the question.
-        frame: of a video.
-        source, area: the number of the source, and the part of it that is shown as the `viewBox` of an SVG; None and
-            the view's own pixels where it is turned, or of two parts.
+    `source` and `area` are the number of the source and the part of it that is shown as the `viewBox` of an SVG; None
+    and the view's own pixels where it is turned, or of two parts.
     """
 
     href: str | None
@@ -106,15 +95,13 @@ class ViewPicture:
     area: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TurnCard:
+class TurnCard(NamedTuple):
     """A turn, the reply to it and the views that came with the reply; `is_cut`: by the limit of tokens."""
 
     number: int
-    segments: tuple[Segment, ...]
+    segments: list[Segment]
     reply: str
-    reward_terms: dict[str, float]
-    views: tuple[ViewPicture, ...]
+    views: list[ViewPicture]
     weights_version: int | None
     is_cut: bool
 
@@ -126,9 +113,9 @@ class EpisodeCard:
     record: RunRecord
     question: str
     prompt: str
-    first_views: tuple[ViewPicture, ...]
-    sources: tuple[SourcePicture, ...]
-    turns: tuple[TurnCard, ...]
+    first_views: list[ViewPicture]
+    sources: list[SourcePicture]
+    turns: list[TurnCard]
     no_pictures: str | None
 
     @property
@@ -159,17 +146,16 @@ class EpisodeCard:
     @property
     def token_counts(self) -> dict[str, int]:
         """How many tokens of the episode are "read", "written" and "forced"; empty where nobody recorded it."""
-        counts: dict[str, int] = {}
+        counts: Counter[str] = Counter()
         for kind, count in self.episode.token_spans or ():
-            counts[kind] = counts.get(kind, 0) + count
+            counts[kind] += count
         return counts
 
     @property
     def n_picture_bytes(self) -> int:
         """How much its pictures add to a page."""
         views = [*self.first_views, *(view for turn in self.turns for view in turn.views)]
-        hrefs = [picture.href for picture in self.sources] + [view.href for view in views]
-        return sum(len(href or "") for href in hrefs)
+        return sum(len(href or "") for href in [one.href for one in self.sources] + [one.href for one in views])
 
 
 def build_card(record: RunRecord, replayer: Replayer) -> EpisodeCard:
@@ -213,36 +199,30 @@ def choose_samples(kinds: Sequence[object], count: int) -> list[int]:
 
 
 def data_uri(image: Image.Image) -> str:
-    """`image` as a data URI: PNG where that is small (drawings, small views), else JPEG.
-
-    The latest are remembered: the episodes of a group show the same source and the same first view.
-    """
+    """`image` as a data URI. The latest are remembered: the episodes of a group show the same source."""
     key = hashlib.blake2b(image.tobytes(), digest_size=16, key=f"{image.mode}{image.size}".encode()).digest()
     with _lock:
-        known = _latest.get(key)
-    if known is None:
-        kind, content = encode(image)
-        known = f"data:{kind};base64," + base64.b64encode(content).decode("ascii")
-        with _lock:
-            _latest[key] = known
-            while len(_latest) > MAX_LATEST:
-                _latest.popitem(last=False)
-    return known
+        if key not in _latest:
+            kind, content = encode(image)
+            _latest[key] = f"data:{kind};base64," + base64.b64encode(content).decode("ascii")
+            if len(_latest) > MAX_LATEST:
+                del _latest[next(iter(_latest))]
+        return _latest[key]
 
 
 def encode(image: Image.Image) -> tuple[str, bytes]:
-    """The media type and the bytes of `image`: PNG where that is small, else JPEG."""
-    png = io.BytesIO()
+    """The media type and the bytes of `image`: PNG where that is small (drawings, small views), else JPEG."""
+
+    def saved(**options: Any) -> bytes:
+        file = io.BytesIO()
+        image.save(file, **options)
+        return file.getvalue()
+
     # A good compression takes its time, which is lost on a photograph: the fastest tells what is worth it.
-    image.save(png, format="PNG", compress_level=1)
-    if PNG_BYTES < png.tell() <= 1.5 * PNG_BYTES:
-        png = io.BytesIO()
-        image.save(png, format="PNG")
-    if png.tell() <= PNG_BYTES:
-        return "image/png", png.getvalue()
-    jpeg = io.BytesIO()
-    image.save(jpeg, format="JPEG", quality=88)
-    return "image/jpeg", jpeg.getvalue()
+    png = saved(format="PNG", compress_level=1)
+    if PNG_BYTES < len(png) <= 1.5 * PNG_BYTES:
+        png = saved(format="PNG")
+    return ("image/png", png) if len(png) <= PNG_BYTES else ("image/jpeg", saved(format="JPEG", quality=88))
 
 
 def view_picture(view: Mapping[str, Any], images: Mapping[int, np.ndarray]) -> ViewPicture:
@@ -273,24 +253,23 @@ def _card(
 ) -> EpisodeCard:
     episode = record.episode
     views = [view_picture(view, images) for view in episode.views]
+
+    def of_turn(number: int) -> list[ViewPicture]:
+        return [view for view in views if view.turn == number]
+
+    turns = [
+        TurnCard(
+            number, split_turn(step.turn), _shorten(step.reply), of_turn(number), step.weights_version, is_cut(step)
+        )
+        for number, step in enumerate(episode.steps, start=1)
+    ]
     return EpisodeCard(
         record=record,
         question=question,
         prompt=_shorten(episode.prompt),
-        first_views=tuple(view for view in views if view.turn == 0),
-        sources=tuple(sources),
-        turns=tuple(
-            TurnCard(
-                number=number,
-                segments=tuple(split_turn(step.turn)),
-                reply=_shorten(step.reply),
-                reward_terms=step.reward_terms,
-                views=tuple(view for view in views if view.turn == number),
-                weights_version=step.weights_version,
-                is_cut=is_cut(step),
-            )
-            for number, step in enumerate(episode.steps, start=1)
-        ),
+        first_views=of_turn(0),
+        sources=list(sources),
+        turns=turns,
         no_pictures=no_pictures,
     )
 
@@ -298,46 +277,38 @@ def _card(
 def _source_pictures(replay: Replay, episode: Episode) -> Iterator[SourcePicture]:
     """Every source image; of a video every frame that an operation showed, and one that shows the evidence."""
     for number, source in enumerate(replay.sources, start=1):
-        for frame in _video_frames(source, episode, number) if isinstance(source, VideoSource) else [None]:
+        frames = [None] if isinstance(source, ImageSource) else _frames(episode, number, source.times)
+        for frame in frames:
             image = source.image if isinstance(source, ImageSource) else source.frame(frame or 0)
+            time = None if isinstance(source, ImageSource) else source.times[frame or 0]
             small = image.copy()
             small.thumbnail((SOURCE_SIDE, SOURCE_SIDE))
-            time = source.times[frame] if isinstance(source, VideoSource) and frame is not None else None
-            yield _source_picture(data_uri(small), episode, number, frame, image.size, time)
+            marks = arrange(episode, number, frame, image.size, time)
+            width, height = map(float, image.size)
+            yield SourcePicture(data_uri(small), number, frame, width, height, marks)
 
 
 def _empty_frames(episode: Episode) -> Iterator[SourcePicture]:
     """The sources as far as the record knows them: as large as the largest box that was shown of them."""
     for number in sorted({look["source"] for look in looks(episode)}):
         of_source = looks(episode, number)
-        size = tuple(max(look["box"][edge] for look in of_source) for edge in (2, 3))
+        width, height = (float(max(look["box"][edge] for look in of_source)) for edge in (2, 3))
         is_video = any(look.get("frame") is not None for look in of_source)
         for frame in _frames(episode, number) if is_video else [None]:
-            yield _source_picture(None, episode, number, frame, size)
+            yield SourcePicture(None, number, frame, width, height, arrange(episode, number, frame, (width, height)))
 
 
-def _source_picture(
-    href: str | None, episode: Episode, number: int, frame: int | None, size: Sequence[float], time: float | None = None
-) -> SourcePicture:
-    width, height = map(float, size)
-    marks = arrange(episode, number, frame, (width, height), time)
-    return SourcePicture(href=href, number=number, frame=frame, width=width, height=height, marks=marks)
-
-
-def _frames(episode: Episode, number: int) -> list[int]:
-    """The frames of a video that an operation showed."""
-    return sorted({look["frame"] for look in looks(episode, number) if look["turn"] > 0} - {None})
-
-
-def _video_frames(source: VideoSource, episode: Episode, number: int) -> list[int]:
-    """The frames that an operation showed, and one that shows the evidence if none of them does."""
-    frames, evidence = _frames(episode, number), episode.evidence_time
-    if number == 1 and evidence is not None:
-        if not any(evidence[0] <= source.times[frame] < evidence[1] for frame in frames):
-            frames = sorted({*frames, evidence_frame(source.times, evidence)})
-    elif number == 1 and episode.evidence_box is not None and not frames:
-        frames = [0]
-    return frames
+def _frames(episode: Episode, number: int, times: Sequence[float] | None = None) -> list[int]:
+    """The frames of a video that an operation showed; where `times` tells it, also one that shows the evidence."""
+    frames: set[int] = {look["frame"] for look in looks(episode, number) if look["turn"] > 0} - {None}
+    evidence = episode.evidence_time
+    if number > 1 or times is None:
+        return sorted(frames)
+    if evidence is not None and not any(evidence[0] <= times[frame] < evidence[1] for frame in frames):
+        frames.add(evidence_frame(times, evidence))
+    elif evidence is None and episode.evidence_box is not None and not frames:
+        frames = {0}
+    return sorted(frames)
 
 
 def arrange(
@@ -380,35 +351,26 @@ def _in_time(episode: Episode, frame: int | None, time: float | None) -> bool:
     return any(look.get("frame") == frame and start <= look.get("time", start) < end for look in looks(episode))
 
 
-def _mark(
-    look: Mapping[str, Any], kind: str, label: str, turn: int, badge: tuple[float, float, float, float]
-) -> SourceMark:
+def _mark(look: Mapping[str, Any], kind: str, label: str, turn: int, badge: Box) -> SourceMark:
     x1, y1, x2, y2 = look["box"]
     points = " ".join(f"{x:g},{y:g}" for x, y in look["corners"]) if look.get("corners") is not None else None
-    return SourceMark(
-        x=x1, y=y1, width=x2 - x1, height=y2 - y1, points=points, kind=kind, label=label, turn=turn, badge=badge
-    )
+    return SourceMark(x1, y1, x2 - x1, y2 - y1, points, kind, label, turn, badge)
 
 
-def _free_place(
-    label: str,
-    box: Sequence[float],
-    size: tuple[float, float],
-    taken: Sequence[tuple[float, float, float, float]],
-) -> tuple[float, float, float, float]:
+def _free_place(label: str, box: Box, size: tuple[float, float], taken: Sequence[Box]) -> Box:
     """The upper left corner of `box`, or above it where it is small; past badges that are there, inside the picture."""
     side = max(size)
     height, width = _BADGE_HEIGHT * side, (_BADGE_WIDTH * len(label) + 0.012) * side
-    top = box[1]
+    left, top = max(0.0, min(box[0], size[0] - width)), box[1]
     if box[3] - box[1] < 2 * height or box[2] - box[0] < 2 * width:
         # What is looked at must not be covered.
         top = box[1] - height if box[1] >= height else box[3]
-    x, y = max(0.0, min(box[0], size[0] - width)), max(0.0, min(top, size[1] - height))
-    for left, top, across, down in sorted(taken):
-        if left < x + width and x < left + across and top < y + height and y < top + down:
-            x = left + across
+    x, y = left, max(0.0, min(top, size[1] - height))
+    for other_x, other_y, across, down in sorted(taken):
+        if other_x < x + width and x < other_x + across and other_y < y + height and y < other_y + down:
+            x = other_x + across
     if x + width > size[0]:
-        x = max(0.0, min(box[0], size[0] - width))
+        x = left
     return round(x, 2), round(y, 2), round(width, 2), round(height, 2)
 
 

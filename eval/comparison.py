@@ -8,6 +8,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -20,7 +21,7 @@ from eval.metrics import by_sample, evaluation_metrics
 from eval.options import open_console, say
 from eval.records import RunFiles, RunRecord
 from eval.significance import PairedTest, holm, paired_test
-from eval.tables import cell
+from eval.tables import Cell, cell
 from pxr_env.errors import quote
 
 #: Below this a difference is called significant.
@@ -44,10 +45,8 @@ class RunComparison:
 
     Args:
         differences: of their manifests, those that matter first.
-        n_samples: samples of each run.
         n_common: samples that all runs have, the same ones by their digests, and with a score.
-        n_changed: samples with the same id whose questions or files differ; they are left out.
-        n_unscored: common samples that some run could not score; they are left out.
+        n_changed, n_unscored: samples with other content under the same id, or without a score; they are left out.
         n_clusters: groups of the compared samples that belong together.
         metrics: of each run over the common samples, see `eval.metrics.evaluation_metrics`; those named `NAME_all`
             over the samples that some run could not score as well, where they count as wrong.
@@ -72,6 +71,10 @@ class RunComparison:
     def categories(self) -> list[str]:
         """Those that the samples of some run have."""
         return list(dict.fromkeys(name for of_run in self.metrics for name in of_run["by_category"]))
+
+    def of_category(self, name: str) -> list[Cell | None]:
+        """What the runs are known by, of the samples of one category."""
+        return [cell(of_run["by_category"].get(name, {"statistics": {}}), self.metric) for of_run in self.metrics]
 
     @property
     def obstacles(self) -> list[str]:
@@ -100,8 +103,7 @@ def compare_runs(
         raise ValueError(f"got {len(directories)} run, expected two or more to compare")
     runs = [RunFiles(directory) for directory in directories]
     for run in runs:
-        # Raises for a run that is not finished.
-        run.metrics()
+        run.metrics()  # Raises for a run that is not finished.
     names = _names(directories)
     manifests = [run.manifest() for run in runs]
     recorded = [run.records() for run in runs]
@@ -113,12 +115,14 @@ def compare_runs(
             "benchmark"
         )
     asked = set(shared) - (set(scored) - set(common))
-    graded = _score_name(manifests)
+    graded = {score_name(manifest) for manifest in manifests}
+    metric = graded.pop() if len(graded) == 1 else "score"
     clusters = _clusters(groups, common)
-    records = [
-        [replace(record, cluster=cluster) for name, cluster in clusters.items() for record in group[name]]
-        for group in groups
-    ]
+    metrics = []
+    for group, of_run in zip(groups, recorded, strict=True):
+        kept = [replace(record, cluster=clusters[name]) for name in common for record in group[name]]
+        all_asked = [record for record in of_run if record.episode.sample_id in asked]
+        metrics.append(_metrics(kept, all_asked, metric))
     return RunComparison(
         names=names,
         differences=tuple(find_differences(manifests, compared)),
@@ -127,11 +131,8 @@ def compare_runs(
         n_changed=len(scored) - len(common),
         n_unscored=len(shared) - len(scored),
         n_clusters=len(set(clusters.values())),
-        metrics=tuple(
-            _metrics(of_run, [record for record in everything if record.episode.sample_id in asked], graded)
-            for of_run, everything in zip(records, recorded, strict=True)
-        ),
-        pairs=_pairs(names, [_scores(group, common, graded) for group in groups], list(clusters.values()), seed),
+        metrics=tuple(metrics),
+        pairs=_pairs(names, [_scores(group, common, metric) for group in groups], list(clusters.values()), seed),
     )
 
 
@@ -172,7 +173,7 @@ def _metrics(scored: Sequence[RunRecord], asked: Sequence[RunRecord], graded: st
 
 
 def _clusters(groups: Sequence[Mapping[str, list[RunRecord]]], common: Sequence[str]) -> dict[str, str]:
-    """What each sample belongs to. Runs of earlier versions did not record it; another one may know."""
+    """What each sample belongs to, as far as some run knows."""
     return {
         name: next((record.cluster for group in groups for record in group[name] if record.cluster is not None), name)
         for name in common
@@ -192,30 +193,19 @@ def _pairs(
         Pair(
             first=names[i],
             second=names[j],
-            tests=of_pair,
+            tests=tests[index],
             adjusted={metric: values[index] for metric, values in adjusted.items()},
         )
-        for index, ((i, j), of_pair) in enumerate(zip(couples, tests, strict=True))
+        for index, (i, j) in enumerate(couples)
     )
 
 
 def _scores(groups: Mapping[str, list[RunRecord]], common: Sequence[str], graded: str) -> dict[str, list[float]]:
     """One number per sample and metric: the mean over its repeats."""
-    scores = {
-        "accuracy": [_mean([float(record.episode.correct) for record in groups[sample_id]]) for sample_id in common]
-    }
+    scores = {"accuracy": [fmean(record.episode.correct for record in groups[name]) for name in common]}
     if graded != "score":
-        scores[graded] = [_mean([record.score or 0.0 for record in groups[sample_id]]) for sample_id in common]
+        scores[graded] = [fmean(record.score or 0.0 for record in groups[name]) for name in common]
     return scores
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _score_name(manifests: Sequence[Mapping[str, Any]]) -> str:
-    names = {score_name(manifest) for manifest in manifests}
-    return names.pop() if len(names) == 1 else "score"
 
 
 def _names(directories: Sequence[Path]) -> tuple[str, ...]:
@@ -255,29 +245,24 @@ def run(arguments: argparse.Namespace) -> int:
 
 def print_comparison(comparison: RunComparison, console: Console | None = None) -> None:
     """Print all of it; differences on a line each, so that no terminal is too narrow."""
-    console = console or open_console()
-    if comparison.differences:
-        say(console, f"Unlike manifests ({' | '.join(comparison.names)}):")
-    else:
-        say(console, "The manifests are alike.")
+    console, names = console or open_console(), comparison.names
+    alike = f"Unlike manifests ({' | '.join(names)}):" if comparison.differences else "The manifests are alike."
+    say(console, alike)
     for difference in comparison.differences:
         matters = _MATTERS[difference.matters]
         say(console, f"  {matters:<16} {difference.field}: {describe(difference)} ({difference.why})")
-    counts = ", ".join(f"{name} {n}" for name, n in zip(comparison.names, comparison.n_samples, strict=True))
+    counts = ", ".join(f"{name} {n}" for name, n in zip(names, comparison.n_samples, strict=True))
     left_out = f"{comparison.n_unscored} that a run could not score, {comparison.n_changed} with other content"
     say(console, "", f"{comparison.n_common} samples are compared (of {counts}; left out: {left_out}).")
     if comparison.n_clusters < comparison.n_common:
         n_clusters = comparison.n_clusters
         say(console, f"They belong to {n_clusters} images, videos or questions; intervals and tests go by these.")
-    names = dict.fromkeys(name for metrics in comparison.metrics for name in metrics["statistics"])
-    console.print(_table("metric", comparison.names, {name: (comparison.metrics, name) for name in names}))
+    statistics = dict.fromkeys(name for metrics in comparison.metrics for name in metrics["statistics"])
+    rows = {name: [cell(metrics, name) for metrics in comparison.metrics] for name in statistics}
+    console.print(_table("metric", names, rows))
     if comparison.categories:
-        found = {
-            category: [metrics["by_category"].get(category, {"statistics": {}}) for metrics in comparison.metrics]
-            for category in comparison.categories
-        }
-        rows = {category: (metrics, comparison.metric) for category, metrics in found.items()}
-        console.print(_table(f"{comparison.metric} by category", comparison.names, rows))
+        by_category = {category: comparison.of_category(category) for category in comparison.categories}
+        console.print(_table(f"{comparison.metric} by category", names, by_category))
     tests = [(pair, metric) for pair in comparison.pairs for metric in pair.tests]
     say(console, *(_test_line(pair, metric, len(comparison.pairs)) for pair, metric in tests), "")
     verdicts = [verdict(comparison, pair, metric) for pair, metric in tests]
@@ -296,11 +281,10 @@ def _test_line(pair: Pair, metric: str, n_pairs: int) -> str:
     )
 
 
-def _table(title: str, names: Sequence[str], rows: Mapping[str, tuple[Sequence[Mapping[str, Any]], str]]) -> Table:
-    """A table with a column for every run; of each row the metrics of the runs, and which of them."""
+def _table(title: str, names: Sequence[str], rows: Mapping[str, Sequence[Cell | None]]) -> Table:
+    """A table with a column for every run."""
     table = Table(title, *names, box=None)
-    for label, (metrics, name) in rows.items():
-        cells = [cell(of_run, name) for of_run in metrics]
+    for label, cells in rows.items():
         texts = ("" if one is None else one.text + (f" ({one.interval})" if one.interval else "") for one in cells)
         table.add_row(Text(label), *texts)
     return table

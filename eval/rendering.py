@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,23 +13,27 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from eval.cards import SOURCE_SIDE
+from eval.cards import SOURCE_SIDE, EpisodeCard
 from eval.tables import label
 
 
-def render(template: str, context: dict[str, Any]) -> str:
-    """Fill one template, with `file_text` and `policy` at hand."""
+def render(template: str, context: Mapping[str, Any]) -> str:
+    """Fill one template."""
     return _environment().get_template(template).render(context)
 
 
-def write_page(path: Path, template: str, context: dict[str, Any]) -> None:
+def render_episode(card: EpisodeCard) -> str:
+    """An episode as it stands in a page."""
+    return str(_macros().episode(card))
+
+
+def write_page(path: Path, template: str, context: Mapping[str, Any]) -> None:
     """Fill one template and write it to a file piece by piece; the file is whole or not there."""
     unfinished = path.with_suffix(path.suffix + ".tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Models write anything, even halves of surrogate pairs, which no encoding takes.
     with unfinished.open("w", encoding="utf-8", errors="replace") as file:
-        # Models write anything, even halves of surrogate pairs, which no encoding takes.
-        for piece in _environment().get_template(template).generate(context):
-            file.write(piece)
+        file.writelines(_environment().get_template(template).generate(context))
     unfinished.replace(path)
 
 
@@ -64,13 +69,15 @@ def shorten(text: str, limit: int = 2000) -> str:
 
 
 @functools.cache
+def _macros() -> Any:
+    return _environment().get_template("macros.html.jinja").module
+
+
+@functools.cache
 def _environment() -> Environment:
+    loader = PackageLoader("eval")
     environment = Environment(
-        loader=PackageLoader("eval"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.globals |= {
         "label": label,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from eval.manifest import score_name
 
@@ -62,13 +62,11 @@ _SCORES = ("accuracy", "anls", "vqa_accuracy", "score")
 HEADLINES = ("accuracy", "accuracy_needs_operation", "usage_rate", "hit_rate")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Cell:
     """A value, its 95% interval and the counts behind it (None where there are none).
 
-    Args:
-        strict: the value with unscored episodes counted as wrong; None where there are none of them, or it is no score.
-        n_unscored: how many they are.
+    `strict` is the value with the `n_unscored` episodes counted as wrong; None where there are none, or it is no score.
     """
 
     value: float
@@ -91,24 +89,20 @@ class Cell:
         return "" if self.low is None else f"{self.low:.3f} to {self.high:.3f}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MetricRow:
+class MetricRow(NamedTuple):
     """One statistic of one or several runs; a cell is None where a run does not have it."""
 
     name: str
     label: str
     explanation: str
-    cells: tuple[Cell | None, ...]
+    cells: list[Cell | None]
 
     @property
     def is_rate(self) -> bool:
         """Whether the values are shares with intervals, to be drawn between 0 and 1."""
-        is_share = (
-            self.name in _SHARES or self.name.startswith("pass@") or _says_how_right(self.name.removesuffix("_all"))
-        )
-        return any(
-            cell is not None and cell.low is not None and (is_share or cell.total is not None) for cell in self.cells
-        )
+        name = self.name
+        is_share = name in _SHARES or name.startswith("pass@") or _says_how_right(name.removesuffix("_all"))
+        return any(one and one.low is not None and (is_share or one.total is not None) for one in self.cells)
 
 
 def headline(manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
@@ -117,10 +111,18 @@ def headline(manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     return name if name != "score" and name in metrics["statistics"] else "accuracy"
 
 
-def headlines(manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[tuple[str, Cell]]:
-    """The few numbers that come first, as far as the run has them, its own metric before all others."""
-    cells = {name: cell(metrics, name) for name in (headline(manifest, metrics), *HEADLINES)}
-    return [(name, found) for name, found in cells.items() if found is not None]
+def overview(manifest: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What pages show of a finished run before its episodes: the few numbers that come first, its own metric before
+    all others, and tables of categories and metrics."""
+    own = headline(manifest, metrics)
+    first = {name: cell(metrics, name) for name in (own, *HEADLINES)}
+    return {
+        "metric": own,
+        "metrics": metrics,
+        "headlines": [(name, found) for name, found in first.items() if found is not None],
+        "category_rows": category_rows(manifest, metrics),
+        "metric_rows": metric_rows([metrics], first=own),
+    }
 
 
 def category_rows(
@@ -135,23 +137,24 @@ def category_rows(
 
 
 def metric_rows(runs: Sequence[Mapping[str, Any]], first: str = "accuracy") -> list[MetricRow]:
-    """One row for every statistic that some run has.
+    """One row for every statistic that some run has, `first` before the others.
 
     Args:
         runs: for every column what `eval.metrics.evaluation_metrics` returned (`intervals` and `counts` may be absent).
-        first: the statistic that comes before the others.
     """
     present = {name for run in runs for name in run["statistics"]}
-    names = [name for name in (first, *LABELS) if name in present]
-    names += [name for family in _FAMILIES for name in sorted(present) if name.startswith(family)]
-    return [_row(name, runs) for name in dict.fromkeys(names)]
+    explained = {name: explanation for name, (_, explanation) in LABELS.items() if name in present}
+    for family, text in _FAMILIES.items():
+        explained |= {name: text for name in sorted(present) if name.startswith(family)}
+    names = dict.fromkeys([first, *explained] if first in present else explained)
+    return [MetricRow(name, label(name), explained.get(name, ""), [cell(run, name) for run in runs]) for name in names]
 
 
 def cell(run: Mapping[str, Any], name: str) -> Cell | None:
     """The value of statistic `name` with its interval, None if the run does not have it."""
-    if name not in run["statistics"]:
-        return None
     statistics = run["statistics"]
+    if name not in statistics:
+        return None
     low, high = run.get("intervals", {}).get(name, (None, None))
     count, total = run.get("counts", {}).get(name, (None, None))
     n_unscored = int(statistics.get("n_errors", 0)) if _says_how_right(name) else 0
@@ -159,9 +162,7 @@ def cell(run: Mapping[str, Any], name: str) -> Cell | None:
     if n_unscored:
         n_scored = statistics.get("n_episodes", 0)
         strict = statistics.get(f"{name}_all", statistics[name] * n_scored / (n_scored + n_unscored))
-    return Cell(
-        value=statistics[name], low=low, high=high, count=count, total=total, strict=strict, n_unscored=n_unscored
-    )
+    return Cell(statistics[name], low, high, count, total, strict, n_unscored)
 
 
 def label(name: str) -> str:
@@ -174,11 +175,3 @@ def label(name: str) -> str:
 
 def _says_how_right(name: str) -> bool:
     return name in _SCORES or not (name in LABELS or name.startswith(tuple(_FAMILIES)))
-
-
-def _row(name: str, runs: Sequence[Mapping[str, Any]]) -> MetricRow:
-    family = next((text for beginning, text in _FAMILIES.items() if name.startswith(beginning)), "")
-    explanation = LABELS[name][1] if name in LABELS else family
-    return MetricRow(
-        name=name, label=label(name), explanation=explanation, cells=tuple(cell(run, name) for run in runs)
-    )

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,7 @@ from eval.audit.arms import (
     records_without_operations,
     rerun,
 )
-from eval.audit.counterfactual import analyse
-from eval.audit.med import decompose, drift, pair
+from eval.audit.measures import IsCorrect, analyse, decompose, drift
 from eval.audit.page import print_audit, print_checkpoints, write_audit
 from eval.manifest import commit
 from eval.options import open_console, say
@@ -38,13 +37,10 @@ UNANSWERED = 0.02
 def audit_run(directory: Path, where: Whereabouts, plan: Plan, console: Console | None = None) -> dict[str, Any]:
     """Audit one finished run; what is measured already is taken from its `audit` directory.
 
-    Args:
-        where: how to get its agent, for what is missing.
-
     Returns:
-        `run`; `n_samples`, `n_episodes`, `n_errors`; `med` (see `eval.audit.med.decompose`) and `counterfactual`
-        (`operations`: name or "all" -> see `eval.audit.counterfactual.analyse`), None where not asked for; `notes`:
-        sentences the reader has to know; `plan`, `agent`, `model`, `sampling`, `commit`.
+        `run`; `n_samples`, `n_episodes`, `n_errors`; `med` (see `decompose`) and `counterfactual` (`operations`: name
+        or "all" -> see `analyse`), None where not asked for; `notes`: sentences the reader has to know; `plan`,
+        `agent`, `model`, `sampling`, `commit`.
 
     Raises:
         FileNotFoundError: the run is not finished.
@@ -69,31 +65,18 @@ def audit_run(directory: Path, where: Whereabouts, plan: Plan, console: Console 
     }
     if "med" in plan.protocols:
         without = records_without_operations(run, where, plan, console)
-        result["med"] = decompose(pair(records, without, is_correct), seed=plan.seed)
+        result["med"] = decompose(records, without, is_correct, seed=plan.seed)
     if "counterfactual" in plan.protocols:
         result["counterfactual"] = _counterfactual(run, records, where, plan, is_correct, console)
-    return result | {"notes": [*_program_notes(manifest, where), *_notes(manifest, result)]}
+    return result | {"notes": _notes(manifest, where, result)}
 
 
 def audit_checkpoints(results: Sequence[Mapping[str, Any]], steps: Sequence[float]) -> dict[str, Any]:
-    """Several audits in the order of training.
-
-    Returns:
-        `steps`, `runs` (the audits), and `drift` (see `eval.audit.med.drift`; one per run, empty without MED).
-    """
+    """Several audits in the order of training: `steps`, `runs` (the audits), and `drift` (see `measures.drift`; one
+    for each, empty without MED)."""
     has_med = all(result["med"] is not None for result in results)
-    first = results[0]["med"]
-    return {
-        "steps": list(steps),
-        "runs": list(results),
-        "drift": [drift(first, result["med"]) for result in results] if has_med else [],
-    }
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write all numbers."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    drifts = [drift(results[0]["med"], result["med"]) for result in results] if has_med else []
+    return {"steps": list(steps), "runs": list(results), "drift": drifts}
 
 
 def _counterfactual(
@@ -101,44 +84,35 @@ def _counterfactual(
     records: Sequence[RunRecord],
     where: Whereabouts,
     plan: Plan,
-    is_correct: Callable[[RunRecord], bool],
+    is_correct: IsCorrect,
     console: Console | None,
 ) -> dict[str, Any]:
-    names = sorted({name for record in records for name in operations_of(record)})
-    several = names if any(len(operations_of(record)) > 1 for record in records) else []
-    control = Arm(kind="control")
-    arms = [control, *(Arm(kind=kind, operation=name) for name in (None, *several) for kind in plan.changes)]
-    played = rerun(run, where, plan, arms, console)
     used = [record for record in records if operations_of(record)]
+    names = sorted({name for record in used for name in operations_of(record)})
+    # Where an operation was the only one, the arm that changes all does the same.
+    apart = (None, *names) if any(len(operations_of(record)) > 1 for record in used) else (None,)
+    control = Arm(kind="control")
+    arms = [control, *(Arm(kind=kind, operation=name) for name in apart for kind in plan.changes)]
+    played = rerun(run, where, plan, arms, console)
+    of_arm = {arm: {record.key: record for record in ends} for arm, ends in played.items()}
     operations = {}
     for name in ("all", *names):
         chosen = used if name == "all" else [record for record in used if name in operations_of(record)]
-        others = {kind: _of_operation(played, kind, name, chosen) for kind in plan.changes}
+        others = {}
+        for kind in plan.changes:
+            found = of_arm[Arm(kind=kind)] | of_arm.get(Arm(kind=kind, operation=name), {})
+            others[kind] = [found[record.key] for record in chosen]
         operations[name] = analyse(chosen, played[control], others, is_correct, seed=plan.seed)
+    turns = [{view["turn"] for view in record.episode.views if view["turn"] > 0} for record in used]
     return {
         "changes": list(plan.changes),
         "n_used": len(used),
-        "n_several_turns": sum(_n_turns_with_views(record) > 1 for record in used),
+        "n_several_turns": sum(len(of_record) > 1 for of_record in turns),
         "operations": operations,
     }
 
 
-def _of_operation(
-    played: Mapping[Arm, Sequence[RunRecord]], kind: str, name: str, chosen: Sequence[RunRecord]
-) -> list[RunRecord]:
-    """What an arm played of one operation: where it was the only one, that is what the arm of all did."""
-    of_all = {record.key: record for record in played[Arm(kind=kind)]}
-    if name == "all":
-        return [of_all[record.key] for record in chosen]
-    apart = {record.key: record for record in played.get(Arm(kind=kind, operation=name), ())}
-    return [apart.get(record.key, of_all[record.key]) for record in chosen]
-
-
-def _n_turns_with_views(record: RunRecord) -> int:
-    return len({view["turn"] for view in record.episode.views if view["turn"] > 0})
-
-
-def _judge_of(manifest: Mapping[str, Any]) -> Callable[[RunRecord], bool]:
+def _judge_of(manifest: Mapping[str, Any]) -> IsCorrect:
     """What counts as right. An audit asks no LLM judge: there the scorer decides, in the run as well."""
     if manifest["judge"] is None:
         return lambda record: record.episode.correct
@@ -148,17 +122,14 @@ def _judge_of(manifest: Mapping[str, Any]) -> Callable[[RunRecord], bool]:
     )
 
 
-def _program_notes(manifest: Mapping[str, Any], where: Whereabouts) -> list[str]:
-    if where.agent in (None, manifest["agent"]):
-        return []
-    return [
-        f"The run was played by {manifest['agent']}, the audit by {where.agent}: what their arithmetic makes different "
-        "counts as an effect in the decomposition, and as noise of the control elsewhere."
-    ]
-
-
-def _notes(manifest: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
+def _notes(manifest: Mapping[str, Any], where: Whereabouts, result: Mapping[str, Any]) -> list[str]:
+    """Sentences the reader has to know."""
     notes = []
+    if where.agent not in (None, manifest["agent"]):
+        notes.append(
+            f"The run was played by {manifest['agent']}, the audit by {where.agent}: what their arithmetic makes "
+            "different counts as an effect in the decomposition, and as noise of the control elsewhere."
+        )
     sampling = manifest["sampling"]
     if sampling is not None and sampling["temperature"] > 0:
         notes.append(
@@ -260,6 +231,8 @@ def steps_of(runs: Sequence[Path], given: str | None) -> list[float]:
 
 def _write(out: Path, results: Sequence[Mapping[str, Any]], steps: Sequence[float], console: Console) -> None:
     audit = audit_checkpoints(results, steps)
-    write_json(out / "audit.json", results[0] if len(results) == 1 else audit)
+    numbers = results[0] if len(results) == 1 else audit
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "audit.json").write_text(json.dumps(numbers, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     write_audit(out / "audit.html", audit)
     say(console, f"Written to {out / 'audit.json'} and {out / 'audit.html'}")

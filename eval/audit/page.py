@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
-from eval.audit.counterfactual import same_answer
-from eval.audit.med import TERMS
+from eval.audit.measures import TERMS, same_answer, use_of
 from eval.cards import ViewPicture, choose_samples, view_picture
 from eval.charts import Chart, line_chart
 from eval.interventions import INTERVENTIONS
@@ -34,36 +34,26 @@ MED_LABELS = {
     "malformed_without": ("Malformed without", "without operations a turn that could not be read, such as a call"),
     "call_rate": ("Called", "questions in which an operation was called, executed or refused"),
 }
-#: The factors of each term: of which questions, how often, how well.
-FACTORS = {
-    "call_gain": ("mass/fail", "policy/call_gain", "quality/call_gain"),
-    "schema_gain": ("mass/fail", "policy/schema_gain", "quality/schema_gain"),
-    "call_harm": ("mass/succ", "policy/call_harm", "quality/call_harm"),
-    "schema_harm": ("mass/succ", "policy/schema_harm", "quality/schema_harm"),
-}
-assert set(FACTORS) == set(TERMS)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sight:
+class Sight(NamedTuple):
     """What the model saw in one arm, and what it answered."""
 
     kind: str
-    views: tuple[ViewPicture, ...]
+    views: list[ViewPicture]
     answer: str | None
     correct: bool
     same: bool
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Example:
+class Example(NamedTuple):
     """One episode in all arms, the control first."""
 
     sample_id: str
     question: str
     target: str | None
     use: str
-    sights: tuple[Sight, ...]
+    sights: list[Sight]
 
 
 def write_audit(out: Path, audit: Mapping[str, Any], *, n_examples: int = 8) -> None:
@@ -75,53 +65,59 @@ def write_audit(out: Path, audit: Mapping[str, Any], *, n_examples: int = 8) -> 
     """
     runs = audit["runs"]
     names = [Path(run["run"]).name for run in runs]
+    meds = [run["med"] for run in runs] if all(run["med"] for run in runs) else []
     shown = examples(runs[0], n_examples) if len(runs) == 1 and runs[0]["counterfactual"] else []
+    med_rows = [(name, *texts, [_cell(med, name) for med in meds]) for name, texts in MED_LABELS.items()]
+    factor_rows = [
+        (MED_LABELS[term][0], [[_cell(med, name) for name in _factors(term)] for med in meds]) for term in TERMS
+    ]
     context = {
         "runs": list(zip(names, runs, strict=True)),
-        "steps": audit["steps"],
-        "drift": audit["drift"],
-        "med_rows": _med_rows(runs) if all(run["med"] for run in runs) else [],
-        "factor_rows": _factor_rows(runs) if all(run["med"] for run in runs) else [],
-        "charts": charts(audit) if len(runs) > 1 and audit["drift"] else [],
+        "med_rows": med_rows if meds else [],
+        "factor_rows": factor_rows,
+        "charts": charts(audit) if len(runs) > 1 and meds else [],
         "interventions": INTERVENTIONS,
         "examples": shown,
         # The first one in which the pixels mattered.
         "opened": next((index for index, example in enumerate(shown) if example.use == "causal"), 0),
-        "cell": lambda found: Cell(value=found[0], low=found[1], high=found[2]),
+        "cell": lambda found: Cell(*found),
     }
     write_page(out, "audit.html.jinja", context)
 
 
+def _factors(term: str) -> tuple[str, str, str]:
+    """Of which questions, how often, how well."""
+    return "mass/fail" if term.endswith("gain") else "mass/succ", f"policy/{term}", f"quality/{term}"
+
+
+def _cell(med: Mapping[str, Any], name: str) -> Cell | None:
+    return Cell(med["values"][name], *med["intervals"][name]) if name in med["values"] else None
+
+
 def charts(audit: Mapping[str, Any]) -> list[Chart]:
     """The decomposition over training."""
-    steps, values = audit["steps"], [run["med"]["values"] for run in audit["runs"]]
-
-    def series(**names: str) -> dict[str, list[tuple[float, float]]]:
-        return {
-            name: [(step, of_run[key]) for step, of_run in zip(steps, values, strict=True)]
+    values = [run["med"]["values"] for run in audit["runs"]]
+    most = max(max(of_run["gain"], of_run["harm"]) for of_run in values)
+    parts = "right with them; dashed: one was called, solid: only offered"
+    harms = parts.replace("right", "wrong")
+    drawn: tuple[tuple[str, str, list[Any], dict[str, str], tuple[float, float] | None], ...] = (
+        ("Accuracy", "dashed: with operations, solid: without", values,
+         {"with": "accuracy_with", "without": "accuracy_without"}, (0.0, 1.0)),
+        ("Drift since the first checkpoint",
+         "dashed: intrinsic (accuracy without operations), solid: of the gap that operations make", audit["drift"],
+         {"intrinsic": "intrinsic", "operations": "operations"}, None),
+        ("Gains", f"wrong without operations, {parts}", values,
+         {"call": "call_gain", "schema": "schema_gain"}, (0.0, max(0.05, most))),
+        ("Harms", f"right without operations, {harms}", values,
+         {"call": "call_harm", "schema": "schema_harm"}, (0.0, max(0.05, most))),
+    )  # fmt: skip
+    found = []
+    for title, caption, of_runs, names, limits in drawn:
+        series = {
+            name: [(step, one[key]) for step, one in zip(audit["steps"], of_runs, strict=True)]
             for name, key in names.items()
         }
-
-    drift = {
-        name: [(step, of_run[name]) for step, of_run in zip(steps, audit["drift"], strict=True)]
-        for name in ("intrinsic", "operations")
-    }
-    most = max(max(of_run["gain"], of_run["harm"]) for of_run in values)
-    limits = (0.0, max(0.05, most))
-    drawn = (
-        ("Accuracy", series(**{"with": "accuracy_with", "without": "accuracy_without"}), (0.0, 1.0),
-         "dashed: with operations, solid: without"),
-        ("Drift since the first checkpoint", drift, None,
-         "dashed: intrinsic (accuracy without operations), solid: of the gap that operations make"),
-        ("Gains", series(call="call_gain", schema="schema_gain"), limits,
-         "wrong without operations, right with them; dashed: one was called, solid: only offered"),
-        ("Harms", series(call="call_harm", schema="schema_harm"), limits,
-         "right without operations, wrong with them; dashed: one was called, solid: only offered"),
-    )  # fmt: skip
-    found = [
-        line_chart(title, of_chart, caption=caption, x_label="step", y_limits=y_limits, window=1)
-        for title, of_chart, y_limits, caption in drawn
-    ]
+        found.append(line_chart(title, series, caption=caption, x_label="step", y_limits=limits, window=1))
     return [chart for chart in found if chart is not None]
 
 
@@ -147,66 +143,23 @@ def examples(run: Mapping[str, Any], count: int) -> list[Example]:
         for key in by_kind["control"]
         if key in recorded
     ]
-    kinds_of_use = [_use(recorded[of_episode["control"].key], of_episode) for of_episode in played]
-    chosen = choose_samples(kinds_of_use, count)
-    replayers = {kind: Replayer(arms[kind].manifest()) for kind in by_kind}
-    try:
-        return [_example(played[index], kinds_of_use[index], replayers) for index in chosen]
-    finally:
-        for replayer in replayers.values():
-            replayer.close()
-
-
-def _use(recorded: RunRecord, played: Mapping[str, RunRecord]) -> str:
-    control = played["control"].episode
-    if not same_answer(recorded.episode, control):
-        return "unstable"
-    return "decorative" if all(same_answer(control, arm.episode) for arm in played.values()) else "causal"
+    uses = [use_of(recorded[one["control"].key], one["control"], list(one.values())) for one in played]
+    with ExitStack() as stack:
+        replayers = {kind: stack.enter_context(closing(Replayer(arms[kind].manifest()))) for kind in by_kind}
+        return [_example(played[index], uses[index], replayers) for index in choose_samples(uses, count)]
 
 
 def _example(played: Mapping[str, RunRecord], use: str, replayers: Mapping[str, Replayer]) -> Example:
     control = played["control"].episode
     replays = {kind: replayers[kind].replay(record.episode) for kind, record in played.items()}
-    sights = tuple(
-        Sight(
-            kind=kind,
-            # Of an arm there is no source to show it in.
-            views=tuple(
-                replace(view_picture(view, replays[kind].images), turn=0, frame=None, source=None, area="")
-                for view in record.episode.views
-                if view["turn"] > 0
-            ),
-            answer=record.episode.answer,
-            correct=record.episode.correct,
-            same=same_answer(control, record.episode),
-        )
-        for kind, record in played.items()
-    )
-    question = replays["control"].question
-    return Example(sample_id=control.sample_id, question=question, target=control.target, use=use, sights=sights)
-
-
-def _med_rows(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, list[Cell]]]:
-    return [
-        (name, label, explanation, [_cell(run["med"], name) for run in runs])
-        for name, (label, explanation) in MED_LABELS.items()
-    ]
-
-
-def _factor_rows(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[list[Cell | None]]]]:
-    return [
-        (MED_LABELS[term][0], [[_cell_if(run["med"], name) for name in factors] for run in runs])
-        for term, factors in FACTORS.items()
-    ]
-
-
-def _cell(med: Mapping[str, Any], name: str) -> Cell:
-    low, high = med["intervals"][name]
-    return Cell(value=med["values"][name], low=low, high=high)
-
-
-def _cell_if(med: Mapping[str, Any], name: str) -> Cell | None:
-    return _cell(med, name) if name in med["values"] else None
+    sights = []
+    for kind, record in played.items():
+        episode = record.episode
+        views = [view_picture(view, replays[kind].images) for view in episode.views if view["turn"] > 0]
+        # Of an arm there is no source to show it in.
+        views = [replace(view, turn=0, frame=None, source=None, area="") for view in views]
+        sights.append(Sight(kind, views, episode.answer, episode.correct, same_answer(control, episode)))
+    return Example(control.sample_id, replays["control"].question, control.target, use, sights)
 
 
 def print_audit(result: Mapping[str, Any], console: Console) -> None:
@@ -215,9 +168,10 @@ def print_audit(result: Mapping[str, Any], console: Console) -> None:
     if result["med"] is not None:
         console.print(_med_table(result["med"]))
     if result["counterfactual"] is not None:
-        for name, operation in result["counterfactual"]["operations"].items():
+        operations = result["counterfactual"]["operations"]
+        for name, operation in operations.items():
             # One operation alone is all of them.
-            if name == "all" or len(result["counterfactual"]["operations"]) > 2:
+            if name == "all" or len(operations) > 2:
                 _print_operation(name, operation, console)
     for note in result["notes"]:
         say(console, f"Note: {note}")
@@ -231,12 +185,8 @@ def print_checkpoints(audit: Mapping[str, Any], console: Console) -> None:
     table = Table("step", *(MED_LABELS[name][0] for name in names), "intrinsic drift", "drift of the gap", box=None)
     for step, run, drift in zip(audit["steps"], audit["runs"], audit["drift"], strict=True):
         values = run["med"]["values"]
-        table.add_row(
-            f"{step:g}",
-            *(f"{values[name]:.3f}" for name in names),
-            f"{drift['intrinsic']:+.3f}",
-            f"{drift['operations']:+.3f}",
-        )
+        drifts = (f"{drift[name]:+.3f}" for name in ("intrinsic", "operations"))
+        table.add_row(f"{step:g}", *(f"{values[name]:.3f}" for name in names), *drifts)
     console.print()
     console.print(table)
 
@@ -257,15 +207,11 @@ def _print_operation(name: str, operation: Mapping[str, Any], console: Console) 
     if not operation["n"]:
         say(console, f"{title}: no episode could be played again")
         return
-    say(console, f"{title}: {operation['verdict']}")
-    say(
-        console,
-        f"  {operation['n']} episodes; with the true pixels {_share(operation['reproduced'])} gave the answer on record"
-        f", accuracy {operation['accuracy_control'][0]:.3f}",
-    )
-    table = Table(
-        "instead", "episodes", "answers changed", "beyond the control", "accuracy lost", "lost / gained", box=None
-    )
+    reproduced = f"with the true pixels {_share(operation['reproduced'])} gave the answer on record"
+    accuracy = f"accuracy {operation['accuracy_control'][0]:.3f}"
+    say(console, f"{title}: {operation['verdict']}", f"  {operation['n']} episodes; {reproduced}, {accuracy}")
+    columns = ("instead", "episodes", "answers changed", "beyond the control", "accuracy lost", "lost / gained")
+    table = Table(*columns, box=None)
     for kind, arm in operation["arms"].items():
         if not arm["n"]:
             table.add_row(kind, "0", "", "", "", "")

@@ -1,6 +1,42 @@
 "use strict";
 // What every page has: pictures at full size with their boxes, charts that say their values, hints that more is beside
-// what is seen, and the list of keys. It stands before the page's own script, in a scope of its own.
+// what is seen, keys and filters. It stands before the page's own script.
+const help = () => document.getElementById("help")?.showModal();
+
+// What keys do: nothing while a dialog is open or somebody types; `leave` follows after Escape has left a field.
+function onKeys(keys, leave = () => {}) {
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    if (event.target.matches("input:not([type=checkbox]), select")) {
+      if (event.key !== "Escape") return;
+      event.target.blur();
+      leave();
+    } else if (event.key === "?" || Object.hasOwn(keys, event.key)) {
+      event.preventDefault();
+      (event.key === "?" ? help : keys[event.key])();
+    }
+  });
+}
+
+// Filters that a script applies, whenever one of them changes, and the button that opens all of what is shown.
+const ticked = () => [...document.querySelectorAll(".toolbar [name=show]:checked")].map((box) => box.value);
+
+function onFilters(toolbar, apply, shown) {
+  toolbar.hidden = false;
+  toolbar.addEventListener("submit", (event) => event.preventDefault());
+  toolbar.addEventListener("input", apply);
+  toolbar.querySelector("[data-unfold]").addEventListener("click", () => {
+    const open = shown().some((episode) => !episode.open);
+    for (const episode of shown()) episode.open = open;
+  });
+}
+
+function focusSummary(episode, block) {
+  const summary = episode?.querySelector("summary");
+  summary?.focus({ preventScroll: true });
+  summary?.scrollIntoView({ block });
+}
+
 {
   const SVG = "http://www.w3.org/2000/svg";
 
@@ -118,7 +154,7 @@
   document.addEventListener("click", (event) => {
     const button = event.target.closest("button.enlarge");
     if (button) show(button);
-    if (event.target.closest("[data-help]")) document.getElementById("help")?.showModal();
+    if (event.target.closest("[data-help]")) help();
   });
   light.addEventListener("close", () => opener.focus());
   stage.addEventListener("wheel", (event) => {
@@ -187,14 +223,9 @@
   document.addEventListener("focusin", (event) => event.target.matches("svg.chart") && tell(event.target, (places) => Number(event.target.dataset.at ?? places.length - 1)));
 
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
-    if (event.target.matches("svg.chart") && moves[event.key]?.[0]) {
-      event.preventDefault();
-      tell(event.target, () => Number(event.target.dataset.at) + moves[event.key][0]);
-    } else if (event.key === "?" && !event.target.matches("input:not([type=checkbox]), select")) {
-      event.preventDefault();
-      document.getElementById("help")?.showModal();
-    }
+    if (!event.target.matches("svg.chart") || !moves[event.key]?.[0] || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    tell(event.target, () => Number(event.target.dataset.at) + moves[event.key][0]);
   });
 
   // Where a part of the page is wider than its place, its edges fade towards what is not seen.

@@ -12,7 +12,6 @@ const list = document.getElementById("episodes");
 const toolbar = document.querySelector(".toolbar");
 const pager = document.querySelector(".pager");
 const count = document.querySelector(".count");
-const filters = [...document.querySelectorAll("button[data-filter]")];
 const [search, operation, category] = ["q", "operation", "category"].map((name) => toolbar.elements[name]);
 const pictured = new Map([...document.querySelectorAll("template[data-episode]")].map((t) => [Number(t.dataset.episode), t]));
 const packed = document.getElementById("packed");
@@ -105,7 +104,7 @@ async function unpack(text) {
 }
 
 function apply() {
-  const tags = filters.filter((b) => b.getAttribute("aria-pressed") === "true").map((b) => b.dataset.filter);
+  const tags = ticked();
   const text = search.value.trim().toLowerCase();
   found = rows.filter(
     (row) =>
@@ -140,7 +139,6 @@ function turn(to) {
 
 function open(row) {
   if (!found.includes(row)) {
-    for (const button of filters) button.setAttribute("aria-pressed", "false");
     toolbar.reset();
     found = rows;
   }
@@ -157,9 +155,7 @@ function step(by) {
   let next = here < 0 ? 0 : here + by;
   if (next >= shown.length && (page + 1) * PAGE < found.length) [next] = [0, turn(page + 1)];
   if (next < 0 && page > 0) [next] = [PAGE - 1, turn(page - 1)];
-  const summary = list.children[next]?.querySelector("summary");
-  summary?.focus({ preventScroll: true });
-  summary?.scrollIntoView({ block: "nearest" });
+  focusSummary(list.children[next], "nearest");
 }
 
 const keys = {
@@ -171,7 +167,7 @@ const keys = {
   N: () => turn(Infinity),
   P: () => turn(0),
   "/": () => search.focus(),
-  f: () => filters[0].focus(),
+  f: () => toolbar.querySelector("[name=show]").focus(),
   Escape: () => {
     const episode = document.activeElement.closest?.("details.episode");
     episode?.removeAttribute("open");
@@ -179,36 +175,10 @@ const keys = {
   },
 };
 
-document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
-  if (event.target.matches("input, select")) {
-    if (event.key === "Escape") {
-      event.target.blur();
-      step(0);
-    }
-    return;
-  }
-  if (!Object.hasOwn(keys, event.key)) return;
-  event.preventDefault();
-  keys[event.key]();
-});
-
-for (const button of filters) {
-  button.addEventListener("click", () => {
-    button.setAttribute("aria-pressed", String(button.getAttribute("aria-pressed") !== "true"));
-    apply();
-  });
-}
-toolbar.addEventListener("submit", (event) => event.preventDefault());
-search.addEventListener("input", apply);
-for (const choice of [operation, category]) choice?.addEventListener("change", apply);
-document.querySelector("[data-unfold]").addEventListener("click", () => {
-  const open = [...list.children].some((episode) => !episode.open);
-  for (const episode of list.children) episode.open = open;
-});
+onKeys(keys, () => step(0));
+onFilters(toolbar, apply, () => [...list.children]);
 window.addEventListener("hashchange", () => linked() && open(linked()));
 
-toolbar.hidden = false;
 turn(0);
 if (linked()) {
   open(linked());

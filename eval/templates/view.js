@@ -27,20 +27,8 @@ const keys = {
   f: () => document.querySelector(".toolbar input[type=checkbox]")?.focus(),
   x: () => document.activeElement.closest("tr")?.querySelector("[form=compare]")?.click(),
 };
-
-document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
-  if (event.target.matches("input:not([type=checkbox]), select")) {
-    if (event.key === "Escape") event.target.blur();
-    return;
-  }
-  if (Object.hasOwn(keys, event.key)) {
-    event.preventDefault();
-    keys[event.key]();
-  } else if (["n", "p", "N", "P", "g", "u", "c", "Escape"].includes(event.key)) {
-    press(event.key);
-  }
-});
+for (const key of ["n", "p", "N", "P", "g", "u", "c", "Escape"]) keys[key] = () => press(key);
+onKeys(keys);
 
 // On every change, except while somebody types.
 document.addEventListener("change", (event) => {

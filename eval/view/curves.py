@@ -5,53 +5,41 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from eval.charts import Chart, line_chart
 from eval.tables import label
-from eval.view.index import GrowingLines
+from eval.view.files import GrowingLines
 
 #: Most lines in one chart; the ones with the largest last values are drawn.
 MAX_LINES = 6
 
 #: What was set, not measured: drawn in steps, without a mean.
 _SETTINGS = ("learner/lr", "lr")
+_SHARE = (0.0, 1.0)
 #: Charts of a training run: title, caption, metrics (one that ends with "/" stands for all that begin so), y limits.
 _CHARTS: tuple[tuple[str, str, tuple[str, ...], tuple[float, float] | None], ...] = (
-    (
-        "Accuracy",
-        "share of correct rollouts: all, where an operation is needed, where it is not",
-        ("accuracy", "accuracy_needs_operation", "accuracy_easy"),
-        (0.0, 1.0),
-    ),
-    ("Usage", "share of rollouts that executed the operation", ("usage/",), (0.0, 1.0)),
+    ("Accuracy", "share of correct rollouts: all, where an operation is needed, where it is not",
+     ("accuracy", "accuracy_needs_operation", "accuracy_easy"), _SHARE),
+    ("Usage", "share of rollouts that executed the operation", ("usage/",), _SHARE),
     ("Reward", "mean per rollout, and its terms", ("reward", "reward/"), None),
-    ("Failures", "share of rollouts in which a call was refused or could not be read", ("failures/",), (0.0, 1.0)),
-    ("Hits", "of the rollouts that used an operation: it showed the evidence better", ("hit_rate",), (0.0, 1.0)),
-    (
-        "Needless and missing",
-        "used although not needed; not used although needed",
-        ("needless_rate", "missing_rate"),
-        (0.0, 1.0),
-    ),
+    ("Failures", "share of rollouts in which a call was refused or could not be read", ("failures/",), _SHARE),
+    ("Hits", "of the rollouts that used an operation: it showed the evidence better", ("hit_rate",), _SHARE),
+    ("Needless and missing", "used although not needed; not used although needed",
+     ("needless_rate", "missing_rate"), _SHARE),
     ("Loss", "of what is trained on", ("loss", "held_out/loss", "learner/policy_loss"), None),
     ("Entropy", "nats per token", ("learner/entropy",), None),
-    (
-        "Engine against learner",
-        "difference of their log-probabilities in nats, before the first step",
-        ("learner/logprob_gap_mean", "learner/logprob_gap_max"),
-        None,
-    ),
+    ("Engine against learner", "difference of their log-probabilities in nats, before the first step",
+     ("learner/logprob_gap_mean", "learner/logprob_gap_max"), None),
     ("Clipped", "share of tokens at the limit of the ratio", ("learner/clip_frac",), None),
     ("Seconds", "of an iteration, where they went", ("seconds/",), None),
     ("Learning rate", "as it was, not a mean", _SETTINGS, None),
-)
+)  # fmt: skip
 #: Not drawn: the total is the frame of the others, settling is part of sampling.
 _HIDDEN = frozenset({"seconds/total", "seconds/settle"})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Drawn:
+class Drawn(NamedTuple):
     """A chart, and which colour each of its lines has, by name."""
 
     chart: Chart
@@ -63,12 +51,7 @@ class Drawn:
 
 
 class History(GrowingLines):
-    """The numbers of a `metrics.jsonl`, which may still grow.
-
-    Attributes:
-        rows: the finite numbers of every line.
-        n_unreadable: lines that are no JSON object.
-    """
+    """A `metrics.jsonl`, which may still grow: `rows` are the finite numbers of every line that is a JSON object."""
 
     def clear(self) -> None:
         self.rows: list[dict[str, float]] = []
@@ -112,9 +95,7 @@ class History(GrowingLines):
                 spans=spans if title == "Usage" else (),
             )
             if chart is not None:
-                drawn.append(
-                    Drawn(chart=chart, colours={line.name: number % 6 for number, line in enumerate(chart.lines)})
-                )
+                drawn.append(Drawn(chart, {line.name: number % 6 for number, line in enumerate(chart.lines)}))
         return drawn
 
     def _names(self, wanted: Sequence[str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlencode
 
 from eval.facts import FILTERS, Selection
@@ -12,29 +12,19 @@ from eval.facts import FILTERS, Selection
 #: Most fields of a query that are looked at, and most characters of one.
 MAX_FIELDS, MAX_VALUE = 60, 2000
 #: What a query may ask for; anything else is ignored.
-NAMES = frozenset(
-    {
-        "show", "operation", "category", "q", "page", "view", "episode", "nth", "group", "iteration", "file", "sort",
-        "order", "baseline", "picture", "frame",
-    }
-)  # fmt: skip
+NAMES = frozenset({"operation", "category", "q", "page", "view", "episode", "nth", "group", "iteration", "file"}) | {
+    *("sort", "order", "baseline", "picture", "frame")
+}
 
 
 class NotThere(LookupError):
     """An address that names nothing. The message says what was got and expected."""
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
-    """The query of an address.
+class Query(NamedTuple):
+    """The query of an address: the last value of every field, all values of "show" that are filters, and of "run"."""
 
-    Args:
-        values: the last value of every field but "show".
-        show: all values of "show" that are filters.
-        runs: all values of "run".
-    """
-
-    values: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, str] = {}
     show: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
 
@@ -45,7 +35,7 @@ class Query:
             pairs = parse_qsl(text, errors="surrogatepass", max_num_fields=MAX_FIELDS)
         except ValueError:
             return cls()
-        values = {name: value[:MAX_VALUE] for name, value in pairs if name in NAMES and name != "show" and value}
+        values = {name: value[:MAX_VALUE] for name, value in pairs if name in NAMES and value}
         if (page := _number(dict(pairs).get("go", ""))) is not None:
             # People count pages from 1.
             values["page"] = str(max(0, page - 1))
@@ -64,12 +54,12 @@ class Query:
     @property
     def selection(self) -> Selection:
         """The filters."""
-        return Selection(
-            tags=self.show,
-            operation=self.get("operation"),
-            category=self.get("category"),
-            text=(self.get("q") or "").strip(),
-        )
+        text = (self.get("q") or "").strip()
+        return Selection(tags=self.show, operation=self.get("operation"), category=self.get("category"), text=text)
+
+    @property
+    def is_filtered(self) -> bool:
+        return bool(self.show) or any(self.get(name) for name in ("q", "operation", "category"))
 
     def link(self, **changes: object) -> str:
         """A relative address with some fields changed; None takes a field out."""
@@ -84,8 +74,7 @@ class Query:
 
     def without_filters(self) -> Query:
         """The same place, unfiltered."""
-        kept = ("iteration", "view")
-        return Query({name: value for name, value in self.values.items() if name in kept})
+        return Query({name: value for name, value in self.values.items() if name in ("iteration", "view")})
 
 
 def _number(text: str) -> int | None:

@@ -9,16 +9,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
 from eval.comparison import RunComparison, common_samples, compare_runs, verdict
 from eval.differences import MODEL_FIELDS, Difference, describe, find_differences
 from eval.facts import Facts
 from eval.intervals import wilson_interval
-from eval.tables import Cell, cell, headline, metric_rows
+from eval.tables import Cell, MetricRow, cell, headline, metric_rows
 from eval.view.curves import History
-from eval.view.index import EpisodeIndex, OpenFiles, accuracy_so_far
-from eval.view.library import Library, Run, signature
+from eval.view.files import EpisodeIndex, Library, OpenFiles, Run, accuracy_so_far, signature
 from eval.view.query import NotThere, Query, run_link
 from pxr_env.errors import show
 
@@ -28,15 +28,9 @@ PAGE, MAX_COMPARED = 200, 6
 _NO_NAMES = frozenset({"model", "warm", "base"})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Gain:
-    """How much better a run is than another on their common samples.
-
-    Args:
-        value: difference of the means; None if there are no such samples.
-        n_common: samples that both scored, the same ones by their digests.
-        n_changed: samples with the same id whose content differs; they are left out.
-    """
+class Gain(NamedTuple):
+    """How much better a run is than another: the difference of the means on their common samples (None if there are
+    none), how many those are, and how many have the same id but other content and are left out."""
 
     value: float | None
     n_common: int
@@ -45,43 +39,42 @@ class Gain:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRow:
-    """One line of the table.
+    """One line of the table: what was asked, who answered, how far it is, and what came out, None where unknown.
 
     Args:
-        run: the run.
-        link: its page.
-        task, agent: what was asked, and who answered.
-        progress: "finished", or how far it is.
         metric: what its score is called, see `eval.tables.headline`.
-        accuracy, usage: its score and usage with intervals; None if unknown. Of a training those of its last iteration.
-        n_episodes: that are done.
-        n_unscored: of these, how many have no score.
-        tokens: read and written per episode; None if nobody counted.
+        accuracy, usage: its score and usage with intervals. Of a training those of its last iteration.
+        n_episodes, n_unscored: that are done, and of these, how many have no score.
+        tokens: read and written per episode.
         alarms: operations that are dying out at the end of a training.
-        age: how long ago something was written.
-        date: when that was.
         arms: the runs of its audit.
-        differences: of its manifest to the baseline's; None where there is nothing to compare.
-        gain: over the baseline; None where they cannot be compared.
+        differences, gain: of its manifest to the baseline's, and over its score.
     """
 
     run: Run
     link: str
-    task: str
-    agent: str
-    progress: str
-    accuracy: Cell | None
-    usage: Cell | None
-    n_episodes: int
-    alarms: tuple[str, ...]
-    age: str
-    date: str
+    task: str = ""
+    agent: str = ""
+    progress: str = "cannot be read"
     metric: str = "accuracy"
+    accuracy: Cell | None = None
+    usage: Cell | None = None
+    n_episodes: int = 0
     n_unscored: int = 0
     tokens: tuple[float, float] | None = None
+    alarms: tuple[str, ...] = ()
     arms: tuple[RunRow, ...] = ()
     differences: tuple[Difference, ...] | None = None
     gain: Gain | None = None
+
+    @property
+    def age(self) -> str:
+        """How long ago something was written."""
+        return age(self.run.changed)
+
+    @property
+    def date(self) -> str:
+        return datetime.fromtimestamp(self.run.changed).strftime("%Y-%m-%d %H:%M")
 
     @property
     def search_text(self) -> str:
@@ -96,30 +89,30 @@ class RunRow:
 
     def sort_key(self, name: str) -> Any:
         """What the table is sorted by under column `name`; missing values are the smallest."""
-        cells = {"accuracy": self.accuracy, "usage": self.usage}
-        if name in cells:
-            found = cells[name]
-            return -math.inf if found is None else found.value
-        if name == "changed":
-            return self.run.changed
-        numbers = {"episodes": self.n_episodes, "unscored": self.n_unscored, "tokens": sum(self.tokens or (-1,))}
-        if name in numbers:
-            return numbers[name]
-        return {"kind": self.run.kind, "task": self.task, "agent": self.agent}.get(name, self.run.key).casefold()
+        numbers = {
+            "accuracy": -math.inf if self.accuracy is None else self.accuracy.value,
+            "usage": -math.inf if self.usage is None else self.usage.value,
+            "changed": self.run.changed,
+            "episodes": self.n_episodes,
+            "unscored": self.n_unscored,
+            "tokens": sum(self.tokens or (-1,)),
+        }
+        texts = {"task": self.task, "agent": self.agent}
+        return numbers[name] if name in numbers else texts.get(name, self.run.key).casefold()
 
 
-#: Columns that can be sorted by, what they are called, and whether the first click puts the largest first.
-COLUMNS = (
-    ("name", "Run", False),
-    ("task", "Task", False),
-    ("agent", "Agent", False),
-    ("episodes", "Episodes", True),
-    ("accuracy", "Score", True),
-    ("usage", "Usage", True),
-    ("tokens", "Tokens", True),
-    ("unscored", "Errors", True),
-    ("changed", "Changed", True),
-)
+#: Columns that can be sorted by, and what they are called; the first click puts the largest numbers first.
+COLUMNS = {
+    "name": "Run",
+    "task": "Task",
+    "agent": "Agent",
+    "episodes": "Episodes",
+    "accuracy": "Score",
+    "usage": "Usage",
+    "tokens": "Tokens",
+    "unscored": "Errors",
+    "changed": "Changed",
+}
 
 
 class RunTable:
@@ -138,7 +131,7 @@ class RunTable:
         rows = [row for row in rows if text in row.search_text]
         baseline = runs.get(query.get("baseline") or "")
         sort = query.get("sort") or "changed"
-        falling = (query.get("order") or ("desc" if _falls(sort) else "asc")) == "desc"
+        falling = (query.get("order") or ("asc" if sort in ("name", "task", "agent") else "desc")) == "desc"
         rows.sort(key=lambda row: row.sort_key(sort), reverse=falling)
         page = min(query.number("page"), max(0, (len(rows) - 1) // PAGE))
         shown = rows[page * PAGE : (page + 1) * PAGE]
@@ -164,48 +157,33 @@ class RunTable:
     def row(self, run: Run) -> RunRow:
         """What the table says of one run."""
         make = {"evaluation": self._evaluation, "training": self._training, "quick start": self._quick_start}
-        changed = run.changed
-        date = datetime.fromtimestamp(changed).strftime("%Y-%m-%d %H:%M")
-        common: dict[str, Any] = {"run": run, "link": run_link(run.key), "age": age(changed), "date": date}
         try:
-            return RunRow(**common, **make[run.kind](run))
+            return RunRow(run=run, link=run_link(run.key), **make[run.kind](run))
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             # Somebody else's file with one of our names: one such directory must not hide the others.
-            nothing: dict[str, Any] = {"task": "", "agent": "", "accuracy": None, "usage": None, "n_episodes": 0}
-            return RunRow(**common, progress="cannot be read", alarms=(), **nothing)
+            return RunRow(run=run, link=run_link(run.key))
 
     def _evaluation(self, run: Run) -> dict[str, Any]:
-        manifest, metrics = (
-            self._library.read(run.path / "manifest.json"),
-            self._library.read(run.path / "metrics.json"),
-        )
-        total = _whole(manifest.get("n_samples")) * max(1, _whole(manifest.get("repeats")))
-        metric, tokens = "accuracy", None
-        if isinstance(metrics.get("statistics"), dict):
-            statistics, metric = metrics["statistics"], headline(manifest, metrics)
-            accuracy, usage = cell(metrics, metric), cell(metrics, "usage_rate")
-            unscored = int(statistics.get("n_errors", 0))
-            n_done, progress = int(statistics.get("n_episodes", 0)) + unscored, "finished"
+        manifest = self._library.read(run.path / "manifest.json")
+        metrics = self._library.read(run.path / "metrics.json")
+        row: dict[str, Any] = {"task": env_name(manifest), "agent": agent_name(manifest)}
+        if isinstance(statistics := metrics.get("statistics"), dict):
+            row["metric"] = headline(manifest, metrics)
+            row["n_unscored"] = int(statistics.get("n_errors", 0))
+            row["n_episodes"] = int(statistics.get("n_episodes", 0)) + row["n_unscored"]
             if "prompt_tokens" in statistics and "completion_tokens" in statistics:
-                tokens = (float(statistics["prompt_tokens"]), float(statistics["completion_tokens"]))
-        else:
-            facts = self._indexes.get(run.lines).facts
-            correct, scored = accuracy_so_far(facts)
-            unscored = len(facts) - scored
-            accuracy = _rate(correct, scored)
-            usage = _rate(sum("used" in each.tags for each in facts if each.outcome != "error"), scored)
-            n_done, progress = len(facts), f"{len(facts):,} of {total:,}"
-        return {
-            "metric": metric,
-            "n_unscored": unscored,
-            "tokens": tokens,
-            "task": env_name(manifest),
-            "agent": agent_name(manifest),
-            "progress": progress,
-            "accuracy": accuracy,
-            "usage": usage,
-            "n_episodes": n_done,
-            "alarms": (),
+                row["tokens"] = (float(statistics["prompt_tokens"]), float(statistics["completion_tokens"]))
+            found = {"accuracy": cell(metrics, row["metric"]), "usage": cell(metrics, "usage_rate")}
+            return row | found | {"progress": "finished"}
+        facts = self._indexes.get(run.lines).facts
+        correct, scored = accuracy_so_far(facts)
+        n_used = sum("used" in each.tags for each in facts if each.outcome != "error")
+        return row | {
+            "progress": f"{len(facts):,} of {n_expected(manifest):,}",
+            "accuracy": _rate(correct, scored),
+            "usage": _rate(n_used, scored),
+            "n_episodes": len(facts),
+            "n_unscored": len(facts) - scored,
         }
 
     def _training(self, run: Run) -> dict[str, Any]:
@@ -217,8 +195,8 @@ class RunTable:
             "task": env_name(recipe),
             "agent": model_name(recipe.get("model")),
             "progress": f"{history.counter} {done:,}{of_all}",
-            "accuracy": None if "accuracy" not in last else Cell(value=last["accuracy"]),
-            "usage": None if "usage_rate" not in last else Cell(value=last["usage_rate"]),
+            "accuracy": Cell(last["accuracy"]) if "accuracy" in last else None,
+            "usage": Cell(last["usage_rate"]) if "usage_rate" in last else None,
             "n_episodes": int(sum(row.get("n_episodes", 0) for row in history.rows)),
             "alarms": tuple(name for name, _, _, lasts in history.alarms() if lasts),
         }
@@ -227,15 +205,8 @@ class RunTable:
         summary = self._library.read(run.path / "summary.json")
         targets = [target for target in summary.get("targets") or [] if isinstance(target, dict)]
         met = sum(bool(target.get("met")) for target in targets)
-        return {
-            "task": "the learning trap",
-            "agent": f"seed {summary.get('seed')}",
-            "progress": f"{met} of {len(targets)} targets met" if targets else "finished",
-            "accuracy": None,
-            "usage": None,
-            "n_episodes": 0,
-            "alarms": (),
-        }
+        progress = f"{met} of {len(targets)} targets met" if targets else "finished"
+        return {"task": "the learning trap", "agent": f"seed {summary.get('seed')}", "progress": progress}
 
     def _compared(self, row: RunRow, baseline: RunRow) -> RunRow:
         if row.run.kind != "evaluation" or row.run.key == baseline.run.key:
@@ -252,9 +223,15 @@ class RunTable:
             groups = [_scored(self._indexes.get(file)) for file in files]
             _, scored, common = common_samples(groups)
             graded = baseline.metric == row.metric != "accuracy"
-            first, second = ([_mean(group[sample_id], graded) for sample_id in common] for group in groups)
-            gain = sum(b - a for a, b in zip(first, second, strict=True)) / len(common) if common else None
-            self._gains[key] = Gain(value=gain, n_common=len(common), n_changed=len(scored) - len(common))
+            first, second = (
+                [
+                    fmean((one.score or 0.0) if graded else "correct" in one.tags for one in group[name])
+                    for name in common
+                ]
+                for group in groups
+            )
+            gain = fmean(second) - fmean(first) if common else None
+            self._gains[key] = Gain(gain, len(common), n_changed=len(scored) - len(common))
         return self._gains[key]
 
 
@@ -277,25 +254,19 @@ def compare_context(library: Library, query: Query) -> dict[str, Any]:
         comparison = _compared(tuple(run.path for run in runs), *states)
     except (ValueError, FileNotFoundError) as error:
         raise NotThere(f"these runs cannot be compared: {error}") from error
-    metric = comparison.metric
+    metric, metrics = comparison.metric, comparison.metrics
     return {
         "comparison": comparison,
         "describe": describe,
         "runs": [(name, run_link(run.key)) for name, run in zip(comparison.names, runs, strict=True)],
         "metric": metric,
-        "rows": metric_rows(comparison.metrics, first=metric),
+        "rows": metric_rows(metrics, first=metric),
         "unscored": [
             int(library.read(run.path / "metrics.json").get("statistics", {}).get("n_errors", 0)) for run in runs
         ],
-        "categories": [
-            (
-                name,
-                [cell(found["by_category"].get(name, {"statistics": {}}), metric) for found in comparison.metrics],
-            )
-            for name in comparison.categories
-        ],
+        "categories": [MetricRow(metric, name, "", comparison.of_category(name)) for name in comparison.categories],
         "verdicts": [(pair, name, verdict(comparison, pair, name)) for pair in comparison.pairs for name in pair.tests],
-        "live": False,
+        "crumbs": [("comparison", None)],
     }
 
 
@@ -336,6 +307,11 @@ def env_name(content: Mapping[str, Any]) -> str:
     return str(env.get("id", ""))[:200].rpartition(":")[2] if isinstance(env, Mapping) else ""
 
 
+def n_expected(manifest: Mapping[str, Any]) -> int:
+    """How many episodes a run will have; 0 where its manifest does not say."""
+    return _whole(manifest.get("n_samples")) * max(1, _whole(manifest.get("repeats")))
+
+
 def age(changed: float) -> str:
     """How long ago, in words."""
     seconds = max(0.0, time.time() - changed)
@@ -354,20 +330,11 @@ def _scored(index: EpisodeIndex) -> dict[str, list[Facts]]:
     }
 
 
-def _mean(facts: Sequence[Facts], graded: bool) -> float:
-    values = [(each.score or 0.0) if graded else float("correct" in each.tags) for each in facts]
-    return sum(values) / len(values)
-
-
-def _falls(column: str) -> bool:
-    return next((falls for name, _, falls in COLUMNS if name == column), False)
-
-
 def _rate(count: int, total: int) -> Cell | None:
     if total == 0:
         return None
     low, high = wilson_interval(count, total)
-    return Cell(value=count / total, low=low, high=high, count=count, total=total)
+    return Cell(count / total, low, high, count, total)
 
 
 def _whole(value: object) -> int:

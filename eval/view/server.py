@@ -22,9 +22,7 @@ from starlette.routing import Route
 
 from eval.rendering import render, template_file
 from eval.view.curves import History
-from eval.view.index import EpisodeIndex, OpenFiles
-from eval.view.library import PAGES, Library, Run
-from eval.view.pictures import Pictures
+from eval.view.files import PAGES, EpisodeIndex, Library, OpenFiles, Run
 from eval.view.query import NotThere, Query, run_key
 from eval.view.run_pages import RunPages
 from eval.view.runs_page import RunTable, compare_context
@@ -46,7 +44,7 @@ SANDBOX = (
     "script-src 'unsafe-inline'; frame-ancestors 'none'"
 )
 STATIC = {
-    "view.css": (("report.css", "view.css"), "text/css"),
+    "pages.css": (("pages.css",), "text/css"),
     "view.js": (("figures.js", "view.js"), "text/javascript"),
     "pairs.js": (("pairs.js",), "text/javascript"),
 }
@@ -57,9 +55,7 @@ class ViewServer(PageServer):
     the query.
 
     Args:
-        root: the directory.
-        host: address to listen on.
-        port: port, 0 for any free one.
+        port: 0 for any free one.
         replay: whether pictures are made by playing episodes again, which runs the code of their environments.
 
     Raises:
@@ -69,14 +65,11 @@ class ViewServer(PageServer):
     def __init__(self, root: Path, *, host: str = "127.0.0.1", port: int = 0, replay: bool = True) -> None:
         self.library = Library(root)
         indexes, histories = OpenFiles(EpisodeIndex), OpenFiles(History)
-        table = RunTable(self.library, indexes, histories)
-        self._pages = RunPages(self.library, indexes, histories, Pictures(replay=replay))
+        self._table = RunTable(self.library, indexes, histories)
+        self._pages = RunPages(self.library, indexes, histories, replay=replay)
         routes = [
-            Route("/", lambda request: _page("view_runs.html.jinja", table.context(_query(request)))),
-            Route(
-                "/compare",
-                lambda request: _page("view_compare.html.jinja", compare_context(self.library, _query(request))),
-            ),
+            Route("/", lambda request: _page("view_runs.html.jinja", self._table.context(_query(request)))),
+            Route("/compare", self._compare),
             Route("/static/{name}", _static),
             Route("/run/{name:path}", self._run),
             Route("/{name:path}", _nothing),
@@ -87,6 +80,9 @@ class ViewServer(PageServer):
             exception_handlers={NotThere: _problem, HTTPException: _problem, Exception: _problem},
         )
         super().__init__(app, host=host, port=port, headers=HEADERS)
+
+    def _compare(self, request: Request) -> Response:
+        return _page("view_compare.html.jinja", compare_context(self.library, _query(request)))
 
     def _run(self, request: Request) -> Response:
         # The path as it was sent: the name of a directory need not be UTF-8.
@@ -99,7 +95,7 @@ class ViewServer(PageServer):
         if query.get("picture") is not None:
             kind, content = self._pages.picture(run, query)
             return Response(content, media_type=kind)
-        version = f'"{self._pages.version(run, query)}"'
+        version = f'"{self._pages.version(run)}"'
         if request.headers.get("If-None-Match") == version:
             return Response(status_code=304, headers={"ETag": version})
         template, context = self._pages.page(run, query)
@@ -129,7 +125,7 @@ def _file(run: Run, name: str) -> Response:
 
 
 def _page(
-    template: str, context: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+    template: str, context: Mapping[str, Any], status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
     page = render(template, {**context, "served": True})
     return HTMLResponse(page.encode("utf-8", "replace"), status, headers)
@@ -145,4 +141,4 @@ def _problem(request: Request, error: Exception) -> Response:
             # A file that is not what its name says, or a mistake of ours: the page says what, the terminal where.
             traceback.print_exception(error)
             status, message = HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}: {error}"
-    return _page("view_problem.html.jinja", {"status": status, "message": message, "live": False}, status)
+    return _page("base.html.jinja", {"status": status, "message": message}, status)

@@ -13,7 +13,7 @@ from eval.__main__ import main
 from eval.agents import AgentChoice
 from eval.audit.arms import Plan, Resumed
 from eval.audit.audit import audit_run
-from eval.audit.counterfactual import analyse
+from eval.audit.measures import analyse
 from eval.audit.page import write_audit
 from eval.records import RunFiles, RunRecord
 from eval.rerun import Whereabouts, agent_of

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from rich.console import Console
 from eval.__main__ import main
 from eval.audit.arms import Plan
 from eval.audit.audit import audit_run, steps_of
-from eval.audit.med import TERMS, decompose, drift, pair
+from eval.audit.measures import TERMS, decompose, drift
 from eval.records import RunFiles, RunRecord
 from eval.rerun import Whereabouts
 from eval.runner import evaluate
@@ -156,7 +157,7 @@ def test_the_terms_sum_to_the_gap_and_count_all_pairs_of_repeats(
         for (right, calls), right_without in itertools.product(with_them, without_them):
             if right != right_without:
                 counted[f"{'call' if calls else 'schema'}_{'gain' if right else 'harm'}"] += weight
-    values = decompose(pair(with_operations, without, lambda one: one.episode.correct))["values"]
+    values = decompose(with_operations, without, lambda one: one.episode.correct)["values"]
     assert {name: values[name] for name in TERMS} == pytest.approx(counted)
     gap = values["call_gain"] + values["schema_gain"] - values["call_harm"] - values["schema_harm"]
     assert gap == pytest.approx(values["gap"])
@@ -168,12 +169,11 @@ def test_the_terms_sum_to_the_gap_and_count_all_pairs_of_repeats(
 
 
 def test_drift_with_operations_is_intrinsic_drift_plus_that_of_the_gap() -> None:
-    first = decompose(
-        pair([record("a", 0, correct=False)], [record("a", 0, correct=False)], lambda r: r.episode.correct)
-    )
-    now = decompose(
-        pair([record("a", 0, correct=True, calls=True)], [record("a", 0, correct=False)], lambda r: r.episode.correct)
-    )
+    def measured(*, correct: bool) -> dict[str, Any]:
+        with_operations = [record("a", 0, correct=correct, calls=correct)]
+        return decompose(with_operations, [record("a", 0, correct=False)], lambda one: one.episode.correct)
+
+    first, now = measured(correct=False), measured(correct=True)
     assert drift(first, now) == {"total": 1.0, "intrinsic": 0.0, "operations": 1.0}
 
 

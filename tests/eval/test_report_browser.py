@@ -47,14 +47,14 @@ def test_filters_pages_and_search(watcher: Watcher, address: str, long_run: Path
     assert page.locator(".count").inner_text() == "230 episodes"
     page.click(".pager button:last-child")
     assert shown(page) == list(range(50, 100))
-    page.click("[data-filter=wrong]")
-    page.click("[data-filter=failed]")
+    page.click(".pill:has([value=wrong])")
+    page.click(".pill:has([value=failed])")
     expected = passing(tags=("wrong", "failed"))
     assert 0 < len(expected) < 230
     assert shown(page) == expected[:50]
     assert page.locator(".count").inner_text() == f"{len(expected)} of 230"
-    page.click("[data-filter=failed]")
-    page.click("[data-filter=wrong]")
+    page.click(".pill:has([value=failed])")
+    page.click(".pill:has([value=wrong])")
     page.select_option("[name=category]", "easy")
     page.fill("[name=q]", "TEST-3")
     assert shown(page) == passing(category="easy", text="test-3")
@@ -62,7 +62,7 @@ def test_filters_pages_and_search(watcher: Watcher, address: str, long_run: Path
     assert shown(page) == []
     page.fill("[name=q]", "")
     page.select_option("[name=category]", "")
-    page.click("[data-filter=pictured]")
+    page.click(".pill:has([value=pictured])")
     assert len(shown(page)) == 4
 
 
@@ -95,7 +95,7 @@ def test_keys(watcher: Watcher, address: str) -> None:
     assert page.locator(".count").inner_text() == "0 of 230"
     page.keyboard.press("Escape")
     page.keyboard.press("f")
-    assert page.evaluate("document.activeElement.dataset.filter") == "wrong"
+    assert page.evaluate("document.activeElement.value") == "wrong"
     page.keyboard.press("?")
     assert page.locator("dialog[open] .keys").is_visible()
     page.keyboard.press("Escape")
@@ -127,7 +127,7 @@ def test_an_episode_without_pictures_is_unpacked_and_has_an_address(
 
 def test_a_pictured_episode_shows_its_pictures(watcher: Watcher, address: str) -> None:
     page = watcher.open(address)
-    page.click("[data-filter=pictured]")
+    page.click(".pill:has([value=pictured])")
     page.click("details.episode:first-child summary")
     image = page.locator("details.episode:first-child .views img").first
     assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") == 84

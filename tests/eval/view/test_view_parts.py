@@ -19,51 +19,59 @@ from eval.facts import FILTERS, Selection
 from eval.records import RunFiles
 from eval.report import PICTURE_BYTES, PICTURED
 from eval.view.curves import History
-from eval.view.index import MAX_OPEN, EpisodeIndex, GrowingLines, OpenFiles, accuracy_so_far
-from eval.view.library import Library, find_runs
+from eval.view.files import MAX_OPEN, EpisodeIndex, GrowingLines, Library, OpenFiles, accuracy_so_far, find_runs
 from eval.view.query import Query, run_key, run_link
 from eval.view.runs_page import age, model_name
 
 
-def test_lines_are_read_once_and_only_when_they_are_whole(tmp_path: Path) -> None:
+class Told(GrowingLines):
+    """Remembers every line since it was last told to forget."""
+
+    told: list[bytes]
+
+    def clear(self) -> None:
+        self.told = []
+
+    def add(self, line: bytes) -> None:
+        self.told.append(line)
+
+
+def test_lines_are_read_when_they_are_whole_and_anew_when_the_file_is(tmp_path: Path) -> None:
     path = tmp_path / "lines"
-    lines = GrowingLines(path)
-    assert list(lines.new()) == []
+    lines = Told(path)
+
+    def seen() -> list[bytes]:
+        lines.refresh()
+        assert [lines.read(k) for k in range(len(lines.told))] == lines.told
+        return lines.told
+
+    assert seen() == []
     path.write_bytes(b"one\ntw")
-    assert list(lines.new()) == [b"one\n"]
-    assert not lines.is_rewritten()
+    first = seen()
+    assert first == [b"one\n"]
     with path.open("ab") as file:
         file.write(b"o\nthree\n")
-    assert list(lines.new()) == [b"two\n", b"three\n"]
-    assert lines.offsets == [0, 4, 8]
-    assert [lines.read(k) for k in range(3)] == [b"one\n", b"two\n", b"three\n"]
-    assert list(lines.new()) == []
-
-
-def test_a_file_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
-    path = tmp_path / "lines"
-    path.write_bytes(b"one\ntwo\n")
-    lines = GrowingLines(path)
-    assert len(list(lines.new())) == 2
-    # In place, and longer than before.
-    path.write_bytes(b"one\nTWO\nthree\n")
-    assert lines.is_rewritten()
-    assert list(lines.new()) == [b"one\n", b"TWO\n", b"three\n"]
+    assert seen() == [b"one\n", b"two\n", b"three\n"]
+    # Nothing was forgotten in between.
+    assert lines.told is first
+    # Written anew in place, and longer than before.
+    path.write_bytes(b"one\nTWO\nTHREE\nfour\n")
+    second = seen()
+    assert second == [b"one\n", b"TWO\n", b"THREE\n", b"four\n"]
     # Replaced by another file with the same beginning.
     (tmp_path / "other").write_bytes(path.read_bytes())
     (tmp_path / "other").replace(path)
-    assert lines.is_rewritten()
-    assert len(list(lines.new())) == 3
+    assert seen() == second
+    assert lines.told is not second
     path.unlink()
-    assert lines.is_rewritten()
-    assert list(lines.new()) == []
+    lines.refresh()
+    assert lines.told == []
 
 
 def test_the_index_agrees_with_the_records(groups_run: Path) -> None:
     records = RunFiles(groups_run).records()
     index = EpisodeIndex(groups_run / "episodes.jsonl")
     index.refresh()
-    assert len(index) == 24
     assert [index.record(k) for k in range(24)] == records
     assert [(facts.sample_id, facts.repeat) for facts in index.facts] == [record.key for record in records]
     for number, record in enumerate(records):
@@ -82,7 +90,7 @@ def test_the_index_grows_and_names_what_is_no_episode(groups_run: Path, tmp_path
     path.write_text(lines[0] + "no JSON\n" + "[1]\n" + '{"answer": 1}\n' + deep + lines[1] + lines[2][:9])
     index = EpisodeIndex(path)
     index.refresh()
-    assert len(index) == 2
+    assert len(index.facts) == 2
     assert index.unreadable.keys() == {2, 3, 4, 5}
     assert "JSON list" in index.unreadable[3]
     assert index.record(1).key == ("test-0", 1)
@@ -186,7 +194,7 @@ def test_curves_of_a_training(runs: Path) -> None:
         pytest.approx((left + right) / 2, abs=0.01),
         pytest.approx((right - left) / 4, abs=0.02),
     )
-    assert charts["Accuracy"].chart.spans == ()
+    assert charts["Accuracy"].chart.spans == []
 
 
 def test_an_alarm_that_lasts_and_lines_that_are_no_numbers(tmp_path: Path) -> None:
