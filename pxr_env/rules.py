@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pxr_env.coordinates import Frame
-from pxr_env.dialects import Dialect
+from pxr_env.dialects import Dialect, same_call
 from pxr_env.errors import OperationError, did_you_mean, plain, quote, represent
 from pxr_env.media import MAX_ASPECT_RATIO, ImageSource, VideoSource, fit_size, uniform_frames
 from pxr_env.operations import Operation, OperationContext
@@ -305,7 +305,7 @@ class Rules:
 
     def _check_new(self, episode: EpisodeState, call: OperationCall) -> None:
         """Counts a call that was executed before, and refuses it unless duplicates are executed."""
-        before = next((shown for done, shown in episode.calls if self.dialect.same_call(done, call)), None)
+        before = next((shown for done, shown in episode.calls if same_call(done, call)), None)
         if before is None:
             return
         episode.n_duplicates += 1

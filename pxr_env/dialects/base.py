@@ -1,4 +1,4 @@
-"""What a dialect is: how a turn is read and written, and how the environment words its replies."""
+"""What a dialect is: how a turn is read and written, and how the environment words its replies; and the registry."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pxr_env.coordinates import Frame
-from pxr_env.dialects.writer import same_json
+from pxr_env.errors import choose
 from pxr_env.operations import Operation
 from pxr_env.types import OperationCall, Turn
 from pxr_env.views import Region, View
@@ -29,6 +29,11 @@ def introduce_video(views: Sequence[View], duration: float) -> str:
     return f"{who} of a video of {duration:.2f} s, at {frame_times(views)} s."
 
 
+def frame_times(views: Sequence[View]) -> str:
+    """Returns the times of frames in seconds: "0.70, 2.20"."""
+    return ", ".join(f"{view.time:.2f}" for view in views)
+
+
 def describe_error(message: str, call_number: int | None) -> str:
     """Returns a mistake of the model, "Error: ..." or "Error in call 2: ..."."""
     return f"Error: {message}" if call_number is None else f"Error in call {call_number}: {message}"
@@ -41,13 +46,8 @@ def images_first(text: str, call: OperationCall) -> int:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wording:
-    """The replies of the environment, for models that know them in other words.
-
-    Args:
-        views: words a result, see `Dialect.render_views`.
-        video: words the introduction of a video, see `Dialect.render_video`.
-        error: words a mistake, see `Dialect.render_error`.
-        place: where a result has its images, see `Dialect.image_place`.
+    """The replies of the environment, for models that know them in other words. See the methods of `Dialect`: `views`
+    words a result, `video` the introduction of a video, `error` a mistake; `place` is where a result has its images.
     """
 
     views: Callable[[Sequence[View], OperationCall | None], str] = describe_views
@@ -60,7 +60,7 @@ class Dialect(Protocol):
     """How a turn is read and written. Everything a model says or is told in words goes through its dialect.
 
     Calls are canonical on the environment's side: names and arguments are those of `pxr_env.operations`, whatever the
-    model calls them. Subclass it for the replies below, or write a class with the same methods.
+    model calls them. What a dialect cannot express is a ValueError.
     """
 
     @property
@@ -84,27 +84,15 @@ class Dialect(Protocol):
 
     @abstractmethod
     def render_call(self, call: OperationCall) -> str:
-        """Writes a call so that `parse` finds exactly it, floats rounded to 4 decimals.
-
-        Raises:
-            ValueError: the dialect cannot express it.
-        """
+        """Writes a call so that `parse` finds exactly it, floats rounded to 4 decimals."""
 
     @abstractmethod
     def call_opening(self, operation: str) -> str:
-        """Returns how a call of an operation begins, up to the value of its first required argument: to force one.
-
-        Raises:
-            ValueError: there is no such operation, or the dialect cannot express it.
-        """
+        """Returns how a call of an operation begins, up to the value of its first required argument: to force one."""
 
     @abstractmethod
     def render_answer(self, answer: str) -> str:
-        """Writes a final answer so that `parse` finds exactly it.
-
-        Raises:
-            ValueError: the dialect cannot express it.
-        """
+        """Writes a final answer so that `parse` finds exactly it."""
 
     @abstractmethod
     def tools(self, operations: Sequence[Operation]) -> list[dict[str, Any]]:
@@ -115,11 +103,7 @@ class Dialect(Protocol):
         """Returns what the model is told before the first image."""
 
     def check_operations(self, operations: Sequence[Operation]) -> None:
-        """Checks that the dialect can call these operations.
-
-        Raises:
-            ValueError: it cannot; the message names the first one.
-        """
+        """Raises ValueError if the dialect cannot call one of these operations."""
         return
 
     def render_views(self, views: Sequence[View], call: OperationCall | None = None) -> str:
@@ -138,17 +122,34 @@ class Dialect(Protocol):
         """Words a mistake of the model; `call_number` counts the calls of a turn from 1 where there are several."""
         return self.wording.error(message, call_number)
 
-    def same_call(self, first: OperationCall, second: OperationCall) -> bool:
-        """Whether two calls ask for the same: 1 is 1.0, and the order of keys does not matter."""
-        return first.name == second.name and same_json(first.arguments, second.arguments)
+
+#: Builds a dialect for a coordinate frame. Raises ValueError if it cannot speak of that frame.
+DialectFactory = Callable[[Frame], Dialect]
+_DIALECTS: dict[str, DialectFactory] = {}
+
+
+def register_dialect(name: str, factory: DialectFactory) -> None:
+    """Adds a dialect under a new name; raises ValueError if it is taken."""
+    if name in _DIALECTS:
+        raise ValueError(f'got the dialect "{name}" a second time; expected a new name. Choose another one.')
+    _DIALECTS[name] = factory
+
+
+def get_dialect(name: str, frame: Frame) -> Dialect:
+    """Builds the dialect of that name for a coordinate frame.
+
+    Raises:
+        ValueError: there is no such dialect, or it cannot speak of this frame.
+    """
+    return choose(_DIALECTS, name, "dialect=", "Choose the one the model was trained with.")(frame)
+
+
+def dialect_names() -> list[str]:
+    return list(_DIALECTS)
 
 
 def check_frame(dialect: str, frame: Frame, known: Mapping[str, str]) -> None:
-    """Checks that a dialect knows a coordinate frame; `known` has the names of those it knows, and what they are there.
-
-    Raises:
-        ValueError: it does not.
-    """
+    """Raises ValueError if a dialect does not know a frame; `known` has those it knows, and what they are there."""
     if frame.name not in known:
         choices = " or ".join(f'"{name}" ({meaning})' for name, meaning in known.items())
         raise ValueError(
@@ -168,11 +169,6 @@ def coordinates(frame: Frame, operations: Sequence[Operation]) -> str:
 def limits(max_turns: int, max_operations: int) -> str:
     """Returns the sentence of a prompt about how much may be called."""
     return f"At most {max_operations} operations in {max_turns} messages, and no call in the message with the answer."
-
-
-def frame_times(views: Sequence[View]) -> str:
-    """Returns the times of frames in seconds: "0.70, 2.20"."""
-    return ", ".join(f"{view.time:.2f}" for view in views)
 
 
 def _describe(view: View, call: OperationCall | None) -> str:

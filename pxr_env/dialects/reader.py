@@ -1,11 +1,7 @@
 r"""Reading messages: one pass from mark to mark, and the calls between them: JSON, or the tags of Qwen3.5 and GLM.
 
-Text inside <think>...</think> is not searched, prose around the rest is fine. Whatever comes is read without an
-exception, and in time linear in its length.
-
-What can mean only one thing is read, whoever writes it so: several calls in one block, a list of calls, a code fence,
-arguments inside a string, a comma before a closing bracket, OpenAI's own form of a call. What is missing is not made
-up.
+Whatever comes is read without an exception, and in time linear in its length. docs/dialects.md says what is read though
+it is not written as asked for.
 """
 
 from __future__ import annotations
@@ -47,7 +43,7 @@ ReadObject = Callable[[dict[str, Any]], OperationCall | Mistake]
 #: Reads what begins at a mark into a reader, and returns where to read on, None for nowhere.
 ReadMark = Callable[["TurnReader", re.Match[str]], int | None]
 
-CALL_FORM = '{"name": <name>, "arguments": {...}}'
+_CALL_FORM = '{"name": <name>, "arguments": {...}}'
 
 _FENCE = re.compile(r"\s*+```[a-z]*+")
 _BETWEEN = re.compile(r"[\s,]*+")
@@ -72,14 +68,7 @@ class TurnReader:
         answer_form: how an answer is written, for messages.
     """
 
-    def __init__(
-        self,
-        text: str,
-        *,
-        marks: re.Pattern[str],
-        read_mark: ReadMark,
-        answer_form: str,
-    ) -> None:
+    def __init__(self, text: str, *, marks: re.Pattern[str], read_mark: ReadMark, answer_form: str) -> None:
         # A lone surrogate is no text; it would break whoever writes the answer to a file.
         self.text = text.encode("utf-8", "replace").decode("utf-8")
         self.calls: Calls = []
@@ -88,7 +77,6 @@ class TurnReader:
         self._marks, self._read_mark, self._answer_form = marks, read_mark, answer_form
 
     def read(self) -> Turn:
-        """Reads the message."""
         position: int | None = self._skip_opened_thinking()
         while position is not None and (mark := self._marks.search(self.text, position)):
             start = mark.end()
@@ -223,16 +211,12 @@ def read_calls(body: str, is_closed: bool) -> tuple[Calls, int]:
         return _read_functions(body)
     if opening := _PAIRS.match(body):
         return _read_pairs(body, opening, is_closed)
-    return read_json_calls(body, read_call, f"expected {CALL_FORM}")
+    return read_json_calls(body, read_call, f"expected {_CALL_FORM}")
 
 
 def read_json_calls(body: str, read: ReadObject, expected: str) -> tuple[Calls, int]:
-    """Reads calls written as JSON objects, one after another or in a list; see `ReadBlock`.
-
-    Args:
-        body: the inside of the block.
-        read: makes a call of an object.
-        expected: says what an object should be, for messages.
+    """Reads calls written as JSON objects, one after another or in a list; see `ReadBlock`. `read` makes a call of an
+    object, `expected` says in messages what one should be.
     """
     calls: Calls = []
     fence = _FENCE.match(body)
@@ -258,7 +242,6 @@ def read_json_calls(body: str, read: ReadObject, expected: str) -> tuple[Calls, 
 
 
 def no_json(cause: str, body: str, position: int, expected: str) -> Mistake:
-    """Returns the mistake for what is no JSON at a position."""
     near = quote(body[max(0, position - 20) :].strip(), 40)
     return Mistake(message=f'the call is not valid JSON ({cause} near "{near}"); {expected}. Write it again.')
 
@@ -273,7 +256,7 @@ def read_call(value: Mapping[str, Any]) -> OperationCall | Mistake:
 
     The name is a string, the arguments are an object, and there is nothing else.
     """
-    expected = f"expected {CALL_FORM}"
+    expected = f"expected {_CALL_FORM}"
     if isinstance(value.get("function"), dict) and not value.keys() - {"function", "type", "id"}:
         value = value["function"]
     key = "parameters" if "parameters" in value and "arguments" not in value else "arguments"

@@ -14,8 +14,7 @@ Attributes are numbers, text and lists as people would write them, by their JSON
 | a list of lists or of texts | `labels="left | right"` |
 | everything else | JSON: `labels="[&quot;a | b&quot;]"` |
 
-Values are read as what the schema wants where that is possible, and are text otherwise: whether they are right is for
-the operation to say.
+Values are read as what the schema wants where that is possible, and are text otherwise.
 """
 
 from __future__ import annotations
@@ -62,11 +61,7 @@ _FLOAT = re.compile(r"[+-]?(?:[0-9]{1,400}(?:\.[0-9]{0,400})?|\.[0-9]{1,400})(?:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tags(Dialect):
-    """Calls as tags with attributes.
-
-    Args:
-        frame: the coordinate frame, stated in the system prompt.
-    """
+    """Calls as tags with attributes; the coordinate frame is stated in the system prompt."""
 
     frame: Frame
 
@@ -116,19 +111,15 @@ class Tags(Dialect):
         return [operation.tool() for operation in operations]
 
     def system_prompt(self, operations: Sequence[Operation], *, max_turns: int, max_operations: int) -> str:
-        parts = [
-            "You answer questions about images. Think first, then write one final answer as <answer>answer</answer>."
-        ]
-        if operations:
-            described = "\n".join(_describe(operation) for operation in operations)
-            parts.append(
-                "To see more, write one of these tags; the resulting images come with the next message. What is in "
-                "brackets may be left out.\n"
-                f"{described}\n{self._example(operations)}"
-                f"{coordinates(self.frame, operations)}\n"
-                f"{limits(max_turns, max_operations)}"
-            )
-        return "\n\n".join(parts)
+        task = "You answer questions about images. Think first, then write one final answer as <answer>answer</answer>."
+        if not operations:
+            return task
+        described = "\n".join(map(_describe, operations))
+        return (
+            f"{task}\n\nTo see more, write one of these tags; the resulting images come with the next message. What is "
+            f"in brackets may be left out.\n{described}\n{self._example(operations)}"
+            f"{coordinates(self.frame, operations)}\n{limits(max_turns, max_operations)}"
+        )
 
     def _example(self, operations: Sequence[Operation]) -> str:
         """A line with a whole call: models without tool training follow an example best."""
@@ -145,15 +136,18 @@ def _operation(name: str) -> Operation | None:
     return get_operation(name) if name in operation_names() else None
 
 
+def _properties(operation: Operation | None) -> dict[str, Any]:
+    return operation.parameters["properties"] if operation else {}
+
+
 def _schema(operation: Operation | None, argument: str) -> dict[str, Any]:
     """The schema of an argument; what is not declared is text."""
-    properties = operation.parameters["properties"] if operation else {}
-    return properties.get(argument, {"type": "string"})
+    return _properties(operation).get(argument, {"type": "string"})
 
 
 def _short(operation: Operation | None, argument: str) -> str:
     """The name of an argument's attribute."""
-    properties = operation.parameters["properties"] if operation else {}
+    properties = _properties(operation)
     short = _SHORT_NAMES.get(argument, argument)
     return short if argument in properties and short not in properties else argument
 
@@ -197,8 +191,7 @@ def _read_tag(reader: TurnReader, mark: re.Match[str]) -> int:
 
 
 def _call(name: str, operation: Operation | None, attributes: list[tuple[str, str]]) -> OperationCall | Mistake:
-    properties = operation.parameters["properties"] if operation else {}
-    canonical = {_short(operation, argument): argument for argument in properties}
+    canonical = {_short(operation, argument): argument for argument in _properties(operation)}
     arguments: dict[str, Any] = {}
     for attribute, raw in attributes:
         argument = canonical.get(attribute, attribute)
@@ -206,11 +199,6 @@ def _call(name: str, operation: Operation | None, attributes: list[tuple[str, st
             return Mistake(message=f'the attribute "{attribute[:40]}" came twice; expected each once. Write it again.')
         arguments[argument] = read_attribute(raw, _schema(operation, argument))
     return OperationCall(name=name, arguments=arguments)
-
-
-def tags(frame: Frame) -> Dialect:
-    """Builds "tags"."""
-    return Tags(frame=frame)
 
 
 def read_attribute(raw: str, schema: Mapping[str, Any]) -> Any:

@@ -15,8 +15,6 @@ from pxr_env.types import OperationCall, Turn
 
 #: Floats in rendered calls have at most this many decimals.
 CALL_DECIMALS = 4
-#: Name and JSON type of an argument.
-Argument = tuple[str, str]
 
 _OPENING_TAG = re.compile("<(?=tool_call>|grounding>)")
 
@@ -47,30 +45,28 @@ def same_json(first: object, second: object, *, exact: bool = False) -> bool:
     return kinds_fit and first == second
 
 
-def checked_call(parse: Callable[[str], Turn], text: str, call: OperationCall) -> str:
-    """Returns `text`, what a dialect wrote for a call, if the dialect reads exactly this call in it.
+def same_call(first: OperationCall, second: OperationCall) -> bool:
+    """Whether two calls ask for the same: 1 is 1.0, and the order of keys does not matter."""
+    return first.name == second.name and same_json(first.arguments, second.arguments)
 
-    Raises:
-        ValueError: it does not.
-    """
+
+def checked_call(
+    parse: Callable[[str], Turn],
+    text: str,
+    call: OperationCall,
+    expected: str = "arguments that can be written so that they are read again",
+) -> str:
+    """Returns `text`, written for a call; raises ValueError if the dialect does not read exactly this call in it."""
     turn = parse(text)
-    if len(turn.calls) == 1 and not turn.answers and not turn.mistakes:
-        (read,) = turn.calls
-        if (
-            isinstance(read, OperationCall)
-            and read.name == call.name
-            and same_json(read.arguments, rounded(call.arguments), exact=True)
-        ):
-            return text
-    raise inexpressible(call, "arguments that can be written so that they are read again")
+    match turn.calls:
+        case (OperationCall(name=call.name) as read,) if not turn.answers and not turn.mistakes:
+            if same_json(read.arguments, rounded(call.arguments), exact=True):
+                return text
+    raise inexpressible(call, expected)
 
 
 def checked_answer(parse: Callable[[str], Turn], answer: str, *forms: str) -> str:
-    """Returns the first of the texts `forms` in which a dialect reads exactly this answer.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """Returns the first of the texts in which a dialect reads exactly this answer; raises ValueError if none is."""
     for text in forms:
         if parse(text) == Turn(answers=(answer,)):
             return text
@@ -81,7 +77,6 @@ def checked_answer(parse: Callable[[str], Turn], answer: str, *forms: str) -> st
 
 
 def inexpressible(call: OperationCall, expected: str) -> ValueError:
-    """Returns the exception for a call that a dialect cannot express."""
     return ValueError(
         f'got the call of "{quote(call.name)}" with {show(dict(call.arguments))}; expected {expected}. '
         "Such a call cannot be written in this dialect."
@@ -89,11 +84,7 @@ def inexpressible(call: OperationCall, expected: str) -> ValueError:
 
 
 def write_json(value: Mapping[str, Any]) -> str:
-    """Returns a part of a call as JSON without closing tags, floats rounded.
-
-    Raises:
-        ValueError: it is no JSON.
-    """
+    """Returns a part of a call as JSON without closing tags, floats rounded; raises ValueError if it is no JSON."""
     try:
         text = json.dumps(rounded(value), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -118,17 +109,6 @@ def tool_list(tools: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(["<tools>", *(json.dumps(tool, ensure_ascii=False) for tool in tools), "</tools>"])
 
 
-def first_argument(operation: str) -> Argument | None:
-    """Returns name and JSON type of the first required argument of an operation, None if it needs none.
-
-    Raises:
-        ValueError: there is no such operation.
-    """
-    schema = get_operation(operation).parameters
-    required = schema.get("required", ())
-    return (required[0], schema["properties"][required[0]]["type"]) if required else None
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CallSyntax:
     """How one family of models writes a call.
@@ -147,20 +127,22 @@ class CallSyntax:
     end: str
     openings: Mapping[str, str]
 
-    def opening(self, name: str, argument: Argument | None) -> str:
-        """Returns how a call begins, up to the value of an argument, or of one without arguments."""
-        if argument is None:
+    def opening(self, operation: str, name: str) -> str:
+        """Returns how a call of an operation under that name begins, up to the value of its first required argument.
+
+        Raises:
+            ValueError: there is no such operation.
+        """
+        schema = get_operation(operation).parameters
+        required = schema.get("required", ())
+        if not required:
             return self.write(name, {}).removesuffix(self.end)
-        key, kind = argument
-        return self.write(name, {key: 0}).rpartition("0")[0] + self.openings.get(kind, "")
+        kind = schema["properties"][required[0]]["type"]
+        return self.write(name, {required[0]: 0}).rpartition("0")[0] + self.openings.get(kind, "")
 
 
 def write_call(name: str, arguments: Mapping[str, Any]) -> str:
-    """Returns a <tool_call> of JSON.
-
-    Raises:
-        ValueError: the arguments are no JSON.
-    """
+    """Returns a <tool_call> of JSON; raises ValueError if the arguments are none."""
     return f"<tool_call>\n{write_json({'name': name, 'arguments': arguments})}\n</tool_call>"
 
 

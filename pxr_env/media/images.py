@@ -1,13 +1,13 @@
-"""Images: where they come from, decoding them without trusting the file, and the cache of decoded pictures.
+"""Images: where they come from, decoding without trusting the file, and how a part of one becomes the pixels of a view.
 
-Libraries that decode promise no exceptions: on broken files Pillow raises `OSError`, `SyntaxError`, `ValueError`,
-`struct.error`, `TypeError`, `IndexError`, `RuntimeError` and more, PyAV and decord others again. Everything that hands
-bytes to one of them does it inside `decoding`, which makes a `MediaError` of whatever is raised.
+On broken files Pillow raises `OSError`, `SyntaxError`, `struct.error`, `IndexError` and more, PyAV and decord others.
+Everything that hands bytes to one of them does it inside `decoding`, which makes a `MediaError` of whatever is raised.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import os
 import threading
 from collections import OrderedDict
@@ -21,18 +21,23 @@ from PIL import Image, UnidentifiedImageError
 
 from pxr_env.errors import MediaError, quote
 from pxr_env.media.upright import is_plain, orientation, to_rgb, turn, upright_size, without_metadata
-from pxr_env.views import Size
+from pxr_env.views import Box, Quad, Size, overlap
 
 #: The largest ratio of a picture's sides that Qwen's processors take.
 MAX_ASPECT_RATIO = 200
 #: What is opened. Pillow reads more, some of it through other programs (EPS) or with surprising sizes (icons, fonts).
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 _ADVICE = f"Expected a complete image ({', '.join(FORMATS)}); convert or replace it."
-_Found = TypeVar("_Found")
-
-
 #: Characters of a library's message that are quoted.
 _CAUSE_LIMIT = 200
+#: What lies outside the source, where a tilted rectangle reaches beyond it, and pixels around one that its edges are
+#: interpolated from.
+_OUTSIDE, _MARGIN = (128, 128, 128), 4
+#: A file as caches know it: path, time stamp and size.
+FileKey = tuple[str, int, int]
+#: A picture as functions make it.
+Picture = Image.Image | np.ndarray
+_Found = TypeVar("_Found")
 
 
 @contextmanager
@@ -65,31 +70,22 @@ def _cause(error: Exception) -> str:
         return "its header is that of no known format"
     text = quote(str(getattr(error, "strerror", None) or error), _CAUSE_LIMIT)
     # Others are written for people; "argument out of range" alone says little.
-    is_plain = isinstance(error, OSError | ValueError | SyntaxError) and text
-    return text if is_plain else f"{type(error).__name__}: {text}".rstrip(": ")
-
-
-#: Bytes of decoded pictures kept in this process.
-DECODED_CACHE_BYTES = 256 * 1024 * 1024
+    is_readable = isinstance(error, OSError | ValueError | SyntaxError) and text
+    return text if is_readable else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 class DecodedCache:
     """Decoded pictures, least recently used out first. The newest one is kept even if it is larger than the bound.
 
-    Args:
+    Attributes:
         max_bytes: bound of the bytes of all pictures in it.
+        n_bytes: of the pictures in it.
     """
 
-    def __init__(self, max_bytes: int = DECODED_CACHE_BYTES) -> None:
-        self.max_bytes = max_bytes
-        self._bytes = 0
+    def __init__(self, max_bytes: int = 256 * 1024 * 1024) -> None:
+        self.max_bytes, self.n_bytes = max_bytes, 0
         self._images: OrderedDict[Hashable, Image.Image] = OrderedDict()
         self._lock = threading.Lock()
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of the pictures in it."""
-        return self._bytes
 
     def get(self, key: Hashable, load: Callable[[], Image.Image]) -> Image.Image:
         """Returns the picture of `key`, loaded if it is not here. It is shared: do not change it."""
@@ -102,16 +98,15 @@ class DecodedCache:
         with self._lock:
             if key not in self._images:
                 self._images[key] = image
-                self._bytes += _n_bytes(image)
-            while self._bytes > self.max_bytes and len(self._images) > 1:
-                self._bytes -= _n_bytes(self._images.popitem(last=False)[1])
+                self.n_bytes += _n_bytes(image)
+            while self.n_bytes > self.max_bytes and len(self._images) > 1:
+                self.n_bytes -= _n_bytes(self._images.popitem(last=False)[1])
         return image
 
     def clear(self) -> None:
-        """Forgets all pictures."""
         with self._lock:
             self._images.clear()
-            self._bytes = 0
+            self.n_bytes = 0
 
     def unlock_after_fork(self) -> None:
         """Replaces a lock that another thread of the parent may have held while this process was forked off."""
@@ -153,8 +148,8 @@ class ImageSource:
         self,
         *,
         path: str | Path | None = None,
-        image: Image.Image | np.ndarray | None = None,
-        load: Callable[[], Image.Image | np.ndarray] | None = None,
+        image: Picture | None = None,
+        load: Callable[[], Picture] | None = None,
         key: Hashable = None,
         size: Size | None = None,
     ) -> None:
@@ -177,7 +172,8 @@ class ImageSource:
             return open_image(self.path)
         load = self._load
         assert load is not None
-        return decoded_cache.get(self._key, lambda: _load(load, self._key, self._size))
+        name = f"the image with key {quote(repr(self._key))}"
+        return decoded_cache.get(self._key, lambda: made(load, name, self._size, "load="))
 
     @property
     def size(self) -> Size:
@@ -192,8 +188,24 @@ class ImageSource:
         return f"ImageSource(image={self.size[0]}x{self.size[1]})"
 
 
-def file_key(path: Path) -> tuple[str, int, int]:
-    """Returns what a cache knows a file by: its path, time stamp and size, so that a changed file is read again.
+def made(make: Callable[[], Picture], name: str, size: Size | None, argument: str) -> Image.Image:
+    """Returns the picture that the function passed as `argument` makes, upright and RGB.
+
+    Raises:
+        MediaError: it makes none, or one of another size than declared.
+    """
+    with decoding(name, f"Expected {argument} to return a picture; correct it, or its data."):
+        image = to_image(make(), name)
+    if size is not None and image.size != tuple(size):
+        raise MediaError(
+            f"{name} was made as {image.width}x{image.height}; expected {size[0]}x{size[1]}, as it was declared. "
+            f"Correct {argument} or size=."
+        )
+    return image
+
+
+def file_key(path: Path) -> FileKey:
+    """Returns what a cache knows a file by, so that a changed file is read again.
 
     Raises:
         MediaError: there is no such file.
@@ -209,44 +221,33 @@ def file_key(path: Path) -> tuple[str, int, int]:
 
 
 def open_image(path: Path) -> Image.Image:
-    """Returns the upright RGB picture of an image file, from the cache of this process. Do not change it.
-
-    Raises:
-        MediaError: the file is missing, too large or cannot be decoded.
-    """
+    """As `decode`, from the cache of this process. Do not change the picture."""
     return decoded_cache.get(file_key(path), lambda: decode(path))
 
 
 def decode(file: Path | bytes, name: str | None = None) -> Image.Image:
-    """Returns the upright RGB picture of an image file.
-
-    Args:
-        file: its path, or its bytes.
-        name: what messages call it; by default 'image file "PATH"'.
+    """Returns the upright RGB picture of an image file, of its path or bytes; `name` is what messages call it.
 
     Raises:
-        MediaError: it is no readable image, or too large.
+        MediaError: it is missing, no readable image, or too large.
     """
-    return _read(file, name, upright)
+    return _read(file, name or _name(file), _upright)
 
 
 def probe(file: Path | bytes, name: str | None = None) -> Size:
-    """Reads the header of an image file: returns width and height of the upright picture, and decodes nothing.
-
-    Args:
-        file: its path, or its bytes, of which the beginning is enough.
-        name: what messages call it; by default 'image file "PATH"'.
+    """Returns width and height of the upright picture; reads the header of the file and decodes nothing. Of bytes the
+    beginning is enough.
 
     Raises:
         MediaError: the file is missing, no image, too large, or too narrow to be shown.
     """
     if isinstance(file, Path):
         file_key(file)
+    name = name or _name(file)
     width, height = _read(file, name, upright_size)
     if not 0 < max(width, height) <= MAX_ASPECT_RATIO * min(width, height):
         raise MediaError(
-            f"{name or _name(file)} is {width}x{height}; expected sides with a ratio of at most {MAX_ASPECT_RATIO}. "
-            "Cut it into parts."
+            f"{name} is {width}x{height}; expected sides with a ratio of at most {MAX_ASPECT_RATIO}. Cut it into parts."
         )
     return width, height
 
@@ -261,12 +262,8 @@ def check_area(size: Size, name: str) -> None:
         )
 
 
-def to_image(picture: Image.Image | np.ndarray, name: str = "a picture in memory") -> Image.Image:
+def to_image(picture: Picture, name: str = "a picture in memory") -> Image.Image:
     """Returns the upright RGB image of a PIL image or a uint8 array HxWx3; one that is that already is returned itself.
-
-    Args:
-        picture: what was made or opened elsewhere.
-        name: what messages call it.
 
     Raises:
         TypeError: it is neither.
@@ -282,38 +279,22 @@ def to_image(picture: Image.Image | np.ndarray, name: str = "a picture in memory
     if not isinstance(picture, Image.Image):
         raise TypeError(f"got {type(picture).__name__}, expected a PIL image or a uint8 array HxWx3.")
     with decoding(name, _ADVICE):
-        return picture if _is_shown_as_it_is(picture) else upright(picture)
+        if is_plain(picture):
+            picture.load()
+            if orientation(picture) == 1:
+                return picture
+        return _upright(picture)
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Returns a picture as it is shown: new, RGB, upright, without metadata; of an animation the frame it stands at."""
+def _upright(image: Image.Image) -> Image.Image:
+    """A picture as it is shown: new, RGB, upright, without metadata; of an animation the frame it stands at."""
     rgb = to_rgb(image)
     # Only now: Pillow turns TIFFs while it loads them, and then calls them upright.
     return turn(rgb, orientation(image))
 
 
-def _load(load: Callable[[], Image.Image | np.ndarray], key: Hashable, size: Size | None) -> Image.Image:
-    name = f"the image with key {quote(repr(key))}"
-    with decoding(name, "Expected load= to return a picture; correct it, or its data."):
-        image = to_image(load(), name)
-    if size is not None and image.size != tuple(size):
-        raise MediaError(
-            f"{name} was made as {image.width}x{image.height}; expected {size[0]}x{size[1]}, as it was declared. "
-            "Correct load= or size=."
-        )
-    return image
-
-
-def _is_shown_as_it_is(picture: Image.Image) -> bool:
-    if not is_plain(picture):
-        return False
-    picture.load()
-    return orientation(picture) == 1
-
-
-def _read(file: Path | bytes, name: str | None, look: Callable[[Image.Image], _Found]) -> _Found:
+def _read(file: Path | bytes, name: str, look: Callable[[Image.Image], _Found]) -> _Found:
     """What `look` finds in an image file."""
-    name = name or _name(file)
     with decoding(name, _ADVICE):
         try:
             return _look(file, name, look)
@@ -334,3 +315,137 @@ def _look(file: Path | bytes, name: str, look: Callable[[Image.Image], _Found]) 
 
 def _name(file: Path | bytes) -> str:
     return f'image file "{file}"' if isinstance(file, Path) else f"an image of {len(file)} bytes"
+
+
+def fit_size(width: int, height: int, *, min_pixels: int, max_pixels: int, size_multiple: int) -> Size:
+    """Returns the size at which a picture is shown: `smart_resize` of Qwen2-VL, in exact integer arithmetic.
+
+    Each side is rounded to the nearest multiple; if the area then leaves the budget, both sides are scaled to it
+    keeping the aspect ratio, rounded towards the inside. Where no multiple lies between the limits, `max_pixels`
+    wins. No side is shorter than one multiple; a side that would then break `max_pixels`, or be more than 200 times the
+    other, is cut.
+
+    Args:
+        width, height: of the picture in pixels, at least 1.
+        min_pixels, max_pixels: least and largest area of the result in pixels.
+        size_multiple: both sides of the result are multiples of this.
+
+    Raises:
+        ValueError: the ratio of the sides is above 200, or the budget is impossible.
+    """
+    check_budget(min_pixels=min_pixels, max_pixels=max_pixels, size_multiple=size_multiple)
+    if width < 1 or height < 1:
+        raise ValueError(f"got a picture of {width}x{height} pixels, expected at least 1x1.")
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise ValueError(
+            f"got a picture of {width}x{height} pixels, expected a ratio of its sides of at most {MAX_ASPECT_RATIO}. "
+            "Choose a less narrow part."
+        )
+    # In units of the multiple. round() is Python's, half to even, as in the reference.
+    cells = max_pixels // size_multiple**2
+    columns, rows = max(1, round(width / size_multiple)), max(1, round(height / size_multiple))
+    if columns * rows * size_multiple**2 < min_pixels:
+        # The least counts whose squares reach the quotients.
+        columns = 1 + math.isqrt(-(-width * min_pixels // (height * size_multiple**2)) - 1)
+        rows = 1 + math.isqrt(-(-height * min_pixels // (width * size_multiple**2)) - 1)
+    if columns * rows > cells:
+        columns = max(1, math.isqrt(width * max_pixels // (height * size_multiple**2)))
+        rows = max(1, math.isqrt(height * max_pixels // (width * size_multiple**2)))
+    # Only a side that was raised to one multiple can still break the budget: the other one pays for it.
+    columns = min(columns, max(1, cells // rows))
+    rows = min(rows, cells // columns)
+    # Rounding may have stretched the picture past what a processor accepts.
+    columns, rows = min(columns, MAX_ASPECT_RATIO * rows), min(rows, MAX_ASPECT_RATIO * columns)
+    return columns * size_multiple, rows * size_multiple
+
+
+def check_budget(*, min_pixels: int, max_pixels: int, size_multiple: int) -> None:
+    """Raises ValueError if no picture can be shown within the budget."""
+    if not 1 <= size_multiple**2 <= max_pixels or size_multiple < 1:
+        raise ValueError(
+            f"got max_pixels={max_pixels} with size_multiple={size_multiple}, expected size_multiple >= 1 and "
+            f"max_pixels >= size_multiple**2 = {size_multiple**2}, or not a single patch fits. Raise max_pixels."
+        )
+    if not 0 <= min_pixels <= max_pixels:
+        raise ValueError(
+            f"got min_pixels={min_pixels} and max_pixels={max_pixels}, expected 0 <= min_pixels <= max_pixels. "
+            "Lower min_pixels or raise max_pixels."
+        )
+
+
+def cut(source: ImageSource | Image.Image, part: Box | Quad, size: Size) -> np.ndarray:
+    """Returns a part of a picture at `size` as a new uint8 array HxWx3.
+
+    The pixels are resampled once, from the source. Where the part lies on whole pixels and both its sides are whole
+    multiples of the size, every pixel is the rounded mean of its block (exact where the block has 2**n pixels; at the
+    border of rounding one level lower may come out of others); otherwise bicubic, the filter of Qwen's processors.
+    A turned or mirrored part has the pixels of the upright one, exchanged.
+
+    Args:
+        source: where the pixels come from.
+        part: a box in source pixels, or a rectangle that may be turned, mirrored or tilted.
+        size: of the result.
+
+    Raises:
+        ValueError: a part that is not tilted leaves the source.
+    """
+    image = source.image if isinstance(source, ImageSource) else source
+    quad = part if isinstance(part, Quad) else Quad.from_box(part)
+    if quad.is_tilted:
+        return _cut_tilted(image, quad, size)
+    if quad.is_upright:
+        return _cut_box(image, quad.box, size)
+    # Sideways: the upper side of the picture runs along the source's columns.
+    sideways = quad.top_left[0] == quad.top_right[0]
+    upright = _cut_box(image, quad.box, (size[1], size[0]) if sideways else size)
+    if sideways:
+        upright = upright.transpose(1, 0, 2)
+    left_to_right = (quad.top_left[1] < quad.top_right[1]) if sideways else (quad.top_left[0] < quad.top_right[0])
+    top_to_bottom = (quad.top_left[0] < quad.bottom_left[0]) if sideways else (quad.top_left[1] < quad.bottom_left[1])
+    return np.ascontiguousarray(upright[:: 1 if top_to_bottom else -1, :: 1 if left_to_right else -1])
+
+
+def _cut_box(image: Image.Image, box: Box, size: Size) -> np.ndarray:
+    x1, y1, x2, y2 = box
+    if not (0 <= x1 < x2 <= image.width and 0 <= y1 < y2 <= image.height):
+        raise ValueError(
+            f"got the box {box}, expected 0 <= x1 < x2 <= {image.width} and 0 <= y1 < y2 <= {image.height}. "
+            "Clip the box to the source."
+        )
+    left, top, right, bottom = (round(value) for value in box)
+    across, rest_x = divmod(right - left, size[0])
+    down, rest_y = divmod(bottom - top, size[1])
+    if (left, top, right, bottom) == tuple(box) and rest_x == rest_y == 0:
+        if across == down == 1:
+            return np.array(image.crop((left, top, right, bottom)), dtype=np.uint8)
+        return np.array(image.reduce((across, down), box=(left, top, right, bottom)), dtype=np.uint8)
+    return np.array(image.resize(size, Image.Resampling.BICUBIC, box=box), dtype=np.uint8)
+
+
+def _cut_tilted(image: Image.Image, quad: Quad, size: Size) -> np.ndarray:
+    """Shrinks the surroundings to the scale of the result first, or the transform would alias, and turns them."""
+    x1, y1, x2, y2 = quad.box
+    whole = (0, 0, image.width, image.height)
+    around = overlap((x1 - _MARGIN, y1 - _MARGIN, x2 + _MARGIN, y2 + _MARGIN), whole)
+    if around is None:
+        return np.full((size[1], size[0], 3), _OUTSIDE, dtype=np.uint8)
+    left, top = int(around[0]), int(around[1])
+    right, bottom = min(round(around[2] + 0.5), image.width), min(round(around[3] + 0.5), image.height)
+    scale = min(1.0, size[0] / quad.width, size[1] / quad.height)
+    near = image.crop((left, top, right, bottom))
+    if scale < 1:
+        small = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
+        near = near.resize(small, Image.Resampling.BICUBIC)
+    to_near_x, to_near_y = near.width / (right - left), near.height / (bottom - top)
+
+    def in_near(x: float, y: float) -> tuple[float, float]:
+        return (x - left) * to_near_x, (y - top) * to_near_y
+
+    corners = in_near(*quad.top_left), in_near(*quad.top_right), in_near(*quad.bottom_left)
+    coefficients: list[float] = []
+    for origin, across, down in zip(*corners, strict=True):
+        coefficients += [(across - origin) / size[0], (down - origin) / size[1], origin]
+    turned = near.transform(
+        size, Image.Transform.AFFINE, coefficients, resample=Image.Resampling.BICUBIC, fillcolor=_OUTSIDE
+    )
+    return np.array(turned, dtype=np.uint8)

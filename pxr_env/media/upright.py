@@ -12,22 +12,17 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from pxr_env.errors import MediaError
 from pxr_env.views import Size
 
-#: Tags of a TIFF: bits of a sample, and what its 0 means (0: white, 1: black).
-_BITS_TAG, _PHOTOMETRIC_TAG = 258, 262
-#: Formats that are read into 32 bits and hold 16.
-_SIXTEEN_BIT_FORMATS = ("PNG", "PPM")
-#: How Pillow unpacks greys of few bits, and 16-bit colours -> what makes a colour of the file one of the picture.
+#: Tags of a TIFF: its sides, bits of a sample, and what its 0 means (0: white, 1: black).
+_WIDTH_TAG, _HEIGHT_TAG, _BITS_TAG, _PHOTOMETRIC_TAG = 256, 257, 258, 262
+#: How Pillow unpacks greys of few bits -> what makes a colour of the file one of the picture.
 _GREY_SCALES = {"L;2": 85, "L;4": 17}
-_SIXTEEN_BIT_RGB = "RGB;16B"
-_WHITE = (255, 255, 255, 255)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Returns `image` as new 8-bit RGB, without metadata.
-
-    Transparency, of a channel, a palette or one colour, is shown over white. Greys:
+    """Returns `image` as new 8-bit RGB, without metadata, what is transparent over white. Greys:
 
     - of 16 bits: the upper 8;
     - whole numbers of 32 bits (`I`): as they are if none is above 255, the upper 8 of 16 bits if none is above 65535,
@@ -39,11 +34,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     key = _transparent_colour(image)  # knows more before the picture is loaded
     image.load()
+    has_transparent_palette = image.mode == "P" and image.palette is not None and image.palette.mode.endswith("A")
     if image.mode.startswith("I;16"):
         rgb = _of_sixteen_bits(image, key)
     elif image.mode in ("I", "F"):
         rgb = Image.fromarray(_eight_bits(image)).convert("RGB")
-    elif key is not None or image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or _has_transparent_palette(image):
+    elif key is not None or image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or has_transparent_palette:
         rgb = _over_white(image, key)
     else:
         rgb = image.copy() if image.mode == "RGB" else image.convert("RGB")
@@ -59,41 +55,28 @@ def is_plain(image: Image.Image) -> bool:
 def _transparent_colour(image: Image.Image) -> Any:
     """The colour of a picture that is transparent, as its mode writes colours; of a palette also bytes."""
     key = image.info.get("transparency")
-    how = _unpacking(image)
+    # How Pillow is going to unpack a PNG, such as "L;4"; it does not say so any more once the picture is loaded.
+    tiles = getattr(image, "tile", None) if image.format == "PNG" else None
+    how = tiles[0][3] if tiles else None
     if image.mode == "P" and isinstance(key, int | bytes):
         return key
     if image.mode == "RGB" and isinstance(key, tuple) and len(key) == 3:
-        key = tuple(value >> 8 for value in key) if how == _SIXTEEN_BIT_RGB else key
+        key = tuple(value >> 8 for value in key) if how == "RGB;16B" else key
         return key if max(key) <= 255 else None
     if image.mode in ("1", "L") and isinstance(key, int):
-        key *= _GREY_SCALES.get(how, 1)
+        key *= _GREY_SCALES.get(str(how), 1)
         return key if key <= 255 else None
     return key if image.mode.startswith("I;16") and isinstance(key, int) else None
 
 
-def _unpacking(image: Image.Image) -> str:
-    """How Pillow is going to unpack a PNG, such as "L;4"; nothing after that."""
-    tiles = getattr(image, "tile", None) if image.format == "PNG" else None
-    how = tiles[0][3] if tiles else None
-    return how if isinstance(how, str) else ""
-
-
-def _has_transparent_palette(image: Image.Image) -> bool:
-    return image.mode == "P" and image.palette is not None and image.palette.mode.endswith("A")
-
-
 def _over_white(image: Image.Image, key: Any) -> Image.Image:
-    if image.mode == "La":
-        image = image.convert("LA")
+    image = image.convert("LA") if image.mode == "La" else image.copy()
+    # A colour that its mode cannot have is not transparent.
+    image.info.pop("transparency", None)
     if key is not None:
-        image = image.copy()
         image.info["transparency"] = key
-    elif "transparency" in image.info:
-        # A colour that its mode cannot have: nothing is transparent.
-        image = image.copy()
-        del image.info["transparency"]
     over = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", over.size, _WHITE), over).convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", over.size, (255, 255, 255, 255)), over).convert("RGB")
 
 
 def _of_sixteen_bits(image: Image.Image, key: int | None) -> Image.Image:
@@ -110,9 +93,11 @@ def _of_sixteen_bits(image: Image.Image, key: int | None) -> Image.Image:
 def _eight_bits(image: Image.Image) -> np.ndarray:
     grey = np.asarray(image)
     largest = float(grey.max(initial=0, where=np.isfinite(grey)))
+    # Pillow reads these formats into 32 bits, and they hold 16.
+    holds_sixteen = image.mode == "I" and image.format in ("PNG", "PPM")
     if image.mode == "F" and largest <= 1:
         scale = 255.0
-    elif (image.mode == "I" and image.format in _SIXTEEN_BIT_FORMATS) or 255 < largest <= 65535:
+    elif holds_sixteen or 255 < largest <= 65535:
         scale = 1 / 256
     else:
         scale = 255 / max(largest, 255)
@@ -124,7 +109,6 @@ def _eight_bits(image: Image.Image) -> np.ndarray:
 # Which way is up: read from what a camera wrote beside the pixels, and nothing else of that. The other tags are neither
 # checked nor written again, so none of them can keep a picture from being shown.
 _TAG = 0x0112
-_WIDTH_TAG, _HEIGHT_TAG = 256, 257
 #: Orientation -> what makes the picture upright. Source: Exif 2.32, tag 0x0112; 1 is upright already.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -135,13 +119,12 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-#: Orientations from this one on exchange width and height.
-_FIRST_SIDEWAYS = 5
+#: Whether a video's rows and columns are exchanged -> its orientation where the rest is mirrored: not at all, left and
+#: right, top and bottom, both.
+_MIRRORED = {False: (1, 2, 4, 3), True: (5, 6, 8, 7)}
 #: Types of tags -> how `struct` calls what they hold. Source: TIFF 6.0, section 2.
 _KINDS = {1: "B", 2: "c", 3: "H", 4: "I", 5: "II", 6: "b", 7: "c", 8: "h", 9: "i", 10: "ii"}
 _ENTRY_BYTES = 12
-#: Of a text so much is read.
-_MOST_BYTES = 8
 
 
 def orientation(image: Image.Image) -> int:
@@ -156,8 +139,38 @@ def orientation(image: Image.Image) -> int:
             # The tags of a TIFF, XMP, EXIF inside of a PNG's texts.
             value = image.getexif().get(_TAG)
         except Exception:  # of any kind, and about tags that are not needed
-            value = None
-    return _valid(value)
+            return 1
+    if isinstance(value, tuple | list):
+        value = value[0] if value else None
+    if isinstance(value, bytes):
+        value = value[0] if len(value) == 1 and value[0] < ord("0") else value.decode("latin-1")
+    if isinstance(value, str):
+        text = value.strip("\0 ")
+        value = int(text) if len(text) == 1 and text in "12345678" else None
+    # Fractions and floats compare, too.
+    return next((number for number in range(1, 9) if value == number), 1)
+
+
+def video_orientation(side_data: Any, path: str) -> int:
+    """Returns the Exif orientation of a frame from its side data in PyAV: phones write a display matrix into videos.
+
+    Source: libavutil/display.h: x' = a x + c y, y' = b x + d y for the matrix a b u, c d v, x y w.
+
+    Raises:
+        MediaError: it is tilted, not turned by quarters.
+    """
+    matrices = [bytes(data) for data in side_data if data.type.name == "DISPLAYMATRIX"]
+    if not matrices:
+        return 1
+    a, b, _, c, d = struct.unpack("=5i", matrices[0][:20])
+    for is_sideways, across, down, others in ((False, a, d, (b, c)), (True, c, b, (a, d))):
+        if others == (0, 0) and across and down:
+            return _MIRRORED[is_sideways][(across < 0) + 2 * (down < 0)]
+    matrix = " ".join(f"{value / 2**16:.2f}" for value in (a, b, c, d))  # fixed-point numbers
+    raise MediaError(
+        f'video file "{path}" is to be shown tilted (display matrix {matrix}); expected a turn by 0, 90, 180 or 270 '
+        "degrees. Convert it."
+    )
 
 
 def upright_size(image: Image.Image) -> Size:
@@ -172,7 +185,7 @@ def upright_size(image: Image.Image) -> Size:
 
 def turned_size(size: Size, turned: int) -> Size:
     """Returns the size of a picture of that orientation when it is upright."""
-    return (size[1], size[0]) if turned >= _FIRST_SIDEWAYS else size
+    return (size[1], size[0]) if turned >= 5 else size
 
 
 def turn(pixels: Image.Image, turned: int) -> Image.Image:
@@ -180,22 +193,9 @@ def turn(pixels: Image.Image, turned: int) -> Image.Image:
     return pixels.transpose(_TURNS[turned]) if turned in _TURNS else pixels
 
 
-def _valid(value: object) -> int:
-    if isinstance(value, tuple | list):
-        value = value[0] if value else None
-    if isinstance(value, bytes):
-        value = value[0] if len(value) == 1 and value[0] < ord("0") else value.decode("latin-1")
-    if isinstance(value, str):
-        text = value.strip("\0 ")
-        value = int(text) if len(text) == 1 and text in "12345678" else None
-    # Fractions and floats compare, too.
-    return next((number for number in range(1, 9) if value == number), 1)
-
-
 def _in_exif(exif: bytes) -> object:
-    """The orientation in a block of EXIF; None where it has none that can be read.
-
-    The table is read entry by entry, so that a broken one does not hide the others.
+    """The orientation in a block of EXIF, read entry by entry, so that a broken one does not hide the others; None
+    where there is none that can be read.
     """
     while exif.startswith(b"Exif\0\0"):
         exif = exif[6:]
@@ -216,17 +216,17 @@ def _in_exif(exif: bytes) -> object:
 
 
 def _value(exif: bytes, order: str, kind: int, count: int, place: int) -> object:
-    """The first number of a tag, or its text."""
+    """The first number of a tag, or the beginning of its text."""
     if kind not in _KINDS:
         return None
-    n_bytes = count * struct.calcsize(_KINDS[kind])
-    if n_bytes > 4:
+    size = struct.calcsize(_KINDS[kind])
+    if count * size > 4:
         # What does not fit into the entry lies elsewhere.
         (place,) = struct.unpack_from(order + "I", exif, place)
-    held = exif[place : place + min(n_bytes, _MOST_BYTES)]
+    held = exif[place : place + min(count * size, 8)]
     if _KINDS[kind] == "c":
         return held
-    if len(held) < struct.calcsize(_KINDS[kind]):
+    if len(held) < size:
         return None
     number, *denominator = struct.unpack_from(order + _KINDS[kind], held)
     if denominator:
@@ -236,11 +236,9 @@ def _value(exif: bytes, order: str, kind: int, count: int, place: int) -> object
 
 # Metadata that Pillow refuses, though every viewer shows the pixels: of a PNG a colour profile or text of over 1 MiB,
 # and texts of over 64 MiB; of a JPEG a broken JFIF, Adobe, ICC or multi-picture segment.
-_PNG = b"\x89PNG\r\n\x1a\n"
-_JPEG = b"\xff\xd8"
-#: Texts and the colour profile of a PNG.
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+#: Texts and the colour profile of a PNG, and texts that may say which way is up.
 _PNG_METADATA = (b"iCCP", b"iTXt", b"tEXt", b"zTXt")
-#: Texts that may say which way is up.
 _ORIENTED = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
 #: Markers of a JPEG: the applications' segments and comments, and where pixels begin.
 _JPEG_METADATA, _START_OF_SCAN = (*range(0xE0, 0xF0), 0xFE), 0xDA
@@ -297,8 +295,8 @@ def _is_needed(kind: bytes, content: bytes) -> bool:
     if kind == b"zTXt" or (kind == b"iTXt" and rest[:1] == b"\1"):
         # Behind the method; in iTXt behind language and translated keyword, too.
         packed = rest[1:] if kind == b"zTXt" else rest[2:].split(b"\0", 2)[-1]
+        unpacker = zlib.decompressobj()
         try:
-            unpacker = zlib.decompressobj()
             unpacker.decompress(packed, limit)
         except zlib.error:
             return False

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import bisect
+import ctypes
 import math
 import operator
 import os
 import re
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
-import numpy as np
 from PIL import Image
 
 from pxr_env.errors import MediaError
-from pxr_env.media.decoders import decoder_pool
-from pxr_env.media.images import decoded_cache, decoding, file_key, open_image, probe, to_image
-from pxr_env.media.video_index import video_index
+from pxr_env.media.images import FileKey, Picture, decoded_cache, decoding, file_key, made, open_image, probe
+from pxr_env.media.video_files import ADVICE, Decoder, open_decoder, video_index
 from pxr_env.views import Size
 
 #: How frame files end, in small letters.
 FRAME_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+#: Times of a clip are rounded to nanoseconds, so that subtracting its start leaves no noise.
+_TIME_DIGITS = 9
 
 
 def frame_paths(folder: Path) -> list[Path]:
@@ -49,12 +52,11 @@ def frame_paths(folder: Path) -> list[Path]:
 
 def natural_order(name: str) -> tuple[list[tuple[int, int, str]], str]:
     """Returns what names are sorted by: numbers by their value, the text between them by its characters."""
-    # A number is compared by its length first: it may be longer than Python converts. Numbers come before text.
-    parts = [part for part in re.split("([0-9]+)", name) if part]
-    digits = [part.lstrip("0") if part[0] in "0123456789" else None for part in parts]
-    order = [
-        (1, 0, part) if value is None else (0, len(value), value) for part, value in zip(parts, digits, strict=True)
-    ]
+    order = []
+    for part in filter(None, re.split("([0-9]+)", name)):
+        # A number is compared by its length first: it may be longer than Python converts. Numbers come before text.
+        digits = part.lstrip("0")
+        order.append((0, len(digits), digits) if part[0] in "0123456789" else (1, 0, part))
     return order, name
 
 
@@ -62,65 +64,106 @@ def _is_frame(name: str) -> bool:
     return name.lower().endswith(FRAME_SUFFIXES) and not name.startswith(".")
 
 
-@dataclass(frozen=True, slots=True)
-class Timeline:
-    """When the frames of a track are shown.
+class _OpenVideo:
+    """One video file, opened by the first read, closed with the last reference to it."""
+
+    def __init__(self, file: FileKey) -> None:
+        self._file = file
+        self._lock = threading.Lock()
+        self.decoder: Decoder | None = None
+
+    def read(self, index: int) -> Image.Image:
+        name = f'frame {index} of video file "{self._file[0]}"'
+        with self._lock, decoding(name, ADVICE):
+            video = video_index(self._file)
+            if self.decoder is None:
+                self.decoder = open_decoder(self._file[0], video)
+            image = self.decoder.read(index)
+        if image.size != video.size:
+            raise MediaError(
+                f"{name} is {image.width}x{image.height} and the first one {video.size[0]}x{video.size[1]}; expected "
+                "frames of one size. Convert it."
+            )
+        return image
+
+
+class DecoderPool:
+    """Open video files, least recently used closed first. Threads may share it; a forked process starts an empty one.
 
     Args:
-        times: presentation time of each frame in seconds, float64, increasing from 0.
-        end: when the last frame is no longer shown, in seconds.
+        max_open: bound of the files open at a time, apart from files that are being read at that moment. Each holds a
+            file handle or two, and as many pictures as its codec refers to.
     """
 
-    times: np.ndarray
-    end: float
+    def __init__(self, max_open: int = 16) -> None:
+        self.max_open = max_open
+        self._videos: OrderedDict[FileKey, _OpenVideo] = OrderedDict()
+        self._lock = threading.Lock()
 
-    @classmethod
-    def regular(cls, n_frames: int, fps: float) -> Timeline:
-        """Returns the timeline of frames at equal distances: frame i is shown from i / fps on."""
-        return cls(np.arange(n_frames) / fps, n_frames / fps)
+    def __len__(self) -> int:
+        return len(self._videos)
 
-
-class Track(Protocol):
-    """All frames of a video, before a clip is cut from it. What is read stays in the caches of the process."""
-
-    def size(self) -> Size:
-        """Width and height of every frame in pixels."""
-
-    def timeline(self) -> Timeline:
-        """When its frames are shown."""
-
-    def read(self, index: int) -> Image.Image:
-        """Returns frame `index` (from 0), RGB. It is shared: do not change it.
+    def read(self, file: FileKey, index: int) -> Image.Image:
+        """Returns frame `index` of a video file as a new RGB image.
 
         Raises:
-            MediaError: it is missing or broken, or not of the size of the track.
+            MediaError: the file cannot be opened or the frame not be decoded.
+            ImportError: PyAV is not installed.
         """
+        with self._lock:
+            video = self._videos.setdefault(file, _OpenVideo(file))
+            self._videos.move_to_end(file)
+            closed = self._videos.popitem(last=False) if len(self._videos) > self.max_open else None
+        del closed  # outside of the lock: closing takes long
+        return video.read(index)
+
+    def abandon(self) -> None:
+        """Forgets all files without closing them, for a process that was forked off.
+
+        It shares their positions with its parent, and closing a decoder would wait for a thread that only runs there.
+        The lock may have been held by such a thread, too.
+        """
+        for video in self._videos.values():
+            # Immortal: not even the end of this process may call its destructor.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(video.decoder))
+        self._videos = OrderedDict()
+        self._lock = threading.Lock()
 
 
-class FileTrack:
+#: The pool of this process.
+decoder_pool = DecoderPool()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=decoder_pool.abandon)
+
+
+# Tracks: all frames of a video, before a clip is cut from it. `timeline` says when each is shown, in seconds from 0,
+# and when the last no longer is; `read` returns one, from 0, RGB and shared, and raises a MediaError where it is
+# missing or broken, or not of the size of the track.
+
+
+@dataclass(frozen=True)
+class _FileTrack:
     """A video file."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    path: Path
 
     def size(self) -> Size:
-        return video_index(file_key(self._path)).size
+        return video_index(file_key(self.path)).size
 
-    def timeline(self) -> Timeline:
-        index = video_index(file_key(self._path))
-        return Timeline(index.times, index.end)
+    def timeline(self) -> tuple[list[float], float]:
+        index = video_index(file_key(self.path))
+        return index.times.tolist(), index.end
 
     def read(self, index: int) -> Image.Image:
-        file = file_key(self._path)
+        file = file_key(self.path)
         return decoded_cache.get(("video frame", *file, index), lambda: decoder_pool.read(file, index))
 
 
-class ImageTrack:
-    """A list of images, or the images in a folder, at `fps` frames per second; all have the size of the first."""
+class _ImageTrack:
+    """A list of images, or the images in a folder; all have the size of the first."""
 
     def __init__(self, paths: Path | list[Path], fps: float) -> None:
-        self._given, self._fps = paths, fps
-        self._paths = None if isinstance(paths, Path) else paths
+        self._paths, self._fps = paths, fps
         self._size: Size | None = None
 
     def size(self) -> Size:
@@ -128,8 +171,8 @@ class ImageTrack:
             self._size = probe(self._files()[0])
         return self._size
 
-    def timeline(self) -> Timeline:
-        return Timeline.regular(len(self._files()), self._fps)
+    def timeline(self) -> tuple[list[float], float]:
+        return _regular(len(self._files()), self._fps)
 
     def read(self, index: int) -> Image.Image:
         path = self._files()[index]
@@ -145,17 +188,16 @@ class ImageTrack:
         return f"frames={len(self._files())} from {str(self._files()[0])!r}"
 
     def _files(self) -> list[Path]:
-        if self._paths is None:
-            assert isinstance(self._given, Path)
-            self._paths = frame_paths(self._given)
+        if isinstance(self._paths, Path):
+            self._paths = frame_paths(self._paths)
         return self._paths
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class RenderedTrack:
-    """A function that draws frames when they are needed, at `fps` frames per second; see `VideoSource`."""
+class _RenderedTrack:
+    """A function that draws frames when they are needed; see `VideoSource`."""
 
-    load_frame: Callable[[int], Image.Image | np.ndarray]
+    load_frame: Callable[[int], Picture]
     key: Hashable
     n_frames: int
     fps: float
@@ -164,35 +206,26 @@ class RenderedTrack:
     def size(self) -> Size:
         return self.declared_size
 
-    def timeline(self) -> Timeline:
-        return Timeline.regular(self.n_frames, self.fps)
+    def timeline(self) -> tuple[list[float], float]:
+        return _regular(self.n_frames, self.fps)
 
     def read(self, index: int) -> Image.Image:
-        return decoded_cache.get(("rendered frame", self.key, index), lambda: self._draw(index))
+        name = f"frame {index} of the video {self.key!r}"
+        return decoded_cache.get(
+            ("rendered frame", self.key, index),
+            lambda: made(lambda: self.load_frame(index), name, self.declared_size, "load_frame="),
+        )
 
     def __repr__(self) -> str:
         return f"key={self.key!r}"
 
-    def _draw(self, index: int) -> Image.Image:
-        name = f"frame {index} of the video {self.key!r}"
-        with decoding(name, "Expected a picture; correct load_frame=."):
-            image = to_image(self.load_frame(index), name)
-        if image.size != tuple(self.declared_size):
-            raise MediaError(
-                f"{name} was drawn as {image.width}x{image.height}; expected {self.declared_size[0]}x"
-                f"{self.declared_size[1]}, as it was declared. Correct load_frame= or size=."
-            )
-        return image
+
+def _regular(n_frames: int, fps: float) -> tuple[list[float], float]:
+    """The timeline of frames at equal distances."""
+    return [index / fps for index in range(n_frames)], n_frames / fps
 
 
-#: Frames per second of lists and folders of frames that come without.
-DEFAULT_FPS = 1.0
-#: Times of a clip are rounded to nanoseconds, so that subtracting its start leaves no noise.
-_TIME_DIGITS = 9
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Clip:
+class _Clip(NamedTuple):
     """The frames of a track that exist: from which one on, when they are shown, and for how long together."""
 
     first: int
@@ -229,7 +262,7 @@ class VideoSource:
         *,
         path: str | Path | None = None,
         frames: Sequence[str | Path] | None = None,
-        load_frame: Callable[[int], Image.Image | np.ndarray] | None = None,
+        load_frame: Callable[[int], Picture] | None = None,
         key: Hashable = None,
         n_frames: int | None = None,
         size: Size | None = None,
@@ -247,23 +280,27 @@ class VideoSource:
                 "VideoSource expected exactly one of path=, frames=, and load_frame= with key=, n_frames=, size= and "
                 "fps=; pass one."
             )
-        _check_span(start, end)
-        _check_fps(fps)
+        for name, value in (("start", start), ("end", end)):
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise MediaError(f"got {name}={value}, expected seconds, a finite number from 0 on, or None.")
+        if end is not None and end <= (start or 0.0):
+            raise MediaError(f"got start={start} and end={end}, expected start < end. Check their order and unit.")
+        if fps is not None and not (math.isfinite(fps) and fps > 0):
+            raise MediaError(f"got fps={fps}, expected frames per second, a finite number above 0. Leave it out for 1.")
         self.path = None if path is None else Path(path)
         self.start, self.end = start, end
         self._clip: _Clip | None = None
-        self._track: Track
-        if load_frame is not None:
-            assert n_frames is not None
-            assert size is not None
-            assert fps is not None
-            _check_drawn(n_frames, size)
-            self._track = RenderedTrack(load_frame=load_frame, key=key, n_frames=n_frames, fps=fps, declared_size=size)
-        elif frames is not None:
-            self._track = ImageTrack(_frame_list(frames), fps or DEFAULT_FPS)
-        else:
-            assert self.path is not None
+        self._track: _FileTrack | _ImageTrack | _RenderedTrack
+        if load_frame is not None and n_frames is not None and size is not None and fps is not None:
+            if n_frames < 1 or min(size) < 1:
+                raise MediaError(
+                    f"got n_frames={n_frames} and size={size}, expected at least one frame of at least 1x1."
+                )
+            self._track = _RenderedTrack(load_frame=load_frame, key=key, n_frames=n_frames, fps=fps, declared_size=size)
+        elif self.path is not None:
             self._track = _open_path(self.path, fps)
+        else:
+            self._track = _ImageTrack(_frame_list(frames or ()), fps or 1.0)
 
     @property
     def size(self) -> Size:
@@ -337,11 +374,10 @@ class VideoSource:
         return self._clip
 
     def _cut(self) -> _Clip:
-        timeline = self._track.timeline()
-        times: list[float] = timeline.times.tolist()
-        if self.start is not None and self.start >= timeline.end:
+        times, video_end = self._track.timeline()
+        if self.start is not None and self.start >= video_end:
             raise MediaError(
-                f"{self!r} starts after the end of the video at {timeline.end:.3f} s. Expected a start before it; "
+                f"{self!r} starts after the end of the video at {video_end:.3f} s. Expected a start before it; "
                 "check whether it is in seconds."
             )
         first = 0 if self.start is None else bisect.bisect_left(times, self.start)
@@ -352,14 +388,14 @@ class VideoSource:
                 f"{self!r} has no frame; the nearest are at {' and '.join(near)}. Expected start <= time < end of one "
                 "frame at least; choose a longer clip."
             )
-        end = times[last] if last < len(times) else timeline.end
+        end = times[last] if last < len(times) else video_end
         if self.end is not None:
             end = min(end, self.end)
         if first == 0:
-            return _Clip(first=0, times=tuple(times[:last]), duration=end)
+            return _Clip(0, tuple(times[:last]), end)
         zero = times[first]
         shown = tuple(round(time - zero, _TIME_DIGITS) for time in times[first:last])
-        return _Clip(first=first, times=shown, duration=round(end - zero, _TIME_DIGITS))
+        return _Clip(first, shown, round(end - zero, _TIME_DIGITS))
 
 
 def uniform_frames(n_frames: int, count: int) -> list[int]:
@@ -368,15 +404,8 @@ def uniform_frames(n_frames: int, count: int) -> list[int]:
     Part k, from 0, reaches from k n / count to (k + 1) n / count, its centre is (2 k + 1) n / (2 count), and the frame
     in which that falls is the centre rounded down. If there are no more than `count` frames, all are returned.
 
-    Args:
-        n_frames: how many frames there are, at least 0.
-        count: how many are wanted, at least 1.
-
-    Returns:
-        min(count, n_frames) indices from 0, strictly increasing.
-
     Raises:
-        ValueError: a number is too small.
+        ValueError: n_frames < 0 or count < 1.
     """
     if n_frames < 0 or count < 1:
         raise ValueError(f"got n_frames={n_frames} and count={count}, expected n_frames >= 0 and count >= 1.")
@@ -385,15 +414,15 @@ def uniform_frames(n_frames: int, count: int) -> list[int]:
     return [(2 * part + 1) * n_frames // (2 * count) for part in range(count)]
 
 
-def _open_path(path: Path, fps: float | None) -> Track:
+def _open_path(path: Path, fps: float | None) -> _FileTrack | _ImageTrack:
     file_key(path)  # it exists
     if path.is_dir():
-        return ImageTrack(path, fps or DEFAULT_FPS)
+        return _ImageTrack(path, fps or 1.0)
     if not path.is_file():
         raise MediaError(f'"{path}" is neither a file nor a folder. Expected a video; check the path.')
     if fps is not None:
         raise TypeError(f'got fps={fps:g} with the video file "{path}", which has its own times; leave it out.')
-    return FileTrack(path)
+    return _FileTrack(path)
 
 
 def _frame_list(frames: Sequence[str | Path]) -> list[Path]:
@@ -406,21 +435,3 @@ def _frame_list(frames: Sequence[str | Path]) -> list[Path]:
         if not path.is_file():
             raise MediaError(f'frame {index}, "{path}", is no file. Expected an image file; check the path.')
     return paths
-
-
-def _check_drawn(n_frames: int, size: Size) -> None:
-    if n_frames < 1 or min(size) < 1:
-        raise MediaError(f"got n_frames={n_frames} and size={size}, expected at least one frame of at least 1x1.")
-
-
-def _check_fps(fps: float | None) -> None:
-    if fps is not None and not (math.isfinite(fps) and fps > 0):
-        raise MediaError(f"got fps={fps}, expected frames per second, a finite number above 0. Leave it out for 1.")
-
-
-def _check_span(start: float | None, end: float | None) -> None:
-    for name, value in (("start", start), ("end", end)):
-        if value is not None and not (math.isfinite(value) and value >= 0):
-            raise MediaError(f"got {name}={value}, expected seconds, a finite number from 0 on, or None.")
-    if end is not None and end <= (start or 0.0):
-        raise MediaError(f"got start={start} and end={end}, expected start < end. Check their order and unit.")

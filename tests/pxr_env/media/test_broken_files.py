@@ -37,13 +37,9 @@ def test_every_way_to_a_broken_image_names_it(tmp_path, name):
         assert " at 0x" not in str(caught.value)  # what differs from run to run cannot be counted
     with contextlib.suppress(MediaError):
         probe(path)
-
-
-def test_a_broken_picture_in_memory(tmp_path):
-    path = tmp_path / "cut.jpg"
-    path.write_bytes(BROKEN["cut.jpg"])
-    with pytest.raises(MediaError, match="a picture in memory cannot be decoded"):
-        ImageSource(image=Image.open(path))
+    if name == "cut.jpg":
+        with pytest.raises(MediaError, match="a picture in memory cannot be decoded"):
+            ImageSource(image=Image.open(path))
 
 
 @pytest.mark.parametrize("place", range(14, len(animation()), 61))

@@ -79,17 +79,17 @@ def in_mode(mode):
         return picture.convert(mode) if mode == "RGBa" else picture.convert("P").convert("PA")
     if mode in ("LA", "La"):
         return picture.convert("LA").convert(mode)
-    if mode in ("LAB", "HSV", "CMYK", "YCbCr", "RGBX"):
+    if mode in ("LAB", "HSV", "CMYK", "YCbCr", "RGBX", "L", "P"):
         return picture.convert("RGB").convert(mode)
     return picture
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "RGBa", "LA", "La", "PA", "LAB", "HSV", "CMYK", "YCbCr", "RGBX"])
+@pytest.mark.parametrize("mode", ["RGBA", "RGBa", "LA", "La", "PA", "LAB", "HSV", "CMYK", "YCbCr", "RGBX", "L", "P"])
 def test_modes_of_pictures_in_memory(mode):
     shown = ImageSource(image=in_mode(mode)).image
     assert shown.mode == "RGB"
     solid, clear = first_row(shown)
-    expected = (76, 76, 76) if mode in ("LA", "La") else (255, 0, 0)  # 76 = 0.299 * 255
+    expected = (76, 76, 76) if mode in ("L", "LA", "La") else (255, 0, 0)  # 76 = 0.299 * 255
     assert np.abs(np.subtract(solid, expected)).max() <= 5
     if mode in ("RGBA", "RGBa", "LA", "La"):
         assert clear == WHITE

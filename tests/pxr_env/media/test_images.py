@@ -1,20 +1,17 @@
 """Sizes, cutting and decoding, against second implementations and hand-made files."""
 
 import math
-import os
-import signal
-import time
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from pxr_env.errors import MediaError
 from pxr_env.media import ImageSource, cut, fit_size
-from pxr_env.media.images import DecodedCache, decoded_cache, probe
+from pxr_env.media.images import DecodedCache, probe
 
 SIDES = st.integers(1, 5000)
 
@@ -83,6 +80,7 @@ def test_fit_size_equals_exact_search(width, height, least, more):
     assert fit_size(width, height, min_pixels=least, max_pixels=least + more, size_multiple=28) == expected
 
 
+@settings(max_examples=30)
 @given(st.integers(30, 3000), st.integers(30, 3000))
 def test_processors_keep_our_sizes(width, height):
     reference = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl").smart_resize
@@ -153,39 +151,18 @@ def test_cut_returns_fresh_arrays_and_refuses_boxes_outside():
             cut(source, box, (28, 28))
 
 
-def test_every_mode_becomes_rgb(tmp_path):
-    half = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
-    half.putpixel((1, 0), (0, 0, 100, 255))
-    grey16 = Image.fromarray(np.array([[0, 255, 256, 65535]], dtype=np.uint16))
-    for name, image, expected in (
-        ("transparent", half, [[(255, 255, 255), (0, 0, 100)]]),
-        ("grey16", grey16, [[(0, 0, 0), (0, 0, 0), (1, 1, 1), (255, 255, 255)]]),
-        ("grey", Image.new("L", (1, 1), 7), [[(7, 7, 7)]]),
-        ("palette", Image.new("RGB", (1, 1), (9, 8, 7)).quantize(2), [[(9, 8, 7)]]),
-    ):
-        image.save(tmp_path / f"{name}.png")
-        assert np.asarray(ImageSource(path=tmp_path / f"{name}.png").image).tolist() == [
-            [list(pixel) for pixel in row] for row in expected
-        ], name
-
-
 def test_unusable_sources_say_what_to_do(tmp_path):
-    (tmp_path / "text.png").write_text("no image")
-    whole = tmp_path / "whole.png"
-    Image.fromarray(noise(50, 50)).save(whole)
-    (tmp_path / "half.png").write_bytes(whole.read_bytes()[:2000])
     with pytest.raises(MediaError, match=r"missing\.png.*check the path"):
         _ = ImageSource(path=tmp_path / "missing.png").size
-    for name in ("text.png", "half.png"):
-        with pytest.raises(MediaError, match="cannot be decoded"):
-            _ = ImageSource(path=tmp_path / name).image
     with pytest.raises(TypeError, match="exactly one"):
         ImageSource()
+    with pytest.raises(TypeError, match="load= with key="):
+        ImageSource(load=lambda: noise(1, 1))
     with pytest.raises(MediaError, match="float64"):
         ImageSource(image=np.zeros((2, 2, 3)))
 
 
-def test_files_are_decoded_once_and_again_after_a_change(tmp_path, monkeypatch):
+def test_files_are_decoded_once_and_again_after_a_change(tmp_path):
     path = tmp_path / "picture.png"
     Image.fromarray(noise(8, 8)).save(path)
     source = ImageSource(path=path)
@@ -226,8 +203,6 @@ def test_sources_are_rendered_when_needed_and_once():
     assert np.array_equal(np.asarray(source.image), noise(6, 8))
     assert ImageSource(key=("a test", 1), load=load).size == (8, 6)
     assert len(calls) == 1
-    with pytest.raises(TypeError, match="load= with key="):
-        ImageSource(load=load)
 
 
 def test_headers_are_read_without_decoding(tmp_path):
@@ -246,7 +221,6 @@ def test_headers_are_read_without_decoding(tmp_path):
 def test_hostile_files_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
     Image.fromarray(noise(50, 50)).save(tmp_path / "large.png")
     Image.fromarray(noise(5, 5)).save(tmp_path / "script.eps")
-    (tmp_path / "empty.jpg").write_bytes(b"")
     Image.fromarray(noise(5, 5)).save(tmp_path / "really_a.png", format="JPEG")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
     for read in (probe, lambda path: ImageSource(path=path).image):
@@ -257,28 +231,7 @@ def test_hostile_files_are_refused_before_they_are_decoded(tmp_path, monkeypatch
             read(tmp_path / "large.png")
         with pytest.raises(MediaError, match=r"script\.eps.*cannot be decoded.*Expected a complete image \(PNG"):
             read(tmp_path / "script.eps")
-        with pytest.raises(MediaError, match=r"empty\.jpg"):
-            read(tmp_path / "empty.jpg")
         with pytest.raises(MediaError, match="cannot be opened"):
             read(tmp_path / "nul\0.png")
         # The content decides, not the name.
         read(tmp_path / "really_a.png")
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_forked_process_does_not_wait_for_its_parents_threads():
-    """A lock that a thread held during the fork would never be opened in the child."""
-    with decoded_cache._lock:
-        child = os.fork()
-        if child == 0:
-            decoded_cache.get("in a fork", lambda: Image.new("RGB", (2, 2)))
-            os._exit(7)
-    deadline = time.monotonic() + 20
-    status = (0, 0)
-    while status[0] == 0 and time.monotonic() < deadline:
-        status = os.waitpid(child, os.WNOHANG)
-        time.sleep(0.01)
-    if status[0] == 0:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status[1]) == 7

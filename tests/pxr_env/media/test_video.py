@@ -18,7 +18,7 @@ from PIL import Image
 from pxr_env.errors import MediaError
 from pxr_env.media import VideoSource, uniform_frames
 from pxr_env.media.images import decoded_cache
-from pxr_env.media.video import frame_paths, natural_order
+from pxr_env.media.video import natural_order
 from tests.pxr_env.media import clips
 
 PAGE = Path(__file__).parents[3] / "docs" / "video.md"
@@ -38,10 +38,12 @@ def rendered(n_frames: int = 50, fps: float = 10.0, key: str = "counting", **opt
     )
 
 
-class TestFolders:
+class TestFrames:
+    """Folders and lists of images."""
+
     NAMES = ("frame_1.png", "frame_2.PNG", "frame_9.jpg", "frame_10.webp", "frame_100.bmp")
 
-    def test_natural_order(self, tmp_path):
+    def test_a_folder_in_natural_order(self, tmp_path):
         folder = tmp_path / "film"
         save_frames(folder, list(self.NAMES))
         (folder / "notes.txt").write_text("no frame")
@@ -51,18 +53,13 @@ class TestFolders:
         assert [clips.number(video.frame(index)) for index in range(video.n_frames)] == [0, 1, 2, 3, 4]
         assert video.times == (0.0, 1.0, 2.0, 3.0, 4.0)
         assert (video.size, video.duration) == (clips.SIZE, 5.0)
+        faster = VideoSource(path=folder, fps=4)
+        assert (faster.times, faster.duration) == ((0.0, 0.25, 0.5, 0.75, 1.0), 1.25)
 
-    def test_another_rate(self, tmp_path):
-        save_frames(tmp_path / "film", list(self.NAMES))
-        video = VideoSource(path=tmp_path / "film", fps=4)
-        assert video.times == (0.0, 0.25, 0.5, 0.75, 1.0)
-        assert video.duration == 1.25
-
-    def test_without_frames(self, tmp_path):
+    def test_a_folder_without_frames(self, tmp_path):
         (tmp_path / "notes.txt").write_text("no frame")
-        video = VideoSource(path=tmp_path)
         with pytest.raises(MediaError, match=r'folder of frames ".*" holds no image; expected files that end in .bmp'):
-            video.frame(0)
+            VideoSource(path=tmp_path).frame(0)
 
     @given(st.lists(st.integers(0, 10**30), unique=True, max_size=6), st.integers(0, 3))
     def test_numbers_are_ordered_by_their_value(self, numbers, zeros):
@@ -75,53 +72,31 @@ class TestFolders:
         backwards = names[::-1]
         assert sorted(names, key=natural_order) == sorted(backwards, key=natural_order)
 
-    def test_several_numbers_in_a_name(self, tmp_path):
+    def test_several_numbers_in_a_name(self):
         names = ["a1_b2.png", "a1_b10.png", "a2_b1.png", "a10_b1.png", "b.png"]
-        paths = save_frames(tmp_path / "film", names)
-        assert frame_paths(tmp_path / "film") == paths
+        backwards = names[::-1]
+        assert sorted(backwards, key=natural_order) == names
 
-
-class TestLists:
-    def test_frames_come_in_the_order_of_the_list(self, tmp_path):
+    def test_a_list_keeps_its_order_and_links_are_followed(self, tmp_path):
         paths = save_frames(tmp_path / "film", ["0.png", "1.png", "2.png"])
-        video = VideoSource(frames=[str(paths[2]), paths[0], paths[2]], fps=2)
+        link = tmp_path / "link.png"
+        link.symlink_to(paths[2])
+        video = VideoSource(frames=[str(paths[2]), paths[0], link], fps=2)
         assert [clips.number(video.frame(index)) for index in range(3)] == [2, 0, 2]
         assert video.times == (0.0, 0.5, 1.0)
         assert VideoSource(frames=paths).times == (0.0, 1.0, 2.0)
 
-    def test_symbolic_links_are_followed(self, tmp_path):
-        (path,) = save_frames(tmp_path / "film", ["0.png"])
-        link = tmp_path / "link.png"
-        link.symlink_to(path)
-        assert clips.number(VideoSource(frames=[link]).frame(0)) == 0
-
-    def test_a_missing_frame_is_named(self, tmp_path):
+    def test_a_frame_that_is_missing_or_of_another_size_is_named(self, tmp_path):
         paths = save_frames(tmp_path / "film", ["0.png", "1.png"])
         with pytest.raises(MediaError, match=r'frame 1, ".*gone.png", is no file'):
             VideoSource(frames=[paths[0], tmp_path / "gone.png"])
         video = VideoSource(frames=paths)
+        Image.new("RGB", (30, 20)).save(paths[1])
+        with pytest.raises(MediaError, match=r'frame 1, file ".*1.png", is 30x20 and the first frame 150x70; expected'):
+            video.frame(1)
         paths[1].unlink()
         with pytest.raises(MediaError, match=r'file ".*1.png" cannot be opened'):
             video.frame(1)
-
-    def test_a_broken_frame_is_named(self, tmp_path):
-        paths = save_frames(tmp_path / "film", ["0.png", "1.png"])
-        paths[1].write_bytes(paths[1].read_bytes()[:100])
-        video = VideoSource(frames=paths)
-        assert clips.number(video.frame(0)) == 0
-        with pytest.raises(MediaError, match=r'image file ".*1.png" cannot be decoded'):
-            video.frame(1)
-
-    def test_frames_of_several_sizes_are_refused(self, tmp_path):
-        paths = save_frames(tmp_path / "film", ["0.png", "1.png"])
-        Image.new("RGB", (30, 20)).save(paths[1])
-        video = VideoSource(frames=paths)
-        with pytest.raises(MediaError, match=r'frame 1, file ".*1.png", is 30x20 and the first frame 150x70; expected'):
-            video.frame(1)
-
-    def test_a_folder_is_no_list(self, tmp_path):
-        with pytest.raises(TypeError, match="Pass a folder as path="):
-            VideoSource(frames=str(tmp_path))
 
 
 class TestRendered:
@@ -133,16 +108,18 @@ class TestRendered:
             return clips.picture(index)
 
         decoded_cache.clear()
-        video = VideoSource(key="drawn when needed", load_frame=draw, n_frames=1000, fps=25, size=clips.SIZE)
+        video, again = (
+            VideoSource(key="drawn when needed", load_frame=draw, n_frames=1000, fps=25, size=clips.SIZE)
+            for _ in range(2)
+        )
         assert (video.n_frames, video.size, video.duration) == (1000, clips.SIZE, 40.0)
         assert drawn == []
-        again = VideoSource(key="drawn when needed", load_frame=draw, n_frames=1000, fps=25, size=clips.SIZE)
         assert [clips.number(source.frame(index)) for source in (video, again) for index in (999, 3)] == [999, 3] * 2
         assert drawn == [999, 3]
 
     def test_another_size_than_declared(self):
         video = VideoSource(key="small", load_frame=clips.picture, n_frames=2, fps=1, size=(64, 64))
-        with pytest.raises(MediaError, match=r"frame 1 of the video 'small' was drawn as 150x70; expected 64x64"):
+        with pytest.raises(MediaError, match=r"frame 1 of the video 'small' was made as 150x70; expected 64x64"):
             video.frame(1)
 
     def test_it_travels_with_its_function(self):
@@ -171,32 +148,33 @@ class TestTimes:
         video = rendered()
         expected = [index for index in range(50) if start <= index / 10 < end]
         assert list(video.frames_between(start, end)) == expected
-
-    def test_nan_is_refused(self):
         with pytest.raises(ValueError, match="got the times nan and 1, expected seconds"):
-            rendered().frames_between(math.nan, 1)
+            video.frames_between(math.nan, 1)
 
 
 class TestClips:
-    def test_numbers_and_times_begin_anew(self):
-        # Frames at 0.0, 0.1, ...: the first at or after 1.234 s is frame 13, the last before 2.05 s is frame 20.
-        video = rendered(start=1.234, end=2.05)
-        assert video.n_frames == 8
-        assert [clips.number(video.frame(index)) for index in (0, 7)] == [13, 20]
-        assert video.times == (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-        assert video.duration == 0.75  # from 1.3 s to 2.05 s
+    @pytest.mark.parametrize(
+        ("span", "first", "n_frames", "duration"),
+        [
+            # Frames at 0.0, 0.1, ...: the first at or after 1.234 s is frame 13, the last before 2.05 s is frame 20.
+            ({"start": 1.234, "end": 2.05}, 13, 8, 0.75),  # from 1.3 s to 2.05 s
+            # The start belongs to it and the end does not.
+            ({"start": 1.0, "end": 2.0}, 10, 10, 1.0),
+            ({"start": 4.5}, 45, 5, 0.5),
+            ({"end": 0.5}, 0, 5, 0.5),
+            # An end past the video is its end: annotations are rounded up.
+            ({"start": 4.5, "end": 99}, 45, 5, 0.5),
+        ],
+    )
+    def test_numbers_and_times_begin_anew(self, span, first, n_frames, duration):
+        video = rendered(**span)
+        assert (video.n_frames, video.duration) == (n_frames, duration)
+        assert [clips.number(video.frame(index)) for index in (0, n_frames - 1)] == [first, first + n_frames - 1]
+        assert video.times == tuple(index / 10 for index in range(n_frames))
         assert video.frames_between(0.2, 0.5) == range(2, 5)
-
-    def test_the_start_belongs_to_it_and_the_end_does_not(self):
-        video = rendered(start=1.0, end=2.0)
-        assert [clips.number(video.frame(index)) for index in (0, 9)] == [10, 19]
-        assert (video.n_frames, video.duration) == (10, 1.0)
-
-    def test_only_a_start_or_an_end(self):
-        assert (rendered(start=4.5).n_frames, rendered(start=4.5).duration) == (5, 0.5)
-        assert (rendered(end=0.5).n_frames, rendered(end=0.5).duration) == (5, 0.5)
-        # An end past the video is its end: annotations are rounded up.
-        assert (rendered(start=4.5, end=99).n_frames, rendered(start=4.5, end=99).duration) == (5, 0.5)
+        for index in (n_frames, -1, 49):
+            with pytest.raises(IndexError, match=rf"frame {index} of VideoSource\(.*\), expected 0 to {n_frames - 1}"):
+                video.frame(index)
 
     def test_of_a_file_and_of_a_list(self, tmp_path):
         paths = save_frames(tmp_path / "film", ["0.png", "1.png", "2.png", "3.png"])
@@ -220,26 +198,17 @@ class TestClips:
         assert clips.number(video.frame(0)) == expected[0]
         assert video.times == tuple((index - expected[0]) / 8 for index in expected)
 
-    def test_outside_of_it_there_is_nothing(self):
-        video = rendered(start=1.0, end=2.0)
-        for index in (10, -1, 49):
-            with pytest.raises(IndexError, match=rf"frame {index} of VideoSource\(.*\), expected 0 to 9"):
-                video.frame(index)
-
-    def test_past_the_end(self, tmp_path):
-        paths = save_frames(tmp_path / "film", ["0.png", "1.png"])
-        video = VideoSource(frames=paths, start=2.0)
-        with pytest.raises(MediaError, match=r"starts after the end of the video at 2.000 s. Expected a start before"):
-            video.frame(0)
-
-    def test_between_two_frames(self):
-        video = rendered(start=1.01, end=1.09)
-        with pytest.raises(
-            MediaError, match=r"start=1.01, end=1.09\) has no frame; the nearest are at 1.000 s and 1.1"
-        ):
-            video.frame(0)
-        with pytest.raises(MediaError, match=r"has no frame; the nearest are at 4.900 s. Expected"):
-            rendered(start=4.95).frame(0)
+    @pytest.mark.parametrize(
+        ("span", "message"),
+        [
+            ({"start": 5.0}, "starts after the end of the video at 5.000 s. Expected a start before"),
+            ({"start": 1.01, "end": 1.09}, "=1.01, end=1.09) has no frame; the nearest are at 1.000 s and 1.1"),
+            ({"start": 4.95}, "has no frame; the nearest are at 4.900 s. Expected"),
+        ],
+    )
+    def test_without_frames(self, span, message):
+        with pytest.raises(MediaError, match=re.escape(message)):
+            rendered(**span).frame(0)
 
 
 class TestArguments:
@@ -258,16 +227,20 @@ class TestArguments:
         with pytest.raises(MediaError, match=re.escape(message)):
             rendered(**span)
 
-    @pytest.mark.parametrize("fps", [0.0, -1.0, math.nan, math.inf])
-    def test_rates_that_are_none(self, tmp_path, fps):
-        with pytest.raises(MediaError, match=r"got fps=.*, expected frames per second"):
-            VideoSource(path=tmp_path, fps=fps)
-
-    def test_no_frames(self):
+    def test_rates_and_frames_that_are_none(self, tmp_path):
+        for fps in (0.0, -1.0, math.nan, math.inf):
+            with pytest.raises(MediaError, match=r"got fps=.*, expected frames per second"):
+                VideoSource(path=tmp_path, fps=fps)
+        path = tmp_path / "film.mp4"
+        path.write_bytes(b"any")
+        with pytest.raises(TypeError, match=r'got fps=5 with the video file ".*film.mp4"'):
+            VideoSource(path=path, fps=5)
         with pytest.raises(MediaError, match="got a video of no frames"):
             VideoSource(frames=[])
         with pytest.raises(MediaError, match="n_frames=0 and size="):
             rendered(0)
+        with pytest.raises(TypeError, match="Pass a folder as path="):
+            VideoSource(frames=str(tmp_path))
 
     def test_exactly_one_origin(self, tmp_path):
         for arguments in (
@@ -279,12 +252,6 @@ class TestArguments:
         ):
             with pytest.raises(TypeError, match="VideoSource expected exactly one of"):
                 VideoSource(**arguments)
-
-    def test_a_video_file_has_its_own_rate(self, tmp_path):
-        path = tmp_path / "film.mp4"
-        path.write_bytes(b"any")
-        with pytest.raises(TypeError, match=r'got fps=5 with the video file ".*film.mp4"'):
-            VideoSource(path=path, fps=5)
 
     def test_repr_names_the_origin(self, tmp_path):
         assert repr(VideoSource(path=tmp_path, start=1, end=2.5)) == f"VideoSource(path='{tmp_path}', start=1, end=2.5)"

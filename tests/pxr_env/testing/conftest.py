@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pxr_env import Sample, VisualReasoningEnv
-from pxr_env.dialects import registry as dialect_registry
+from pxr_env.dialects import base as dialect_registry
 from pxr_env.media import ImageSource
 from pxr_env.operations import registry as operation_registry
 from pxr_env.scoring import registry as scorer_registry

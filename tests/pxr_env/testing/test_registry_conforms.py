@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pxr_env.coordinates import FRAMES, get_frame
-from pxr_env.dialects.registry import dialect_names, get_dialect
+from pxr_env.dialects import dialect_names, get_dialect
 from pxr_env.operations import operation_names
 from pxr_env.tasks import TASKS
 from pxr_env.testing import check_task
