@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from eval.intervals import difference_interval, share_interval, wilson_interval
-from eval.significance import paired_test
+from eval.intervals import difference_interval, paired_test, share_interval, wilson_interval
 
 
 def shares(generator: np.random.Generator, n: int, share: float, correlation: float) -> np.ndarray:

@@ -31,6 +31,7 @@ from eval.metrics import evaluation_metrics
 from eval.records import RunFiles, record_from_json, record_to_json
 from eval.report import PICTURED, write_report
 from eval.runner import evaluate
+from eval.suites import Choice
 from eval.view.server import ViewServer
 
 ENV_ID = "pxr_env:pxr/SyntheticSearch-v0"
@@ -55,7 +56,7 @@ def make_run(out: Path, n_episodes: int, n_scenes: int) -> None:
     for agent in ("oracle", "random"):
         path = out.parent / agent
         console = Console(file=io.StringIO())
-        evaluate(ENV_ID, out=path, agent=agent, env_args=ENV_ARGS, limit=n_scenes, console=console)
+        evaluate(ENV_ID, out=path, agent=agent, env_args=ENV_ARGS, choice=Choice(limit=n_scenes), console=console)
         parts.append([record_to_json(record) for record in RunFiles(path).records()])
     shutil.copytree(out.parent / "random", out)
     lines = []

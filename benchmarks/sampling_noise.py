@@ -23,6 +23,7 @@ from rich.console import Console
 from eval.agents import AgentChoice
 from eval.records import RunFiles, RunRecord
 from eval.runner import evaluate
+from eval.suites import Choice
 from pxr_agents.types import Sampling
 
 ENV_ID = "pxr_env:pxr/SyntheticSearch-v0"
@@ -46,7 +47,7 @@ def play(out: Path, choice: AgentChoice, n_envs: int) -> None:
         out=out,
         agent=choice,
         env_args=ENV_ARGS,
-        limit=N_QUESTIONS,
+        choice=Choice(limit=N_QUESTIONS),
         repeats=N_REPEATS,
         n_envs=n_envs,
         console=Console(file=io.StringIO()),

@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
+from typing import NamedTuple
 
-#: Command, what it does, and the module with its `add_arguments(parser)` and `run(arguments)`.
-COMMANDS = (
-    ("run", "run an agent over a benchmark, or over the samples of an environment", "eval.run_command"),
-    ("rerun", "run again exactly what a manifest says", "eval.rerun"),
-    ("suites", "list the benchmarks, what they need, and how large they are", "eval.suites"),
-    ("report", "write one self-contained HTML file about a run", "eval.report"),
-    (
-        "compare",
-        "put runs side by side, with what makes them unlike and whether they differ significantly",
-        "eval.comparison",
-    ),
-    ("audit", "take a score apart: what operations gave and what they cost", "eval.audit.audit"),
-    (
-        "replay",
-        "play every episode of a run again from its turns, and check all that is on record",
-        "eval.replay_check",
-    ),
-    ("view", "look at many runs in a browser", "eval.view"),
-    ("demo", "talk to a model about images of your own", "eval.demo"),
-)
 
+class Command(NamedTuple):
+    """What it does, and the functions of a module that declare its arguments and run it."""
+
+    text: str
+    module: str
+    add_arguments: str = "add_arguments"
+    run: str = "run"
+
+
+COMMANDS = {
+    "run": Command("run an agent over a benchmark, or over the samples of an environment", "eval.run_command"),
+    "rerun": Command("run again exactly what a manifest says", "eval.run_command", "add_rerun_arguments", "rerun"),
+    "suites": Command("list the benchmarks, what they need, and how large they are", "eval.suites"),
+    "report": Command("write one self-contained HTML file about a run", "eval.report"),
+    "compare": Command(
+        "put runs side by side, with what makes them unlike and whether they differ significantly", "eval.comparison"
+    ),
+    "audit": Command("take a score apart: what operations gave and what they cost", "eval.audit.audit"),
+    "replay": Command(
+        "play every episode of a run again from its turns, and check all that is on record", "eval.replay_check"
+    ),
+    "view": Command("look at many runs in a browser", "eval.view"),
+    "demo": Command("talk to a model about images of your own", "eval.demo"),
+}
 #: Those that go on, when they are given again, where they were interrupted.
 _CONTINUED = ("run", "audit")
 
@@ -56,16 +60,14 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     # What a command needs is imported when it is given: `compare` needs neither torch nor a data library.
     wanted = next((argument for argument in given if not argument.startswith("-")), None)
-    for name, text, module in COMMANDS:
-        if importlib.util.find_spec(module) is None:
-            continue
-        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    for name, command in COMMANDS.items():
+        of_command = commands.add_parser(
+            name, help=command.text, description=f"{command.text[0].upper()}{command.text[1:]}."
+        )
         if name == wanted:
-            implementation = importlib.import_module(module)
-            if not hasattr(implementation, "add_arguments"):
-                parser.error(f"{name} cannot be run from the command line in this version")
-            implementation.add_arguments(command)
-            command.set_defaults(run_command=implementation.run)
+            module = importlib.import_module(command.module)
+            getattr(module, command.add_arguments)(of_command)
+            of_command.set_defaults(run_command=getattr(module, command.run))
     return parser
 
 

@@ -29,24 +29,22 @@ class AgentChoice:
     """Who plays.
 
     Args:
-        name: "oracle" (looks into the sample), "random", "transformers" or "vllm" (a checkpoint in this process),
-            "openai" (a model behind an OpenAI-compatible server), or "module:factory" for an agent of one's own.
-        model: checkpoint directory or hub name, or the name the server knows the model by.
-        server: where "openai" finds it.
-        sampling: how a model's tokens are drawn.
-        seed: seed of sampling noise and random turns.
-        concurrency: most requests to a server at once.
+        name: one of `AGENT_NAMES`, or "module:factory" for an agent of one's own.
+        model: checkpoint directory or hub name, or the name that the `server` of "openai" knows the model by.
+        sampling: how a model's tokens are drawn, greedily by default.
         engine: start arguments of "vllm" (`StartArguments`) and "transformers" (dtype, device,
             attn_implementation, max_model_len).
         body: further fields of every request, for "openai".
+
+    Raises:
+        ValueError: the name is unknown, something is missing, or came for an agent that does not take it.
+        FileNotFoundError: there is no such checkpoint.
     """
 
     name: str
     model: str | None = None
     server: Server | None = None
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.0))
-    seed: int = 0
-    concurrency: int = 8
     engine: Mapping[str, Any] = field(default_factory=dict)
     body: Mapping[str, Any] = field(default_factory=dict)
 
@@ -61,8 +59,17 @@ class AgentChoice:
                 f"got --model {self.model} with --agent {self.name}, which takes no model. Use --agent transformers, "
                 "vllm or openai."
             )
-        if self.has_model:
-            self._check_model()
+        if self.name == "openai" and (self.model is None or self.server is None):
+            raise ValueError("got --agent openai without --model NAME and --base-url URL, expected both")
+        if self.has_model and self.name != "openai":
+            if self.server is not None:
+                raise ValueError(f"got a base URL with --agent {self.name}, expected one with --agent openai only")
+            if self.model is None:
+                raise ValueError(
+                    f"got --agent {self.name} without a model, expected --model DIRECTORY, a checkpoint, or its hub "
+                    "name."
+                )
+            find_checkpoint(self.model)
         if self.engine and self.name not in ("transformers", "vllm"):
             raise ValueError(f"got engine arguments with --agent {self.name}; only transformers and vllm take some")
         if self.body and self.name != "openai":
@@ -79,41 +86,22 @@ class AgentChoice:
     def checkpoint(self) -> Path | None:
         """The directory of the model's checkpoint, with its weights; None for a model behind a server, and without one.
 
-        What a hub name stands for is looked up once in the life of a process.
-
         Raises:
             FileNotFoundError: as `find_checkpoint`.
         """
         return _checkpoint(self.model) if self.model is not None and self.name != "openai" else None
 
-    @property
-    def request(self) -> dict[str, Any]:
-        """What of a request is not in `sampling`, for the manifest."""
-        return {
-            **({"stop": list(self.sampling.stop)} if self.sampling.stop else {}),
-            **({"body": dict(self.body)} if self.body else {}),
-        }
 
-    def _check_model(self) -> None:
-        if self.name == "openai":
-            if self.model is None or self.server is None:
-                raise ValueError("got --agent openai without --model NAME and --base-url URL, expected both")
-            return
-        if self.server is not None:
-            raise ValueError(f"got a base URL with --agent {self.name}, expected one with --agent openai only")
-        if self.model is None:
-            raise ValueError(
-                f"got --agent {self.name} without a model, expected --model DIRECTORY, a checkpoint, or its hub name."
-            )
-        find_checkpoint(self.model)
-
-
+# What a hub name stands for is looked up once in the life of a process.
 _checkpoint = functools.cache(functools.partial(find_checkpoint, weights=True))
 
 
 @contextmanager
-def open_agent(choice: AgentChoice) -> Iterator[Agent]:
+def open_agent(choice: AgentChoice, *, concurrency: int = 8) -> Iterator[Agent]:
     """The agent, until the end of the `with` block. Only the libraries it needs are imported.
+
+    Args:
+        concurrency: most requests to a server at once.
 
     Raises:
         ImportError: its libraries, or the module of an own agent, are missing.
@@ -124,13 +112,14 @@ def open_agent(choice: AgentChoice) -> Iterator[Agent]:
 
         assert choice.server is not None
         client = ChatClient(choice.server)
-        with closing(OpenAIAgent(client, choice.sampling, concurrency=choice.concurrency, extra=choice.body)) as remote:
+        with closing(OpenAIAgent(client, choice.sampling, concurrency=concurrency, extra=choice.body)) as remote:
             yield remote
     elif choice.name == "vllm":
         from pxr_agents.agents import VLMAgent
         from pxr_agents.engines.vllm import VLLMEngine
 
-        with VLLMEngine.from_pretrained(_folder(choice), **choice.engine) as engine:
+        assert choice.checkpoint is not None
+        with VLLMEngine.from_pretrained(choice.checkpoint, **choice.engine) as engine:
             yield VLMAgent(engine.chat, cast(Engine, engine), choice.sampling)
     elif choice.name == "transformers":
         yield _transformers_agent(choice)
@@ -141,11 +130,6 @@ def open_agent(choice: AgentChoice) -> Iterator[Agent]:
         yield EachEpisode(lambda env: Random(env, seed=env.unwrapped.np_random_seed))
     else:
         yield _custom_agent(choice.name)
-
-
-def _folder(choice: AgentChoice) -> Path:
-    assert choice.checkpoint is not None
-    return choice.checkpoint
 
 
 def _transformers_agent(choice: AgentChoice) -> Agent:
@@ -163,7 +147,8 @@ def _transformers_agent(choice: AgentChoice) -> Agent:
     if "dtype" in arguments:
         arguments["dtype"] = getattr(torch, str(arguments["dtype"]))
     max_model_len = int(arguments.pop("max_model_len", 0))
-    vlm = VLM.from_pretrained(_folder(choice), **arguments)
+    assert choice.checkpoint is not None
+    vlm = VLM.from_pretrained(choice.checkpoint, **arguments)
     return VLMAgent(vlm.chat, TransformersEngine(vlm, max_model_len=max_model_len), choice.sampling)
 
 
@@ -191,6 +176,5 @@ def _custom_agent(name: str) -> Agent:
 
 def _wants_environment(factory: Callable[..., Any]) -> bool:
     """Whether a factory has a parameter without default: it is called once per episode, with the environment."""
-    parameters = inspect.signature(factory).parameters.values()
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return any(parameter.kind in kinds and parameter.default is parameter.empty for parameter in parameters)
+    return any(one.kind in kinds and one.default is one.empty for one in inspect.signature(factory).parameters.values())

@@ -16,11 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from eval.differences import MODEL_FIELDS, Difference, describe, find_differences
+from eval.intervals import PairedTest, holm, paired_test
 from eval.manifest import score_name
 from eval.metrics import by_sample, evaluation_metrics
 from eval.options import open_console, say
 from eval.records import RunFiles, RunRecord
-from eval.significance import PairedTest, holm, paired_test
 from eval.tables import Cell, cell
 from pxr_env.errors import quote
 
@@ -93,7 +93,7 @@ def compare_runs(
 
     Args:
         compared: fields of the manifest that are meant to differ.
-        seed: of random changes of sign, see `eval.significance.sign_flip_p`.
+        seed: of random changes of sign, see `eval.intervals.sign_flip_p`.
 
     Raises:
         ValueError: fewer than two runs, or no common sample.

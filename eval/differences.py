@@ -72,14 +72,16 @@ FIELDS: Mapping[str, tuple[Weight, str]] = {
     "commit": ("maybe", "other code"),
 }
 
-#: What to do about a field that keeps a run from going on.
-_HINTS = {"samples_sha256": " (other samples; what --limit N of an earlier version began goes on with --first N)"}
-
 #: What differs between two models: in a comparison of models these are what is compared.
 MODEL_FIELDS = (
     "model", "model_revision", "model_sha256", "weights_sha256", "server", "chat_template_sha256", "agent", "engine",
 )  # fmt: skip
 
+#: Without these an interrupted run is another one, though its scores might be compared.
+_OF_ONE_RUN = (
+    *("n_samples", "samples_sha256", "data.file_sha256", "agent", "seed", "repeats", "model_sha256", "env.kwargs"),
+    "intervention",
+)
 
 #: Limits of an engine, or of a server that names its own -> what holds where none is given. With a higher one all that
 #: fitted stays as it is.
@@ -116,13 +118,10 @@ def find_differences(manifests: Sequence[Mapping[str, Any]], compared: Collectio
     differences = []
     for field in sorted({field for one in flat for field in one}):
         values = tuple(one.get(field) for one in flat)
-        if all(value == values[0] for value in values[1:]):
-            continue
-        weight, why = _weigh(field)
-        is_compared = any(field == name or field.startswith(f"{name}.") for name in compared)
-        differences.append(
-            Difference(field=field, values=values, matters="compared" if is_compared else weight, why=why)
-        )
+        if any(value != values[0] for value in values[1:]):
+            weight, why = _weigh(field)
+            matters = "compared" if _is_among(field, compared) else weight
+            differences.append(Difference(field=field, values=values, matters=matters, why=why))
     order = ("yes", "maybe", "compared", "no")
     return sorted(differences, key=lambda difference: order.index(difference.matters))
 
@@ -135,19 +134,16 @@ def describe(difference: Difference) -> str:
 def changes_that_matter(started: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """In words, why an interrupted run cannot be continued with other settings; empty if it can.
 
-    Here the number of samples and repeats, the data and the agent matter as well. Versions and the commit may
-    change: the manifest keeps what the run began with. Limits of the engine may be raised; what only decides how much
-    fits, and what a server says of itself, may change (see `limits`): the manifest follows.
+    The number of samples and repeats, the data and the agent matter as well. Versions and the commit may change: the
+    manifest keeps what the run began with. Limits of the engine may be raised (see `limits`), and what only decides how
+    much fits, or what a server says of itself, may change: the manifest follows.
     """
-    strict = ("n_samples", "samples_sha256", "data.file_sha256", "agent", "seed", "repeats", "model_sha256")
     return [
-        f"{difference.field} was {_short(difference.values[0])} and is {_short(difference.values[1])}"
-        + _HINTS.get(difference.field, "")
-        for difference in find_differences([started, now])
-        if difference.matters == "yes"
-        or any(difference.field == name or difference.field.startswith(f"{name}.") for name in strict)
-        or difference.field.startswith("env.kwargs.")
-        or (difference.field.startswith("engine.") and difference.matters != "no" and not _is_raised(difference))
+        f"{one.field} was {_short(one.values[0])} and is {_short(one.values[1])}"
+        for one in find_differences([started, now])
+        if one.matters == "yes"
+        or _is_among(one.field, _OF_ONE_RUN)
+        or (one.field.startswith("engine.") and one.matters != "no" and not _is_raised(one))
     ]
 
 
@@ -164,6 +160,10 @@ def _is_raised(difference: Difference) -> bool:
     return bool(was <= now)
 
 
+def _is_among(field: str, names: Collection[str]) -> bool:
+    return any(field == name or field.startswith(f"{name}.") for name in names)
+
+
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """Objects become paths; lists and other values stay."""
     if not isinstance(value, Mapping):
@@ -176,11 +176,10 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _weigh(field: str) -> tuple[Weight, str]:
-    parts = field.split(".")
-    for length in range(len(parts), 0, -1):
-        found = FIELDS.get(".".join(parts[:length]))
-        if found is not None:
-            return found
+    while field:
+        if field in FIELDS:
+            return FIELDS[field]
+        field = field.rpartition(".")[0]
     return "maybe", "unknown to this version"
 
 

@@ -1,27 +1,35 @@
-"""What made a score: everything that has to be equal for two scores to be comparable."""
+"""What made a score: the manifest, with everything that has to be equal for two scores to be comparable.
+
+Data are identified quickly enough for terabytes: every sample has a digest, SHA-256 over its id, question, options,
+accepted answers and evidence, and over what its media files hold: their sizes and three blocks of each, at the
+beginning, in the middle and at the end (files of up to 192 KiB whole), or all bytes of an image inside a data file.
+Names and places of files do not count. Pictures that are drawn have no files: there the sample's facts, the
+environment's arguments and the version of the code stand for them. The digest of a data set is SHA-256 over those of
+the samples that were run, in their order.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 
 from eval.agents import AgentChoice
-from eval.choice import Choice
-from eval.data_hash import data_file_digest
-from eval.judge import JudgeChoice
-from eval.recipe import Recipe
-from eval.suites import Suite
-from pxr_agents.chat_client import Server
+from eval.differences import Difference, find_differences
+from eval.suites import Choice, Recipe, Suite
 from pxr_agents.checkpoint import hub_revision
+from pxr_env.datasets import Dataset
+from pxr_env.datasets.media import RowImage
 from pxr_env.scoring import get_scorer
 from pxr_env.tasks import TASKS
 
@@ -35,6 +43,10 @@ _MODEL_VERSIONS: Mapping[str, tuple[str, ...]] = {
 _YES_OR_NO = frozenset({"exact", "number", "multiple_choice", "math", "auto"})
 _WEIGHT_SUFFIXES = frozenset({".safetensors", ".bin"})
 _MODEL_SUFFIXES = _WEIGHT_SUFFIXES | {".json", ".jinja", ".txt", ".model"}
+#: Bytes at the beginning, in the middle and at the end of a file that are read.
+BLOCK = 64 * 1024
+#: Larger data files (tables with images inside) are read in blocks, too.
+WHOLE_FILE = 64 * 1024 * 1024
 
 
 def build_manifest(
@@ -45,27 +57,23 @@ def build_manifest(
     choice: Choice,
     agent: AgentChoice,
     served: Mapping[str, Any] | None,
-    judge: JudgeChoice | None,
+    judge: Mapping[str, Any] | None,
     repeats: int,
     seed: int,
     concurrency: int,
-    recipe: Recipe | None = None,
+    recipe: Recipe | None,
 ) -> dict[str, Any]:
     """The manifest of a run, as plain JSON values. Nothing in it comes from an environment variable.
 
     Args:
         env: one of the environments of the run; its spec rebuilds it anywhere.
-        sample_ids, choice: the samples in the order they are run, recorded as their number and a hash, and how they
-            were chosen; ids that no number stands for are recorded with it.
-        agent: who plays; `served` is what the server says of its model, None without a server.
-        judge: who judges besides the scorer.
-        repeats, concurrency: episodes per sample, and at once.
-        seed: of sampling noise and scripted randomness.
-        recipe: where arguments came from, if from one.
+        sample_ids, choice: the samples in the order they are run, and how they were chosen.
+        served: what the server says of the agent's model, None without a server.
+        judge: what `JudgeChoice.as_manifest` says.
     """
     if env.spec is None:
         raise ValueError("the environment has no spec, so it could not be rebuilt. Make it with gymnasium.make().")
-    local = agent.checkpoint
+    local, server = agent.checkpoint, agent.server
     files = {} if local is None else hash_model(local)
     return {
         "suite": {"name": suite.name, "protocol": suite.protocol, "source": suite.source},
@@ -81,11 +89,14 @@ def build_manifest(
         "model_revision": None if local is None else hub_revision(local),
         "model_sha256": files,
         "weights_sha256": _weights_digest(files),
-        "server": None if agent.server is None else _server(agent.server, served),
+        # No secret: the base URL of a `Server` has no name, password or query.
+        "server": None
+        if server is None
+        else {"host": server.host, "base_url": server.base_url, "model": server.model, "says": served},
         "chat_template_sha256": None if local is None else chat_template_digest(local),
-        "sampling": _sampling(agent),
+        "sampling": _sampling(agent) if agent.has_model else None,
         "repeats": repeats,
-        "judge": None if judge is None else judge.as_manifest(),
+        "judge": judge,
         "seed": seed,
         "recipe": None if recipe is None else recipe.as_manifest(),
         "versions": library_versions(agent.name),
@@ -93,35 +104,43 @@ def build_manifest(
     }
 
 
-def _server(server: Server, served: Mapping[str, str] | None) -> dict[str, Any]:
-    """No secret: the base URL of a `Server` has no name, password or query."""
-    return {"host": server.host, "base_url": server.base_url, "model": server.model, "says": served}
-
-
-def _sampling(agent: AgentChoice) -> dict[str, Any] | None:
-    if not agent.has_model:
-        return None
-    return {"temperature": agent.sampling.temperature, "max_tokens": agent.sampling.max_tokens, **agent.request}
+def _sampling(agent: AgentChoice) -> dict[str, Any]:
+    sampling = agent.sampling
+    said: dict[str, Any] = {"temperature": sampling.temperature, "max_tokens": sampling.max_tokens}
+    said |= {"stop": list(sampling.stop)} if sampling.stop else {}
+    return said | ({"body": dict(agent.body)} if agent.body else {})
 
 
 def facts_of_environment(env: gymnasium.Env) -> dict[str, Any]:
     """The fields that the environment says: its data file, what the model is told and shown, and who scores."""
     base: Any = env.unwrapped
+    scorer = _argument(env, "scorer")
     return {
-        "data": {"file_sha256": data_file_digest(base.data)},
-        "prompt": _prompt(env),
+        "data": {"file_sha256": _data_file_digest(base.data)},
+        "prompt": {
+            "dialect": _argument(env, "dialect"),
+            "coordinates": base.frame.name,
+            "operations": list(base.operations),
+            "limits": asdict(base.limits),
+            "system_prompt_sha256": _sha256(base.system_prompt),
+            "system_prompt": base.system_prompt,
+            "question_suffix": base.question_suffix,
+            "images_in_text": base.images_in_text,
+        },
         "pixels": {
             "image": dict(base.rules.image_budget),
             "frame": dict(base.rules.frame_budget),
             "video_frames": base.video_frames,
         },
-        "scorer": _scorer(env),
+        "scorer": None if scorer is None else {"name": scorer, "source": get_scorer(scorer).source},
     }
 
 
-def sample_ids_digest(sample_ids: Sequence[str]) -> str:
-    """SHA-256 of the ids of samples, in the order they are run."""
-    return _sha256("\n".join(sample_ids))
+def changed_facts(manifest: Mapping[str, Any], env: gymnasium.Env) -> list[Difference]:
+    """What the environment of a run, rebuilt, says otherwise than its manifest."""
+    now = json.loads(json.dumps(facts_of_environment(env)))
+    found = find_differences([{name: manifest.get(name) for name in now}, now])
+    return [one for one in found if one.field != "data.samples_sha256"]
 
 
 def score_name(manifest: Mapping[str, Any]) -> str:
@@ -145,15 +164,12 @@ def hash_model(directory: Path) -> dict[str, str]:
 def chat_template_digest(directory: Path) -> str | None:
     """SHA-256 of a checkpoint's chat template, wherever it keeps it; None if it has none."""
     if (directory / "chat_template.jinja").is_file():
-        template: object = (directory / "chat_template.jinja").read_text(encoding="utf-8")
-    else:
-        names = [name for name in ("chat_template.json", "tokenizer_config.json") if (directory / name).is_file()]
-        contents = [json.loads((directory / name).read_text(encoding="utf-8")) for name in names]
-        template = next((content["chat_template"] for content in contents if content.get("chat_template")), None)
-    if template is None:
-        return None
-    text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
-    return _sha256(text)
+        return _sha256((directory / "chat_template.jinja").read_text(encoding="utf-8"))
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        content = json.loads((directory / name).read_text(encoding="utf-8")) if (directory / name).is_file() else {}
+        if template := content.get("chat_template"):
+            return _sha256(template if isinstance(template, str) else json.dumps(template, sort_keys=True))
+    return None
 
 
 def library_versions(agent: str) -> dict[str, str]:
@@ -169,50 +185,59 @@ def library_versions(agent: str) -> dict[str, str]:
 
 def commit() -> dict[str, Any] | None:
     """The commit this code is of, and whether tracked files differ from it; None where it is no checkout of git."""
-    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
     try:
-        head = _git(folder, "rev-parse", "HEAD")
+        head = git("rev-parse", "HEAD")
         # An installed copy may lie inside somebody else's repository.
-        _git(folder, "ls-files", "--error-unmatch", "__init__.py")
-        dirty = bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return {"id": head, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.SubprocessError):
         return None
-    return {"id": head, "dirty": dirty}
 
 
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=30
-    )
-    return done.stdout.strip()
+def sample_ids_digest(sample_ids: Sequence[str]) -> str:
+    """SHA-256 of the ids of samples, in the order they are run."""
+    return _sha256("\n".join(sample_ids))
+
+
+def data_digest(sample_digests: Iterable[str | None]) -> str:
+    """Digest of a data set from those of its samples, in order; None for one that cannot be shown."""
+    return _sha256("\n".join(digest or "none" for digest in sample_digests))
+
+
+def sample_digest(env: Any) -> str:
+    """Digest of the running sample of a `VisualReasoningEnv`.
+
+    Raises:
+        OSError: a media file cannot be read.
+    """
+    sample = env.sample
+    facts = {
+        "id": sample.sample_id,
+        "question": sample.question,
+        "options": sample.options,
+        "answers": sample.answers,
+        "evidence_box": sample.evidence_box,
+        "evidence_time": sample.evidence_time,
+        "media": list(_media_digests(env.data, sample)),
+    }
+    return _sha256(json.dumps(facts, sort_keys=True))
+
+
+def image_digest(image: np.ndarray) -> str:
+    """Digest of an image as it was shown (HxWx3 uint8): of its shape and every byte of it."""
+    digest = hashlib.sha256(json.dumps(image.shape).encode("ascii"))
+    digest.update(np.ascontiguousarray(image, dtype=np.uint8).data)
+    return digest.hexdigest()
 
 
 def _weights_digest(files: Mapping[str, str]) -> str | None:
     weights = [f"{name} {digest}" for name, digest in files.items() if Path(name).suffix in _WEIGHT_SUFFIXES]
     return _sha256("\n".join(weights)) if weights else None
-
-
-def _prompt(env: gymnasium.Env) -> dict[str, Any]:
-    """The dialect and what the model is told: what `reset` returns as `system_prompt`."""
-    base: Any = env.unwrapped
-    limits = base.limits
-    text = base.system_prompt
-    return {
-        "dialect": _argument(env, "dialect"),
-        "coordinates": base.frame.name,
-        "operations": list(base.operations),
-        "limits": asdict(limits),
-        "system_prompt_sha256": _sha256(text),
-        "system_prompt": text,
-        "question_suffix": base.question_suffix,
-        "images_in_text": base.images_in_text,
-    }
-
-
-def _scorer(env: gymnasium.Env) -> dict[str, str] | None:
-    """The rule that answers are scored by; None for environments that do not say."""
-    name = _argument(env, "scorer")
-    return None if name is None else {"name": name, "source": get_scorer(name).source}
 
 
 def _argument(env: gymnasium.Env, name: str) -> Any:
@@ -226,3 +251,63 @@ def _argument(env: gymnasium.Env, name: str) -> Any:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _data_file_digest(data: object) -> str | None:
+    """Of the file that lists the questions; None where there is none, or more than one."""
+    path = data.path if isinstance(data, Dataset) else None
+    if path is None or not path.is_file():
+        return None
+    if path.stat().st_size > WHOLE_FILE:
+        return _file_digest(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _media_digests(data: object, sample: Any) -> Iterator[str]:
+    if isinstance(data, Dataset):
+        for medium in data.record(sample.sample_id).media:
+            yield from _record_digests(medium)
+        return
+    for source in sample.sources:
+        path = getattr(source, "path", None)
+        if path is None:
+            yield f"drawn {source.size[0]}x{source.size[1]}"
+        else:
+            yield from _path_digests(Path(path))
+
+
+def _record_digests(medium: Any) -> Iterator[str]:
+    """Of a file, a folder or list of frames with its clip and rate, or an image inside a data file."""
+    yield json.dumps([getattr(medium, name, None) for name in ("start", "end", "fps")])
+    if isinstance(medium, RowImage):
+        yield medium.digest.hex()
+        return
+    for path in getattr(medium, "paths", None) or [path for path in [getattr(medium, "path", None)] if path]:
+        yield from _path_digests(Path(path))
+
+
+def _path_digests(path: Path) -> Iterator[str]:
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if file.is_file():
+            yield _file_digest(file)
+
+
+def _file_digest(path: Path) -> str:
+    """Of a file by its size and three blocks."""
+    status = path.stat()
+    return _blocks_digest(str(path), status.st_size, status.st_mtime_ns)
+
+
+# Images are asked about several times.
+@functools.lru_cache(maxsize=65536)
+def _blocks_digest(path: str, size: int, changed: int) -> str:
+    digest = hashlib.sha256(str(size).encode("ascii"))
+    with open(path, "rb") as file:
+        if size <= 3 * BLOCK:
+            digest.update(file.read())
+        else:
+            for start in (0, (size - BLOCK) // 2, size - BLOCK):
+                file.seek(start)
+                digest.update(file.read(BLOCK))
+    return digest.hexdigest()

@@ -24,12 +24,11 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_engine(group: Any) -> None:
-    """How many episodes at once, and how an engine is started."""
+def add_engine(group: Any, concurrency: str) -> None:
+    """How many episodes at once (and what that is by default), and how an engine is started."""
     group.add_argument(
-        "--concurrency", "--envs", dest="concurrency", type=int,
-        help="episodes at once (default: 8 for openai, 64 for others)",
-    )  # fmt: skip
+        "--concurrency", "--envs", dest="concurrency", type=int, help=f"episodes at once (default: {concurrency})"
+    )
     group.add_argument(
         "--engine", action="append", default=[], type=key_value, metavar="KEY=VALUE",
         help="start argument of vllm or transformers, such as dtype=bfloat16; may be repeated",
@@ -63,9 +62,7 @@ def server_of(
 
 def key_value(text: str) -> tuple[str, Any]:
     """`KEY=VALUE` with the value as JSON, or else as text: `max_turns=4` is ("max_turns", 4)."""
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected KEY=VALUE, such as max_turns=4")
+    key, value = _split(text, "KEY=VALUE, such as max_turns=4")
     try:
         return key, json.loads(value)
     except json.JSONDecodeError:
@@ -74,13 +71,18 @@ def key_value(text: str) -> tuple[str, Any]:
 
 def key_file(text: str) -> tuple[str, str]:
     """`KEY=FILE` with the text of the file, without its last line break."""
-    key, separator, path = text.partition("=")
-    if not separator or not key:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected KEY=FILE, such as system_prompt=prompt.txt")
+    key, path = _split(text, "KEY=FILE, such as system_prompt=prompt.txt")
     try:
         return key, Path(path).read_text(encoding="utf-8").removesuffix("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise argparse.ArgumentTypeError(f"{path!r} cannot be read as text: {error}") from error
+
+
+def _split(text: str, expected: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected {expected}")
+    return key, value
 
 
 def open_console(width: int = 240) -> Console:

@@ -1,8 +1,7 @@
 """The files of an evaluation run: `manifest.json`, `episodes.jsonl`, `metrics.json`.
 
 The manifest is written before the first episode, a line of `episodes.jsonl` as each episode ends, the metrics last: a
-directory with metrics is a finished run, one without is an interrupted run that can be continued. Episodes that were
-under way when a run was interrupted are repeated from their beginning; finished ones never are.
+directory with metrics is a finished run, one without an interrupted run, whose finished episodes are never repeated.
 """
 
 from __future__ import annotations
@@ -10,23 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from eval.differences import limits
+from eval.differences import changes_that_matter, limits
 from pxr_agents.types import CONTEXT, Episode, Step
 
 #: How the `error` of an episode begins where the judge, and not the model, failed.
 JUDGE_FAILED = "judge: "
 
-_EPISODE_FIELDS = frozenset(field.name for field in fields(Episode)) - {"tokens"}
-# Records of earlier versions lack them.
-_LATER_FIELDS = frozenset({"probe", "token_spans"})
-#: What a run may be continued with (see `eval.differences.changes_that_matter`), so that the manifest has to follow.
+#: What a run may be continued with (see `changes_that_matter`), so that the manifest has to follow.
 _MAY_CHANGE = ("engine", "concurrency", "server")
-_STEP_FIELDS = tuple(field.name for field in fields(Step))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -34,7 +29,7 @@ class RunRecord:
     """An episode and what it took: one line of `episodes.jsonl`, in which all but the episode stands under "run".
 
     Args:
-        episode: the episode itself, without tokens.
+        episode: without tokens.
         repeat: which repeat of its sample it is, from 0.
         score: of the answer, from 0 to 1; None if the episode has none.
         seconds: from its beginning to its end. With lock-step engines that is the time of the whole batch.
@@ -45,11 +40,11 @@ class RunRecord:
         duplicates: calls that had been executed before.
         clipped: executed calls of which a box or a point was cut off at the edge of its image.
         served: model and system fingerprint as a server named them, "" without a server.
-        sample_sha256: digest of the sample, see `eval.data_hash`; None if its data cannot be shown.
-        cluster: what the sample belongs to (`Sample.cluster`); None in runs of versions that did not record it.
-        judgment: what an LLM judge said, see `eval.judge`; None without one.
-        image_sha256: for every observation, the first one included, the digests of its images (`eval.data_hash`), for
-            `python -m eval replay` to check their pixels; None in runs of versions that did not record them.
+        sample_sha256: see `eval.manifest.sample_digest`; None if its data cannot be shown.
+        cluster: what the sample belongs to (`Sample.cluster`), None if it stands alone.
+        judgment: what an LLM judge said, None without one.
+        image_sha256: for every observation, the first one included, the digests of its images; None in the episodes
+            of a training.
     """
 
     episode: Episode
@@ -80,52 +75,44 @@ class RunRecord:
         return self.episode.sample_id if self.cluster is None else self.cluster
 
 
+_EPISODE_FIELDS = tuple(sorted({field.name for field in fields(Episode)} - {"tokens", "steps"}))
+_STEP_FIELDS = tuple(field.name for field in fields(Step))
 _RUN_FIELDS = tuple(field.name for field in fields(RunRecord) if field.name != "episode")
 
 
 def record_to_json(record: RunRecord) -> dict[str, Any]:
-    """A record as plain JSON values."""
-    return episode_to_json(record.episode) | {"run": {name: getattr(record, name) for name in _RUN_FIELDS}}
+    """A record as plain JSON values, without the tokens of its episode."""
+    line = {name: getattr(record.episode, name) for name in _EPISODE_FIELDS}
+    line["steps"] = [{name: getattr(step, name) for name in _STEP_FIELDS} for step in record.episode.steps]
+    return line | {"run": {name: getattr(record, name) for name in _RUN_FIELDS}}
 
 
 def record_from_json(line: dict[str, Any]) -> RunRecord:
-    """The inverse of `record_to_json`.
+    """The inverse of `record_to_json`; the episodes of a training have no "run".
 
     Raises:
-        ValueError: as `episode_from_json`.
+        ValueError: the line has other keys than this version writes.
     """
-    rest = dict(line)
-    run = rest.pop("run", {})
-    return RunRecord(episode=episode_from_json(rest), **run)
+    values = dict(line)
+    run = values.pop("run", None)
+    _check_keys(values, (*_EPISODE_FIELDS, "steps"))
+    if run is not None:
+        _check_keys(run, _RUN_FIELDS)
+    values["steps"] = [Step(**step) for step in values["steps"]]
+    for name in ("views", "evidence_box", "evidence_time"):
+        values[name] = _with_tuples(values[name])
+    if values["token_spans"] is not None:
+        values["token_spans"] = tuple((str(kind), int(count)) for kind, count in values["token_spans"])
+    return RunRecord(episode=Episode(**values), **(run or {}))
 
 
-def episode_to_json(episode: Episode) -> dict[str, Any]:
-    """Every field of `episode` except its tokens, as plain JSON values."""
-    record = {name: getattr(episode, name) for name in sorted(_EPISODE_FIELDS - {"steps"})}
-    record["steps"] = [{name: getattr(step, name) for name in _STEP_FIELDS} for step in episode.steps]
-    return record
-
-
-def episode_from_json(record: dict[str, Any]) -> Episode:
-    """The inverse of `episode_to_json` (boxes and sizes become tuples again, tokens are None).
-
-    Raises:
-        ValueError: the record has a key that no episode has, or lacks one.
-    """
-    missing = sorted(_EPISODE_FIELDS - _LATER_FIELDS - record.keys())
-    unknown = sorted(record.keys() - _EPISODE_FIELDS)
+def _check_keys(values: dict[str, Any], expected: Sequence[str]) -> None:
+    missing, unknown = sorted(set(expected) - values.keys()), sorted(values.keys() - set(expected))
     if missing or unknown:
         raise ValueError(
-            f"got an episode record with the keys {sorted(record)} (missing: {missing}, unknown: {unknown}). Expected "
-            "what `python -m eval run` writes; evaluate again with this version."
+            f"got an episode of another version (missing: {missing}, unknown: {unknown}); expected what this version "
+            "of `python -m eval run` writes. Evaluate again."
         )
-    values = dict(record)
-    values["steps"] = [Step(**step) for step in record["steps"]]
-    for name in ("views", "evidence_box", "evidence_time"):
-        values[name] = _with_tuples(record.get(name))
-    if record.get("token_spans") is not None:
-        values["token_spans"] = tuple((str(kind), int(count)) for kind, count in record["token_spans"])
-    return Episode(**values)
 
 
 def _with_tuples(value: Any) -> Any:
@@ -140,10 +127,7 @@ def _with_tuples(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """One evaluation run on disk.
-
-    The directory is created by `start`.
-    """
+    """One evaluation run on disk. The directory is created by `start`."""
 
     path: Path
 
@@ -159,48 +143,10 @@ class RunFiles:
     def metrics_file(self) -> Path:
         return self.path / "metrics.json"
 
-    def start(
-        self,
-        manifest: dict[str, Any],
-        differences: Callable[[dict[str, Any], dict[str, Any]], list[str]] | None = None,
-        *,
-        reopen: bool = False,
-    ) -> list[RunRecord]:
-        """Begin the run that `manifest` describes, or continue it; returns the episodes that are done.
-
-        Episodes without a score are to be run again, and with a raised limit of the engine those that had outgrown its
-        context as well. Arguments and errors are those of `check`.
-        """
-        self.check(manifest, differences, reopen=reopen)
-        if not self.manifest_file.exists():
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.write_manifest(manifest)
-            return []
-        self._drop_unfinished_line()
-        begun = self.manifest()
-        has_more_room = limits(begun) != limits(manifest)
-        records = [
-            record
-            for record in map(_try_again, self.records())
-            if record.episode.error is None and not (has_more_room and record.episode.truncated_by == CONTEXT)
-        ]
-        self._rewrite(records)
-        self.write_manifest(begun | {name: manifest[name] for name in _MAY_CHANGE if name in manifest})
-        self.metrics_file.unlink(missing_ok=True)
-        return records
-
-    def check(
-        self,
-        manifest: dict[str, Any],
-        differences: Callable[[dict[str, Any], dict[str, Any]], list[str]] | None = None,
-        *,
-        reopen: bool = False,
-    ) -> None:
+    def check(self, manifest: dict[str, Any], *, reopen: bool = False) -> None:
         """Whether the run that `manifest` describes can begin or continue here; nothing is written.
 
         Args:
-            manifest: what makes the scores.
-            differences: says in words what differs between two manifests and must not; all keys if left out.
             reopen: whether a finished run may be continued, too.
 
         Raises:
@@ -219,12 +165,38 @@ class RunFiles:
                     "directory with --out, or delete this one."
                 )
             return
-        changes = (differences or _all_differences)(self.manifest(), manifest)
-        if changes:
+        if changes := changes_that_matter(self.manifest(), manifest):
             raise FileExistsError(
                 f'"{self.path}" holds an interrupted evaluation of another kind: {"; ".join(changes)}. Expected the '
                 "same settings to continue it; repeat the earlier command, or choose another directory with --out."
             )
+
+    def start(self, manifest: dict[str, Any], *, reopen: bool = False) -> list[RunRecord]:
+        """Begin the run that `manifest` describes, or continue it; returns the episodes that are done.
+
+        Episodes without a score are to be run again, and with a raised limit of the engine those that had outgrown its
+        context as well. Arguments and errors are those of `check`.
+        """
+        self.check(manifest, reopen=reopen)
+        if not self.manifest_file.exists():
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.write_manifest(manifest)
+            return []
+        self._drop_unfinished_line()
+        begun = self.manifest()
+        has_more_room = limits(begun) != limits(manifest)
+        done = []
+        for record in self.records():
+            episode = record.episode
+            if episode.error is not None and episode.error.startswith(JUDGE_FAILED):
+                # The answer itself is paid for.
+                episode.error = None
+            if episode.error is None and not (has_more_room and episode.truncated_by == CONTEXT):
+                done.append(record)
+        self._rewrite(done)
+        self.write_manifest(begun | {name: manifest[name] for name in _MAY_CHANGE if name in manifest})
+        self.metrics_file.unlink(missing_ok=True)
+        return done
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Write the manifest, or complete it."""
@@ -233,15 +205,11 @@ class RunFiles:
     def append(self, record: RunRecord) -> None:
         """Add a finished episode; it is on disk when this returns."""
         with self.episodes_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record_to_json(record)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+            _write_to_disk(file, json.dumps(record_to_json(record)) + "\n")
 
     def finish(self, records: Sequence[RunRecord], metrics: dict[str, Any]) -> None:
-        """Write the episodes in their final order, then the metrics, which mark the run as finished.
-
-        The metrics get `episodes_sha256`, the digest of the file of episodes.
-        """
+        """Write the episodes in their final order, then the metrics with the digest of their file
+        (`episodes_sha256`), which mark the run as finished."""
         self._rewrite(records)
         digest = hashlib.sha256(self.episodes_file.read_bytes()).hexdigest()
         _write_json(self.metrics_file, metrics | {"episodes_sha256": digest})
@@ -254,15 +222,11 @@ class RunFiles:
         """What came out, see `eval.metrics.evaluation_metrics`."""
         return _read_json(self.metrics_file)
 
-    def episodes(self) -> list[Episode]:
-        """All episodes written so far, see `records`."""
-        return [record.episode for record in self.records()]
-
     def records(self) -> list[RunRecord]:
         """All episodes written so far, with what they took.
 
         Raises:
-            ValueError: a line is not an episode; its number is named.
+            ValueError: a line is not an episode of this version; its number is named.
         """
         if not self.episodes_file.exists():
             return []
@@ -288,18 +252,6 @@ class RunFiles:
             _replace(self.episodes_file, complete.decode("utf-8"))
 
 
-def _try_again(record: RunRecord) -> RunRecord:
-    """What could not be answered may be by now; where the judge failed, the answer itself is paid for."""
-    if record.episode.error is not None and record.episode.error.startswith(JUDGE_FAILED):
-        record.episode.error = None
-    return record
-
-
-def _all_differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
-    names = sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
-    return [f"{name} was {first.get(name)!r} and is {second.get(name)!r}" for name in names]
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(
@@ -320,7 +272,11 @@ def _replace(path: Path, text: str) -> None:
     """Write all of a file or nothing of it."""
     unfinished = path.with_suffix(path.suffix + ".tmp")
     with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+        _write_to_disk(file, text)
     unfinished.replace(path)
+
+
+def _write_to_disk(file: TextIO, text: str) -> None:
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())

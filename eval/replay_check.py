@@ -1,9 +1,9 @@
-"""`python -m eval replay RUN`: whether a run can be rebuilt. Every episode is played again from its turns, and compared
-field by field; the manifest and the metrics have to be those of the episodes.
+"""`python -m eval replay RUN`: whether a run can be rebuilt.
 
-The recorded turns go through the same rollout, the same cover of the environment and the same bookkeeping as in
-`python -m eval run`; what comes out has to be the record. A field that is added to records is compared without any
-change here, unless only the model, a judge or the clock could know it.
+Every episode is played again from its turns, and compared field by field: the turns go through the same rollout, the
+same cover of the environment and the same bookkeeping as in `python -m eval run`, and what comes out has to be the
+record. A field that is added to records is compared without any change here, unless only the model, a judge or the
+clock could know it.
 """
 
 from __future__ import annotations
@@ -20,18 +20,17 @@ from typing import Any
 
 import gymnasium
 
-from eval.attempts import Watch, WatchedEnv
-from eval.data_hash import data_digest
 from eval.differences import find_differences
 from eval.judge import dispute, read_judgments
-from eval.manifest import facts_of_environment, sample_ids_digest, score_name
-from eval.metrics import INTERVAL_METHOD, evaluation_metrics
+from eval.manifest import changed_facts, data_digest, sample_ids_digest, score_name
+from eval.metrics import evaluation_metrics
 from eval.options import open_console, say
 from eval.records import JUDGE_FAILED, RunFiles, RunRecord, record_to_json
-from eval.replay import rebuild_environment
+from eval.replay import episode_texts, rebuild_environment
+from eval.runner import Watch, WatchedEnv
 from pxr_agents.agents import FailedAction
 from pxr_agents.rollout import rollout
-from pxr_agents.types import CONTEXT, Action, ContextFull, Job, Observation, Tokens
+from pxr_agents.types import CONTEXT, Action, ContextFull, Episode, Job, Observation, Tokens
 from pxr_env.errors import show
 
 #: What only the model, its engine or server, a judge, or the clock could say again. That nobody changed it since shows
@@ -42,8 +41,6 @@ ONLY_ON_RECORD = frozenset(
         *("run.served", "run.judgment", "token_spans", "steps.weights_version", "steps.finish_reason"),
     }
 )
-#: Earlier versions did not record it: without, it is unchecked.
-LATER = ("run.image_sha256", "run.cluster")
 #: Mismatches that are printed of one run; `--json` has all.
 _SHOWN = 20
 _GOES_ON = "the turns on record are over"
@@ -54,11 +51,9 @@ class Mismatch:
     """The first thing of an episode that is not as it was.
 
     Args:
-        sample_id, repeat: which episode.
         turn: after which turn it showed, 0 for what came with the question.
         what: "data" (the sample cannot be shown any more, or could not be then), "text", "images" (how many), "pixels",
-            "views" (boxes and sizes), "end" (earlier or later), "judgment", or the field that differs, such as
-            "correct".
+            "views" (boxes and sizes), "end" (earlier or later), "judgment", or the field that differs.
         difference: in words: what is on record, and what came.
     """
 
@@ -69,7 +64,7 @@ class Mismatch:
     difference: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class FileMismatch:
     """A field of a file of a run, such as "statistics.accuracy" of "metrics.json", that does not fit its episodes."""
 
@@ -86,7 +81,6 @@ class ReplayCheck:
         n_episodes, n_observations, n_images: how many were played again, and compared.
         n_skipped: episodes on record that never began, because their data could not be shown then, nor now.
         n_unscored: other episodes without a score: that their model or server failed cannot be seen again.
-        unrecorded: what a run of an earlier version did not record -> of how many images or episodes.
         n_judgments: judgments that were read again; `n_unseen_judgments` of these are in no file of judgments, so that
             nothing but the record says that the judge said so.
         mismatches: at most one per episode.
@@ -99,7 +93,6 @@ class ReplayCheck:
     n_images: int = 0
     n_skipped: int = 0
     n_unscored: int = 0
-    unrecorded: Counter[str] = field(default_factory=Counter)
     n_judgments: int = 0
     n_unseen_judgments: int = 0
     mismatches: list[Mismatch] = field(default_factory=list)
@@ -121,23 +114,20 @@ class _Unlike(Exception):
 class Recalled:
     """An agent that gives the turns of one recorded episode, and ends it as it ended."""
 
-    def __init__(self, record: RunRecord) -> None:
-        self._episode = record.episode
-        self._turns = [step.turn for step in record.episode.steps]
-        self._key = 0
+    def __init__(self, episode: Episode) -> None:
+        self._episode, self._turns = episode, iter(step.turn for step in episode.steps)
 
     def start(self, key: int, env: Any) -> None:
-        self._key = key
+        """There is one episode, under key 0."""
 
     def submit(self, key: int, observation: Observation, info: dict[str, Any]) -> None:
         """Nothing is asked."""
 
     def collect(self) -> list[tuple[int, Action]]:
-        if self._turns:
-            return [(self._key, Action(text=self._turns.pop(0)))]
-        if self._episode.truncated_by == CONTEXT:
-            return [(self._key, ContextFull())]
-        return [(self._key, FailedAction(reason=self._episode.error or _GOES_ON))]
+        end = FailedAction(reason=self._episode.error or _GOES_ON)
+        for turn in self._turns:
+            return [(0, Action(text=turn))]
+        return [(0, ContextFull() if self._episode.truncated_by == CONTEXT else end)]
 
     def finish(self, key: int) -> Tokens | None:
         return None
@@ -146,8 +136,7 @@ class Recalled:
 def check_replay(directory: Path, data: str | None = None, judgments: Path | None = None) -> ReplayCheck:
     """Play every episode of a run again and compare what comes out with the record, the metrics and the manifest.
 
-    Texts are on record as they were, images by their digests (SHA-256 over size and pixels), views by boxes and sizes.
-    Data are opened once; no model is needed.
+    Texts are on record as they were, images by their digests, views by boxes and sizes. No model is needed.
 
     Args:
         directory: what `python -m eval run` wrote; an unfinished run is checked as far as it got.
@@ -173,30 +162,28 @@ def check_replay(directory: Path, data: str | None = None, judgments: Path | Non
             except _Unlike as unlike:
                 sample_id, repeat = record.key
                 check.mismatches.append(Mismatch(sample_id=sample_id, repeat=repeat, **unlike.found))
-        check.files = check_files(run, manifest, records, env, check.unrecorded)
+        check.files = check_files(run, manifest, records, env)
     finally:
         env.close()
     return check
 
 
 def _play_again(attempt: WatchedEnv, record: RunRecord) -> RunRecord:
-    watch = Watch(Recalled(record), [record.repeat])
-    played: list[RunRecord] = []
+    watch = Watch(Recalled(record.episode), [record.repeat])
     sample_id = record.episode.sample_id
-    rollout([attempt], watch, [Job(sample_id=sample_id, group=sample_id)], lambda e: played.append(watch.record(e)))
-    return played[0]
+    [episode] = rollout([attempt], watch, [Job(sample_id=sample_id, group=sample_id)])
+    return watch.record(episode)
 
 
 def _check_episode(record: RunRecord, now: RunRecord, check: ReplayCheck, *, is_judged: bool) -> None:
     recorded, error = record.episode, record.episode.error
-    never_began = error is not None and error.startswith("data: ") and not recorded.prompt
-    if now.sample_sha256 is None and not never_began:
-        raise _Unlike(0, "data", str(now.episode.error))
-    if never_began:
+    if error is not None and error.startswith("data: ") and not recorded.prompt:
         if now.sample_sha256 is not None:
             raise _Unlike(0, "data", f"{show(error, 200)} is on record; now it can be shown")
         check.n_skipped += 1
         return
+    if now.sample_sha256 is None:
+        raise _Unlike(0, "data", str(now.episode.error))
     check.n_episodes += 1
     _check_observations(record, now, check)
     last = len(recorded.steps)
@@ -208,34 +195,29 @@ def _check_episode(record: RunRecord, now: RunRecord, check: ReplayCheck, *, is_
         # It broke where it broke then; the words are those of a model's server, or of a judge's.
         check.n_unscored += 1
         now.episode.error = error
-    if record.judgment is not None and is_judged:
+    if record.judgment is not None:
+        if not is_judged:
+            raise _Unlike(last, "judgment", "a judgment is on record, and no judge in the manifest")
         # The judge decided, not the scorer.
         now.episode.correct = bool(record.judgment.get("correct"))
     elif is_judged and recorded.answer is not None and error is None:
         raise _Unlike(last, "judgment", "a judge decides in this run, and no judgment is on record")
-    elif record.judgment is not None:
-        raise _Unlike(last, "judgment", "a judgment is on record, and no judge in the manifest")
-    _check_fields(record, now, check, last)
+    _check_fields(record, now, last)
 
 
 def _check_observations(record: RunRecord, now: RunRecord, check: ReplayCheck) -> None:
     """What was shown, observation after observation, and how many there were."""
-    was, came = ([episode.prompt, *(step.reply for step in episode.steps)] for episode in (record.episode, now.episode))
-    assert now.image_sha256 is not None
-    for turn, images in enumerate(now.image_sha256):
-        check.n_observations += 1
-        check.n_images += len(images)
-        if turn >= len(was):
-            break
+    was, came = episode_texts(record.episode), episode_texts(now.episode)
+    recorded, shown = record.image_sha256 or [], now.image_sha256 or []
+    check.n_observations += len(shown)
+    check.n_images += sum(map(len, shown))
+    for turn, images in enumerate(shown[: len(was)]):
         if was[turn] != came[turn]:
             at = _first_difference(was[turn], came[turn])
-            shown = slice(max(0, at - 20), at + 60)
-            words = f"from character {at} on {was[turn][shown]!r} is on record; {came[turn][shown]!r} came"
+            part = slice(max(0, at - 20), at + 60)
+            words = f"from character {at} on {was[turn][part]!r} is on record; {came[turn][part]!r} came"
             raise _Unlike(turn, "text", words)
-        if record.image_sha256 is None:
-            check.unrecorded["pixels of images"] += len(images)
-            continue
-        digests = record.image_sha256[turn] if turn < len(record.image_sha256) else []
+        digests = recorded[turn] if turn < len(recorded) else []
         if len(digests) != len(images):
             raise _Unlike(turn, "images", f"{len(digests)} images are on record; {len(images)} came")
         for number, (digest, image) in enumerate(zip(digests, images, strict=True), start=1):
@@ -247,14 +229,9 @@ def _check_observations(record: RunRecord, now: RunRecord, check: ReplayCheck) -
         raise _Unlike(n_now, "end", f"{n_recorded} turns are on record; the episode ended after {n_now}")
 
 
-def _check_fields(record: RunRecord, now: RunRecord, check: ReplayCheck, last: int) -> None:
+def _check_fields(record: RunRecord, now: RunRecord, last: int) -> None:
     """Everything else, by its name in `episodes.jsonl`."""
     first, second = _flat(record), _flat(now)
-    for name in LATER:
-        if first[name] is None and second[name] is not None:
-            if name == "run.cluster":
-                check.unrecorded["clusters of episodes"] += 1
-            second[name] = None
     for turn, (was, came) in enumerate(zip(first.pop("steps"), second.pop("steps"), strict=True), start=1):
         for name in was:
             if f"steps.{name}" not in ONLY_ON_RECORD and was[name] != came[name]:
@@ -299,29 +276,17 @@ def _first_difference(first: Sequence[object], second: Sequence[object]) -> int:
 
 
 def check_files(
-    run: RunFiles,
-    manifest: Mapping[str, Any],
-    records: Sequence[RunRecord],
-    env: gymnasium.Env,
-    unrecorded: Counter[str],
+    run: RunFiles, manifest: Mapping[str, Any], records: Sequence[RunRecord], env: gymnasium.Env
 ) -> list[FileMismatch]:
     """What of the manifest and of the metrics of a run is not that of its episodes.
 
     Args:
-        run: the run; without `metrics.json` it is unfinished, and only what its environment says is compared.
+        run: without `metrics.json` it is unfinished, and only what its environment says is compared.
         env: the environment, rebuilt from the manifest.
-        unrecorded: is told what a run of an earlier version did not record.
     """
-    # Only what is on record is compared: earlier versions had fewer fields, and other words for a source.
-    now = json.loads(json.dumps(facts_of_environment(env)))
-    found = [
-        _mismatch("manifest.json", one.field, *one.values)
-        for one in find_differences([{name: manifest.get(name) for name in now}, now])
-        if one.values[0] is not None and one.field != "scorer.source" and not one.field.startswith("data.samples")
-    ]
+    found = [FileMismatch("manifest.json", one.field, _both(*one.values)) for one in changed_facts(manifest, env)]
     if run.metrics_file.exists():
-        found += _of_samples(manifest, records)
-        found += _of_metrics(run, manifest, records, unrecorded)
+        found += [*_of_samples(manifest, records), *_of_metrics(run, manifest, records)]
     return found
 
 
@@ -329,50 +294,42 @@ def _of_samples(manifest: Mapping[str, Any], records: Sequence[RunRecord]) -> It
     # An arm of an audit has the episodes that used an operation: how many depends on the run.
     if "samples_sha256" not in manifest:
         return
-    repeats = int(manifest.get("repeats", 1))
+    repeats = int(manifest["repeats"])
     counts = Counter(record.key for record in records)
     sample_ids = list(dict.fromkeys(record.episode.sample_id for record in records))
-    digests = [record.sample_sha256 or "none" for record in records if record.repeat == 0]
-    recorded = {**manifest, "data.samples_sha256": (manifest.get("data") or {}).get("samples_sha256")}
-    expected = {
-        "n_samples": len(sample_ids),
-        "samples_sha256": sample_ids_digest(sample_ids),
-        "data.samples_sha256": data_digest(digests),
-    }
-    for name, now in expected.items():
-        if recorded.get(name) != now:
-            yield _mismatch("manifest.json", name, recorded.get(name), now)
+    for name, was, now in (
+        ("n_samples", manifest["n_samples"], len(sample_ids)),
+        ("samples_sha256", manifest["samples_sha256"], sample_ids_digest(sample_ids)),
+        (
+            "data.samples_sha256",
+            manifest["data"]["samples_sha256"],
+            data_digest(record.sample_sha256 for record in records if record.repeat == 0),
+        ),
+    ):
+        if was != now:
+            yield FileMismatch("manifest.json", name, _both(was, now))
     missing = [(name, k) for name in sample_ids for k in range(repeats) if counts[name, k] != 1]
     if missing or len(counts) != len(sample_ids) * repeats:
         odd = f"such as {missing[0][0]!r}, repeat {missing[0][1]}" if missing else f"{len(counts)} came"
         text = f"{len(sample_ids)} samples with {repeats} repeats each have one episode each; not all do, {odd}"
-        yield FileMismatch(file="episodes.jsonl", field="run.repeat", difference=text)
+        yield FileMismatch("episodes.jsonl", "run.repeat", text)
 
 
-def _of_metrics(
-    run: RunFiles, manifest: Mapping[str, Any], records: Sequence[RunRecord], unrecorded: Counter[str]
-) -> Iterator[FileMismatch]:
+def _of_metrics(run: RunFiles, manifest: Mapping[str, Any], records: Sequence[RunRecord]) -> Iterator[FileMismatch]:
     recorded = run.metrics()
     digest, now = recorded.pop("episodes_sha256", None), hashlib.sha256(run.episodes_file.read_bytes()).hexdigest()
-    if digest is None:
-        unrecorded["digest of episodes.jsonl"] += 1
-    elif digest != now:
-        yield _mismatch("episodes.jsonl", "SHA-256", digest, now)
+    if digest != now:
+        yield FileMismatch("episodes.jsonl", "SHA-256", _both(digest, now))
     try:
         again = json.loads(json.dumps(evaluation_metrics(records, score_name=score_name(manifest))))
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError) as error:
         # Records that contradict themselves; the replay of their episodes names them.
         text = f"they cannot be computed from the episodes on record: {type(error).__name__}: {error}"
-        yield FileMismatch(file="metrics.json", field="statistics", difference=text)
+        yield FileMismatch("metrics.json", "statistics", text)
         return
-    is_earlier = recorded.get("interval_method") != INTERVAL_METHOD
-    if is_earlier:
-        unrecorded["metrics by the present method"] += 1
     for one in find_differences([recorded, again]):
-        was, came = one.values
-        # Other versions had other intervals, and fewer numbers.
-        if not (is_earlier and (was is None or "interval" in one.field)) and not _alike(was, came):
-            yield _mismatch("metrics.json", one.field, was, came)
+        if not _alike(*one.values):
+            yield FileMismatch("metrics.json", one.field, _both(*one.values))
 
 
 def _alike(first: Any, second: Any) -> bool:
@@ -382,10 +339,6 @@ def _alike(first: Any, second: Any) -> bool:
     if isinstance(first, int | float) and isinstance(second, int | float):
         return math.isclose(first, second, rel_tol=1e-9, abs_tol=1e-12)
     return bool(first == second)
-
-
-def _mismatch(file: str, field: str, was: object, came: object) -> FileMismatch:
-    return FileMismatch(file=file, field=field, difference=_both(was, came))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -413,27 +366,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _lines(check: ReplayCheck) -> Iterator[str]:
     """What people read of a check."""
-    verdict = " and ".join(
-        text
-        for found, text in (
-            (check.mismatches, f"{len(check.mismatches)} episodes differ"),
-            (check.files, f"{len(check.files)} fields of its files do not fit its episodes"),
-        )
-        if found
-    )
+    unlike = [f"{len(check.mismatches)} episodes differ"] if check.mismatches else []
+    unlike += [f"{len(check.files)} fields of its files do not fit its episodes"] if check.files else []
+    verdict = " and ".join(unlike) or "byte-identical"
     if check.n_unseen_judgments:
-        unseen = f", but {check.n_unseen_judgments} judgments stand in no file of judgments and cannot be checked"
-        verdict = f"{verdict or 'byte-identical'}{unseen}"
+        verdict += f", but {check.n_unseen_judgments} judgments stand in no file of judgments and cannot be checked"
     rebuilt = f"{check.n_episodes} episodes, {check.n_observations} observations and {check.n_images} images"
-    yield f"{check.run}: {verdict or 'byte-identical'}. {rebuilt} were rebuilt."
-    for what, count in check.unrecorded.items():
-        yield f"  Not checked, because the run did not record it: {what} ({count})."
-    if check.n_skipped:
-        yield f"  {check.n_skipped} episodes never began, because their data could not be shown."
-    if check.n_unscored:
-        yield f"  {check.n_unscored} episodes have no score; that a model or a server failed cannot be seen again."
-    if check.n_judgments:
-        yield f"  {check.n_judgments} judgments were read again; what a judge would say now is not asked."
+    yield f"{check.run}: {verdict}. {rebuilt} were rebuilt."
+    for count, text in (
+        (check.n_skipped, "episodes never began, because their data could not be shown."),
+        (check.n_unscored, "episodes have no score; that a model or a server failed cannot be seen again."),
+        (check.n_judgments, "judgments were read again; what a judge would say now is not asked."),
+    ):
+        if count:
+            yield f"  {count} {text}"
     files = [f"  {one.file}: {one.field}: {one.difference}" for one in check.files]
     episodes = [
         f"  {one.sample_id}{f', repeat {one.repeat}' if one.repeat else ''}, turn {one.turn}: {one.what}: "

@@ -62,6 +62,9 @@ def test_evaluation_records_the_revision_and_the_weights(hub: Path, tiny_path: P
     done = evaluate(hub, "transformers", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert_names_the_model(tmp_path / "run", tiny_path)
+    done = run(hub, "eval", "rerun", tmp_path / "run", "--out", tmp_path / "again")
+    assert done.returncode == 0, done.stderr
+    assert_names_the_model(tmp_path / "again", tiny_path)
 
 
 @pytest.mark.vllm

@@ -15,16 +15,14 @@ import gymnasium
 from rich.console import Console
 
 from eval.agents import open_agent
-from eval.choice import Choice
 from eval.differences import changes_that_matter, find_differences
-from eval.interventions import INTERVENTIONS, Changed
 from eval.manifest import commit, library_versions, sample_ids_digest, score_name
 from eval.metrics import evaluation_metrics
 from eval.records import RunFiles, RunRecord
-from eval.replay import rebuild_environment
-from eval.rerun import Whereabouts, agent_of
+from eval.replay import INTERVENTIONS, Changed, rebuild_environment
+from eval.run_command import Whereabouts, agent_of
 from eval.runner import evaluate, play, siblings
-from eval.suites import suite_of
+from eval.suites import Choice, suite_of
 from pxr_agents.types import Action, Agent, Observation, Tokens
 
 PROTOCOLS = ("med", "counterfactual")
@@ -142,7 +140,7 @@ def rerun(
     records = first_samples(run.records(), plan.limit)
     done: dict[Arm, dict[tuple[str, int], RunRecord]] = {}
     wanted = {arm: [record for record in records if changes(arm, record)] for arm in arms}
-    n_envs = where.n_envs(where.agent or manifest["agent"])
+    n_envs = where.concurrency or manifest["concurrency"]
     with ExitStack() as stack:
         # Opened when the first episode is missing: a finished audit needs neither model nor server.
         player: Agent | None = None
@@ -153,8 +151,8 @@ def rerun(
             if all(record.key in done[arm] for record in wanted[arm]):
                 continue
             if player is None:
-                player = stack.enter_context(open_agent(agent_of(manifest, where)))
-            done[arm] = {record.key: record for record in directory.start(begun, _changes, reopen=True)}
+                player = stack.enter_context(open_agent(agent_of(manifest, where), concurrency=n_envs))
+            done[arm] = {record.key: record for record in directory.start(begun, reopen=True)}
             missing = [record for record in wanted[arm] if record.key not in done[arm]]
             first = rebuild_environment(begun, plan.data)
             assert isinstance(first, Changed)
@@ -233,13 +231,6 @@ def _manifest(manifest: Mapping[str, Any], where: Whereabouts, arm: Arm, seed: i
     }
 
 
-def _changes(started: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    changes = changes_that_matter(started, now)
-    if started.get("intervention") != now["intervention"]:
-        changes.append(f"intervention was {started.get('intervention')} and is {now['intervention']}")
-    return changes
-
-
 def _finished(directory: RunFiles, manifest: Mapping[str, Any]) -> dict[tuple[str, int], RunRecord]:
     """What a finished arm holds, episodes without a score included; nothing if it has to go on.
 
@@ -249,7 +240,7 @@ def _finished(directory: RunFiles, manifest: Mapping[str, Any]) -> dict[tuple[st
         return {}
     started = directory.manifest()
     same_program = started | {"agent": manifest["agent"], "engine": manifest["engine"]}
-    if _changes(same_program, manifest):
+    if changes_that_matter(same_program, manifest):
         return {}
     return {record.key: record for record in directory.records()}
 
@@ -275,12 +266,12 @@ def records_without_operations(
         evaluate(
             suite_of(manifest),
             out=directory.path,
-            agent=(agent := agent_of(manifest, where)),
+            agent=agent_of(manifest, where),
             env_args={"operations": [], **({} if plan.data is None else {"data": plan.data})},
             choice=Choice(sample_ids=tuple(played)),
             seed=manifest["seed"],
             repeats=manifest["repeats"],
-            n_envs=where.n_envs(agent.name),
+            n_envs=where.concurrency or manifest["concurrency"],
             retry_errors=True,
             console=console,
         )

@@ -27,7 +27,7 @@ from eval.audit.page import print_audit, print_checkpoints, write_audit
 from eval.manifest import commit
 from eval.options import open_console, say
 from eval.records import RunFiles, RunRecord
-from eval.rerun import Whereabouts, add_whereabouts, whereabouts
+from eval.run_command import Whereabouts, add_whereabouts, whereabouts
 from pxr_env.scoring import get_scorer
 
 #: Above this share of questions without an answer the reader is warned.

@@ -20,10 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from eval.intervals import cluster_sums, share_interval
+from eval.intervals import PairedTest, cluster_sums, paired_test, share_interval
 from eval.metrics import by_sample
 from eval.records import RunRecord
-from eval.significance import PairedTest, paired_test
 from pxr_agents.statistics import contains, evidence_looks, knows_evidence
 from pxr_agents.types import Episode
 from pxr_env.rules import MALFORMED
@@ -52,7 +51,7 @@ def decompose(
         `malformed_without`, `unanswered_without`, the four `TERMS`, `gain` and `harm` (their sums), and the factors:
         for `DOMAIN` in "fail" and "succ" (wrong or right without operations) `mass/DOMAIN`, for every term
         `policy/TERM` and `quality/TERM`; `intervals` by name: 95%, see `eval.intervals`; `gap_test`: with - without,
-        see `eval.significance.paired_test`. A factor over no question is absent.
+        see `eval.intervals.paired_test`. A factor over no question is absent.
 
     Raises:
         ValueError: no sample is scored in both, or a sample differs between them.

@@ -14,11 +14,10 @@ from rich.table import Table
 from eval.audit.measures import TERMS, same_answer, use_of
 from eval.cards import ViewPicture, choose_samples, view_picture
 from eval.charts import Chart, line_chart
-from eval.interventions import INTERVENTIONS
 from eval.options import say
 from eval.records import RunFiles, RunRecord
 from eval.rendering import write_page
-from eval.replay import Replayer
+from eval.replay import INTERVENTIONS, Replayer
 from eval.tables import Cell
 
 #: What a row of the decomposition is called, and what it says.

@@ -12,7 +12,7 @@ from typing import Any
 from eval.agents import AgentChoice, open_agent
 from eval.demo.defaults import Defaults, find_defaults, find_model
 from eval.options import key_file, key_value
-from eval.recipe import read_recipe
+from eval.suites import read_recipe
 from pxr_agents.chat_client import Retries, Server
 from pxr_agents.types import Agent, Sampling
 
@@ -120,7 +120,6 @@ def choose(arguments: argparse.Namespace) -> tuple[AgentChoice, Defaults]:
         name="transformers" if server is None else "openai",
         model=model,
         server=server,
-        concurrency=1,
         engine=dict(arguments.engine),
     )
     return choice, defaults
@@ -133,7 +132,7 @@ def player(choice: AgentChoice) -> Iterator[OpenPlayer]:
 
         @contextmanager
         def talk(sampling: Sampling) -> Iterator[Agent]:
-            with open_agent(replace(choice, sampling=sampling)) as agent:
+            with open_agent(replace(choice, sampling=sampling), concurrency=1) as agent:
                 yield agent
 
         yield talk

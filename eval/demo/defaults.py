@@ -10,7 +10,7 @@ from typing import Any
 
 import gymnasium
 
-from eval.recipe import Recipe, read_recipe, recipe_names
+from eval.suites import Recipe, read_recipe, recipe_names
 
 #: What a run of `python -m training` leaves below its directory.
 _MODELS_OF_RUNS = ("model", "arms/curiosity/model")

@@ -12,7 +12,7 @@ from typing import Any
 
 import gymnasium
 
-from eval.attempts import Watch, WatchedEnv
+from eval.runner import Watch, WatchedEnv
 from pxr_agents.rollout import rollout
 from pxr_agents.types import Agent, Episode, Job, Observation
 from pxr_env.play.serving import Moment

@@ -9,17 +9,24 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from eval.records import RunFiles
 from eval.runner import evaluate
+from eval.suites import Choice
+from pxr_agents.types import Episode
 
 ENV_ID = "pxr_env:pxr/SyntheticSearch-v0"
 #: Views of 84x84 pixels, as the quick start uses them.
 ENV_ARGS = {"split": "test", "min_pixels": 784, "max_pixels": 7056}
 
 
-def run_evaluation(out: Path, **arguments: Any) -> dict[str, Any]:
+def run_evaluation(out: Path, *, limit: int = 12, **arguments: Any) -> dict[str, Any]:
     """Evaluate on a few small scenes, without a progress bar."""
-    console = Console(file=io.StringIO())
-    return evaluate(ENV_ID, **({"out": out, "env_args": ENV_ARGS, "limit": 12, "console": console} | arguments))
+    fixed = {"env_args": ENV_ARGS, "choice": Choice(limit=limit), "console": Console(file=io.StringIO())}
+    return evaluate(ENV_ID, out=out, **(fixed | arguments))
+
+
+def episodes_of(run: Path) -> list[Episode]:
+    return [record.episode for record in RunFiles(run).records()]
 
 
 @pytest.fixture(scope="session")

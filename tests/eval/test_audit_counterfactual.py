@@ -16,7 +16,7 @@ from eval.audit.audit import audit_run
 from eval.audit.measures import analyse
 from eval.audit.page import write_audit
 from eval.records import RunFiles, RunRecord
-from eval.rerun import Whereabouts, agent_of
+from eval.run_command import Whereabouts, agent_of
 from eval.runner import evaluate
 from pxr_agents.chat_client import Server
 from pxr_agents.types import Action, Episode, Observation
@@ -261,15 +261,16 @@ def test_without_its_server_or_with_other_weights_nothing_is_played(tmp_path: Pa
         "sampling": {"temperature": 0.5, "max_tokens": 7, "stop": ["</x>"], "body": {"top_p": 0.9}},
         "seed": 3,
         "engine": {},
-        "server": {"host": "example.org"},
+        "server": {"base_url": "http://example.org/v1"},
         "model_sha256": {},
     }
-    with pytest.raises(ValueError, match=r"a model at example\.org; expected --base-url"):
+    with pytest.raises(ValueError, match=r"a model at http://example\.org/v1; expected --base-url"):
         agent_of(manifest, Whereabouts())
     choice = agent_of(manifest, Whereabouts(server=Server(base_url="http://localhost:1/v1", model="")))
     assert (choice.sampling.temperature, choice.sampling.max_tokens, choice.sampling.stop) == (0.5, 7, ("</x>",))
-    assert (choice.body, choice.seed) == ({"top_p": 0.9}, 3)
+    assert choice.body == {"top_p": 0.9}
     (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
     local = manifest | {
         "agent": "transformers",
         "model": str(tmp_path),
@@ -277,7 +278,7 @@ def test_without_its_server_or_with_other_weights_nothing_is_played(tmp_path: Pa
         "sampling": {"temperature": 0.0, "max_tokens": 7},
         "model_sha256": {"config.json": "0" * 64},
     }
-    with pytest.raises(ValueError, match=r"not the checkpoint of the run: config\.json differ"):
+    with pytest.raises(ValueError, match=r"not the checkpoint of the run: config\.json, model\.safetensors differ"):
         agent_of(local, Whereabouts())
 
 

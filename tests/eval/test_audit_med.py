@@ -18,7 +18,7 @@ from eval.audit.arms import Plan
 from eval.audit.audit import audit_run, steps_of
 from eval.audit.measures import TERMS, decompose, drift
 from eval.records import RunFiles, RunRecord
-from eval.rerun import Whereabouts
+from eval.run_command import Whereabouts
 from eval.runner import evaluate
 from pxr_agents.types import Episode
 from tests.eval import striped

@@ -18,6 +18,7 @@ from eval.cards import TEXT_LIMIT, arrange, build_card, choose_samples, data_uri
 from eval.records import RunFiles, RunRecord
 from eval.replay import Replayer, ReplayError
 from eval.runner import evaluate
+from eval.suites import Choice
 from pxr_agents.types import Episode
 from tests.eval.conftest import ENV_ARGS, ENV_ID
 
@@ -112,7 +113,7 @@ def test_small_pictures_are_exact_and_photographs_are_compressed() -> None:
 @pytest.mark.parametrize("agent", ["oracle", "random"])
 def test_the_evidence_in_a_video_has_its_picture(tmp_path: Path, agent: str) -> None:
     env_args = {"split": "test", "hard_fraction": 1.0}
-    evaluate("pxr_env:pxr/SyntheticVideo-v0", out=tmp_path, agent=agent, env_args=env_args, limit=3)
+    evaluate("pxr_env:pxr/SyntheticVideo-v0", out=tmp_path, agent=agent, env_args=env_args, choice=Choice(limit=3))
     run = RunFiles(tmp_path)
     replayer = Replayer(run.manifest())
     for record in run.records():

@@ -15,11 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from eval.__main__ import main
-from eval.choice import Choice, read_sample_ids, stratified
 from eval.records import RunFiles
 from eval.replay_check import check_replay
-from eval.rerun import choice_of
-from eval.runner import evaluate
+from eval.suites import Choice, read_sample_ids, stratified
 from tests.eval import scripted
 from tests.eval.chat_server import ChatServer, serve
 from tests.eval.conftest import ENV_ARGS, ENV_ID, run_evaluation
@@ -123,21 +121,6 @@ def test_wrong_choices_are_named(
     assert message in capsys.readouterr().err
 
 
-def test_an_older_run_of_the_first_samples_does_not_change_its_kind(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(command(data, tmp_path / "run", "--first", "10")) == 0
-    directory = RunFiles(tmp_path / "run")
-    manifest = directory.manifest()
-    del manifest["samples"]
-    directory.write_manifest(manifest)
-    directory.metrics_file.unlink()
-    assert main(command(data, tmp_path / "run", "--limit", "10")) == 2
-    assert "what --limit N of an earlier version began goes on with --first N" in capsys.readouterr().err
-    assert main(command(data, tmp_path / "run", "--first", "10")) == 0
-    assert choice_of(manifest) == Choice(first=10)
-
-
 def test_of_procedural_samples_any_are_as_good() -> None:
     env = gymnasium.make(ENV_ID, **ENV_ARGS)
     assert Choice(limit=3).choose(env) == ["test-0", "test-1", "test-2"]
@@ -219,11 +202,6 @@ def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "manifest.json").write_text("{}")
     assert main(["rerun", str(tmp_path), "--out", str(tmp_path / "x")]) == 2
     assert "lacks env, suite, agent, seed, repeats" in capsys.readouterr().err
-
-
-def test_one_of_limit_and_choice(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected one of them"):
-        evaluate(ENV_ID, out=tmp_path / "run", agent="oracle", limit=3, choice=Choice(first=3))
 
 
 def test_the_table_of_suites(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

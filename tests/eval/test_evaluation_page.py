@@ -6,9 +6,9 @@ import argparse
 import re
 from pathlib import Path
 
-from eval import rerun, run_command
+from eval import run_command
+from eval.intervals import SIGN_CHANGES
 from eval.records import RunFiles
-from eval.significance import SIGN_CHANGES
 from eval.suites import SUITES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
@@ -23,7 +23,7 @@ def options() -> dict[str, argparse.Action]:
 def test_its_options_exist() -> None:
     known = options().keys() | {"--json", "--allow"}
     again = argparse.ArgumentParser()
-    rerun.add_arguments(again)
+    run_command.add_rerun_arguments(again)
     assert {"--data", "--base-url", "--model", "--agent", "--judge-base-url"} <= again._option_string_actions.keys()
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", PAGE)) <= known
 

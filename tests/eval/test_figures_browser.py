@@ -13,6 +13,7 @@ from eval.charts import HEIGHT, WIDTH
 from eval.records import RunFiles
 from eval.report import write_report
 from eval.runner import evaluate
+from eval.suites import Choice
 from eval.view.server import ViewServer
 from tests.browser import Watcher
 from tests.eval.conftest import run_evaluation
@@ -34,7 +35,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         out=root / "info",
         agent="oracle",
         env_args={"split": "test", "hard_fraction": 1.0, "max_pixels": 600_000},
-        limit=2,
+        choice=Choice(limit=2),
         console=None,
     )
     write_report(root / "info", root / "info" / "report.html")

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from eval.attempts import CannotBeAsked
-from eval.interventions import INTERVENTIONS, Changed, shifted
+from eval.replay import INTERVENTIONS, Changed, shifted
+from eval.runner import CannotBeAsked
 from pxr_env.media import ImageSource
 from pxr_env.types import Sample
 from pxr_env.views import Region, overlap

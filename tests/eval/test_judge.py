@@ -15,7 +15,7 @@ from eval.records import RunFiles
 from pxr_agents.chat_client import Retries, Server, ServerRefused
 from tests.eval import scripted
 from tests.eval.chat_server import ChatServer, serve, status
-from tests.eval.conftest import run_evaluation
+from tests.eval.conftest import episodes_of, run_evaluation
 
 AGENT = "tests.eval.scripted:answering"
 ANSWERS = {"test-0": "the letter A, I think", "test-1": "{answer}", "test-2": None}
@@ -71,7 +71,7 @@ def test_what_it_said_is_kept_for_other_runs(tmp_path: Path) -> None:
             file.write('{"key": "')
         run_evaluation(tmp_path / "two", agent=AGENT, limit=3, judge=choice)
     assert len(server.bodies) == 2
-    assert RunFiles(tmp_path / "one").episodes() == RunFiles(tmp_path / "two").episodes()
+    assert episodes_of(tmp_path / "one") == episodes_of(tmp_path / "two")
 
 
 def test_an_outage_drops_the_question_with_its_reason_and_is_made_up_for(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_judge_that_refuses_all_stops_the_run_and_no_answer_is_lost(tmp_path: 
     with serve(server) as url:
         with pytest.raises(ServerRefused, match="status 401"):
             run_evaluation(tmp_path / "run", agent=AGENT, limit=3, judge=judge(url))
-        assert len(RunFiles(tmp_path / "run").episodes()) == 3
+        assert len(episodes_of(tmp_path / "run")) == 3
         metrics = run_evaluation(tmp_path / "run", agent=AGENT, limit=3, judge=judge(url))
     assert metrics["statistics"]["accuracy"] == 1 / 3
 

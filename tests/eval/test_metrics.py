@@ -142,7 +142,7 @@ def test_samples_of_one_image_are_taken_together() -> None:
     assert metrics["intervals"]["accuracy"] == pytest.approx(wilson_interval(7, 10))
     singles = evaluation_metrics([r for r in records if r.episode.sample_id.endswith("0")])
     assert metrics["intervals"]["seconds"] == pytest.approx(singles["intervals"]["seconds"])
-    # Records of earlier versions know no clusters: each sample stands alone.
+    # Without clusters each sample stands alone.
     for r in records:
         r.cluster = None
     assert evaluation_metrics(records)["intervals"]["accuracy"] == pytest.approx(wilson_interval(14, 20))

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from eval.__main__ import main
-from eval.recipe import read_recipe, recipe_names
 from eval.records import RunFiles
-from eval.suites import SUITES
+from eval.suites import SUITES, read_recipe, recipe_names
 from pxr_env.types import OperationCall
 from tests.eval.chat_server import ChatServer, pixels, serve
+from tests.eval.conftest import episodes_of
 
 QUESTION = "What is the colour of the door?\n(A) red\n(B) blue"
 INSTRUCTION = "\nAnswer with the option's letter from the given choices directly."
@@ -51,7 +51,7 @@ def play(recipe: str, vstar: Path, turns: list[str], *more: str) -> tuple[Any, d
         command += ["--no-preflight"]
         assert main([*command, "--recipe", recipe, "--out", str(out), "--no-report", *more]) == 0
     directory = RunFiles(out)
-    [episode] = directory.episodes()
+    [episode] = episodes_of(directory.path)
     return episode, directory.manifest(), server.bodies
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.differences import changes_that_matter
-from eval.records import RunFiles, RunRecord, episode_from_json, episode_to_json, record_from_json, record_to_json
+from eval.records import RunFiles, RunRecord, record_from_json, record_to_json
 from pxr_agents.types import Episode, Step, Tokens
+from tests.eval.conftest import episodes_of
 
 MANIFEST = {"agent": "oracle", "seed": 0}
 
@@ -69,9 +69,9 @@ def full_record(sample_id: str = "0") -> RunRecord:
     )
 
 
-def test_an_episode_survives_json_except_for_its_tokens() -> None:
-    episode = full_episode()
-    episode.tokens = Tokens(
+def test_a_record_survives_json_except_for_its_tokens() -> None:
+    record = full_record()
+    record.episode.tokens = Tokens(
         ids=np.zeros(1, np.int32),
         action=np.zeros(1, bool),
         logprobs=np.zeros(1, np.float32),
@@ -79,21 +79,20 @@ def test_an_episode_survives_json_except_for_its_tokens() -> None:
         images=(),
         turn_ends=(),
     )
-    restored = episode_from_json(json.loads(json.dumps(episode_to_json(episode))))
-    assert restored == full_episode()
+    line = json.loads(json.dumps(record_to_json(record)))
+    assert record_from_json(line) == full_record()
+    # A training writes the episode alone.
+    del line["run"]
+    assert record_from_json(line) == RunRecord(episode=full_episode())
 
 
-def test_a_record_of_an_earlier_version_has_no_token_spans() -> None:
-    record = episode_to_json(full_episode())
-    del record["token_spans"]
-    assert episode_from_json(record).token_spans is None
-
-
-def test_a_record_of_another_version_is_refused() -> None:
-    record = episode_to_json(full_episode())
-    record["colour"] = record.pop("category")
-    with pytest.raises(ValueError, match=r"missing: \['category'\], unknown: \['colour'\]"):
-        episode_from_json(record)
+@pytest.mark.parametrize("place", ["episode", "run"])
+def test_a_record_of_another_version_is_refused(place: str) -> None:
+    line = record_to_json(full_record())
+    values, name = (line, "category") if place == "episode" else (line["run"], "cluster")
+    values["colour"] = values.pop(name)
+    with pytest.raises(ValueError, match=rf"another version \(missing: \['{name}'\], unknown: \['colour'\]\)"):
+        record_from_json(line)
 
 
 def test_a_finished_run_is_not_overwritten(tmp_path: Path) -> None:
@@ -103,7 +102,7 @@ def test_a_finished_run_is_not_overwritten(tmp_path: Path) -> None:
     directory.finish([full_record()], {"statistics": {}})
     with pytest.raises(FileExistsError, match="finished evaluation"):
         directory.start(MANIFEST)
-    assert directory.episodes() == [full_episode()]
+    assert episodes_of(directory.path) == [full_episode()]
 
 
 def test_an_interrupted_run_goes_on_without_its_half_line(tmp_path: Path) -> None:
@@ -114,13 +113,7 @@ def test_an_interrupted_run_goes_on_without_its_half_line(tmp_path: Path) -> Non
         file.write(json.dumps(record_to_json(full_record("1")))[:50])
     assert directory.start(MANIFEST) == [full_record("0")]
     directory.append(full_record("1"))
-    assert directory.episodes() == [full_episode("0"), full_episode("1")]
-
-
-def test_a_record_survives_json() -> None:
-    assert record_from_json(json.loads(json.dumps(record_to_json(full_record())))) == full_record()
-    # Lines of earlier versions held the episode alone.
-    assert record_from_json(episode_to_json(full_episode())) == RunRecord(episode=full_episode())
+    assert episodes_of(directory.path) == [full_episode("0"), full_episode("1")]
 
 
 def test_what_could_not_be_scored_is_tried_again_and_a_judge_that_failed_costs_no_new_answer(tmp_path: Path) -> None:
@@ -132,7 +125,7 @@ def test_what_could_not_be_scored_is_tried_again_and_a_judge_that_failed_costs_n
         directory.append(record)
     directory.finish(directory.records(), {"statistics": {}})
     assert [record.episode.sample_id for record in directory.start(MANIFEST, reopen=True)] == ["1", "2"]
-    assert [episode.error for episode in directory.episodes()] == [None, None]
+    assert [episode.error for episode in episodes_of(directory.path)] == [None, None]
     assert not directory.metrics_file.exists()
 
 
@@ -156,7 +149,7 @@ def test_a_bad_line_is_named(tmp_path: Path) -> None:
     with directory.episodes_file.open("a") as file:
         file.write("[]\n")
     with pytest.raises(ValueError, match=r"episodes.jsonl, line 2"):
-        directory.episodes()
+        episodes_of(directory.path)
 
 
 def test_a_run_without_metrics_is_not_finished(tmp_path: Path) -> None:
@@ -170,15 +163,15 @@ def test_a_server_with_a_larger_context_is_asked_again_what_outgrew_the_smaller_
         return {"model": "m", "server": {"model": "m", "says": says}}
 
     directory = RunFiles(tmp_path / "run")
-    directory.start(manifest(512), changes_that_matter)
+    directory.start(manifest(512))
     fits = RunRecord(episode=Episode(task="t", sample_id="a", truncated_by="max_turns"), score=0.0)
     full = RunRecord(episode=Episode(task="t", sample_id="b", truncated_by="context"), score=0.0)
     for record in (fits, full):
         directory.append(record)
-    assert len(directory.start(manifest(512), changes_that_matter)) == 2
-    assert directory.start(manifest(1024), changes_that_matter) == [fits]
+    assert len(directory.start(manifest(512))) == 2
+    assert directory.start(manifest(1024)) == [fits]
     assert directory.manifest() == manifest(1024)
     # It was asked again, and there still was no room: the same server is not asked a third time.
     directory.append(full)
-    assert directory.start(manifest(1024), changes_that_matter) == [fits, full]
-    assert directory.start(manifest(None), changes_that_matter) == [fits]
+    assert directory.start(manifest(1024)) == [fits, full]
+    assert directory.start(manifest(None)) == [fits]

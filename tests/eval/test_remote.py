@@ -29,7 +29,7 @@ from pxr_agents.types import Sampling
 from pxr_env.coordinates import get_frame
 from pxr_env.dialects import get_dialect
 from tests.eval.chat_server import ChatServer, Fault, cut, cut_chunks, hang_up, pixels, serve, status, zoom_then_answer
-from tests.eval.conftest import ENV_ARGS, ENV_ID, run_evaluation
+from tests.eval.conftest import ENV_ARGS, ENV_ID, episodes_of, run_evaluation
 
 ROOT = Path(__file__).parents[2]
 CANARY = "sk-canary-3141592653589793"
@@ -38,7 +38,7 @@ QUICK = Retries(attempts=6, first_wait=0.01, longest_wait=0.02, total=30.0)
 
 def choice(url: str, *, retries: Retries = QUICK, timeout: float = 10.0, **other: Any) -> AgentChoice:
     server = Server(base_url=url, model="m", retries=retries, timeout=timeout)
-    values = {"sampling": Sampling(temperature=0.0, max_tokens=64), "concurrency": 4}
+    values = {"sampling": Sampling(temperature=0.0, max_tokens=64)}
     return AgentChoice(name="openai", model="m", server=server, **{**values, **other})
 
 
@@ -63,7 +63,7 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_conversation_is_sent_as_the_environment_shows_it(tmp_path: Path) -> None:
     server = ChatServer(zoom_then_answer)
     with serve(server) as url:
-        run_evaluation(tmp_path / "run", agent=choice(url, concurrency=1), limit=1)
+        run_evaluation(tmp_path / "run", agent=choice(url), limit=1)
     env = gymnasium.make(ENV_ID, **ENV_ARGS)
     first, info = env.reset(options={"sample_id": "test-0"})
     turn = zoom_then_answer(server.bodies[0])
@@ -108,7 +108,7 @@ def test_requests_run_side_by_side_and_never_more_than_asked_for(tmp_path: Path)
 
     server = ChatServer(player)
     with serve(server) as url:
-        run_evaluation(tmp_path / "run", agent=choice(url, concurrency=3), limit=9, n_envs=6)
+        run_evaluation(tmp_path / "run", agent=choice(url), limit=9, n_envs=3)
     assert server.most_at_once == 3
 
 
@@ -144,9 +144,9 @@ def test_a_server_that_fails_in_every_way_loses_nothing(tmp_path: Path) -> None:
     # Every second request fails, in all ways in turn; the last is a turn that the server broke off.
     server = ChatServer(zoom_then_answer, itertools.chain.from_iterable((fault, None) for fault in 2 * FAULTS))
     with serve(server) as url:
-        metrics = run_evaluation(tmp_path / "faulty", agent=choice(url, concurrency=1))
+        metrics = run_evaluation(tmp_path / "faulty", agent=choice(url), n_envs=1)
     assert metrics["statistics"]["n_errors"] == 0
-    assert RunFiles(tmp_path / "faulty").episodes() == RunFiles(tmp_path / "clean").episodes()
+    assert episodes_of(tmp_path / "faulty") == episodes_of(tmp_path / "clean")
     # 12 episodes of 2 turns: each turn was answered once, however often it had to be asked for.
     assert server.n_answered == 24
     assert len(server.bodies) == 48
@@ -167,23 +167,23 @@ def test_a_question_that_cannot_be_answered_is_counted_apart(tmp_path: Path) -> 
     too_many = status(400, b'{"error": {"message": "At most 1 image(s) may be provided.", "type": "BadRequestError"}}')
     server = ChatServer(player, iter([None, too_many, None]))
     with serve(server) as url:
-        metrics = run_evaluation(tmp_path / "run", agent=choice(url, concurrency=1), limit=3, n_envs=1)
+        metrics = run_evaluation(tmp_path / "run", agent=choice(url), limit=3, n_envs=1)
     assert (metrics["statistics"]["n_episodes"], metrics["statistics"]["n_errors"]) == (2, 1)
     [(reason, count)] = metrics["errors"].items()
     assert "status 400: At most 1 image(s) may be provided. (BadRequestError)" in reason
     assert count == 1
-    lost = RunFiles(tmp_path / "run").episodes()[1]
+    lost = episodes_of(tmp_path / "run")[1]
     assert (lost.error, lost.steps, lost.correct, lost.answer, lost.truncated_by) == (reason, [], False, None, None)
     # A wrong request is not repeated.
     assert len(server.bodies) == 3
 
     # Asked again, only what is missing is asked; everything else stays what it was.
-    kept = RunFiles(tmp_path / "run").episodes()
+    kept = episodes_of(tmp_path / "run")
     with serve(ChatServer(player)) as url2:
-        server2 = choice(url2, concurrency=1)
+        server2 = choice(url2)
         metrics = run_evaluation(tmp_path / "run", agent=server2, limit=3, n_envs=1, retry_errors=True)
     assert metrics["statistics"]["n_errors"] == 0
-    again = RunFiles(tmp_path / "run").episodes()
+    again = episodes_of(tmp_path / "run")
     assert (again[0], again[2]) == (kept[0], kept[2])
     assert again[1].answer == "A"
 
@@ -206,7 +206,7 @@ def test_a_conversation_that_outgrows_the_context_is_a_wrong_answer(tmp_path: Pa
     # Of three episodes the second is full after its first turn, which was a zoom.
     server = ChatServer(zoom_then_answer, iter([None, None, None, full]))
     with serve(server) as url:
-        metrics = run_evaluation(tmp_path / "run", agent=choice(url, concurrency=1), limit=3, n_envs=1)
+        metrics = run_evaluation(tmp_path / "run", agent=choice(url), limit=3, n_envs=1)
     assert len(server.bodies) == 6
     assert (metrics["statistics"]["n_episodes"], metrics["statistics"]["n_errors"]) == (3, 0)
     cut = RunFiles(tmp_path / "run").records()[1]
@@ -295,12 +295,12 @@ def test_a_server_that_wants_to_be_left_alone_for_long_is_given_up_at_once() -> 
 def test_what_no_request_survives_stops_the_run_and_it_continues(fault: Fault, message: str, tmp_path: Path) -> None:
     server = ChatServer(zoom_then_answer, iter([None, None, None, None, fault]))
     with serve(server) as url:
-        agent = choice(url, concurrency=1)
+        agent = choice(url)
         with pytest.raises(ServerRefused, match=message):
             run_evaluation(tmp_path / "run", agent=agent, limit=4, n_envs=1)
-        assert len(RunFiles(tmp_path / "run").episodes()) == 2
+        assert len(episodes_of(tmp_path / "run")) == 2
         run_evaluation(tmp_path / "run", agent=agent, limit=4, n_envs=1)
-    assert len(RunFiles(tmp_path / "run").episodes()) == 4
+    assert len(episodes_of(tmp_path / "run")) == 4
     # Eight turns were needed, and eight were answered: nothing was paid for twice.
     assert server.n_answered == 8
 
@@ -318,7 +318,7 @@ def test_wrong_requests_in_a_row_are_the_trouble_of_their_questions(tmp_path: Pa
     too_many = status(400, b'{"error": {"message": "At most 1 image(s) may be provided in one request."}}')
     server = ChatServer(zoom_then_answer, itertools.chain(itertools.repeat(too_many, 30), itertools.repeat(None)))
     with serve(server) as url:
-        metrics = run_evaluation(tmp_path / "run", agent=choice(url, concurrency=1), limit=32, n_envs=1)
+        metrics = run_evaluation(tmp_path / "run", agent=choice(url), limit=32, n_envs=1)
     assert (metrics["statistics"]["n_episodes"], metrics["statistics"]["n_errors"]) == (2, 30)
     assert list(metrics["errors"].values()) == [30]
     # Not one of them was asked twice.
@@ -347,8 +347,8 @@ def test_sampling_sends_seeds_that_depend_on_sample_repeat_and_turn_only(tmp_pat
     def seeds(out: Path, concurrency: int) -> dict[str, list[int]]:
         server = ChatServer(zoom_then_answer)
         with serve(server) as url:
-            agent = choice(url, sampling=Sampling(temperature=0.7), seed=3, concurrency=concurrency)
-            run_evaluation(out, agent=agent, limit=2, repeats=2, n_envs=concurrency)
+            agent = choice(url, sampling=Sampling(temperature=0.7))
+            run_evaluation(out, agent=agent, limit=2, repeats=2, n_envs=concurrency, seed=3)
         found: dict[str, list[int]] = {}
         for body in server.bodies:
             found.setdefault(body["messages"][1]["content"][0]["image_url"]["url"], []).append(body["seed"])
@@ -485,10 +485,8 @@ def test_a_server_that_parses_calls_makes_no_difference(tmp_path: Path, argument
     server = ChatServer(zoom_then_answer, message=parse)
     with serve(server) as url:
         run_evaluation(tmp_path / "parsed", agent=choice(url))
-    assert [e.answer for e in RunFiles(tmp_path / "parsed").episodes()] == [
-        e.answer for e in RunFiles(tmp_path / "clean").episodes()
-    ]
-    assert RunFiles(tmp_path / "parsed").episodes()[0].usage == {"zoom_in": 1}
+    assert [e.answer for e in episodes_of(tmp_path / "parsed")] == [e.answer for e in episodes_of(tmp_path / "clean")]
+    assert episodes_of(tmp_path / "parsed")[0].usage == {"zoom_in": 1}
     # The next request holds the call as the model wrote it.
     assert server.bodies[-1]["messages"][2] == clean.bodies[-1]["messages"][2] == {"role": "assistant", "content": CALL}
 
@@ -528,8 +526,8 @@ def test_thoughts_reported_apart_are_recorded_and_not_sent_back(tmp_path: Path) 
     thinking = status(200, json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode())
     server = ChatServer(zoom_then_answer, iter([thinking]))
     with serve(server) as url:
-        run_evaluation(tmp_path / "run", agent=choice(url, concurrency=1), limit=1)
-    [episode] = RunFiles(tmp_path / "run").episodes()
+        run_evaluation(tmp_path / "run", agent=choice(url), limit=1)
+    [episode] = episodes_of(tmp_path / "run")
     assert episode.steps[0].turn == "<think>\nhm\n</think>\n\nand so on"
     assert server.bodies[1]["messages"][2] == {"role": "assistant", "content": "and so on"}
 
@@ -561,7 +559,7 @@ def test_a_run_that_scored_nothing_says_why_and_fails(tmp_path: Path, capsys: py
     assert "nothing was scored: 3 of 3 episodes have no score" in printed.err
     assert RunFiles(tmp_path / "run").metrics()["statistics"]["n_errors"] == 3
     # What the answers would have been stays on record.
-    assert all(episode.target is not None for episode in RunFiles(tmp_path / "run").episodes())
+    assert all(episode.target is not None for episode in episodes_of(tmp_path / "run"))
 
 
 def test_waits_are_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -592,7 +590,7 @@ def test_a_killed_run_pays_for_no_finished_episode_again(tmp_path: Path) -> None
         process.kill()
         process.wait(20)
         go_on.set()
-        done = len(RunFiles(tmp_path / "run").episodes())
+        done = len(episodes_of(tmp_path / "run"))
         assert 0 < done < 8
         asked_before = len(server.bodies)
         assert main(arguments) == 0

@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -18,10 +17,10 @@ import pytest
 from PIL import Image
 
 from eval.__main__ import main
-from eval.data_hash import image_digest
 from eval.judge import JudgeChoice
+from eval.manifest import image_digest
 from eval.metrics import evaluation_metrics
-from eval.records import RunFiles, RunRecord, record_to_json
+from eval.records import RunFiles, RunRecord
 from eval.replay import rebuild_environment
 from eval.replay_check import ONLY_ON_RECORD, check_files, check_replay
 from pxr_agents.chat_client import Server
@@ -64,7 +63,7 @@ def test_a_run_is_rebuilt_byte_for_byte(run: Path, capsys: pytest.CaptureFixture
     assert "byte-identical. 3 episodes, 9 observations and 6 images" in capsys.readouterr().out
     content = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert content[0]["identical"] is True
-    assert (content[0]["unrecorded"], content[0]["files"]) == ({}, [])
+    assert content[0]["files"] == []
 
 
 def set_reply(record: RunRecord) -> None:
@@ -235,12 +234,12 @@ def test_every_forged_number_of_the_metrics_is_named(run: Path) -> None:
     directory = RunFiles(run)
     manifest, metrics, records = directory.manifest(), directory.metrics(), directory.records()
     env = rebuild_environment(manifest)
-    assert check_files(directory, manifest, records, env, Counter()) == []
-    paths = [path for path in leaves(metrics) if path not in (("interval_method",), ("episodes_sha256",))]
+    assert check_files(directory, manifest, records, env) == []
+    paths = [path for path in leaves(metrics) if path != ("episodes_sha256",)]
     assert len(paths) > 30
     for path in paths:
         directory.metrics_file.write_text(json.dumps(with_forged(metrics, path)), encoding="utf-8")
-        found = check_files(directory, manifest, records, env, Counter())
+        found = check_files(directory, manifest, records, env)
         assert [(one.file, one.field) for one in found] == [("metrics.json", ".".join(path))]
     env.close()
 
@@ -250,10 +249,10 @@ def test_every_forged_fact_of_the_manifest_is_named(run: Path) -> None:
     manifest, records = directory.manifest(), directory.records()
     env = rebuild_environment(manifest)
     names = ("data", "prompt", "pixels", "scorer", "n_samples", "samples_sha256", "repeats")
-    paths = [path for path in leaves({name: manifest[name] for name in names}) if path != ("scorer", "source")]
+    paths = list(leaves({name: manifest[name] for name in names}))
     assert len(paths) > 15
     for path in paths:
-        found = check_files(directory, with_forged(manifest, path), records, env, Counter())
+        found = check_files(directory, with_forged(manifest, path), records, env)
         field = "run.repeat" if path == ("repeats",) else ".".join(path)
         assert field in [one.field for one in found]
     env.close()
@@ -326,33 +325,10 @@ def test_forged_judgments_are_named(judged: Path, judgment: dict[str, Any] | Non
     assert [(m.sample_id, m.what) for m in check_replay(judged).mismatches] == [("test-1", what)]
 
 
-def test_runs_without_digests_say_what_was_not_checked(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    directory = RunFiles(run)
-    lines = []
-    for record in directory.records():
-        line = record_to_json(record)
-        del line["run"]["image_sha256"], line["run"]["cluster"]
-        lines.append(json.dumps(line) + "\n")
-    directory.episodes_file.write_text("".join(lines), encoding="utf-8")
-    metrics = directory.metrics()
-    del metrics["episodes_sha256"], metrics["n_clusters"]
-    older = metrics | {"interval_method": "bootstrap", "intervals": {"accuracy": [0.1, 0.9]}}
-    directory.metrics_file.write_text(json.dumps(older), encoding="utf-8")
-    assert main(["replay", str(run)]) == 0
-    out = capsys.readouterr().out
-    for what in ("pixels of images (6)", "clusters of episodes (3)", "digest of episodes.jsonl", "the present method"):
-        assert f"{what}" in out.replace("\n", " ")
-    # The numbers are compared all the same.
-    older["statistics"]["accuracy"] = 0.5
-    directory.metrics_file.write_text(json.dumps(older), encoding="utf-8")
-    assert [one.field for one in check_replay(run).files] == ["statistics.accuracy"]
-
-
 def test_the_same_for_drawn_samples_and_hostile_turns(random_run: Path, oracle_run: Path) -> None:
     for directory in (random_run, oracle_run):
         check = check_replay(directory)
-        assert check.identical
-        assert (check.n_episodes, check.unrecorded) == (12, {})
+        assert (check.identical, check.n_episodes) == (True, 12)
     with pytest.raises(ValueError, match="was given no data"):
         check_replay(oracle_run, "somewhere")
 

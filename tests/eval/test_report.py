@@ -19,7 +19,7 @@ from eval.facts import facts_of, tags
 from eval.records import RunFiles
 from eval.rendering import file_size, signed
 from eval.report import write_report
-from tests.eval.conftest import run_evaluation
+from tests.eval.conftest import episodes_of, run_evaluation
 from tests.eval.scripted import HOSTILE
 
 VOID = {"meta", "img", "br", "line", "circle", "rect", "polyline", "polygon", "image", "input"}
@@ -172,7 +172,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     assert [kind for kind, _ in page.scripts].count("") == 1
     assert not [attributes for _, attributes in page.tags if any(name.startswith("on") for name in attributes)]
     assert page.text.count(HOSTILE) >= 3 * 2  # twice in turns, once as the answer, of each episode
-    episode = RunFiles(tmp_path / "run").episodes()[0]
+    episode = episodes_of(tmp_path / "run")[0]
     assert episode.answer == HOSTILE
     assert {row[4] for row in page.rows()} == {HOSTILE[:80]}
 

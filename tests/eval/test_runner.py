@@ -23,14 +23,14 @@ from rich.console import Console
 from eval import runner
 from eval.__main__ import main
 from eval.agents import AgentChoice
-from eval.choice import Choice
 from eval.manifest import chat_template_digest, commit
 from eval.options import key_value
 from eval.records import RunFiles
 from eval.runner import evaluate
+from eval.suites import Choice
 from pxr_agents.types import Sampling
 from tests.eval import scripted
-from tests.eval.conftest import ENV_ARGS, ENV_ID, run_evaluation
+from tests.eval.conftest import ENV_ARGS, ENV_ID, episodes_of, run_evaluation
 from tests.pxr_env.media.broken import BROKEN, saved
 from tests.vllm_support import ARGUMENTS, VARIABLES, needs_vllm
 
@@ -53,7 +53,7 @@ def test_the_oracle_is_always_right_and_looks_only_where_it_has_to(oracle_run: P
 
 
 def test_episodes_are_those_of_the_first_samples_in_order(oracle_run: Path) -> None:
-    episodes = RunFiles(oracle_run).episodes()
+    episodes = episodes_of(oracle_run)
     assert [episode.sample_id for episode in episodes] == [f"test-{index}" for index in range(12)]
     assert all(episode.answer == episode.target and episode.tokens is None for episode in episodes)
     assert {episode.task for episode in episodes} == {"pxr/SyntheticSearch-v0"}
@@ -62,7 +62,7 @@ def test_episodes_are_those_of_the_first_samples_in_order(oracle_run: Path) -> N
 def test_the_manifest_rebuilds_the_environment(oracle_run: Path) -> None:
     manifest = RunFiles(oracle_run).manifest()
     env = gymnasium.make(EnvSpec.from_json(json.dumps(manifest["env"])))
-    assert Choice(limit=12).choose(env) == [episode.sample_id for episode in RunFiles(oracle_run).episodes()]
+    assert Choice(limit=12).choose(env) == [episode.sample_id for episode in episodes_of(oracle_run)]
     observation, _ = env.reset(options={"sample_id": "test-3"})
     expected, _ = gymnasium.make(ENV_ID, **ENV_ARGS).reset(options={"sample_id": "test-3"})
     assert observation["text"] == expected["text"]
@@ -80,9 +80,9 @@ def test_the_random_agent_depends_on_its_seed_only(random_run: Path, tmp_path: P
     # One environment instead of many: the order of episodes must not matter either.
     run_evaluation(tmp_path / "again", agent="random", n_envs=1)
     run_evaluation(tmp_path / "other", agent="random", seed=1)
-    episodes = RunFiles(random_run).episodes()
-    assert episodes == RunFiles(tmp_path / "again").episodes()
-    assert episodes != RunFiles(tmp_path / "other").episodes()
+    episodes = episodes_of(random_run)
+    assert episodes == episodes_of(tmp_path / "again")
+    assert episodes != episodes_of(tmp_path / "other")
     assert len({episode.steps[0].turn for episode in episodes}) > 1
     assert RunFiles(random_run).metrics()["statistics"]["accuracy"] < 1.0
 
@@ -94,13 +94,13 @@ def test_an_interrupted_run_continues_to_the_same_end(
     monkeypatch.setattr(scripted, "interrupt_at", 8)
     with pytest.raises(KeyboardInterrupt):
         run_evaluation(directory.path, agent="tests.eval.scripted:interrupted", n_envs=2)
-    done = directory.episodes()
+    done = episodes_of(directory.path)
     assert 0 < len(done) < 12
     assert not directory.metrics_file.exists()
 
     monkeypatch.setattr(scripted, "interrupt_at", None)
     metrics = run_evaluation(directory.path, agent="tests.eval.scripted:interrupted", n_envs=2)
-    assert directory.episodes() == RunFiles(oracle_run).episodes()
+    assert episodes_of(directory.path) == episodes_of(oracle_run)
     uninterrupted = RunFiles(oracle_run).metrics()
     assert without_seconds(metrics) == without_seconds(uninterrupted)
     assert RunFiles(oracle_run).manifest()["data"] == directory.manifest()["data"]
@@ -122,7 +122,7 @@ def test_a_checkpoint_is_evaluated_and_recorded(tiny_path: Path, tmp_path: Path)
     assert manifest["sampling"] == {"temperature": 0.0, "max_tokens": 8}
     assert "model.safetensors" in manifest["model_sha256"]
     assert manifest["env"]["kwargs"]["max_turns"] == 2
-    episodes = RunFiles(out).episodes()
+    episodes = episodes_of(out)
     # Untrained and cut off after 8 tokens, it says nothing an environment could score, twice.
     assert [len(episode.steps) for episode in episodes] == [2, 2, 2]
     assert RunFiles(out).metrics()["statistics"]["truncated_rate"] == 1.0
@@ -194,7 +194,7 @@ def test_an_environment_argument_without_a_value_is_refused(capsys: pytest.Captu
 def test_an_agent_of_ones_own_needs_nothing_but_act(tmp_path: Path) -> None:
     run_evaluation(tmp_path / "run", agent="tests.eval.scripted:polite", limit=2)
     # A fresh one for each episode: the first turn is no answer, and the second sees a reply without images.
-    for episode in RunFiles(tmp_path / "run").episodes():
+    for episode in episodes_of(tmp_path / "run"):
         assert [step.turn for step in episode.steps] == ["Let me think.", r"\boxed{02}"]
 
 
@@ -206,7 +206,7 @@ def test_several_episodes_per_sample(tmp_path: Path) -> None:
     # Each repeat is another one, and the first is what a single one would be.
     assert all(turns[3 * k] != turns[3 * k + 1] for k in range(4))
     run_evaluation(tmp_path / "single", agent="random", limit=4)
-    assert RunFiles(tmp_path / "single").episodes() == [record.episode for record in records if record.repeat == 0]
+    assert episodes_of(tmp_path / "single") == [record.episode for record in records if record.repeat == 0]
     assert {"pass@1", "pass@2", "pass@3", "majority_accuracy"} <= metrics["statistics"].keys()
     assert metrics["statistics"]["n_episodes"] == 12
 
@@ -239,7 +239,12 @@ def test_what_an_episode_took_is_recorded(oracle_run: Path) -> None:
 
 def test_the_manifest_says_what_made_the_score(tiny_path: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    run_evaluation(out, agent="transformers", model=str(tiny_path), limit=1, sampling=Sampling(max_tokens=4), repeats=2)
+    run_evaluation(
+        out,
+        agent=AgentChoice(name="transformers", model=str(tiny_path), sampling=Sampling(max_tokens=4)),
+        limit=1,
+        repeats=2,
+    )
     manifest = RunFiles(out).manifest()
     weights = hashlib.sha256((tiny_path / "model.safetensors").read_bytes()).hexdigest()
     assert manifest["model_sha256"]["model.safetensors"] == weights
@@ -312,9 +317,9 @@ def lines(monkeypatch: pytest.MonkeyPatch, times: list[float], total: int, done:
     clock = iter([0.0, *times])
     monkeypatch.setattr(runner.time, "monotonic", lambda: next(clock))
     console = Console(file=io.StringIO(), width=40)
-    with runner.RunProgress("evaluating", total, done, console) as shown:
+    with runner.progress("evaluating", total, done, console) as advance:
         for number in range(done + 1, done + len(times) + 1):
-            shown.advance(f"{number} good")
+            advance(f"{number} good")
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 
@@ -339,9 +344,9 @@ def test_a_long_run_writes_a_line_for_each_tenth_and_every_half_minute(monkeypat
 
 def test_a_terminal_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    with runner.RunProgress("evaluating", 2, 0, console) as shown:
-        shown.advance("all good")
-        shown.advance("all good")
+    with runner.progress("evaluating", 2, 0, console) as advance:
+        advance("all good")
+        advance("all good")
     assert isinstance(console.file, io.StringIO)
     assert "2/2" in console.file.getvalue()
 

@@ -21,11 +21,13 @@ import pytest
 from eval.agents import AgentChoice, open_agent
 from eval.records import RunFiles
 from eval.runner import evaluate
+from eval.suites import Choice
 from pxr_agents.agents import OpenAIAgent
 from pxr_agents.chat import Conversation
 from pxr_agents.chat_client import Server
 from pxr_agents.checkpoint import read_checkpoint
 from pxr_agents.types import Sampling
+from tests.eval.conftest import episodes_of
 from tests.vllm_support import ARGUMENTS, VARIABLES, needs_vllm
 
 pytestmark = needs_vllm
@@ -168,8 +170,8 @@ def put(agent: Any, key: int, new_key: int, text: str) -> None:
 def test_whole_evaluations_are_equal(choices: dict[str, AgentChoice], tmp_path: Path) -> None:
     turns = {}
     for name, choice in choices.items():
-        evaluate(ENV_ID, out=tmp_path / name, agent=choice, env_args=ENV_ARGS, limit=6, n_envs=6)
-        turns[name] = [[step.turn for step in one.steps] for one in RunFiles(tmp_path / name).episodes()]
+        evaluate(ENV_ID, out=tmp_path / name, agent=choice, env_args=ENV_ARGS, choice=Choice(limit=6), n_envs=6)
+        turns[name] = [[step.turn for step in one.steps] for one in episodes_of(tmp_path / name)]
     assert turns["transformers"] == turns["vllm"] == turns["openai"]
     assert {len(of_episode) for of_episode in turns["openai"]} == {2}
     # They look at the pictures: not everything they say is the same.
@@ -183,7 +185,13 @@ def test_images_of_later_turns_are_seen_alike(choices: dict[str, AgentChoice]) -
 
 
 def test_what_a_server_counts_is_what_is_counted_here(choices: dict[str, AgentChoice], tmp_path: Path) -> None:
-    evaluate(ENV_ID, out=tmp_path / "run", agent=choices["openai"], env_args={**ENV_ARGS, "max_turns": 1}, limit=1)
+    evaluate(
+        ENV_ID,
+        out=tmp_path / "run",
+        agent=choices["openai"],
+        env_args={**ENV_ARGS, "max_turns": 1},
+        choice=Choice(limit=1),
+    )
     [record] = RunFiles(tmp_path / "run").records()
     chat = read_checkpoint(str(choices["transformers"].model)).chat
     env = gymnasium.make(ENV_ID, **ENV_ARGS)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from eval.significance import ALL_SIGNS, holm, mcnemar_p, paired_test, sign_flip_p
+from eval.intervals import ALL_SIGNS, holm, mcnemar_p, paired_test, sign_flip_p
 
 
 @given(st.integers(0, 7), st.integers(0, 7))

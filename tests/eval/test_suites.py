@@ -19,6 +19,7 @@ from eval.records import RunFiles
 from eval.suites import SUITES, get_suite
 from pxr_env.tasks import TASKS
 from tests.eval import scripted
+from tests.eval.conftest import episodes_of
 
 #: Small enough to be drawn at once.
 SMALL = {"min_pixels": 784, "max_pixels": 7056, "max_turns": 1}
@@ -169,7 +170,7 @@ def test_data_that_cannot_be_shown_are_counted_apart(
     statistics = run.metrics()["statistics"]
     assert (statistics["accuracy"], statistics["n_episodes"], statistics["n_errors"]) == (1.0, 1, 1)
     assert "1 not scored: data: image file" in capsys.readouterr().out
-    lost = run.episodes()[0]
+    lost = episodes_of(run.path)[0]
     assert (lost.target, lost.correct, lost.answer) == ("K", False, None)
 
 

@@ -112,7 +112,7 @@ def test_evaluation_reads_the_episodes(played, tmp_path):
     # Tokens do not travel, what they were does.
     episodes[1].token_spans = (("read", 40), ("written", 3))
     write_episodes(tmp_path / "1", [PicturedEpisode(episode=each, picture=None) for each in episodes], iteration=1)
-    assert RunFiles(tmp_path / "1").episodes() == episodes
+    assert [record.episode for record in RunFiles(tmp_path / "1").records()] == episodes
 
 
 def test_a_row_of_the_table():
