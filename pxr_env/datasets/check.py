@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from pxr_env.datasets.fields import printable
 from pxr_env.datasets.formats import FORMATS, open_dataset, recognize
 from pxr_env.datasets.media import Medium
 from pxr_env.datasets.released import SFTData, SFTTrace
-from pxr_env.datasets.rows import BadRow, Dataset, Progress, Record, RowWarning, box_problem, time_problem
+from pxr_env.datasets.rows import BadRow, Progress, Record, RowWarning, box_problem, time_problem
 from pxr_env.errors import DataError, MediaError, quote
 from pxr_env.media.images import ImageSource
 from pxr_env.media.video import VideoSource
@@ -26,17 +26,10 @@ _WARNINGS_PRINTED = 20
 
 @dataclass(frozen=True, slots=True)
 class DataReport:
-    """What a check found.
+    """What a check found: of `n_rows` rows `n_good` can be used, and `bad_rows` are the others.
 
-    Args:
-        path: the data set.
-        format: name of its format.
-        deep: whether all media were decoded.
-        n_rows: rows read.
-        n_good: rows that can be used.
-        bad_rows: the others, by row.
-        warnings: what is odd about usable rows.
-        counts: of the usable rows: "images", "videos" (files that are named, repetitions counted) and "category NAME".
+    `counts` is of the usable rows: "images", "videos" (files that are named, repetitions counted) and "category NAME".
+    `deep` says whether all media were decoded, and `warnings` what is odd about usable rows.
     """
 
     path: str
@@ -83,8 +76,7 @@ def check_dataset(
     """Validates a data set and returns what was found; bad rows are no exception here.
 
     Args:
-        path: its directory or file.
-        format: a name of `FORMATS`, or "auto" to recognize it from the files.
+        path, format: as of `open_dataset`.
         deep: decode every image, and the first and last frame of every video, instead of reading headers.
         limit: check this many rows only.
         arguments: further arguments of the format's class, such as the columns of `HuggingFaceData`.
@@ -106,7 +98,8 @@ def check_dataset(
             raise
         bad = tuple(row for row in error.bad_rows if isinstance(row, BadRow))
         return DataReport(str(path), name, deep, n_rows=len(bad), n_good=0, bad_rows=bad, warnings=(), counts={})
-    good: list[Record | SFTTrace] = list(_records(data))
+    good: list[Record | SFTTrace]
+    good = list(data) if isinstance(data, SFTData) else list(map(data.record, data.sample_ids()))
     bad_media = _look_inside(good, deep, progress)
     bad_rows = [*data.skipped, *bad_media.values()]
     good = [record for record in good if record.sample_id not in bad_media]
@@ -122,29 +115,23 @@ def check_dataset(
     )
 
 
-def _records(data: Dataset | SFTData) -> Iterable[Record | SFTTrace]:
-    if isinstance(data, SFTData):
-        return data
-    return map(data.record, data.sample_ids())
-
-
 def _look_inside(records: Sequence[Record | SFTTrace], deep: bool, progress: Progress | None) -> dict[str, BadRow]:
     """By their ids, the rows whose evidence lies outside of their video or, with `deep`, whose media are broken."""
     bad: dict[str, BadRow] = {}
     # A file that many rows name is decoded once.
     causes: dict[Medium, str | None] = {}
     for number, record in enumerate(records, start=1):
-        found: list[str] = []
         for medium in record.media if deep else ():
             if medium not in causes:
                 causes[medium] = _decode(medium)
-            found += [cause for cause in (causes[medium],) if cause is not None]
-        if not found and isinstance(record, Record) and (misplaced := _misplaced_evidence(record)) is not None:
-            found = [misplaced]
-        if found:
-            row = record.row if isinstance(record, SFTTrace) else int(record.metadata["row"])
-            cause = printable(found[0])
-            bad[record.sample_id] = BadRow(row=row, place=record.place, sample_id=record.sample_id, cause=cause)
+        cause = next((causes[medium] for medium in record.media if causes.get(medium)), None)
+        if isinstance(record, Record):
+            cause, row = cause or _misplaced_evidence(record), int(record.metadata["row"])
+        else:
+            row = record.row
+        if cause is not None:
+            name, cause = record.sample_id, printable(cause)
+            bad[name] = BadRow(row=row, place=record.place, sample_id=name, cause=cause)
         if progress is not None and number % 100 == 0:
             progress(number)
     return bad

@@ -112,12 +112,12 @@ def test_members_that_share_their_bytes_are_refused(tmp_path):
         unpack(archive, tmp_path / "data")
 
 
-def test_counts_and_sizes_are_bounded(tmp_path):
+def test_counts_and_sizes_are_bounded(tmp_path, monkeypatch):
     archive = pack(tmp_path / "a.zip", [(f"{number}.png", os.urandom(100)) for number in range(5)])
-    with pytest.raises(DataError, match="has 5 members; expected at most 4"):
-        unpack(archive, tmp_path / "data", max_files=4)
-    with pytest.raises(DataError, match="more than 499 bytes"):
-        unpack(archive, tmp_path / "data", max_bytes=499)
+    for limit, value, message in (("BYTES", 499, "more than 499 bytes"), ("FILES", 4, "5 members; expected at most 4")):
+        monkeypatch.setattr(f"pxr_env.datasets.archives.MAX_{limit}", value)
+        with pytest.raises(DataError, match=message):
+            unpack(archive, tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 

@@ -1,16 +1,12 @@
-"""The released RL format, written with real photographs."""
+"""The released RL format and the authors' evaluation sets."""
 
 import json
 import sys
-import warnings
-from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.utils.env_checker import check_env
-from PIL import Image, ImageDraw
 
 from pxr_env.datasets import EvaluationData, RLData
 from pxr_env.datasets.media import ImageFile, VideoFile
@@ -20,7 +16,6 @@ pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
 
 TASK = "pxr_env:pxr/RLData-v0"
-BUDGET = {"min_pixels": 56 * 56, "max_pixels": 224 * 224}
 
 
 def write(directory, rows, name="release.parquet"):
@@ -32,80 +27,6 @@ def row(qid, image=("images/small.png",), **other):
     return {"question": "What is it?", "answer": ["B"], "image": list(image), "is_video": False, "qid": qid} | other
 
 
-@pytest.fixture(scope="session")
-def photographs(tmp_path_factory):
-    """Real photographs with a small label drawn in, as RL data."""
-    sklearn = pytest.importorskip("sklearn.datasets")
-    skimage = Path(pytest.importorskip("skimage").__file__).parent / "data"
-    china, flower = sklearn.load_sample_images().images
-    directory = tmp_path_factory.mktemp("photographs")
-    (directory / "images").mkdir()
-    pictures = {
-        "china.jpg": Image.fromarray(china),
-        "flower.png": Image.fromarray(flower),
-        "coffee.png": Image.open(skimage / "coffee.png"),
-        "astronaut.png": Image.open(skimage / "astronaut.png"),
-        "coins.png": Image.open(skimage / "coins.png"),  # grey
-    }
-    rows = []
-    for number, (name, picture) in enumerate(pictures.items()):
-        picture = picture.convert("L" if name == "coins.png" else "RGB")
-        draw = ImageDraw.Draw(picture)
-        draw.rectangle((100, 90, 119, 109), fill="white")
-        draw.text((105, 93), str(number), fill="black")
-        picture.save(directory / "images" / name)
-        rows.append(
-            row(f"q{number}", [f"images/{name}"], question="Which digit is in the white box?", answer=[str(number)])
-        )
-    rows.append(row("pair", ["images/coffee.png", "images/china.jpg"], answer=["B"], question="(A) one (B) two"))
-    return write(directory, rows)
-
-
-def test_photographs_become_samples(photographs):
-    env = gymnasium.make(TASK, data=photographs, **BUDGET)
-    data = env.unwrapped.data
-    assert list(data.sample_ids()) == ["q0", "q1", "q2", "q3", "q4", "pair"]
-    assert data.skipped == ()
-    observation, info = env.reset(options={"sample_id": "q1"})
-    assert observation["text"] == "Which digit is in the white box?"
-    assert [image.shape for image in observation["images"]] == [(168, 252, 3)]  # 640x427 inside 50,176 pixels
-    assert info["views"][0]["box"] == (0, 0, 640, 427)
-    assert "needs_operation" not in info
-    assert env.unwrapped.sample.metadata == {"row": 1}
-
-
-def test_a_zoom_shows_the_label_at_full_resolution(photographs):
-    env = gymnasium.make(TASK, data=photographs, coordinates="pixel", **BUDGET)
-    for index, name in enumerate(["china.jpg", "flower.png", "coffee.png", "astronaut.png", "coins.png"]):
-        env.reset(options={"sample_id": f"q{index}"})
-        task = env.unwrapped
-        box = task.frame.from_source((100, 90, 120, 110), task._episode.views[0])
-        call = json.dumps({"name": "zoom_in", "arguments": {"bbox_2d": box, "target_image": 1}})
-        observation, *_, info = env.step(f"<tool_call>{call}</tool_call>")
-        with Image.open(Path(photographs) / "images" / name) as picture:
-            size = info["views"][1]["size"]
-            expected = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC, box=info["views"][1]["box"])
-        assert np.array_equal(observation["images"][0], np.asarray(expected))
-        assert env.step(rf"\boxed{{{index}}}")[1] == 1.0
-
-
-def test_answers_are_scored_by_their_kind(photographs):
-    env = gymnasium.make(TASK, data=photographs, **BUDGET)
-    for sample_id, answer, reward in (("q3", "3.0", 1.0), ("q3", "4", 0.0), ("pair", "two", 1.0), ("pair", "(b)", 1.0)):
-        env.reset(options={"sample_id": sample_id})
-        assert env.step(f"<answer>{answer}</answer>")[1] == reward
-
-
-def test_gymnasiums_checker_and_the_spec(photographs):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        env = gymnasium.make(TASK, data=photographs, **BUDGET)
-        check_env(env.unwrapped)
-    other = gymnasium.make(EnvSpec.from_json(env.spec.to_json()))
-    first, second = env.reset(seed=5)[0]["images"], other.reset(seed=5)[0]["images"]
-    assert all(map(np.array_equal, first, second))
-
-
 @pytest.fixture
 def data_directory(directory):
     """Pictures in `images`, a clip of six frames in `videos/clip`."""
@@ -114,17 +35,34 @@ def data_directory(directory):
     return directory
 
 
+def test_a_task_plays_and_scores_rows(data_directory):
+    """Whole numbers as answers, letters with options in the question, a picture at its full resolution."""
+    write(
+        data_directory,
+        [
+            row("q0", ["images/china.jpg"], answer=["3"]),
+            row("pair", ["images/flower.png", "images/small.png"], question="(A) one (B) two"),
+        ],
+    )
+    env = gymnasium.make(TASK, data=data_directory, min_pixels=56 * 56, max_pixels=224 * 224)
+    observation, info = env.reset(options={"sample_id": "q0"})
+    assert [image.shape for image in observation["images"]] == [(168, 252, 3)]  # 640x427 inside 50,176 pixels
+    assert (info["views"][0]["box"], "needs_operation" in info) == ((0, 0, 640, 427), False)
+    assert env.unwrapped.sample.metadata == {"row": 0}
+    for sample_id, answer, reward in (("q0", "3.0", 1.0), ("q0", "4", 0.0), ("pair", "two", 1.0), ("pair", "(b)", 1.0)):
+        env.reset(options={"sample_id": sample_id})
+        assert env.step(f"<answer>{answer}</answer>")[1] == reward
+    other = gymnasium.make(EnvSpec.from_json(env.spec.to_json()))
+    assert all(map(np.array_equal, env.reset(seed=5)[0]["images"], other.reset(seed=5)[0]["images"]))
+
+
 FRAMES = [f"videos/clip/{number}.png" for number in range(1, 7)]
 BAD = [
     (row("missing", ["images/no.png"]), 'image "images/no.png" does not exist'),
-    (row("absolute", ["/etc/passwd"]), "leaves the directory"),
     (row("no frame", [*FRAMES, "videos/clip/7.png"], is_video=True), 'frame 7 "videos/clip/7.png" does not exist'),
     (row("other size", [FRAMES[0], "images/china.jpg"], is_video=True), "frame 2 is 640x427 and frame 1 40x30"),
     (row("no video", ["images/x.mp4"], is_video=True), 'video "images/x.mp4" does not exist'),
     (row("no answer", answer=[]), "answer is []; expected text or a number"),
-    (row("null answer", answer=None), "answer is null"),
-    (row("blank answer", answer=["A", " "]), 'entry 2 of answer is " "; expected text'),
-    (row("blank question", question=" "), 'question is " "; expected text'),
     (row("null question", question=None), "question is null"),
     (row("good"), "the id is that of row 0;"),
     (row(None), "qid is null; expected text"),
@@ -162,12 +100,6 @@ def test_videos_are_lists_of_frames_or_files(data_directory):
     assert [type(data.record(name).media[0]) for name in ("one frame", "image")] == [VideoFile, ImageFile]
 
 
-def test_a_video_shows_its_frames(data_directory):
-    (source,) = RLData(write(data_directory, [row("a", FRAMES, is_video=True)])).get("a").sources
-    assert (source.n_frames, source.size, source.duration) == (6, (40, 30), 6.0)
-    assert [source.frame(index).getpixel((0, 0))[0] for index in range(6)] == [40, 80, 120, 160, 200, 240]
-
-
 def test_values_of_wrong_type_are_bad_rows(data_directory):
     for column, value, cause in (
         ("answer", [[3]], r"answer is \[3\]; expected text or a number"),
@@ -179,9 +111,7 @@ def test_values_of_wrong_type_are_bad_rows(data_directory):
             RLData(data_directory)
 
 
-def test_unusable_directories_say_what_to_do(data_directory, tmp_path):
-    with pytest.raises(DataError, match="no directory; expected one with"):
-        RLData(tmp_path / "nowhere")
+def test_unusable_directories_say_what_to_do(data_directory):
     with pytest.raises(DataError, match=r"holds 0 \*\.parquet files \(none\)"):
         RLData(data_directory)
     write(data_directory, [row("a")])

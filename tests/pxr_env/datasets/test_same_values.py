@@ -18,38 +18,34 @@ from pxr_env.errors import DataError
 JSON_FORMATS = ("jsonl", "vstar", "tallyqa", "infographicvqa", "mvbench", "sft")
 TABLES = ("huggingface", "rl_data", "evaluation")
 OPTIONS = ["one", "two", "three", "four"]
-COLUMNS = {"huggingface": ("id", "answers", "images"), "rl_data": ("qid", "answer", "image")}
-COLUMNS["evaluation"] = COLUMNS["rl_data"]
+COLUMNS = {
+    **dict.fromkeys(("huggingface", "jsonl"), ("id", "answers", "images")),
+    **dict.fromkeys(("rl_data", "evaluation"), ("qid", "answer", "image")),
+    "vstar": ("question_id", "label", "image"),
+    "tallyqa": ("question_id", "answer", "image"),
+    "infographicvqa": ("questionId", "answers", "image_local_name"),
+    "hrbench": ("index", "answer", "image"),
+}
 
 
 def row_of(name, sample_id, answers="1", image="small.png", options=None):
     """A row of a format; with `options` of those that know them."""
-    if name in COLUMNS:
-        keys = COLUMNS[name]
-        row = {"question": "Which?", **dict(zip(keys, (sample_id, answers, image), strict=True))}
-        return row | ({"options": options} if options else {})
-    if name == "jsonl":
-        row = {"id": sample_id, "question": "Which?", "answers": answers, "images": image}
-        return row | ({"options": options} if options else {})
-    if name == "vstar":
-        lines = "".join(f"\n({letter}) {option}" for letter, option in zip("ABCD", options or OPTIONS, strict=False))
-        return {"question_id": sample_id, "text": "Which?" + lines, "label": answers, "image": image, "category": "c"}
-    if name == "tallyqa":
-        return {"question_id": sample_id, "question": "?", "answer": answers, "image": image, "issimple": False}
-    if name == "infographicvqa":
-        return {"questionId": sample_id, "question": "Which?", "answers": answers, "image_local_name": image}
-    if name == "mvbench":
-        return {"video": "clip.mp4", "question": "Which?", "candidates": options or OPTIONS, "answer": answers}
     if name == "sft":
         said = [{"role": "user", "content": [{"image": image}]}, {"role": "assistant", "content": "yes"}]
         return {"qid": sample_id, "message_list": said}
-    row = {
-        "index": sample_id,
-        "question": "Which?",
-        "answer": answers,
-        **dict(zip("ABCD", options or OPTIONS, strict=True)),
-    }
-    return row | {"image": image}
+    if name == "mvbench":
+        return {"video": "clip.mp4", "question": "Which?", "candidates": options or OPTIONS, "answer": answers}
+    row = dict(zip((*COLUMNS[name], "question"), (sample_id, answers, image, "Which?"), strict=True))
+    if name == "vstar":
+        lines = "".join(f"\n({letter}) {option}" for letter, option in zip("ABCD", options or OPTIONS, strict=False))
+        row |= {"text": row.pop("question") + lines, "category": "c"}
+    elif name == "hrbench":
+        row |= dict(zip("ABCD", options or OPTIONS, strict=True))
+    elif name == "tallyqa":
+        row |= {"issimple": False}
+    elif options:
+        row |= {"options": options}
+    return row
 
 
 FILES = {"jsonl": "data.jsonl", "vstar": "test_questions.jsonl", "tallyqa": "test.json", "sft": "release.json"}
@@ -59,6 +55,7 @@ FILES |= {"hrbench": "hr_bench_4k.tsv", "rl_data": "a.parquet", "evaluation": "a
 
 def write(folder, name, rows, arrow=None):
     """Writes the rows as the file of a format; `arrow` says which type of arrow a column has."""
+    folder.mkdir(exist_ok=True)
     Image.new("RGB", (60, 40), "red").save(folder / "small.png")
     (folder / "clevrer" / "video_validation").mkdir(parents=True, exist_ok=True)
     (folder / "clevrer" / "video_validation" / "clip.mp4").write_bytes(b"\0\0\0\x18ftypisom" + bytes(20))
@@ -131,9 +128,7 @@ NOT_COUNTED = [(2.5, ("2.5",)), (-7, ("-7",)), (1e-7, ("0.0000001",)), (["three"
 def test_answers_are_read_alike(tmp_path, name):
     cases = WRITTEN + (ONLY_JSON if name in JSON_FORMATS else []) + (NOT_COUNTED if name != "tallyqa" else [])
     for number, (value, expected) in enumerate(cases):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        found = came(read(folder, name, row_of(name, "q", value)))
+        found = came(read(tmp_path / str(number), name, row_of(name, "q", value)))
         assert expected in found if isinstance(expected, str) else found == expected, (value, found)
 
 
@@ -163,9 +158,7 @@ def test_answers_of_every_arrow_type_are_read(tmp_path, name):
     if name == "huggingface":
         cases = [case for case in cases if case[1] != pa.float16()]
     for number, (value, kind, expected) in enumerate(cases):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        found = came(read(folder, name, row_of(name, "q", value), {COLUMNS[name][1]: kind}))
+        found = came(read(tmp_path / str(number), name, row_of(name, "q", value), {COLUMNS[name][1]: kind}))
         assert expected in found if isinstance(expected, str) else found == expected, (value, found)
 
 
@@ -177,14 +170,11 @@ NO_NUMBER = [4, -1, 1.5, True, [1, 9]]
 
 @pytest.mark.parametrize("name", ["jsonl", "vstar", "mvbench", "hrbench", "huggingface"])
 def test_options_are_named_alike(tmp_path, name):
-    text = base64.b64encode((tmp_path / "image.png").read_bytes()).decode() if _save(tmp_path / "image.png") else ""
-    image = text if name == "hrbench" else "small.png"
+    image = _base64(tmp_path / "image.png") if name == "hrbench" else "small.png"
     good = LETTERS + (NUMBERS if name != "hrbench" else [])
     bad = NO_OPTION + (NO_NUMBER if name != "hrbench" else [])
     for number, value in enumerate([*good, *bad]):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        found = came(read(folder, name, row_of(name, "q", value, image, OPTIONS)))
+        found = came(read(tmp_path / str(number), name, row_of(name, "q", value, image, OPTIONS)))
         if number < len(good):
             assert found == ("B",), (value, found)
         else:
@@ -196,10 +186,7 @@ def test_options_are_named_alike(tmp_path, name):
     [("jsonl", None), ("huggingface", None), ("vstar", ("A",)), ("hrbench", ("A",)), ("mvbench", ("B",))],
 )
 def test_an_answer_with_two_meanings_is_what_the_format_declares_or_refused(tmp_path, name, expected):
-    image = "small.png"
-    if name == "hrbench":
-        _save(tmp_path / "image.png")
-        image = base64.b64encode((tmp_path / "image.png").read_bytes()).decode()
+    image = _base64(tmp_path / "image.png") if name == "hrbench" else "small.png"
     found = came(read(tmp_path, name, row_of(name, "q", "A", image, ["B", "A", "x", "y"])))
     assert found == expected or (expected is None and "names option A and option B" in found)
 
@@ -209,9 +196,9 @@ def test_a_number_that_is_an_option_itself_is_refused(tmp_path):
     assert "answers is 1, which names option A and option B, one by its letter or number" in found
 
 
-def _save(path):
+def _base64(path):
     Image.new("RGB", (60, 40), "red").save(path)
-    return True
+    return base64.b64encode(path.read_bytes()).decode()
 
 
 def _wrapped(text):
@@ -236,14 +223,11 @@ def test_images_are_read_alike(tmp_path, name):
     picture.save(tmp_path / "image.png")
     data = (tmp_path / "image.png").read_bytes()
     good = images_of(data)
-    if name in JSON_FORMATS:
-        good |= {"object": {"bytes": good["base64"], "path": None}, "object with a path": {"path": "image.png"}}
+    if name != "hrbench":
+        good |= {"object": {"bytes": good["base64"] if name in JSON_FORMATS else data, "path": None}}
+        good |= {"object with a path": {"bytes": None, "path": "image.png"}}
     if name in TABLES:
-        good |= {
-            "bytes": data,
-            "struct": {"bytes": data, "path": None},
-            "struct with a path": {"bytes": None, "path": "image.png"},
-        }
+        good |= {"bytes": data}
     answer = "A" if name in ("vstar", "hrbench") else "1"
     for number, (what, value) in enumerate(good.items()):
         folder = tmp_path / str(number)
@@ -271,39 +255,27 @@ def test_what_is_no_image_is_a_bad_row(tmp_path, name):
         cases += [(value, "expected") for value in (None, 3, {"bytes": None, "path": None}, {"url": "a"})]
     answer = "A" if name in ("vstar", "hrbench") else "1"
     for number, (value, cause) in enumerate(cases):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        found = read(folder, name, row_of(name, "q", answer, value))
+        found = read(tmp_path / str(number), name, row_of(name, "q", answer, value))
         assert isinstance(found, str), value
         assert cause in found, (value, found)
 
 
 def test_lists_of_images_in_rows(tmp_path):
+    text = _base64(tmp_path / "image.png")
+    data = {"bytes": (tmp_path / "image.png").read_bytes(), "path": None}
     for name in ("jsonl", "rl_data", "huggingface", "infographicvqa"):
-        folder = tmp_path / name
-        folder.mkdir()
-        _save(folder / "image.png")
-        data = (folder / "image.png").read_bytes()
-        value = [{"bytes": data, "path": None}] * 2 if name in TABLES else [images_of(data)["data URI"], "image.png"]
-        assert [source.image.size for source in read(folder, name, row_of(name, "q", "1", value)).sources] == [
-            (60, 40)
-        ] * 2
+        value = [data] * 2 if name in TABLES else [f"data:image/png;base64,{text}", "small.png"]
+        sources = read(tmp_path / name, name, row_of(name, "q", "1", value)).sources
+        assert [source.image.size for source in sources] == [(60, 40)] * 2
 
 
 def test_label_columns_count_by_their_names(tmp_path):
     datasets = pytest.importorskip("datasets")
     label = datasets.ClassLabel(names=["cat", "dog", "cow"])
     texts = datasets.Value("string")
-    features = {
-        "id": texts,
-        "question": texts,
-        "images": texts,
-        "answers": label,
-        "category": label,
-        "several": [label],
-    }
-    features = datasets.Features(features | {"options": [texts]})
-    _save(tmp_path / "small.png")
+    features = dict.fromkeys(("id", "question", "images"), texts) | dict.fromkeys(("answers", "category"), label)
+    features = datasets.Features(features | {"several": [label], "options": [texts]})
+    _base64(tmp_path / "small.png")
     row = {"question": "Which?", "images": "small.png", "answers": 1, "category": 2, "several": [1, 0], "options": None}
     rows = [
         row | {"id": "name"},
@@ -343,8 +315,7 @@ def _line(name, folder, place):
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
 def test_places_are_found_again(tmp_path, name):
-    _save(tmp_path / "image.png")
-    image = base64.b64encode((tmp_path / "image.png").read_bytes()).decode() if name == "hrbench" else "small.png"
+    image = _base64(tmp_path / "image.png") if name == "hrbench" else "small.png"
     answer = {"vstar": "A", "hrbench": "A", "mvbench": "two"}.get(name, "1")
     rows = [row_of(name, f"q{number}", answer, image) for number in range(4)]
     broken = {key: None for key in ("id", "qid", "index", "question_id", "questionId") if key in rows[2]}
@@ -387,7 +358,7 @@ def test_lines_of_json_lines(tmp_path):
         good % "a",
         good % "d",
     ]
-    _save(tmp_path / "small.png")
+    _base64(tmp_path / "small.png")
     path = tmp_path / "data.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
     data = open_dataset(path, "jsonl", skip_bad_rows=True)
@@ -412,7 +383,7 @@ def test_lines_of_json_lines(tmp_path):
 
 def test_a_long_line_is_one_bad_row(tmp_path, monkeypatch):
     monkeypatch.setattr("pxr_env.datasets.readers.LONGEST_LINE", 200)
-    _save(tmp_path / "small.png")
+    _base64(tmp_path / "small.png")
     rows = [row_of("jsonl", name, "1" * (500 if name == "b" else 1)) for name in "abc"]
     write(tmp_path, "jsonl", rows)
     data = open_dataset(tmp_path, "jsonl", skip_bad_rows=True)
@@ -469,7 +440,7 @@ def test_questions_about_one_image_or_video_belong_together(tmp_path, name):
     for number, path in enumerate(["other.png", *FRAMES]):
         Image.new("RGB", (60, 40), (0, 40 * number, 0)).save(tmp_path / path)
     first, second = "small.png", "other.png"
-    _save(tmp_path / first)
+    _base64(tmp_path / first)
     if name == "hrbench":
         first, second = (base64.b64encode((tmp_path / path).read_bytes()).decode() for path in (first, second))
     rows, clusters = of_parts(name, first, second)
@@ -477,8 +448,8 @@ def test_questions_about_one_image_or_video_belong_together(tmp_path, name):
         rows[1] |= {"cluster": "my own"}
         clusters["1"] = "my own"
         (tmp_path / "clip").mkdir()
-        _save(tmp_path / "clip" / "1.png")
-        _save(tmp_path / "clip" / "2.png")
+        _base64(tmp_path / "clip" / "1.png")
+        _base64(tmp_path / "clip" / "2.png")
         parts = [({"video": "clip", "end": 1}, None), ({"video": "clip", "start": 1}, "3")]
         lists = [
             ({"video": FRAMES}, None),
