@@ -18,7 +18,7 @@ from gymnasium.vector.utils import batch_differing_spaces
 from pxr_env.coordinates import Frame, get_frame
 from pxr_env.dialects import get_dialect
 from pxr_env.operations import get_operation
-from pxr_env.operations.sampling import Scale, draw_call
+from pxr_env.operations.registry import Scale, draw_call
 from pxr_env.types import OperationCall
 
 #: Times are drawn up to this one.

@@ -1,4 +1,4 @@
-"""What an operation is, how the arguments of a call are read, and the registry users add to.
+"""What an operation is, how the arguments of a call are read and drawn, and the registry users add to.
 
 An operation is declared once: a name, a description and the schemas of its arguments for the model, and a function that
 answers a checked call with what to show::
@@ -19,9 +19,12 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from pxr_env.coordinates import Frame
 from pxr_env.errors import OperationError, choose, did_you_mean, quote, show
 from pxr_env.media import ImageSource, VideoSource
+from pxr_env.types import OperationCall
 from pxr_env.views import Comparison, Region, View
 
 _KEYWORDS = {
@@ -30,6 +33,13 @@ _KEYWORDS = {
 }  # fmt: skip
 #: How Python writes what JSON writes as true and false; some models write it so.
 _PYTHON_WORDS = {"True": True, "False": False}
+#: What strings are drawn from: every dialect has to carry each of them unchanged.
+WORDS = (
+    *("A", "", "left top", "naïve", "左上", "x < y", '"quoted"', "{brace}", "</tool_call>"),
+    *("line\nbreak", "\\boxed{B}"),
+)
+#: Drawn floats have this many decimals: dialects write no more.
+_DECIMALS = 4
 _TYPES = ("object", "array", "string", "integer", "number", "boolean")
 
 #: The argument that names a shown image.
@@ -57,13 +67,10 @@ OperationFunction = Callable[..., "Shown | Sequence[Shown]"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OperationContext:
-    """What an operation may look at.
+    """What an operation may look at: the images shown so far and the sources of the sample, in order.
 
-    Args:
-        views: the images shown so far, in order.
-        frame: what the numbers of a box mean.
-        sources: the images and videos of the sample, in order.
-        zoom_padding: what a zoom shows beyond its box on each side, as a share of the target image.
+    `frame` says what the numbers of a box mean, and `zoom_padding` what a zoom shows beyond its box on each side, as a
+    share of the target image.
     """
 
     views: Sequence[View]
@@ -72,11 +79,7 @@ class OperationContext:
     zoom_padding: float = 0.0
 
     def view(self, target_image: int) -> View:
-        """Returns the view of that number (from 1).
-
-        Raises:
-            OperationError: there is none. The text is for the model.
-        """
+        """Returns the view of that number (from 1), or raises OperationError for the model."""
         if not 1 <= target_image <= len(self.views):
             shown = "only image 1 was shown" if len(self.views) == 1 else f"images 1 to {len(self.views)} were shown"
             raise OperationError(
@@ -85,10 +88,8 @@ class OperationContext:
         return self.views[target_image - 1]
 
     def video(self, target_video: int) -> tuple[int, VideoSource]:
-        """Returns the video of that number (from 1, images not counted), and its number among all sources.
-
-        Raises:
-            OperationError: there is none. The text is for the model.
+        """Returns the video of that number (from 1, images not counted), and its number among all sources; or raises
+        OperationError for the model.
         """
         videos = [
             (number, source) for number, source in enumerate(self.sources, start=1) if isinstance(source, VideoSource)
@@ -104,13 +105,8 @@ class OperationContext:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Operation:
-    """A registered operation.
-
-    Args:
-        name: how the model calls it.
-        description: what it does, for the model.
-        parameters: JSON schema of the arguments. Arguments that are not listed are refused.
-        function: answers a call.
+    """A registered operation: name and description for the model, JSON schema of the arguments, and what answers a
+    call. Arguments that are not listed are refused.
     """
 
     name: str
@@ -125,20 +121,12 @@ class Operation:
         return {"type": "function", "function": function}
 
     def read(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the arguments of a call as `parameters` want them, see `read_arguments`.
-
-        Raises:
-            OperationError: they are wrong. The text is for the model.
-        """
+        """Returns the arguments of a call as `parameters` want them, see `read_arguments`."""
         read: dict[str, Any] = read_arguments(arguments, self.parameters, "arguments")
         return read
 
     def run(self, context: OperationContext, arguments: Mapping[str, Any]) -> list[Shown]:
-        """Reads the arguments and answers the call.
-
-        Raises:
-            OperationError: the arguments are wrong. The text is for the model.
-        """
+        """Reads the arguments and answers the call; raises OperationError for the model where they are wrong."""
         shown = self.function(context, **self.read(arguments))
         return [shown] if isinstance(shown, Region | Comparison) else list(shown)
 
@@ -149,14 +137,10 @@ _OPERATIONS: dict[str, Operation] = {}
 def register_operation(
     name: str, description: str, parameters: Mapping[str, Mapping[str, Any]]
 ) -> Callable[[OperationFunction], OperationFunction]:
-    """Returns the decorator that registers a function as an operation.
+    """Returns the decorator that registers a function as an operation, with its name and description for the model.
 
-    Args:
-        name: how the model calls it.
-        description: what it does, for the model.
-        parameters: argument -> JSON schema. Understood: type, properties, required, items, minItems, maxItems,
-            maxLength, minimum, maximum, enum, description. Arguments for which the function has no default are
-            required.
+    `parameters` is argument -> JSON schema. Understood: type, properties, required, items, minItems, maxItems,
+    maxLength, minimum, maximum, enum, description. Arguments for which the function has no default are required.
 
     Raises:
         ValueError: the name is taken, a schema uses what is not understood, or the function's parameters are not
@@ -166,32 +150,23 @@ def register_operation(
         raise ValueError(f'got the operation "{name}" a second time; expected a new name. Choose another one.')
 
     def register(function: OperationFunction) -> OperationFunction:
-        schema = _schema(name, parameters, function)
+        _context, *rest = inspect.signature(function).parameters.values()
+        if {parameter.name for parameter in rest} != set(parameters):
+            raise ValueError(
+                f'the function of "{name}" takes {", ".join(parameter.name for parameter in rest) or "nothing"}; '
+                f"expected context and {', '.join(parameters) or 'nothing'}. Give both the same names."
+            )
+        required = [parameter.name for parameter in rest if parameter.default is inspect.Parameter.empty]
+        schema = {"type": "object", "properties": dict(parameters), "required": required}
+        check_schema(schema, name)
         _OPERATIONS[name] = Operation(name=name, description=description, parameters=schema, function=function)
         return function
 
     return register
 
 
-def _schema(name: str, parameters: Mapping[str, Mapping[str, Any]], function: OperationFunction) -> dict[str, Any]:
-    _context, *rest = inspect.signature(function).parameters.values()
-    if {parameter.name for parameter in rest} != set(parameters):
-        raise ValueError(
-            f'the function of "{name}" takes {", ".join(parameter.name for parameter in rest) or "nothing"}; expected '
-            f"context and {', '.join(parameters) or 'nothing'}. Give both the same names."
-        )
-    required = [parameter.name for parameter in rest if parameter.default is inspect.Parameter.empty]
-    schema = {"type": "object", "properties": dict(parameters), "required": required}
-    check_schema(schema, name)
-    return schema
-
-
 def get_operation(name: str) -> Operation:
-    """Returns the registered operation of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """Returns the registered operation of that name; raises ValueError if there is none."""
     advice = "Import the module that registers it first if it is your own."
     return choose(_OPERATIONS, name, "the operation ", advice)
 
@@ -220,12 +195,7 @@ def read_arguments(value: object, schema: Mapping[str, Any], where: str) -> Any:
     """Returns `value` as `schema` wants it, where it is written otherwise and can only mean one thing.
 
     An integer may be written as a float (1.0, as JSON Schema counts it), and what is no text as its JSON inside a
-    string ("1", "[0.1, 0.2, 0.4, 0.5]").
-
-    Args:
-        value: what the model wrote.
-        schema: the schema of an operation's arguments, or of a part of them.
-        where: names it in the message.
+    string ("1", "[0.1, 0.2, 0.4, 0.5]"). `where` names it in the message.
 
     Raises:
         OperationError: with the first thing that does not fit, readable for the model.
@@ -320,30 +290,19 @@ def _describe(schema: Mapping[str, Any]) -> str:
 
 
 def strict_json(text: str) -> Any:
-    """Reads JSON.
-
-    Raises:
-        ValueError: it is no JSON.
-        RecursionError: it is nested too deeply.
-    """
+    """Reads JSON; raises ValueError if it is none, and RecursionError if it is nested too deeply."""
     return _DECODER.decode(text)
 
 
 def strict_json_at(text: str, start: int) -> tuple[Any, int]:
-    """Reads the JSON value that begins at `start`, and returns it with where it ends.
-
-    Raises:
-        ValueError: there is none.
-        RecursionError: it is nested too deeply.
-    """
+    """Reads the JSON value that begins at `start`, and returns it with where it ends; raises as `strict_json` does."""
     return _DECODER.raw_decode(text, start)
 
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        counts = Counter(name for name, _ in pairs)
-        twice = next(name for name in value if counts[name] > 1)
+        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f'the key "{quote(twice, 40)}" came twice')
     return value
 
@@ -353,3 +312,78 @@ def _no_constant(name: str) -> Any:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_no_key_twice, parse_constant=_no_constant)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scale:
+    """What numbers without bounds are drawn from, so that some of them mean something.
+
+    `width` and `height` are the numbers at the edges of an image in the frame of the environment, `seconds` is the
+    duration of a video, and `integers` says whether boxes are written in integers.
+    """
+
+    width: float
+    height: float
+    seconds: float
+    integers: bool
+
+
+def draw_call(operation: Operation, scale: Scale, rng: np.random.Generator) -> OperationCall:
+    """Draws a call whose arguments satisfy the schema of an operation."""
+    return OperationCall(name=operation.name, arguments=draw(operation.parameters, scale, rng))
+
+
+def draw(schema: Mapping[str, Any], scale: Scale, rng: np.random.Generator) -> Any:
+    """Draws a value that satisfies a schema of those that operations may use."""
+    if "enum" in schema:
+        return schema["enum"][int(rng.integers(len(schema["enum"])))]
+    match schema["type"]:
+        case "object":
+            required = schema.get("required", ())
+            return {
+                name: draw(part, scale, rng)
+                for name, part in schema.get("properties", {}).items()
+                if name in required or rng.random() < 0.5
+            }
+        case "array":
+            return _array(schema, scale, rng)
+        case "string":
+            return WORDS[int(rng.integers(len(WORDS)))][: schema.get("maxLength")]
+        case "boolean":
+            return bool(rng.random() < 0.5)
+        case "integer":
+            return _integer(schema, rng)
+        case _:
+            return _number(schema, scale, rng)
+
+
+def _array(schema: Mapping[str, Any], scale: Scale, rng: np.random.Generator) -> list[Any]:
+    least = schema.get("minItems", 0)
+    most = min(schema.get("maxItems", least + 3), least + 3)
+    count = int(rng.integers(least, most + 1))
+    items = schema.get("items", {"type": "integer"})
+    is_point_or_box = items.keys() <= {"type", "description"} and items["type"] == "number" and count in (2, 4)
+    if not is_point_or_box or rng.random() >= 0.75:
+        return [draw(items, scale, rng) for _ in range(count)]
+    # Inside an image.
+    low, high = rng.uniform(0.0, 0.45, 2), rng.uniform(0.55, 1.0, 2)
+    numbers = [low[0] * scale.width, low[1] * scale.height, high[0] * scale.width, high[1] * scale.height]
+    return [int(number) if scale.integers else round(float(number), _DECIMALS) for number in numbers[:count]]
+
+
+def _integer(schema: Mapping[str, Any], rng: np.random.Generator) -> int:
+    low = math.ceil(schema.get("minimum", min(-2, schema.get("maximum", 0))))
+    # Small ones are numbers of images that exist; a large one shows how an operation says no.
+    high = math.floor(schema.get("maximum", 10**6 if rng.random() < 0.1 else low + 3))
+    return int(rng.integers(low, high + 1))
+
+
+def _number(schema: Mapping[str, Any], scale: Scale, rng: np.random.Generator) -> float:
+    low = schema.get("minimum", min(0, schema.get("maximum", 0)))
+    # Nobody says whether it is a coordinate or a time, and some should be too large.
+    extent = max(scale.width, scale.height)
+    high = schema.get("maximum", low + (scale.seconds, scale.seconds, extent, 4 * extent)[int(rng.integers(4))])
+    number = round(float(rng.uniform(low, high)), _DECIMALS)
+    if rng.random() < 0.25:
+        number = int(number)
+    return min(max(number, low), high)

@@ -17,8 +17,7 @@ from pxr_env.env import VisualReasoningEnv
 from pxr_env.errors import show
 from pxr_env.media import ImageSource, VideoSource
 from pxr_env.operations import OperationContext, get_operation
-from pxr_env.operations.registry import Shown
-from pxr_env.operations.sampling import Scale, draw
+from pxr_env.operations.registry import Scale, Shown, draw
 from pxr_env.rules import first_regions
 from pxr_env.testing.playing import Environment, base
 from pxr_env.types import Sample, SampleSource, as_source

@@ -9,7 +9,7 @@ import pytest
 from gymnasium.error import ResetNeeded
 
 from pxr_env.errors import quote, show
-from pxr_env.operations.sampling import WORDS
+from pxr_env.operations.registry import WORDS
 from pxr_env.testing.playing import Environment, Playthrough, base, play
 from pxr_env.testing.subject import TaskSubject
 from pxr_env.testing.turns import draw_call, drawn_turns, surrounded, written

@@ -9,8 +9,8 @@ import numpy as np
 from pxr_env.env import VisualReasoningEnv
 from pxr_env.media import VideoSource
 from pxr_env.operations import Operation
-from pxr_env.operations.sampling import Scale
-from pxr_env.operations.sampling import draw_call as draw_on_scale
+from pxr_env.operations.registry import Scale
+from pxr_env.operations.registry import draw_call as draw_on_scale
 from pxr_env.testing.playing import Environment, base
 from pxr_env.types import OperationCall
 

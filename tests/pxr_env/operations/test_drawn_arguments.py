@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pxr_env.operations import get_operation, operation_names
-from pxr_env.operations.registry import check_schema, read_arguments
-from pxr_env.operations.sampling import Scale, draw, draw_call
+from pxr_env.operations.registry import Scale, check_schema, draw, draw_call, read_arguments
 
 SCALE = Scale(width=84, height=56, seconds=3.0, integers=False)
 
