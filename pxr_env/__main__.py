@@ -145,7 +145,7 @@ def _checker(given: Sequence[str]) -> str:
     names_task = any(
         re.fullmatch(r"(\S+:)?\S+-v\d+", argument) and not Path(argument).exists() for argument in given[1:]
     )
-    return "pxr_env.testing.run" if names_task else "pxr_env.datasets.check"
+    return "pxr_env.testing.plugin" if names_task else "pxr_env.datasets.check"
 
 
 def _list(args: argparse.Namespace) -> int:

@@ -8,6 +8,6 @@ def test_task():
 The checks are pytest tests: `pytest --pyargs pxr_env.testing --task my_module:my/Task-v0` runs them as well.
 """
 
-from pxr_env.testing.run import Report, check_operation, check_task
+from pxr_env.testing.plugin import Report, check_operation, check_task
 
 __all__ = ["Report", "check_operation", "check_task"]

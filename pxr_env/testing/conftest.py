@@ -4,34 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gymnasium.envs.registration import EnvSpec
 
 from pxr_env.env import oracle_turns
 from pxr_env.errors import quote
-from pxr_env.testing.playing import Environment, PlayedTurn, Playthrough, base, play
+from pxr_env.testing.playing import (
+    PROSE,
+    TRIES,
+    Environment,
+    OperationSubject,
+    PlayedTurn,
+    Playthrough,
+    TaskSubject,
+    base,
+    draw_call,
+    malformed_turns,
+    mixed_turns,
+    play,
+    written,
+)
 from pxr_env.testing.plugin import OPERATION, TASK
-from pxr_env.testing.subject import OperationSubject, TaskSubject
-from pxr_env.testing.turns import PROSE, executed_turns, malformed_turns, mixed_turns
 from pxr_env.types import OperationCall, Sample
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leaves out the checks of tasks where no task is given, and those of operations where no operation is."""
-    if TASK not in config.stash and OPERATION not in config.stash:
+    task, operation = (config.pluginmanager.get_plugin(name) for name in (TASK, OPERATION))
+    if task is operation is None:
         raise pytest.UsageError("expected --task my_module:my/Task-v0 or --operation my_module:name to check.")
     if collection_path.suffix != ".py":
         return None
-    of_operations = collection_path.stem == "test_operation"
-    return OPERATION not in config.stash if of_operations else TASK not in config.stash
+    return (operation if collection_path.stem == "test_operation" else task) is None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Runs a check that asks for a `sample_id` for every sample that is looked at."""
     if "sample_id" in metafunc.fixturenames:
+        subject: Any = metafunc.config.pluginmanager.get_plugin(TASK)
         try:
-            ids = list(metafunc.config.stash[TASK].sample_ids)
+            ids = list(subject.sample_ids)
         except Exception:
             ids = []  # The first check says why there are none.
         metafunc.parametrize("sample_id", ids, scope="session")
@@ -45,16 +59,15 @@ def pytest_exception_interact(node: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def task(pytestconfig: pytest.Config) -> Iterator[TaskSubject]:
-    """The task that is checked."""
-    subject = pytestconfig.stash[TASK]
+    subject: Any = pytestconfig.pluginmanager.get_plugin(TASK)
     yield subject
     subject.close()
 
 
 @pytest.fixture(scope="session")
 def operation(pytestconfig: pytest.Config) -> OperationSubject:
-    """The operation that is checked."""
-    return pytestconfig.stash[OPERATION]
+    subject: Any = pytestconfig.pluginmanager.get_plugin(OPERATION)
+    return subject
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +91,6 @@ def env(roomy: Environment, sample_id: str) -> Environment:
 
 @pytest.fixture(scope="session")
 def spec(plain: Environment) -> EnvSpec:
-    """The spec of the environments."""
     if plain.spec is None:
         pytest.skip("made by a function, so there is no spec; register the task and check its id.")
     return plain.spec
@@ -86,7 +98,6 @@ def spec(plain: Environment) -> EnvSpec:
 
 @pytest.fixture(scope="session")
 def sample(plain: Environment, sample_id: str) -> Sample:
-    """A sample that is looked at."""
     return base(plain).data.get(sample_id)
 
 
@@ -111,13 +122,11 @@ def silent(plain: Environment, sample_id: str) -> Playthrough:
 
 @pytest.fixture(scope="session")
 def episodes(oracle: Playthrough, mixed: Playthrough, silent: Playthrough) -> list[Playthrough]:
-    """All of these."""
     return [oracle, mixed, silent]
 
 
 @pytest.fixture(scope="session")
 def steps(episodes: list[Playthrough]) -> list[PlayedTurn]:
-    """All their steps."""
     return [step for episode in episodes for step in episode.steps]
 
 
@@ -125,7 +134,15 @@ def steps(episodes: list[Playthrough]) -> list[PlayedTurn]:
 def executed(task: TaskSubject, roomy: Environment, sample_id: str) -> list[str]:
     """Up to two turns with different calls that are executed one after the other."""
     roomy.reset(options={"sample_id": sample_id})
-    return executed_turns(roomy, 2, task.rng("executed", sample_id))
+    rng, inner = task.rng("executed", sample_id), base(roomy)
+    found: list[str] = []
+    for operation in [*inner.operations.values()] * TRIES:
+        text = written(inner, draw_call(inner, operation, rng))
+        if text is not None and sum(roomy.step(text)[-1]["usage"].values()) > len(found):
+            found.append(text)
+        if len(found) == 2:
+            break
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -5,17 +5,33 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from pxr_env.coordinates import FRAMES
 from pxr_env.errors import OperationError
+from pxr_env.media import ImageSource
 from pxr_env.testing import test_contract, test_turns
-from pxr_env.testing.playing import Environment, describe_error
-from pxr_env.testing.subject import SIDE, TRIES, OperationSubject, TaskSubject
+from pxr_env.testing.playing import SIDE, TRIES, Environment, OperationSubject, TaskSubject, describe_error
 from pxr_env.views import Comparison, Region, View, regions
 
-in_every_frame = pytest.mark.parametrize("frame", FRAMES)
+
+@pytest.fixture(scope="module", params=FRAMES)
+def frame(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def answers(operation: OperationSubject, frame: str) -> dict[str, Any]:
+    """The name of a call -> what the operation showed or raised."""
+    return operation.answers(frame)
+
+
+@pytest.fixture(scope="module")
+def shown(answers: dict[str, Any]) -> dict[str, list[Any]]:
+    """What the calls showed that were carried out."""
+    return {call: answer for call, answer in answers.items() if not isinstance(answer, Exception)}
 
 
 @pytest.fixture
@@ -29,10 +45,7 @@ def alone(operation: OperationSubject) -> Iterator[tuple[Environment, TaskSubjec
 
 
 def test_it_describes_itself(operation: OperationSubject) -> None:
-    """The operation has a description, and its tool is JSON that is new each time.
-
-    The model knows nothing of an operation but this text. A chat template that changes it must not change the registry.
-    """
+    """The operation has a description, and its tool is JSON that is new each time."""
     assert operation.operation.description.strip(), "the description is empty; expected a sentence for the model."
     tool = operation.operation.tool()
     try:
@@ -44,81 +57,58 @@ def test_it_describes_itself(operation: OperationSubject) -> None:
     assert operation.operation.tool() == before, "changing a tool changes the next one; expected a new one each time."
 
 
-@in_every_frame
-def test_drawn_arguments_raise_nothing_else(operation: OperationSubject, frame: str) -> None:
-    """Arguments that satisfy the schema give something to show, or an `OperationError` with a short text.
-
-    Any other exception ends the program, in the midst of a rollout.
-    """
-    for call, answer in operation.answers(frame).items():
+def test_drawn_arguments_raise_nothing_else(answers: dict[str, Any]) -> None:
+    """Arguments that satisfy the schema give something to show, or an `OperationError` with a short text."""
+    for call, answer in answers.items():
         if isinstance(answer, OperationError):
             test_turns.assert_readable(str(answer), call)
         elif isinstance(answer, Exception):
             pytest.fail(f"{call}: {describe_error(answer)} Raise OperationError for what the model has to know.")
 
 
-@in_every_frame
-def test_it_shows_something(operation: OperationSubject, frame: str) -> None:
-    """At least one of the drawn calls in every coordinate frame is carried out.
-
-    Where none is, the other checks see nothing of it; give data= for which it works.
-    """
-    answers = operation.answers(frame)
-    shown = [call for call, answer in answers.items() if not isinstance(answer, Exception)]
-    last = list(answers.items())[-1]
-    assert shown, f"none of {TRIES} drawn calls was carried out; expected one. The last: {last[0]}: {last[1]}"
+def test_it_shows_something(answers: dict[str, Any], shown: dict[str, list[Any]]) -> None:
+    """At least one of the drawn calls in every coordinate frame is carried out."""
+    call, answer = list(answers.items())[-1]
+    assert shown, f"none of {TRIES} drawn calls was carried out; expected one. The last: {call}: {answer}"
 
 
-@in_every_frame
-def test_it_shows_regions(operation: OperationSubject, frame: str) -> None:
-    """It answers with regions or comparisons, at least one, whose boxes lie in the sources of the sample.
-
-    A view that says where it comes from wrongly misleads every later call on it, and every report.
-    """
-    for call, answer in operation.answers(frame).items():
-        if isinstance(answer, Exception):
-            continue
-        kinds = [type(shown).__name__ for shown in answer]
-        fits = answer and all(isinstance(shown, Region | Comparison) for shown in answer)
+def test_it_shows_regions(operation: OperationSubject, shown: dict[str, list[Any]]) -> None:
+    """It answers with regions or comparisons, at least one, whose boxes lie in the sources of the sample."""
+    for call, answer in shown.items():
+        kinds = [type(one).__name__ for one in answer]
+        fits = answer and all(isinstance(one, Region | Comparison) for one in answer)
         assert fits, f"{call}: got {kinds}; expected one Region or Comparison, or a list of them."
-        for region in regions([View.of(1, shown, (SIDE, SIDE)) for shown in answer]):
+        for region in regions([View.of(1, one, (SIDE, SIDE)) for one in answer]):
             test_contract.assert_region(region.as_dict(), operation.sample, call)
 
 
-@in_every_frame
-def test_it_always_answers_the_same(operation: OperationSubject, frame: str) -> None:
-    """The same views and arguments give the same answer.
-
-    An operation that draws numbers of its own makes an episode that no seed repeats.
-    """
+def test_it_always_answers_the_same(operation: OperationSubject, frame: str, answers: dict[str, Any]) -> None:
+    """The same views and arguments give the same answer."""
     again = operation.answers(frame)
-    for call, answer in operation.answers(frame).items():
+    for call, answer in answers.items():
         assert repr(again[call]) == repr(answer), f"{call}: expected the same answer the second time."
 
 
-@in_every_frame
 def test_it_changes_nothing(operation: OperationSubject, frame: str) -> None:
-    """The pictures of the sources do not change by a call.
+    """The pictures of the sources do not change by a call."""
 
-    The pictures are shared by all environments of the process: a mark drawn into one is seen in all later episodes.
-    """
-    before = operation.pictures()
+    def pictures() -> list[bytes]:
+        # Of a video, its first frame.
+        sources = operation.sample.sources
+        images = [source.image if isinstance(source, ImageSource) else source.frame(0) for source in sources]
+        return [image.tobytes() for image in images]
+
+    before = pictures()
     operation.answers(frame)
-    same = operation.pictures() == before
+    same = pictures() == before
     assert same, "a picture of a source was changed; expected it as it was. Work on a copy."
 
 
 def test_environments_execute_it(alone: tuple[Environment, TaskSubject, str]) -> None:
-    """In an environment, drawn calls show images or are answered by a text; usage and failures count them.
-
-    The same as `drawn_calls_are_executed_or_refused` for a task.
-    """
+    """In an environment, drawn calls show images or are answered by a text; usage and failures count them."""
     test_turns.test_drawn_calls_are_executed_or_refused(*alone)
 
 
 def test_dialects_write_it(alone: tuple[Environment, TaskSubject, str]) -> None:
-    """Drawn calls are read as they were written.
-
-    The same as `calls_survive_the_dialect` for a task.
-    """
+    """Drawn calls are read as they were written."""
     test_turns.test_calls_survive_the_dialect(*alone)

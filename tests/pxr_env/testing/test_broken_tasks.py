@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
+import io
+import itertools
+from unittest import mock
 
 import gymnasium
 import numpy as np
@@ -13,50 +15,39 @@ from gymnasium.error import ResetNeeded
 from gymnasium.spaces import Dict
 
 from pxr_env import VisualReasoningEnv
-from pxr_env.operations import get_operation, registry
+from pxr_env.operations import get_operation
+from pxr_env.operations import registry as operations
 from pxr_env.scoring import exact, register_scorer
+from pxr_env.scoring import registry as scorers
 from pxr_env.spaces import ImagesSpace, TextSpace
-from pxr_env.testing import (
-    check_task,
-    test_contract,
-    test_coordinates,
-    test_determinism,
-    test_gymnasium_api,
-    test_scoring,
-    test_turns,
-)
-from pxr_env.testing.run import PROCESS_CHECKS
+from pxr_env.testing import Report, check_task, plugin, test_contract, test_determinism, test_turns
+from pxr_env.testing.playing import PROSE, TaskSubject
+from tests.pxr_env.testing.signs import Signs, make_env
 
 pytestmark = pytest.mark.slow
 
-MODULES = (test_contract, test_coordinates, test_determinism, test_gymnasium_api, test_scoring, test_turns)
-#: The checks that start processes are broken in test_check_command.py.
-IN_PROCESSES = {check.partition("::test_")[2] for check in PROCESS_CHECKS}
-CASES = []
+#: Name -> the check, its message, and a function that makes the task.
+CASES = {}
 
 
-def broken(check, message):
-    """Registers a task, made by a function of fixtures, of which this check alone fails, with this in its report."""
+def broken(check, message, name=None):
+    """Declares a function that makes a task of which this check alone fails, with this in its report."""
 
-    def register(make):
-        CASES.append(pytest.param(check, message, make, id=f"{check}-{make.__name__}"))
+    def declare(make):
+        CASES[f"{check}: {name or make.__name__}"] = check, message, make
         return make
 
-    return register
+    return declare
 
 
-def altered(check, message, **arguments):
-    """Registers a task that is altered by a function of the wrapper, the turn (None: the reset) and the outcome."""
+def altered(check, message, name=None, **arguments):
+    """Declares a task that is altered by a function of the wrapper, the turn (None: the reset) and the outcome."""
 
-    def register(alter):
-        def make(make_env):
-            return lambda: Altered(make_env(**arguments), alter)
-
-        make.__name__ = alter.__name__
-        broken(check, message)(make)
+    def declare(alter):
+        broken(check, message, name or alter.__name__)(lambda: Altered(make_env(**arguments), alter))
         return alter
 
-    return register
+    return declare
 
 
 class Altered(gymnasium.Wrapper):
@@ -80,33 +71,6 @@ class Altered(gymnasium.Wrapper):
         step = dict(zip(("observation", "reward", "terminated", "truncated", "info"), outcome, strict=True))
         self.alter(self, turn, step)
         return step
-
-
-def test_the_unbroken_task_passes(make_env):
-    report = check_task(make_env, samples=3)
-    assert report.passed, str(report)
-    assert set(report.skipped) == {"the_spec_travels_as_json"}
-    assert check_task(lambda: Altered(make_env(), lambda env, turn, step: None)).passed
-
-
-def test_samples_that_are_not_there(make_env):
-    report = check_task(make_env, samples=["sign-A", "sign-Z"])
-    assert list(report.failed) == ["environments_can_be_made"]
-    assert "without ['sign-Z']" in str(report)
-    assert not check_task(make_env, samples=[]).passed
-
-
-@broken("environments_can_be_made", "FileNotFoundError")
-def no_directory():
-    def make():
-        raise FileNotFoundError("no such directory")
-
-    return make
-
-
-@broken("environments_can_be_made", "wrappers around it")
-def another_environment():
-    return lambda: gymnasium.make("CartPole-v1")
 
 
 def black(width, height):
@@ -135,7 +99,6 @@ def double(count):
     return 2 * count
 
 
-PROSE = "I am not sure."
 SURROGATE = "\ud800"
 TRACEBACK = "Traceback (most recent call last):"
 LONG = "Error: no.\n" * 1000
@@ -196,8 +159,8 @@ def change(moment, path, values, turn, step):
             part[key] = value(part[key])
 
 
-for _check, _message, *_what in CHANGES:
-    altered(_check, _message)(lambda env, turn, step, what=_what: change(*what, turn, step))
+for _number, (_check, _message, *_what) in enumerate(CHANGES):
+    altered(_check, _message, f"change {_number}")(lambda env, turn, step, what=_what: change(*what, turn, step))
 
 
 @altered("sizes_keep_the_pixel_budget", "multiples of 28")
@@ -225,44 +188,42 @@ def an_exception_in_the_midst_of_an_episode(env, turn, step):
 
 
 @broken("samples_keep_their_ids", "another options the second time")
-def samples_that_change(make_env, signs):
-    class Changing(signs):
+def samples_that_change():
+    class Changing(Signs):
         count = 0
 
         def get(self, sample_id):
             self.count += 1
             return dataclasses.replace(super().get(sample_id), options=(str(self.count),))
 
-    return lambda: make_env(Changing())
+    return make_env(Changing())
 
 
 @broken("samples_keep_their_ids", "given twice")
-def ids_that_come_twice(make_env, signs):
-    class Twice(signs):
+def ids_that_come_twice():
+    class Twice(Signs):
         def sample_ids(self):
             return ["sign-A", "sign-B", "sign-A"]
 
-    return lambda: make_env(Twice())
+    return make_env(Twice())
 
 
 @broken("seeds_choose_samples", "20 seeds all gave sample")
-def a_seed_that_is_lost(make_env):
+def a_seed_that_is_lost():
     class Deaf(gymnasium.Wrapper):
         def reset(self, *, seed=None, options=None):
             return super().reset(seed=None if seed is None else 0, options=options)
 
-    return lambda: Deaf(make_env())
+    return Deaf(make_env())
 
 
-@broken("seed_and_turns_fix_the_episode", "info.number'")
-def an_episode_that_depends_on_the_environment(make_env):
-    numbers = iter(range(1000))
+NUMBERS = itertools.count()
 
-    def alter(env, turn, step):
-        if env.seeded:
-            step["info"]["number"] = env.memory.setdefault("number", next(numbers))
 
-    return lambda: Altered(make_env(), alter)
+@altered("seed_and_turns_fix_the_episode", "info.number'")
+def an_episode_that_depends_on_the_environment(env, turn, step):
+    if env.seeded:
+        step["info"]["number"] = env.memory.setdefault("number", next(NUMBERS))
 
 
 @altered("episodes_leave_nothing_behind", "info.n_episodes'")
@@ -286,50 +247,57 @@ def an_info_that_is_the_state_itself(env, turn, step):
     step["info"]["usage"] = env.unwrapped._episode.usage
 
 
-def replace_zoom(monkeypatch, function, **target_image):
-    """Gives zoom_in another function, and its argument target_image another schema."""
-    zoom = get_operation("zoom_in")
-    properties = dict(zoom.parameters["properties"])
-    if target_image:
-        properties["target_image"] = target_image
-    parameters = {**zoom.parameters, "properties": properties}
-    monkeypatch.setitem(
-        registry._OPERATIONS, "zoom_in", dataclasses.replace(zoom, function=function, parameters=parameters)
-    )
+def zooming(check, message, **target_image):
+    """Declares another function of zoom_in, whose argument target_image may have another schema."""
+
+    def declare(function):
+        @broken(check, message, function.__name__)
+        def make():
+            zoom = get_operation("zoom_in")
+            properties = zoom.parameters["properties"] | ({"target_image": target_image} if target_image else {})
+            parameters = {**zoom.parameters, "properties": properties}
+            other = dataclasses.replace(zoom, function=function, parameters=parameters)
+            with mock.patch.dict(operations._OPERATIONS, zoom_in=other):
+                return make_env()
+
+    return declare
 
 
-@broken("boxes_reach_the_edges", "the whole image [0.0, 0.0, 1.0, 1.0] (unit): got the box")
-def numbers_that_are_guessed_to_be_pixels(make_env, monkeypatch):
+@zooming("boxes_reach_the_edges", "the whole image [0.0, 0.0, 1.0, 1.0] (unit): got the box")
+def numbers_that_are_guessed_to_be_pixels(context, bbox_2d, target_image):
     """The released code takes a box for normalized only if all numbers are below 1."""
-
-    def zoom_in(context, bbox_2d, target_image):
-        view = context.view(target_image)
-        region = context.frame.region(bbox_2d, view)
-        if max(bbox_2d) < 1:
-            return region
-        width, height = view.region.quad.width, view.region.quad.height
-        return view.region.part((0, 0, min(width, 2), min(height, 2)), (width, height))
-
-    replace_zoom(monkeypatch, zoom_in)
-    return make_env
+    view = context.view(target_image)
+    region = context.frame.region(bbox_2d, view)
+    if max(bbox_2d) < 1:
+        return region
+    width, height = view.region.quad.width, view.region.quad.height
+    return view.region.part((0, 0, min(width, 2), min(height, 2)), (width, height))
 
 
-@broken("zooms_of_zooms_are_cut_once", "of the source; expected")
-def a_zoom_of_a_zoom_that_is_rounded(make_env, monkeypatch):
-    def zoom_in(context, bbox_2d, target_image):
-        view = context.view(target_image)
-        region = context.frame.region(bbox_2d, view)
-        if target_image == 1:
-            return region
-        x1, y1, x2, y2 = (round(number) for number in region.box)
-        return view.region.from_box(view.source, (x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)))
+@zooming("zooms_of_zooms_are_cut_once", "of the source; expected")
+def a_zoom_of_a_zoom_that_is_rounded(context, bbox_2d, target_image):
+    view = context.view(target_image)
+    region = context.frame.region(bbox_2d, view)
+    if target_image == 1:
+        return region
+    x1, y1, x2, y2 = (round(number) for number in region.box)
+    return view.region.from_box(view.source, (x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)))
 
-    replace_zoom(monkeypatch, zoom_in)
-    return make_env
+
+@zooming("impossible_boxes_are_refused", "the box [-0.5, 0, 0.5, 0.5] (unit): got 1 images")
+def boxes_that_are_clipped(context, bbox_2d, target_image):
+    clipped = [min(max(number, 0), 1) for number in bbox_2d]
+    return context.frame.region(clipped, context.view(target_image))
+
+
+@zooming("image_numbers_count_from_one", "zoom_in with target_image 0: got 1 images", type="integer")
+def numbers_that_count_from_the_end(context, bbox_2d, target_image):
+    number = target_image if target_image > 0 else len(context.views)
+    return context.frame.region(bbox_2d, context.view(number))
 
 
 @broken("zooms_of_zooms_are_cut_once", "byte for byte. Cut from the source")
-def a_zoom_of_a_zoom_that_is_cut_from_what_was_shown(make_env):
+def a_zoom_of_a_zoom_that_is_cut_from_what_was_shown():
     class Shrinking(VisualReasoningEnv):
         """Cuts from the picture at the size of its view, as it was shown."""
 
@@ -340,40 +308,20 @@ def a_zoom_of_a_zoom_that_is_cut_from_what_was_shown(make_env):
                 for image, view in zip(pixels, views, strict=True)
             )
 
-    return lambda: make_env(kind=Shrinking)
-
-
-@broken("impossible_boxes_are_refused", "the box [-0.5, 0, 0.5, 0.5] (unit): got 1 images")
-def boxes_that_are_clipped(make_env, monkeypatch):
-    def zoom_in(context, bbox_2d, target_image):
-        clipped = [min(max(number, 0), 1) for number in bbox_2d]
-        return context.frame.region(clipped, context.view(target_image))
-
-    replace_zoom(monkeypatch, zoom_in)
-    return make_env
-
-
-@broken("image_numbers_count_from_one", "zoom_in with target_image 0: got 1 images")
-def numbers_that_count_from_the_end(make_env, monkeypatch):
-    def zoom_in(context, bbox_2d, target_image):
-        number = target_image if target_image > 0 else len(context.views)
-        return context.frame.region(bbox_2d, context.view(number))
-
-    replace_zoom(monkeypatch, zoom_in, type="integer")
-    return make_env
+    return make_env(kind=Shrinking)
 
 
 @broken("prose_around_a_call_is_ignored", "a call with a line break after it")
-def a_line_break_that_hides_a_call(make_env):
+def a_line_break_that_hides_a_call():
     class Strict(gymnasium.Wrapper):
         def step(self, action):
             return super().step("" if action.endswith("\n") else action)
 
-    return lambda: Strict(make_env())
+    return Strict(make_env())
 
 
 @broken("the_end_is_final", "DID NOT RAISE")
-def an_end_that_is_none(make_env):
+def an_end_that_is_none():
     class Endless(gymnasium.Wrapper):
         def step(self, action):
             with contextlib.suppress(ResetNeeded):
@@ -384,11 +332,11 @@ def an_end_that_is_none(make_env):
             self.last = None
             return super().reset(**arguments)
 
-    return lambda: Endless(make_env())
+    return Endless(make_env())
 
 
 class Garbling:
-    """A dialect that loses something on the way."""
+    """A dialect that loses something on the way: capitals of labels, or of answers."""
 
     def __init__(self, dialect):
         self.dialect = dialect
@@ -397,88 +345,62 @@ class Garbling:
         return getattr(self.dialect, name)
 
 
-def garbled(make_env, dialect, **arguments):
-    def make():
-        env = make_env(**arguments)
-        env.dialect = dialect(env.dialect)
-        return env
+class LoweringLabels(Garbling):
+    def render_call(self, call):
+        arguments, labels = dict(call.arguments), call.arguments.get("labels")
+        if isinstance(labels, list) and all(isinstance(label, str) for label in labels):
+            arguments["labels"] = [label.lower() for label in labels]
+        return self.dialect.render_call(dataclasses.replace(call, arguments=arguments))
 
-    return make
+
+class LoweringAnswers(Garbling):
+    def parse(self, text):
+        turn = self.dialect.parse(text)
+        return dataclasses.replace(turn, answers=tuple(answer.lower() for answer in turn.answers))
 
 
 @broken("calls_survive_the_dialect", "was read as the call")
-def a_dialect_that_loses_capitals_of_labels(make_env):
-    class Lowering(Garbling):
-        def render_call(self, call):
-            arguments, labels = dict(call.arguments), call.arguments.get("labels")
-            if isinstance(labels, list) and all(isinstance(label, str) for label in labels):
-                arguments["labels"] = [label.lower() for label in labels]
-            return self.dialect.render_call(dataclasses.replace(call, arguments=arguments))
-
-    return garbled(make_env, Lowering, operations=["zoom_in", "mark"])
+def a_dialect_that_loses_capitals_of_labels():
+    env = make_env(operations=["zoom_in", "mark"])
+    env.dialect = LoweringLabels(env.dialect)
+    return env
 
 
 @broken("answers_survive_the_dialect", 'the answer "A" was read as the answer "a"; expected itself')
-def a_dialect_that_loses_capitals_of_answers(make_env):
-    class Lowering(Garbling):
-        def parse(self, text):
-            turn = self.dialect.parse(text)
-            return dataclasses.replace(turn, answers=tuple(answer.lower() for answer in turn.answers))
-
-    return garbled(make_env, Lowering)
+def a_dialect_that_loses_capitals_of_answers():
+    env = make_env()
+    env.dialect = LoweringAnswers(env.dialect)
+    return env
 
 
+NEEDED, EVIDENCE = "needed_operations_show_the_evidence", "evidence_lies_in_its_source"
+WHOLE = (0.0, 0.0, 112.0, 112.0)
 #: Check, message, what the samples say of themselves, arguments.
 FACTS = [
     ("the_oracle_scores_one", "expected score 1.0", {"answers": ("A", *"BBBBBBBBB")}, {"scorer": "vqa_accuracy"}),
-    ("evidence_lies_in_its_source", "evidence_box ", {"evidence_box": (100.0, 100.0, 130.0, 130.0)}, {}),
-    ("evidence_lies_in_its_source", "evidence_box ", {"evidence_box": (0.1, 0.1, 0.5, 0.5)}, {}),
-    ("evidence_lies_in_its_source", "evidence_time ", {"evidence_time": (0.0, 1.0)}, {}),
-    ("needed_operations_show_the_evidence", "expected evidence_box, evidence_time or", {"evidence_box": None}, {}),
-    (
-        "needed_operations_show_the_evidence",
-        "0.50 shown pixels per source pixel; expected more than at first, 0.50",
-        {"evidence_box": (0.0, 0.0, 112.0, 112.0)},
-        {},
-    ),
+    (EVIDENCE, "evidence_box ", {"evidence_box": (100.0, 100.0, 130.0, 130.0), "needs_operation": None}, {}),
+    (EVIDENCE, "evidence_box ", {"evidence_box": (0.1, 0.1, 0.5, 0.5), "needs_operation": None}, {}),
+    (EVIDENCE, "evidence_time ", {"evidence_time": (0.0, 1.0), "needs_operation": None}, {}),
+    (NEEDED, "expected evidence_box, evidence_time or", {"evidence_box": None}, {}),
+    (NEEDED, "0.50 shown pixels per source pixel; expected more than at first, 0.50", {"evidence_box": WHOLE}, {}),
+    (NEEDED, "the oracle executed none", {}, {"max_turns": 1}),
+    ("wrong_answers_score_less", 'the answer "zqxj" got score 1.0', {}, {"scorer": "generous"}),
+    ("hostile_answers_are_scored", 'the answer "1/0": got ZeroDivisionError', {}, {"scorer": "dividing"}),
 ]
-for _check, _message, _facts, _arguments in FACTS:
-
-    def make_facts(make_env, signs, facts=_facts, arguments=_arguments, check=_check):
-        class Facts(signs):
-            def sample(self, number):
-                needs = {"needs_operation": None} if check == "evidence_lies_in_its_source" else {}
-                return super().sample(number, **needs, **facts)
-
-        return lambda: make_env(Facts(), **arguments)
-
-    broken(_check, _message)(make_facts)
+for _number, (_check, _message, _facts, _arguments) in enumerate(FACTS):
+    broken(_check, _message, f"facts {_number}")(
+        lambda facts=_facts, arguments=_arguments: make_env(Signs(**facts), **arguments)
+    )
 
 
-@broken("needed_operations_show_the_evidence", "the oracle executed none")
-def a_need_that_no_operation_meets(make_env):
-    return lambda: make_env(max_turns=1)
-
-
-@broken("wrong_answers_score_less", 'the answer "zqxj" got score 1.0')
-def a_scorer_that_takes_anything(make_env):
-    register_scorer("generous", source="here")(lambda answer, sample: 1.0)
-    return lambda: make_env(scorer="generous")
-
-
-@broken("hostile_answers_are_scored", 'the answer "1/0": got ZeroDivisionError')
-def a_scorer_that_raises(make_env):
-    def divide(answer, sample):
-        if answer == "1/0":
-            raise ZeroDivisionError("division by zero")
-        return exact(answer, sample)
-
-    register_scorer("dividing", source="here")(divide)
-    return lambda: make_env(scorer="dividing")
+def divide(answer, sample):
+    if answer == "1/0":
+        raise ZeroDivisionError("division by zero")
+    return exact(answer, sample)
 
 
 @broken("operations_stop_at_their_limit", "max_operations=1: got 2 operations and 1 images; expected 1 and none")
-def a_limit_that_lets_one_more_pass(make_env):
+def a_limit_that_lets_one_more_pass():
     class Late(VisualReasoningEnv):
         @property
         def limits(self):
@@ -489,7 +411,7 @@ def a_limit_that_lets_one_more_pass(make_env):
             one_more = dataclasses.replace(limits, max_operations=limits.max_operations + 1)
             self.rules = dataclasses.replace(self.rules, limits=one_more)
 
-    return lambda: make_env(kind=Late)
+    return make_env(kind=Late)
 
 
 @altered(
@@ -500,74 +422,150 @@ def an_environment_that_keeps_pictures(env, turn, step):
     env.memory["observation"] = step["observation"]
 
 
+CASES["the_spec_travels_as_json: no JSON"] = "the_spec_travels_as_json", "ValueError", "test/Signs-v0"
+
+
 @broken("gymnasium_accepts_it", "expected no warning")
-def a_method_of_old_gym(make_env):
+def a_method_of_old_gym():
     class Old(VisualReasoningEnv):
         def seed(self, seed):
             return [seed]
 
-    return lambda: make_env(kind=Old)
-
-
-@broken("the_spec_travels_as_json", "ValueError")
-def a_spec_that_is_no_json(make_env, monkeypatch):
-    monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
-    gymnasium.register("test/Signs-v0", entry_point=lambda **arguments: make_env(**arguments))
-    return "test/Signs-v0"
+    return make_env(kind=Old)
 
 
 @broken("vector_environments_work", "use `observation_mode='different'` instead")
-def a_space_of_its_own(make_env):
+def a_space_of_its_own():
     class Odd(ImagesSpace):
         def __eq__(self, other):
             return self is other
 
         __hash__ = None
 
-    def make():
-        env = make_env()
-        env.observation_space = Dict({"images": Odd(), "text": TextSpace()})
-        return env
-
-    return make
+    env = make_env()
+    env.observation_space = Dict({"images": Odd(), "text": TextSpace()})
+    return env
 
 
-def drawing(make_env, change):
-    """A task whose pictures are changed."""
+def drawing(message):
+    """Declares a task whose pictures are changed by a function of the environment and the picture."""
 
-    class Drawing(VisualReasoningEnv):
-        def render(self):
-            return change(self, super().render())
+    def declare(change):
+        class Drawing(VisualReasoningEnv):
+            def render(self):
+                return change(self, super().render())
 
-    return lambda: make_env(kind=Drawing)
+        broken("episodes_can_be_drawn", message, change.__name__)(lambda: make_env(kind=Drawing))
+        return change
 
-
-@broken("episodes_can_be_drawn", "Use one canvas")
-def pictures_that_grow(make_env):
-    return drawing(make_env, lambda env, picture: None if picture is None else picture[: 100 + len(env.views)])
-
-
-@broken("episodes_can_be_drawn", "float64 (720, 960, 3)")
-def pictures_of_floats(make_env):
-    return drawing(make_env, lambda env, picture: None if picture is None else picture / 255)
+    return declare
 
 
-@broken("episodes_can_be_drawn", "expected None")
-def pictures_that_nobody_asked_for(make_env):
-    return drawing(make_env, lambda env, picture: "picture" if picture is None else picture)
+@drawing("Use one canvas")
+def pictures_that_grow(env, picture):
+    return None if picture is None else picture[: 100 + len(env.views)]
 
 
-@pytest.mark.parametrize(("check", "message", "make"), CASES)
-def test_a_broken_task(check, message, make, request):
-    names = [
-        name for name, parameter in inspect.signature(make).parameters.items() if parameter.default is parameter.empty
-    ]
-    fixtures = {name: request.getfixturevalue(name) for name in names}
-    report = check_task(make(**fixtures), samples=1)
-    assert list(report.failed) == [check], str(report)
-    assert message in report.failed[check]
+@drawing("float64 (720, 960, 3)")
+def pictures_of_floats(env, picture):
+    return None if picture is None else picture / 255
+
+
+@drawing("expected None")
+def pictures_that_nobody_asked_for(env, picture):
+    return "picture" if picture is None else picture
+
+
+class Batch(Report):
+    """Checks many tasks in one run of pytest. `failures`: the name of a task -> check -> what pytest says."""
+
+    def __init__(self, makers):
+        subjects = (TaskSubject.of(make, arguments={}, samples=["sign-A"], seed=0) for make in makers.values())
+        self.subjects = dict(zip(makers, subjects, strict=True))
+        self.failures = {name: {} for name in makers}
+        super().__init__(self.subjects["nothing"], "all")
+
+    def pytest_generate_tests(self, metafunc):
+        if "task" in metafunc.fixturenames:
+            metafunc.parametrize("task", self.subjects.values(), ids=list(self.subjects), scope="session")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item):
+        report = yield
+        if report.failed:
+            [name] = [name for name, one in self.subjects.items() if one is item.callspec.params["task"]]
+            self.failures[name][item.originalname.removeprefix("test_")] = report.longreprtext
+        return report
+
+
+@pytest.fixture(scope="module")
+def failures():
+    """What fails of each task that is broken, and of one that is not."""
+    batch = Batch(
+        {name: make for name, (_, _, make) in CASES.items()} | {"nothing": lambda: Altered(make_env(), pass_on)}
+    )
+    tables = (operations._OPERATIONS, scorers._SCORERS, gymnasium.registry)
+    with contextlib.ExitStack() as stack:
+        for table in tables:
+            stack.enter_context(mock.patch.dict(table))
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        # The others are for the scorers of this package.
+        stack.enter_context(mock.patch.object(test_contract, "HOSTILE", ("nan", "1/0")))
+        register_scorer("generous", source="here")(lambda answer, sample: 1.0)
+        register_scorer("dividing", source="here")(divide)
+        gymnasium.register("test/Signs-v0", entry_point=lambda **arguments: make_env(**arguments))
+        # The fastest way to show a failure, and without what looks at every test.
+        options = [*plugin._QUICK, "--tb=native", "-pno:logging", "-pno:threadexception", "-pno:warnings"]
+        assert plugin._pytest(batch, options) == pytest.ExitCode.TESTS_FAILED
+    return batch.failures
+
+
+def pass_on(env, turn, step):
+    pass
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_broken_task(case, failures):
+    check, message, _ = CASES[case]
+    assert list(failures[case]) == [check], failures[case]
+    assert message in failures[case][check]
+
+
+def test_the_unbroken_task_passes(failures):
+    assert failures["nothing"] == {}
+    report = check_task(make_env, samples=3)
+    assert report.passed, str(report)
+    assert set(report.skipped) == {"the_spec_travels_as_json"}
+
+
+def no_directory():
+    raise FileNotFoundError("no such directory")
+
+
+def another_environment():
+    return gymnasium.make("CartPole-v1")
+
+
+@pytest.mark.parametrize(
+    ("make", "samples", "message"),
+    [
+        (no_directory, 1, "FileNotFoundError"),
+        (another_environment, 1, "wrappers around it"),
+        (make_env, ["sign-A", "sign-Z"], "without ['sign-Z']"),
+        (make_env, [], "expected at least one sample"),
+    ],
+)
+def test_environments_that_cannot_be_made(make, samples, message):
+    """Nothing else is checked."""
+    report = check_task(make, samples=samples)
+    assert list(report.failed) == ["environments_can_be_made"], str(report)
+    assert message in str(report)
+    assert report.n_passed == 0
 
 
 def test_every_check_is_broken():
-    checks = {name.removeprefix("test_") for module in MODULES for name in vars(module) if name.startswith("test_")}
-    assert checks == {case.values[0] for case in CASES} | IN_PROCESSES
+    modules = (test_contract, test_determinism, test_turns)
+    checks = {name.removeprefix("test_") for module in modules for name in vars(module) if name.startswith("test_")}
+    # Those that start processes are broken in test_check_command.py.
+    elsewhere = {check.partition("::test_")[2] for check in plugin.PROCESS_CHECKS} | {"environments_can_be_made"}
+    assert checks == {check for check, _, _ in CASES.values()} | elsewhere

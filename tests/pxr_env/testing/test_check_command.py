@@ -14,7 +14,7 @@ import pytest
 
 from pxr_env.__main__ import main
 from pxr_env.tasks import TASKS
-from pxr_env.testing import check_task, run
+from pxr_env.testing import check_task, plugin
 
 MODULE = '''
 import multiprocessing
@@ -94,7 +94,7 @@ def test_what_goes_wrong_in_other_processes_only(own_tasks, name, name_of_check,
     report = check_task(f"own_tasks:own/{name}-v0", samples=1, processes=True)
     assert list(report.failed) == [name_of_check], str(report)
     assert all(message in str(report) for message in messages)
-    assert any(name.endswith(name_of_check) for name in run.PROCESS_CHECKS)
+    assert any(name.endswith(name_of_check) for name in plugin.PROCESS_CHECKS)
 
 
 def test_a_task_that_fails(own_tasks, capsys):
@@ -127,9 +127,9 @@ def test_a_report(own_tasks):
     ],
 )
 def test_pytest_itself(own_tasks, words, code, message, capsys):
-    plugin = ["-c", os.devnull, "-p", "no:cacheprovider", "-p", "pxr_env.testing.plugin"]
-    deselected = [f"--deselect={run.HERE}/{name}" for name in run.PROCESS_CHECKS]
-    assert pytest.main([*plugin, *deselected, "-q", "--pyargs", "pxr_env.testing", *words]) == code
+    alone = ["-c", os.devnull, "-p", "no:cacheprovider", "-p", plugin.__name__]
+    deselected = [f"--deselect={plugin.HERE}/{name}" for name in plugin.PROCESS_CHECKS]
+    assert pytest.main([*alone, *deselected, "-q", "--pyargs", "pxr_env.testing", *words]) == code
     captured = capsys.readouterr()
     assert message in captured.out + captured.err
 
