@@ -36,17 +36,13 @@ _VIDEO_LINES = re.compile(r"^[^\n]{1,1000} of a video of [0-9.]+ s, at [0-9., ]+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
-    """One row of a list.
+    """One row of a list: an episode with its texts shortened.
 
     Args:
-        sample_id, repeat: which episode it is; the id is shortened to `ID_LIMIT` characters.
-        category, question, answer, target: as in the episode, shortened.
         outcome: "correct", "wrong", "truncated" or "error".
-        score: of the answer, from 0 to 1; None if it has none.
         reward: sum over the turns.
         usage, failures: by name; names that count nothing are left out.
         tags: the filters that the episode passes.
-        sample_sha256: as in the record.
     """
 
     sample_id: str
@@ -71,7 +67,6 @@ class Selection:
     Args:
         tags: keys of `FILTERS`.
         operation: the name of an operation that was executed.
-        category: as in the episode.
         text: stands in the id, category, question, answer or target, in capitals or not.
     """
 
@@ -82,13 +77,13 @@ class Selection:
 
     def matches(self, facts: Facts) -> bool:
         """Whether an episode passes."""
-        if not all(tag in facts.tags for tag in self.tags):
-            return False
-        if self.operation is not None and not facts.usage.get(self.operation):
-            return False
-        if self.category is not None and facts.category != self.category:
-            return False
-        return not self.text or self.text.casefold() in search_text(facts)
+        parts = (facts.sample_id, facts.category, facts.question, facts.answer, facts.target)
+        return (
+            set(self.tags) <= set(facts.tags)
+            and (self.operation is None or self.operation in facts.usage)
+            and self.category in (None, facts.category)
+            and self.text.casefold() in "\n".join(part for part in parts if part).casefold()
+        )
 
 
 def facts_of(record: RunRecord) -> Facts:
@@ -149,28 +144,20 @@ def is_cut(step: Step) -> bool:
     return step.finish_reason == "length"
 
 
-def search_text(facts: Facts) -> str:
-    """What a search for text looks into."""
-    parts = (facts.sample_id, facts.category, facts.question, facts.answer, facts.target)
-    return "\n".join(part for part in parts if part).casefold()
-
-
 def _shorten(text: str | None, limit: int) -> str | None:
     return None if text is None else text[:limit]
 
 
 SegmentKind = Literal["text", "call", "answer", "thought"]
 
-_BRACKETS: tuple[tuple[str, str, SegmentKind], ...] = (
-    ("<tool_call>", "</tool_call>", "call"),
-    ("<grounding>", "</grounding>", "call"),
-    ("<answer>", "</answer>", "answer"),
-    ("<think>", "</think>", "thought"),
-)
-_BOXED = "\\boxed{"
+#: A call, an answer or thoughts up to their end, or that of the turn; of a box only the beginning, for its braces.
+_SPECIAL = re.compile(r"<(tool_call|grounding|answer|think)>.*?(?:</\1>|\Z)|\\boxed\{", re.DOTALL)
+_KINDS: Mapping[str | None, SegmentKind] = {
+    "tool_call": "call", "grounding": "call", "answer": "answer", "think": "thought", None: "answer",
+}  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Segment:
     """A part of a turn; the texts of all segments add up to the (shortened) turn."""
 
@@ -179,39 +166,24 @@ class Segment:
 
 
 def split_turn(turn: str, limit: int = 4000) -> list[Segment]:
-    """Cut a turn into prose, operation calls, answers and thoughts; looks at no more than `limit` characters.
+    """Cut a turn into prose, operation calls, answers and thoughts.
 
     Args:
-        turn: the model's message.
         limit: longer turns are shortened to this many characters, with a note that says by how much.
     """
-    shown = turn[:limit]
+    shown, position = turn[:limit], 0
     segments: list[Segment] = []
-    position = 0
-    while position < len(shown):
-        start, end, kind = _next_special(shown, position)
-        if start > position:
-            segments.append(Segment(kind="text", text=shown[position:start]))
-        if end > start:
-            segments.append(Segment(kind=kind, text=shown[start:end]))
+    while found := _SPECIAL.search(shown, position):
+        end = found.end() if found[1] else _closing_brace(shown, found.end())
+        segments += [
+            Segment("text", shown[position : found.start()]),
+            Segment(_KINDS[found[1]], shown[found.start() : end]),
+        ]
         position = end
+    segments.append(Segment("text", shown[position:]))
     if len(turn) > limit:
-        segments.append(Segment(kind="text", text=f" … {len(turn) - limit:,} more characters"))
-    return segments
-
-
-def _next_special(text: str, position: int) -> tuple[int, int, SegmentKind]:
-    """Start, end and kind of the next call, answer or thought; an empty one at the end of the text if none follows."""
-    found: list[tuple[int, int, SegmentKind]] = []
-    for opening, closing, kind in _BRACKETS:
-        start = text.find(opening, position)
-        if start >= 0:
-            end = text.find(closing, start)
-            found.append((start, len(text) if end < 0 else end + len(closing), kind))
-    start = text.find(_BOXED, position)
-    if start >= 0:
-        found.append((start, _closing_brace(text, start + len(_BOXED)), "answer"))
-    return min(found, default=(len(text), len(text), "text"))
+        segments.append(Segment("text", f" … {len(turn) - limit:,} more characters"))
+    return [segment for segment in segments if segment.text]
 
 
 def _closing_brace(text: str, position: int) -> int:

@@ -219,9 +219,7 @@ def paired_test(
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values adjusted for their number, in the given order (S. Holm, Scand. Journal of Statistics 6:65, 1979)."""
-    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
+    values = np.asarray(p_values, float)
+    order, adjusted = np.argsort(values, kind="stable"), np.empty_like(values)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)))
+    return [float(value) for value in adjusted]

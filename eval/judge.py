@@ -63,19 +63,13 @@ _NO = (
 # Found once where there is a verdict; the group is the statement of a no, and empty for a yes.
 _VERDICT = re.compile(rf"\A(?!(?=.*?{_NO}).*?{_YES})(?=.*?(?:{_YES}|({_NO})))", re.IGNORECASE | re.DOTALL)
 # One of two words, for servers that can hold a model to a schema.
-_FORMAT = {
-    "type": "json_schema",
-    "json_schema": {
-        "name": "verdict",
-        "strict": True,
-        "schema": {
-            "type": "object",
-            "properties": {"verdict": {"type": "string", "enum": ["CORRECT", "INCORRECT"]}},
-            "required": ["verdict"],
-            "additionalProperties": False,
-        },
-    },
+_SCHEMA = {
+    "type": "object",
+    "properties": {"verdict": {"type": "string", "enum": ["CORRECT", "INCORRECT"]}},
+    "required": ["verdict"],
+    "additionalProperties": False,
 }
+_FORMAT = {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": _SCHEMA}}
 # How a server says that it does not know a part of a request.
 _BAD_REQUEST = (400, 422)
 _MAX_TOKENS = 1024
@@ -97,24 +91,15 @@ class JudgeChoice:
 
     def as_manifest(self) -> dict[str, Any]:
         """What a manifest says of it."""
-        digest = hashlib.sha256(f"{PROMPT}\n{REMINDER}".encode()).hexdigest()
-        return {
-            "model": self.server.model,
-            "host": self.server.host,
-            "base_url": self.server.base_url,
-            "prompt": PROMPT,
-            "prompt_sha256": digest,
-            "reminder": REMINDER,
-        }
+        server, digest = self.server, hashlib.sha256(f"{PROMPT}\n{REMINDER}".encode()).hexdigest()
+        where = {"model": server.model, "host": server.host, "base_url": server.base_url}
+        return where | {"prompt": PROMPT, "prompt_sha256": digest, "reminder": REMINDER}
 
 
 class Judge:
-    """Asks a model whether answers are correct, greedily, and keeps what it said.
+    """Asks a model whether answers are correct, greedily, and keeps what it said in the file `cache`.
 
     A verdict that cannot be read is asked for again, twice and in other words; then the question has none.
-
-    Args:
-        cache: the file that keeps it.
 
     Raises:
         ValueError: the file holds something else.
@@ -184,12 +169,11 @@ class Judge:
         if self._takes_schema is not False:
             try:
                 said = self._client.complete(body | {"response_format": _FORMAT}).text
+                self._takes_schema = True
+                return said
             except Unanswered as error:
                 if self._takes_schema or error.status not in _BAD_REQUEST:
                     raise
-            else:
-                self._takes_schema = True
-                return said
         said = self._client.complete(body).text
         # It took the question, and not the schema.
         self._takes_schema = False
@@ -207,12 +191,8 @@ class Judge:
 def dispute(
     judgment: Mapping[str, Any], sample: Sample, answer: str, judge: Mapping[str, Any], known: Mapping[str, str]
 ) -> tuple[str | None, bool]:
-    """What is wrong with a judgment on record, in words (None: nothing), and whether `known` has what the judge said.
-
-    Args:
-        judge: the manifest's.
-        known: what the judge said, see `read_judgments`.
-    """
+    """What is wrong with a judgment on record, in words (None: nothing), and whether `known` (see `read_judgments`) has
+    what the judge of the manifest said."""
     said, model = str(judgment.get("said")), judge["model"]
     kept = known.get(_key(model, _prompt(sample, answer)))
     if judgment.get("model") != model:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
 from eval.intervals import cluster_sums, mean_interval, share_interval
 from eval.records import RunRecord
-from pxr_agents.statistics import episode_counts, episode_statistics, evidence_looks, rates, used
+from pxr_agents.statistics import Condition, episode_counts, episode_statistics, evidence_looks, rates, used
 from pxr_agents.types import Episode
 from pxr_env.scoring.text import normalize
 
@@ -31,25 +32,23 @@ def evaluation_metrics(records: Sequence[RunRecord], *, score_name: str = "score
         score_name: what the mean of the scores is called, such as "anls".
 
     Returns:
-        `statistics`: those of `pxr_agents.statistics.episode_statistics`; `accuracy_all`, the accuracy over all
-        episodes with those without a score counted as wrong; and means per episode: `score_name` (and
-        `SCORE_NAME_all`, likewise),
-        `operations/NAME` (executed), `failures/NAME` (refused), `duplicates`, `clipped`, `evidence_iou` (see there;
-        over episodes that used an operation and know an evidence box), `vision_tokens`, `prompt_tokens`,
-        `completion_tokens`, `seconds`; with several repeats of a sample also `pass@k` and `majority_accuracy`;
+        `statistics`: those of `pxr_agents.statistics.episode_statistics`; `accuracy_all` and `SCORE_NAME_all`, over all
+        episodes with those without a score counted as wrong; means per episode: `score_name`, `operations/NAME`
+        (executed), `failures/NAME` (refused), `duplicates`, `clipped`, `evidence_iou` (over episodes that used an
+        operation and know an evidence box), `vision_tokens`, `prompt_tokens`, `completion_tokens`, `seconds`; with
+        several repeats of a sample also `pass@k` and `majority_accuracy`;
         `intervals`: [low, high] of every rate and mean (of means none with fewer than two clusters), and
         `interval_method`, how they are made; `n_clusters`: groups of samples that belong together;
         `counts`: for every rate [how many, out of how many];
         `by_category`: the same four for every category that the samples name (empty if they name none);
-        `errors`: why episodes have no score -> how many, see `eval.metrics`;
-        `served`: what servers called their model -> how many.
+        `errors`: why episodes have no score -> how many; `served`: what servers called their model -> how many.
     """
     metrics = _measure(records, score_name)
-    categories = sorted({record.episode.category for record in records if record.episode.category is not None})
-    metrics["by_category"] = {
-        category: _measure([record for record in records if record.episode.category == category], score_name)
-        for category in categories
-    }
+    by_category: dict[str, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        if record.episode.category is not None:
+            by_category[record.episode.category].append(record)
+    metrics["by_category"] = {name: _measure(by_category[name], score_name) for name in sorted(by_category)}
     metrics["interval_method"] = INTERVAL_METHOD
     metrics["errors"] = count_reasons(record.episode.error for record in records if record.episode.error is not None)
     metrics["served"] = dict(Counter(record.served for record in records if record.served))
@@ -110,69 +109,71 @@ def _measure(records: Sequence[RunRecord], score_name: str) -> dict[str, Any]:
     return {"statistics": statistics, "intervals": intervals, "n_clusters": len(set(clusters)), "counts": counts}
 
 
+#: Of every statistic, for each sample the sum over its episodes, and how many of them count.
 _Measured = dict[str, tuple[np.ndarray, np.ndarray]]
+_Groups = Sequence[Sequence[RunRecord]]
+_Value = Callable[[RunRecord], float | None]
 
 
-def _rates(groups: Sequence[Sequence[RunRecord]]) -> _Measured:
-    """For every rate and sample: how many of its episodes, out of how many."""
-    measured = {}
-    for name, (applies, holds) in rates(record.episode for group in groups for record in group).items():
-        among = [[record.episode for record in group if applies(record.episode)] for group in groups]
-        above = np.array([sum(map(holds, episodes)) for episodes in among], dtype=float)
-        measured[name] = (above, np.array([len(episodes) for episodes in among], dtype=float))
-    return measured
+def _rates(groups: _Groups) -> _Measured:
+    def value(applies: Condition, holds: Condition) -> _Value:
+        return lambda record: float(holds(record.episode)) if applies(record.episode) else None
+
+    found = rates(record.episode for group in groups for record in group)
+    return {name: _sums(groups, value(*conditions)) for name, conditions in found.items()}
 
 
 def _with_unscored(records: Sequence[RunRecord], score_name: str | None) -> _Measured:
     """`NAME_all` for the accuracy and the mean score, over all episodes: those without a score count as wrong."""
-    scored = np.array([record.episode.error is None for record in records], dtype=float)
-    values = {"accuracy_all": [float(record.episode.correct) for record in records]}
+    singles = [[record] for record in records]
+    measured = {"accuracy_all": _sums(singles, lambda record: float(_scored(record) and record.episode.correct))}
     if score_name is not None:
-        values[f"{score_name}_all"] = [record.score or 0.0 for record in records]
-    return {name: (np.array(of_name) * scored, np.ones(len(records))) for name, of_name in values.items()}
-
-
-def _scores(groups: Sequence[Sequence[RunRecord]], score_name: str) -> _Measured:
-    """For every mean of values from 0 to 1 and sample: the sum over its episodes, and their number."""
-    values: dict[str, Callable[[RunRecord], float | None]] = {
-        "evidence_iou": lambda record: (
-            evidence_iou(record.episode) if used(record.episode) and record.episode.evidence_box else None
-        ),
-    }
-    # Where scores are 0 and 1 only, their mean is the accuracy.
-    if score_name != "score" or any(record.score not in (None, 0, 1) for group in groups for record in group):
-        values[score_name] = lambda record: record.score
-    measured = {name: _sums([[value(r) for r in group] for group in groups]) for name, value in values.items()}
-    if any(len(group) > 1 for group in groups):
-        measured |= {name: _sums([[score] for score in scores]) for name, scores in repeat_scores(groups).items()}
+        measured[f"{score_name}_all"] = _sums(singles, lambda record: (_scored(record) and record.score) or 0.0)
     return measured
 
 
-def _means(groups: Sequence[Sequence[RunRecord]]) -> _Measured:
-    """For every other mean and sample: the sum over its episodes, and their number."""
+def _scored(record: RunRecord) -> bool:
+    return record.episode.error is None
+
+
+def _scores(groups: _Groups, score_name: str) -> _Measured:
+    """Means of values from 0 to 1."""
+    measured = {"evidence_iou": _sums(groups, _iou_of_a_use)}
+    # Where scores are 0 and 1 only, their mean is the accuracy.
+    if score_name != "score" or any(record.score not in (None, 0, 1) for group in groups for record in group):
+        measured[score_name] = _sums(groups, lambda record: record.score)
+    if any(len(group) > 1 for group in groups):
+        for name, scores in repeat_scores(groups).items():
+            known = np.array([score is not None for score in scores], float)
+            measured[name] = (np.array([score or 0.0 for score in scores]), known)
+    return measured
+
+
+def _iou_of_a_use(record: RunRecord) -> float | None:
+    return evidence_iou(record.episode) if used(record.episode) and record.episode.evidence_box else None
+
+
+def _means(groups: _Groups) -> _Measured:
+    """All other means."""
     operations = sorted({name for group in groups for record in group for name in record.episode.usage})
     failures = sorted({name for group in groups for record in group for name in record.episode.failures})
-    values: dict[str, Callable[[RunRecord], float | None]] = {
+    taken = ("duplicates", "clipped", "vision_tokens", "prompt_tokens", "completion_tokens", "seconds")
+    values: dict[str, _Value] = {
         "operations_per_episode": lambda record: record.episode.n_operations,
         **{f"operations/{name}": _count_of("usage", name) for name in operations},
         **{f"failures/{name}": _count_of("failures", name) for name in failures},
-        "duplicates": lambda record: record.duplicates,
-        "clipped": lambda record: record.clipped,
-        "vision_tokens": lambda record: record.vision_tokens,
-        "prompt_tokens": lambda record: record.prompt_tokens,
-        "completion_tokens": lambda record: record.completion_tokens,
-        "seconds": lambda record: record.seconds,
+        **{name: attrgetter(name) for name in taken},
     }
-    return {name: _sums([[value(r) for r in group] for group in groups]) for name, value in values.items()}
+    return {name: _sums(groups, value) for name, value in values.items()}
 
 
-def _sums(values: Sequence[Sequence[float | None]]) -> tuple[np.ndarray, np.ndarray]:
+def _sums(groups: _Groups, value: _Value) -> tuple[np.ndarray, np.ndarray]:
     """Sum and number of the known values of each sample."""
-    known = [[value for value in group if value is not None] for group in values]
+    known = [[found for record in group if (found := value(record)) is not None] for group in groups]
     return np.array([sum(group) for group in known], float), np.array([len(group) for group in known], float)
 
 
-def _count_of(field: str, name: str) -> Callable[[RunRecord], float]:
+def _count_of(field: str, name: str) -> _Value:
     return lambda record: getattr(record.episode, field).get(name, 0)
 
 
@@ -195,14 +196,11 @@ def majority(records: Sequence[RunRecord]) -> bool:
     Answers are the same if their normalized texts are (see docs/scoring.md). Of answers with as many votes the one that
     came first counts (Wang et al., "Self-Consistency Improves Chain of Thought Reasoning", arXiv 2203.11171).
     """
-    answered = [record.episode for record in sorted(records, key=lambda record: record.repeat)]
-    answered = [episode for episode in answered if episode.answer is not None]
-    votes = Counter(normalize(episode.answer or "") for episode in answered)
-    if not votes:
-        return False
+    episodes = [record.episode for record in sorted(records, key=lambda record: record.repeat)]
+    answers = [(normalize(episode.answer), episode.correct) for episode in episodes if episode.answer is not None]
     # A Counter keeps the order in which answers came, and most_common is stable.
-    winner = votes.most_common(1)[0][0]
-    return next(episode.correct for episode in answered if normalize(episode.answer or "") == winner)
+    votes = Counter(answer for answer, _ in answers).most_common(1)
+    return bool(votes) and next(correct for answer, correct in answers if answer == votes[0][0])
 
 
 def repeat_scores(groups: Sequence[Sequence[RunRecord]]) -> dict[str, list[float | None]]:

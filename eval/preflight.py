@@ -65,11 +65,8 @@ class Preflight:
     def summary(self) -> str:
         """One line for people."""
         words = {True: "yes", False: "no", None: "not known"}
-        cost = (
-            ""
-            if self.image_tokens is None
-            else f" ({self.image_tokens} tokens for {'x'.join(map(str, self.image_size))})"
-        )
+        size = "x".join(map(str, self.image_size))
+        cost = "" if self.image_tokens is None else f" ({self.image_tokens} tokens for {size})"
         return (
             f"preflight, {self.requests} requests: sees images: {words[self.sees_images]}{cost}; calls: "
             f"{self.calls or 'not known'}; {self.images} images in {self.turns} turns: {words[self.accepts_longest]}; "
@@ -94,6 +91,8 @@ def find_out(
 
 
 class _Asking:
+    """Asks, and keeps what it found."""
+
     def __init__(
         self, client: ChatClient, env: gymnasium.Env, sampling: Sampling, extra: Mapping[str, Any], may_be_blind: bool
     ) -> None:
@@ -103,56 +102,47 @@ class _Asking:
         self._found = Preflight()
 
     def run(self) -> Preflight:
-        found = self._found
-        call = self._call()
+        found, call, n_tokens = self._found, self._call(), None
         task = f"Write these lines again, and nothing else:\n{call}" if call else "Say yes."
-        alone = self._ask(self._messages([task]))
-        n_tokens = None
-        if isinstance(alone, Unanswered):
-            self._no_answer(alone)
+        alone = self._ask(task)
+        if isinstance(alone, ContextExceeded):
+            found.problems.append(
+                f"no question fits: {alone}. Lower --max-tokens, now {self._sampling.max_tokens}, or start the server "
+                "with a longer context."
+            )
+        elif isinstance(alone, Unanswered):
+            found.notes.append(f"a first question, without an image, was not answered: {alone}")
             # Servers that parse calls may break on a wrong one.
             task, n_tokens = "Say yes.", 1
-            alone = self._ask(self._messages([task]), n_tokens=n_tokens)
-        if isinstance(alone, Unanswered) or found.problems:
+            alone = self._ask(task, n_tokens=n_tokens)
+        if isinstance(alone, Unanswered):
             return found
         found.usage = alone.prompt_tokens is not None
         self._images(alone, task, n_tokens)
         if found.sees_images is not False or self._may_be_blind:
             self._longest(task, call)
-        more = self._ask(self._messages([task]), n_tokens=1, logprobs=True)
+        more = self._ask(task, n_tokens=1, logprobs=True)
         found.logprobs = more.has_logprobs if isinstance(more, Reply) else False
         return found
-
-    def _no_answer(self, error: Unanswered) -> None:
-        if isinstance(error, ContextExceeded):
-            self._found.problems.append(
-                f"no question fits: {error}. Lower --max-tokens, now {self._sampling.max_tokens}, or start the server "
-                "with a longer context."
-            )
-        else:
-            self._found.notes.append(f"a first question, without an image, was not answered: {error}")
 
     def _images(self, alone: Reply, task: str, n_tokens: int | None) -> None:
         """Whether an image makes a difference: in tokens, or else in what is answered."""
         found = self._found
-        size = self._size(448)
-        found.image_size = size
-        seen = self._ask(self._messages([_picture(size, _RED), task]), n_tokens=n_tokens)
+        size = found.image_size = self._size(448)
+        seen = self._ask(_picture(size, _RED), task, n_tokens=n_tokens)
         if isinstance(seen, Unanswered):
             found.sees_images = None if seen.is_down else False
             told = found.notes if seen.is_down else found.problems
             told.append(f"the server answers a question without an image, and not one with a picture: {seen}")
             return
-        self._calls([seen, alone])
+        self._calls(seen, alone)
         if alone.prompt_tokens is not None and seen.prompt_tokens is not None:
             found.image_tokens = seen.prompt_tokens - alone.prompt_tokens
-            multiple = getattr(getattr(self._base, "limits", None), "size_multiple", 28)
-            if found.image_tokens >= max(1, min(_SEEN, size[0] * size[1] // multiple**2)):
+            if found.image_tokens >= max(1, min(_SEEN, size[0] * size[1] // self._base.limits.size_multiple**2)):
                 found.sees_images = True
                 return
         red, blue = (
-            self._ask(self._messages([_picture(size, colour), _COLOUR]), n_tokens=16, temperature=0.0)
-            for colour in (_RED, _BLUE)
+            self._ask(_picture(size, colour), _COLOUR, n_tokens=16, temperature=0.0) for colour in (_RED, _BLUE)
         )
         if isinstance(red, Reply) and isinstance(blue, Reply) and (red.text, red.calls) != (blue.text, blue.calls):
             found.sees_images = True
@@ -167,37 +157,36 @@ class _Asking:
                     "runs all the same."
                 )
 
-    def _calls(self, replies: Sequence[Reply]) -> None:
-        dialect = getattr(self._base, "dialect", None)
+    def _calls(self, *replies: Reply) -> None:
         for reply in replies:
             if reply.calls:
                 self._found.calls = "parsed"
                 try:
-                    with_calls(reply, dialect)
+                    with_calls(reply, self._base.dialect)
                 except Unanswered as error:
                     self._found.problems.append(str(error))
                 return
-            if dialect is not None and dialect.parse(reply.text).calls:
+            if self._base.dialect.parse(reply.text).calls:
                 self._found.calls = "text"
                 return
 
     def _longest(self, task: str, call: str) -> None:
         """The longest conversation that the task allows: with as many images, and as small ones as it shows."""
-        found, limits = self._found, getattr(self._base, "limits", None)
-        if limits is None:
-            return
-        n_first = self._n_first()
+        found, limits = self._found, self._base.limits
+        try:
+            n_first = len(self._env.reset()[0]["images"])
+        except (MediaError, DataError, OSError):
+            n_first = 1
         most = n_first + limits.max_operations
         found.images = most if limits.max_images is None else min(most, limits.max_images)
         found.turns = limits.max_turns
-        small = _picture(self._size(28), _BLUE)
-        messages = self._messages([small] * n_first + [task])
-        left = found.images - n_first
+        small, left = _picture(self._size(28), _BLUE), found.images - n_first
+        messages = []
         for turn in range(1, found.turns):
             n_now = left if turn == found.turns - 1 else min(left, 1)
             left -= n_now
-            messages += [{"role": "assistant", "content": call or "Yes."}, _user([small] * n_now + ["Go on."])]
-        reply = self._ask(messages, n_tokens=1)
+            messages += [{"role": "assistant", "content": call or "Yes."}, _user(*[small] * n_now, "Go on.")]
+        reply = self._ask(*[small] * n_first, task, then=messages, n_tokens=1)
         found.accepts_longest = isinstance(reply, Reply)
         if isinstance(reply, ContextExceeded) or (isinstance(reply, Unanswered) and reply.is_down):
             found.notes.append(
@@ -211,21 +200,13 @@ class _Asking:
                 "--set max_operations=N or --set max_images=N."
             )
 
-    def _n_first(self) -> int:
-        try:
-            observation, _ = self._env.reset()
-        except (MediaError, DataError, OSError):
-            return 1
-        return len(observation["images"])
-
     def _size(self, side: int) -> tuple[int, int]:
         """The size at which the environment shows a square picture."""
-        budget = getattr(getattr(self._base, "rules", None), "image_budget", None)
-        return (side, side) if budget is None else fit_size(side, side, **budget)
+        return fit_size(side, side, **self._base.rules.image_budget)
 
     def _call(self) -> str:
         """A call in the task's dialect; "" if it has no zoom."""
-        if "zoom_in" not in getattr(self._base, "operations", ()):
+        if "zoom_in" not in self._base.operations:
             return ""
         width, height = self._base.frame.extent((100, 100))
         box = [0.1 * width, 0.2 * height, 0.4 * width, 0.5 * height]
@@ -233,13 +214,18 @@ class _Asking:
         call = OperationCall(name="zoom_in", arguments={"bbox_2d": numbers, "target_image": 1})
         return str(self._base.dialect.render_call(call))
 
-    def _messages(self, parts: Sequence[str | np.ndarray]) -> list[dict[str, Any]]:
-        return [{"role": "system", "content": getattr(self._base, "system_prompt", "")}, _user(parts)]
-
     def _ask(
-        self, messages: Sequence[Mapping[str, Any]], *, n_tokens: int | None = None, **fields: Any
+        self,
+        *parts: str | np.ndarray,
+        then: Sequence[Mapping[str, Any]] = (),
+        n_tokens: int | None = None,
+        **fields: Any,
     ) -> Reply | Unanswered:
-        """The reply, or why there is none. `n_tokens` is the limit, by the name that the run gives it."""
+        """The reply to a question of `parts` and what comes `then`, or why there is none.
+
+        `n_tokens` is the limit, by the name that the run gives it.
+        """
+        messages = [{"role": "system", "content": self._base.system_prompt}, _user(*parts), *then]
         if n_tokens is not None:
             fields["max_completion_tokens" if "max_completion_tokens" in self._extra else "max_tokens"] = n_tokens
         self._found.requests += 1
@@ -249,7 +235,7 @@ class _Asking:
             return error
 
 
-def _user(parts: Sequence[str | np.ndarray]) -> dict[str, Any]:
+def _user(*parts: str | np.ndarray) -> dict[str, Any]:
     """Pictures and then one text, as a run sends them."""
     images = tuple(part for part in parts if not isinstance(part, str))
     return user_message({"text": "".join(part for part in parts if isinstance(part, str)), "images": images})
