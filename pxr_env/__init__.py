@@ -14,17 +14,8 @@ from pxr_env.types import OperationCall, Sample, SampleSource, Turn
 from pxr_env.views import Region, View
 
 __all__ = [
-    "TASKS",
-    "OperationCall",
-    "Region",
-    "Sample",
-    "SampleSource",
-    "Task",
-    "Turn",
-    "View",
-    "VisualReasoningEnv",
-    "register_operation",
-    "register_task",
-]
+    "TASKS", "OperationCall", "Region", "Sample", "SampleSource", "Task", "Turn", "View", "VisualReasoningEnv",
+    "register_operation", "register_task",
+]  # fmt: skip
 
 register_tasks()

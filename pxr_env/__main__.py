@@ -13,98 +13,13 @@ from pathlib import Path
 from pxr_env.env import VisualReasoningEnv
 from pxr_env.tasks import TASKS, Task, find_task
 
-#: The headings of a page, in this order; one that neither docstring has is left out.
+#: What `pxr NAME ...` runs: the command line of a package, as `python -m PACKAGE` does.
+PACKAGES = {"env": "pxr_env", "train": "training", "eval": "eval"}
+#: The headings of a task's page, in this order; one that neither docstring has is left out.
 HEADINGS = (
-    "Description",
-    "Observation",
-    "Action",
-    "Reward",
-    "End",
-    "Info",
-    "Difficulty",
-    "Certified need",
-    "Oracle",
+    "Description", "Observation", "Action", "Reward", "End", "Info", "Difficulty", "Certified need", "Oracle",
     "Arguments",
-)
-
-_SECTION = re.compile(r"^## (.+)\n", re.MULTILINE)
-_ARGUMENT = re.compile(r"^    (\w+): (.*(?:\n     +.*)*)", re.MULTILINE)
-
-
-def page(task: Task) -> str:
-    """Returns the page of a task as Markdown, with the headings of `HEADINGS`.
-
-    What the data class says under a heading stands before what all environments have in common.
-    """
-    of_data, of_environment = (sections(inspect.getdoc(owner) or "") for owner in _owners(task))
-    found = {**of_environment, **of_data, "Arguments": _arguments(task)}
-    if "Description" not in of_data:
-        found["Description"] = of_data[""]
-    for heading in ("Observation", "Action", "Reward"):
-        if heading in of_data:
-            found[heading] = f"{of_data[heading]}\n\n{of_environment[heading]}"
-    parts = [f"# {task.id}\n\n{_first_letter_up(task.summary)}.\n\n{_example(task)}"]
-    parts += [f"## {heading}\n{found[heading]}" for heading in HEADINGS if found.get(heading)]
-    return "\n\n".join(parts) + "\n"
-
-
-def sections(docstring: str) -> dict[str, str]:
-    """Returns heading -> text of a docstring with Markdown headings; what stands before the first is under ""."""
-    prose = re.split(r"^(?:Args|Raises|Attributes):$", docstring, maxsplit=1, flags=re.MULTILINE)[0]
-    first, *rest = _SECTION.split(prose)
-    return {"": first.strip()} | {heading: text.strip() for heading, text in zip(rest[::2], rest[1::2], strict=True)}
-
-
-def described_arguments(docstring: str) -> dict[str, str]:
-    """Returns argument -> what its docstring says, on one line."""
-    block = re.search(r"^Args:\n((?:(?:    .*)?\n?)+)", docstring, re.MULTILINE)
-    if block is None:
-        return {}
-    return {name: " ".join(text.split()) for name, text in _ARGUMENT.findall(block.group(1))}
-
-
-def _described(owner: type) -> dict[str, str]:
-    """Argument -> what the docstrings of a class and of its bases say."""
-    described: dict[str, str] = {}
-    for base in reversed(owner.__mro__):
-        described |= described_arguments(inspect.cleandoc(base.__doc__ or ""))
-    return described
-
-
-def _owners(task: Task) -> tuple[type, type]:
-    return task.data_class(), VisualReasoningEnv
-
-
-def _arguments(task: Task) -> str:
-    of_data, of_environment = (_described(owner) for owner in _owners(task))
-    for name, parameter in inspect.signature(task.data_class()).parameters.items():
-        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-            of_data["data"] = of_data.pop(name, "where the data is.")
-    meaning = of_environment | of_data
-    lines = ["| argument | default | meaning |", "|---|---|---|"]
-    for name, default in task.parameters().items():
-        shown = "required" if default is inspect.Parameter.empty else f"`{_literal(default)}`"
-        text = meaning.get(name, "").replace("|", "\\|")
-        lines.append(f"| `{name}` | {shown} | {text} |")
-    return "\n".join(lines)
-
-
-def _literal(value: object) -> str:
-    return repr(list(value)) if isinstance(value, tuple) else repr(value)
-
-
-def _example(task: Task) -> str:
-    data = ', data="DIR"' if "data" in task.parameters() else ""
-    module = task.data.partition(":")[0]
-    owner = "pxr_env" if module.startswith("pxr_env.") else module
-    return (
-        f'```python\nimport gymnasium\n\nenv = gymnasium.make("{owner}:{task.id}"{data})\n'
-        "observation, info = env.reset(seed=0)\n```"
-    )
-
-
-def _first_letter_up(text: str) -> str:
-    return text[:1].upper() + text[1:]
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -127,25 +42,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.set_defaults(run=implementation.run)
 
     pages = commands.add_parser("docs", help="write the documentation pages of tasks, yours included")
-    pages.add_argument(
-        "task",
-        nargs="*",
-        help="task ids, my_module:my/Task-v0 for your own; all registered by this package if left out",
-    )
+    about = "task ids, my_module:my/Task-v0 for your own; all registered by this package if left out"
+    pages.add_argument("task", nargs="*", help=about)
     pages.add_argument("--out", type=Path, default=Path("docs/environments"), help="directory (default: %(default)s)")
     pages.set_defaults(run=_docs)
 
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(given)
     status: int = args.run(args)
+    return status
+
+
+def pxr(arguments: Sequence[str] | None = None) -> int:
+    """The console command: `pxr env|train|eval ...` is `python -m pxr_env|training|eval ...`."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] not in PACKAGES:
+        print(f"usage: pxr {'|'.join(PACKAGES)} ...: the same as python -m {'|'.join(PACKAGES.values())} ...")
+        return 0 if given in (["-h"], ["--help"]) else 2
+    status: int = importlib.import_module(f"{PACKAGES[given[0]]}.__main__").main(given[1:])
     return status
 
 
 def _checker(given: Sequence[str]) -> str:
     """The module that checks what is named: the id of a task ends with its version, a data set is a path."""
-    names_task = any(
-        re.fullmatch(r"(\S+:)?\S+-v\d+", argument) and not Path(argument).exists() for argument in given[1:]
-    )
-    return "pxr_env.testing.plugin" if names_task else "pxr_env.datasets.check"
+    is_task = any(re.fullmatch(r"(\S+:)?\S+-v\d+", word) and not Path(word).exists() for word in given[1:])
+    return "pxr_env.testing.plugin" if is_task else "pxr_env.datasets.check"
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -156,8 +76,6 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _docs(args: argparse.Namespace) -> int:
-    from pxr_env.__main__ import page
-
     try:
         for task in [find_task(name) for name in args.task or TASKS]:
             path = args.out / f"{task.id.rpartition('/')[2]}.md"
@@ -170,18 +88,62 @@ def _docs(args: argparse.Namespace) -> int:
     return 0
 
 
-#: What `pxr NAME ...` runs: the command line of a package, as `python -m PACKAGE` does.
-PACKAGES = {"env": "pxr_env", "train": "training", "eval": "eval"}
+def page(task: Task) -> str:
+    """The page of a task as Markdown, from the docstrings of its data class and of the environment, by `HEADINGS`.
+
+    What the data class says under a heading stands before what all environments have in common.
+    """
+    of_data, of_environment = (sections(inspect.getdoc(it) or "") for it in (task.data_class(), VisualReasoningEnv))
+    found = {"Description": of_data[""], **of_environment, **of_data, "Arguments": _arguments(task)}
+    for heading in ("Observation", "Action", "Reward"):
+        if heading in of_data:
+            found[heading] = f"{of_data[heading]}\n\n{of_environment[heading]}"
+    module = task.data.partition(":")[0]
+    owner = "pxr_env" if module.startswith("pxr_env.") else module
+    data = ', data="DIR"' if "data" in task.parameters() else ""
+    example = (
+        f'import gymnasium\n\nenv = gymnasium.make("{owner}:{task.id}"{data})\nobservation, info = env.reset(seed=0)'
+    )
+    summary = f"{task.summary[:1].upper()}{task.summary[1:]}."
+    parts = [f"# {task.id}", summary, f"```python\n{example}\n```"]
+    parts += [f"## {heading}\n{found[heading]}" for heading in HEADINGS if found.get(heading)]
+    return "\n\n".join(parts) + "\n"
 
 
-def pxr(arguments: Sequence[str] | None = None) -> int:
-    """The console command: `pxr env|train|eval ...` is `python -m pxr_env|training|eval ...`."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or given[0] not in PACKAGES:
-        print(f"usage: pxr {'|'.join(PACKAGES)} ...: the same as python -m {'|'.join(PACKAGES.values())} ...")
-        return 0 if given in (["-h"], ["--help"]) else 2
-    status: int = importlib.import_module(f"{PACKAGES[given[0]]}.__main__").main(given[1:])
-    return status
+def sections(docstring: str) -> dict[str, str]:
+    """Heading -> text of a docstring with Markdown headings; what stands before the first is under ""."""
+    prose = re.split(r"^(?:Args|Raises|Attributes):$", docstring, maxsplit=1, flags=re.MULTILINE)[0]
+    first, *rest = re.split(r"^## (.+)\n", prose, flags=re.MULTILINE)
+    return {"": first.strip()} | {heading: text.strip() for heading, text in zip(rest[::2], rest[1::2], strict=True)}
+
+
+def described_arguments(docstring: str) -> dict[str, str]:
+    """Argument -> what its docstring says, on one line."""
+    block = re.search(r"^Args:\n((?:(?:    .*)?\n?)+)", docstring, re.MULTILINE)
+    found = re.findall(r"^    (\w+): (.*(?:\n     +.*)*)", block.group(1), re.MULTILINE) if block else []
+    return {name: " ".join(text.split()) for name, text in found}
+
+
+def _arguments(task: Task) -> str:
+    of_data, of_environment = (
+        {
+            name: text
+            for base in reversed(owner.__mro__)
+            for name, text in described_arguments(inspect.cleandoc(base.__doc__ or "")).items()
+        }
+        for owner in (task.data_class(), VisualReasoningEnv)
+    )
+    for name, parameter in inspect.signature(task.data_class()).parameters.items():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            of_data["data"] = of_data.pop(name, "where the data is.")
+    meaning = of_environment | of_data
+    lines = ["| argument | default | meaning |", "|---|---|---|"]
+    for name, default in task.parameters().items():
+        value = list(default) if isinstance(default, tuple) else default
+        shown = "required" if default is inspect.Parameter.empty else f"`{value!r}`"
+        text = meaning.get(name, "").replace("|", "\\|")
+        lines.append(f"| `{name}` | {shown} | {text} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

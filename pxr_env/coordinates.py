@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pxr_env.errors import OperationError, choose, show
 from pxr_env.views import Box, Panel, Point, Region, Size, View, overlap
 
-#: Unit coordinates are written with this many decimals.
-UNIT_DECIMALS = 4
 #: How far beyond an edge a box may reach and is cut off there, as a share of the image's side. Models overshoot by a
 #: pixel or two, and mean the edge.
 OVERSHOOT = 0.01
@@ -22,35 +20,23 @@ OVERSHOOT = 0.01
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Frame:
-    """One coordinate frame.
+    """One coordinate frame. Boxes and points that were cut off at an edge are noted in `clipped`, unless it is None."""
 
-    Args:
-        name: "unit", "pixel" or "permille".
-        limit: the number at the right and at the lower edge, or None for the shown size in pixels.
-        decimals: decimals of the numbers written in this frame.
-        description: the sentence about it in the system prompt.
-        clipped: where boxes and points are noted that were cut off at an edge; None to note nothing.
-    """
-
-    name: str
-    limit: int | None
-    decimals: int
-    description: str
+    name: str  # "unit", "pixel" or "permille"
+    limit: int | None  # the number at the right and at the lower edge, None for the shown size in pixels
+    decimals: int  # of the numbers written in this frame
+    description: str  # the sentence about it in the system prompt
     clipped: list[Sequence[float]] | None = field(default=None, compare=False, repr=False)
 
     def extent(self, size: Size) -> Size:
-        """Returns the numbers at the right and the lower edge of an image shown at `size`."""
+        """The numbers at the right and the lower edge of an image shown at `size`."""
         return size if self.limit is None else (self.limit, self.limit)
 
     def region(self, numbers: Sequence[float], view: View, *, padding: float = 0.0) -> Region:
-        """Returns what is inside a box that the model wrote for `view`.
+        """What is inside a box that the model wrote for `view`.
 
-        What overshoots an edge by at most `OVERSHOOT` is cut off there, and noted in `clipped`.
-
-        Args:
-            numbers: the box.
-            view: the shown image it refers to.
-            padding: what is added on each side, as a share of the picture's width and height; cut off at its edges.
+        What overshoots an edge by at most `OVERSHOOT` is cut off there, and noted in `clipped`. `padding` is added on
+        each side, as a share of the picture's width and height, and cut off at its edges.
 
         Raises:
             OperationError: it is no box inside the view, lies across both pictures of a comparison, or covers less
@@ -61,9 +47,10 @@ class Frame:
         if len(numbers) != 4:
             raise OperationError(f"the box has {len(numbers)} numbers; {rule}.")
         x1, y1, x2, y2 = self._inside(numbers, view, "box", rule)
-        for low, high, what in ((x1, x2, "x1 is not less than x2"), (y1, y2, "y1 is not less than y2")):
+        for low, high, axis in ((x1, x2, "x"), (y1, y2, "y")):
             if low >= high:
-                raise OperationError(f"the box {show(list(numbers))} is empty, {what}; {rule}.")
+                empty = f"the box {show(list(numbers))} is empty, {axis}1 is not less than {axis}2"
+                raise OperationError(f"{empty}; {rule}.")
         panel, (left, top, right, bottom) = self._panel((x1 + x2) / 2, (y1 + y2) / 2, view)
         across, down = padding * (right - left), padding * (bottom - top)
         padded = (x1 - left - across, y1 - top - down, x2 - left + across, y2 - top + down)
@@ -78,9 +65,7 @@ class Frame:
         return region
 
     def point(self, numbers: Sequence[float], view: View) -> Point:
-        """Returns the source point of a point [x, y] that the model wrote for a view of a single region.
-
-        What overshoots an edge is cut off as in `region`.
+        """The source point of a point [x, y] that the model wrote for a view of a single region, cut off as a box is.
 
         Raises:
             OperationError: it is no point inside the view. The text is for the model.
@@ -95,13 +80,8 @@ class Frame:
     def from_source(self, box: Box, view: View, *, source: int | None = None) -> list[float]:
         """Writes a box of source pixels in this frame: the smallest one that covers the part of it inside `view`.
 
-        Args:
-            box: x1, y1, x2, y2 in source pixels.
-            view: the shown image the numbers refer to.
-            source: number of the source; by default that of the view.
-
-        Raises:
-            ValueError: `box` and `view` do not overlap.
+        `source` is the number of the source, by default that of the view. ValueError where the view shows nothing of
+        the box.
         """
         number = view.source if source is None else source
         for panel in view.panels:
@@ -125,19 +105,11 @@ class Frame:
             whole = round(steps) if abs(steps - round(steps)) < 1e-6 else rounding(steps)
             return whole / scale if self.decimals else whole
 
-        return [
-            outward(min(xs), math.floor),
-            outward(min(ys), math.floor),
-            outward(max(xs), math.ceil),
-            outward(max(ys), math.ceil),
-        ]
+        low = [outward(min(numbers), math.floor) for numbers in (xs, ys)]
+        return [*low, *(outward(max(numbers), math.ceil) for numbers in (xs, ys))]
 
     def _inside(self, numbers: Sequence[float], view: View, what: str, rule: str) -> list[float]:
-        """Returns x, y, x, y, ... cut off at the edges of the view.
-
-        Raises:
-            OperationError: they are not finite, or overshoot an edge by more than `OVERSHOOT`.
-        """
+        """x, y, x, y, ... cut off at the edges of the view; an OperationError if that is more than `OVERSHOOT`."""
         if not all(math.isfinite(number) for number in numbers):
             raise OperationError(f"the {what} {show(list(numbers))} is not finite; {rule}.")
         inside = []
@@ -169,35 +141,17 @@ class Frame:
         return left * across, top * down, right * across, bottom * down
 
 
+_BOXES = "Boxes are [x1, y1, x2, y2] in"
 FRAMES: dict[str, Frame] = {
-    frame.name: frame
-    for frame in (
-        Frame(
-            name="unit",
-            limit=1,
-            decimals=UNIT_DECIMALS,
-            description="Boxes are [x1, y1, x2, y2] in fractions of the target image's width and height, from 0 to 1.",
-        ),
-        Frame(
-            name="pixel",
-            limit=None,
-            decimals=0,
-            description="Boxes are [x1, y1, x2, y2] in pixels of the target image as shown.",
-        ),
-        Frame(
-            name="permille",
-            limit=1000,
-            decimals=0,
-            description="Boxes are [x1, y1, x2, y2] in integers from 0 to 1000, relative to the target image.",
-        ),
+    name: Frame(name=name, limit=limit, decimals=decimals, description=f"{_BOXES} {meaning}.")
+    for name, limit, decimals, meaning in (
+        ("unit", 1, 4, "fractions of the target image's width and height, from 0 to 1"),
+        ("pixel", None, 0, "pixels of the target image as shown"),
+        ("permille", 1000, 0, "integers from 0 to 1000, relative to the target image"),
     )
 }
 
 
 def get_frame(name: str) -> Frame:
-    """Returns the frame of that name.
-
-    Raises:
-        ValueError: there is no such frame.
-    """
+    """The frame of that name; ValueError if there is none."""
     return choose(FRAMES, name, "coordinates=", "Choose the frame the model was trained with.")

@@ -25,9 +25,8 @@ _OPENING_SWITCH = re.compile(r"\\(?:bf|it|rm|sf|tt|bfseries|itshape|displaystyle
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _FORMULA = re.compile(r"\$\$([^$]+)\$\$|\$([^$]+)\$|\\\(((?:[^\\]|\\[^()])+)\\\)|\\\[((?:[^\\]|\\[^\[\]])+)\\\]")
 _FENCE = re.compile(r"```[^\S\n]*\w*\n([^`]+)```")
-_TAGGED = re.compile(r"<(\w+)>([^<]+|(?:(?!</?\1>).)+)</\1>", re.DOTALL)
-_TAGS = frozenset(
-    {"b", "strong", "i", "em", "u", "code", "p", "span", "div", "mark", "center", "answer", "final_answer"}
+_TAG = re.compile(
+    r"<((?i:b|strong|i|em|u|code|p|span|div|mark|center|answer|final_answer))>([^<]+|(?:(?!</?\1>).)+)</\1>", re.DOTALL
 )
 _HEADING = re.compile(r"#{1,6}\s+(\S.*)", re.DOTALL)
 # An opening sign, and all that may close it. "Low" quotes are German and Polish, angles French, corners Japanese.
@@ -44,8 +43,8 @@ _SEVERAL = re.compile(r"[,;|=+^]|(?<=[\w ])[*/](?=[\w ])")
 _DECLARATION = re.compile(
     r"(?P<open>[*_#>\s]{1,8})?(?:(?:so|thus|therefore|hence)\b,?\s+)?(?:(?:the|my|our)\s+)?"
     r"(?:(?:final|correct|right|best|short)\s+){0,2}answer(?:\s+to\s+(?:the|this|your)\s+question)?(?:[*_]{1,3}(?=[\s:=]))?"
-    r"(?:\s+(?:is|would\s+be|should\s+be|must\s+be)(?!\w)\s*[:=]?|\s*[:=])(?(open)(?:[*_]{1,3}(?=\s))?)\s*",
-    re.IGNORECASE,
+    r"(?:\s+(?:is|would\s+be|should\s+be|must\s+be)(?!\w)\s*[:=]?|\s*[:=])(?(open)(?:[*_]{1,3}(?=\s))?)\s*(.*)",
+    re.DOTALL | re.IGNORECASE,
 )
 _INNER_FONT = re.compile(_FONT + r"([^{}]*)\}")
 _INNER_FORMULA = re.compile(r"\$(?=\S)([^$]+)(?<=\S)\$(?!\d)|\\\(((?:[^\\]|\\[^()])+)\\\)")
@@ -53,7 +52,7 @@ _INNER_EMPHASIS = re.compile(r"(?<![\w*_`~])(\*{1,3}|_{1,3}|`|~~)(?=[^\s*_`~])([
 
 
 def closing_brace(text: str, start: int) -> int | None:
-    """Returns the position of the brace that closes the one before `start`; escaped braces do not count."""
+    """The position of the brace that closes the one before `start`; escaped braces do not count."""
     depth = 1
     for brace in _BRACE.finditer(text, start):
         depth += {"{": 1, "}": -1}.get(brace.group(), 0)
@@ -62,17 +61,22 @@ def closing_brace(text: str, start: int) -> int | None:
     return None
 
 
+def _inside(pattern: re.Pattern[str]) -> Peeler:
+    """What the last group of a pattern is, where all of the text is as it says."""
+
+    def peel(text: str) -> str | None:
+        found = pattern.fullmatch(text)
+        return found[found.lastindex or 0] if found else None
+
+    return peel
+
+
 def _font(text: str) -> str | None:
     opening = _OPENING_FONT.match(text)
     if opening is None:
         switch = _OPENING_SWITCH.match(text)
         return text[switch.end() :] if switch else None
     return text[opening.end() : -1] if closing_brace(text, opening.end()) == len(text) - 1 else None
-
-
-def _formula(text: str) -> str | None:
-    found = _FORMULA.fullmatch(text)
-    return next(filter(None, found.groups())) if found else None
 
 
 def _emphasis(text: str) -> str | None:
@@ -87,24 +91,12 @@ def _emphasis(text: str) -> str | None:
     return inner if known and text.endswith(mark * count) and mark not in inner else None
 
 
-def _tag(text: str) -> str | None:
-    found = _TAGGED.fullmatch(text) if text.startswith("<") else None
-    return found.group(2) if found and found.group(1).lower() in _TAGS else None
-
-
-def _heading(text: str) -> str | None:
-    found = _HEADING.fullmatch(text)
-    return found.group(1) if found else None
-
-
 def _quotes(text: str) -> str | None:
     if text.startswith("``") and text.endswith("''") and not {"`", "'"} & set(text[2:-2]):
         return text[2:-2]
-    closing = _QUOTES.get(text[:1])
-    if closing is None or len(text) < 3 or text[-1] not in closing:
-        return None
     inner = text[1:-1]
-    return None if text[0] in inner or text[-1] in inner else inner
+    closes = bool(inner) and text[-1] in _QUOTES.get(text[0], "")
+    return inner if closes and text[0] not in inner and text[-1] not in inner else None
 
 
 def _brackets(text: str) -> str | None:
@@ -117,11 +109,6 @@ def _brackets(text: str) -> str | None:
         if depth < 0:
             return None
     return text[1:-1] if depth == 0 else None
-
-
-def _declaration(text: str) -> str | None:
-    found = _DECLARATION.match(text)
-    return text[found.end() :] if found else None
 
 
 def _full_stop(text: str) -> str | None:
@@ -137,21 +124,15 @@ def _inner_marks(text: str) -> str | None:
 
 
 #: How a text is set: takes no sign off that a reader would see.
-MARKUP: tuple[Peeler, ...] = (_font, _formula, _emphasis, _tag, _heading)
+MARKUP: tuple[Peeler, ...] = (_font, _inside(_FORMULA), _emphasis, _inside(_TAG), _inside(_HEADING))
 #: `MARKUP`, quotes, "The answer is", a final full stop: does not change what a formula means.
-AROUND_FORMULAS: tuple[Peeler, ...] = (*MARKUP, _quotes, _full_stop, _declaration)
+AROUND_FORMULAS: tuple[Peeler, ...] = (*MARKUP, _quotes, _full_stop, _inside(_DECLARATION))
 #: All of it.
-ALL: tuple[Peeler, ...] = (*MARKUP, _quotes, _brackets, _full_stop, _declaration, _inner_marks)
-_WRITTEN_BY_DATA: tuple[Peeler, ...] = (_font, _formula)
+ALL: tuple[Peeler, ...] = (*MARKUP, _quotes, _brackets, _full_stop, _inside(_DECLARATION), _inner_marks)
 
 
 def layers(text: str, peelers: Sequence[Peeler] = ALL) -> list[str]:
-    r"""Returns a text without 0, 1, 2, ... of its decorations: `**(B)**`, `(B)`, `B`. Linear time.
-
-    Args:
-        text: an answer.
-        peelers: which kinds of decorations come off, tried in this order.
-    """
+    """A text without 0, 1, 2, ... of its decorations: `**(B)**`, `(B)`, `B`. Linear time."""
     found = [text.strip()]
     while len(found) <= _MOST_LAYERS and len(found[0]) <= _LONGEST:
         inner = next((inner for peel in peelers if (inner := peel(found[-1])) is not None and inner.strip()), None)
@@ -162,10 +143,10 @@ def layers(text: str, peelers: Sequence[Peeler] = ALL) -> list[str]:
 
 
 def core(text: str) -> str:
-    """Returns a text without any decoration."""
+    """A text without any decoration."""
     return layers(text)[-1]
 
 
 def unwrapped(text: str) -> str:
-    r"""Returns a text of data without `\text{...}` or `$...$` around it: its quotes and stars are meant."""
-    return layers(text, _WRITTEN_BY_DATA)[-1]
+    r"""A text of data without `\text{...}` or `$...$` around it: its quotes and stars are meant."""
+    return layers(text, (_font, _inside(_FORMULA)))[-1]

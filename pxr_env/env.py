@@ -1,4 +1,7 @@
-"""The one environment: a question about images and videos, answered in turns of text with pixel operations."""
+"""The one environment: a question about images and videos, answered in turns of text with pixel operations.
+
+And its oracle: a scripted agent that knows the evidence and the answer, and should score 1.0 everywhere.
+"""
 
 from __future__ import annotations
 
@@ -13,38 +16,18 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import InvalidAction, ResetNeeded
 from PIL import Image
 
+from pxr_env import errors, rules
 from pxr_env.coordinates import get_frame
 from pxr_env.dialects import get_dialect
-from pxr_env.errors import (
-    DataError,
-    OperationError,
-    as_json,
-    checks_arguments,
-    did_you_mean,
-    plain,
-    quote,
-    represent,
-    text,
-)
+from pxr_env.errors import DataError, OperationError, did_you_mean, represent
 from pxr_env.media import ImageSource, VideoSource, check_budget
 from pxr_env.operations import get_operation
 from pxr_env.rendering import draw_overview, render
-from pxr_env.rules import (
-    MALFORMED,
-    EpisodeState,
-    Limits,
-    Rules,
-    check_costs,
-    first_regions,
-    frame_budget,
-    image_places,
-)
+from pxr_env.rules import EpisodeState, Limits, Rules
 from pxr_env.scoring import get_scorer
 from pxr_env.spaces import ImagesSpace, TextSpace, TurnSpace
 from pxr_env.types import NoTurn, OperationCall, Sample, SampleSource, as_source, find_id
 from pxr_env.views import View
-
-_OPTIONS = ("sample_id",)
 
 
 class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
@@ -110,7 +93,7 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 1}  # type: ignore[misc]
 
-    @checks_arguments
+    @errors.checks_arguments
     def __init__(
         self,
         data: SampleSource | Sequence[Sample],
@@ -155,9 +138,11 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
             max_vision_tokens=max_vision_tokens,
             size_multiple=size_multiple,
         )
-        self.video_frames = _at_least_one("video_frames", video_frames)
-        self.costs = check_costs(costs or {})
+        self.video_frames = errors.integer("video_frames", video_frames, 1)
+        self.costs = rules.check_costs(costs or {})
         self._scorer = get_scorer(scorer)
+        if not 0 <= zoom_padding <= 1:
+            raise ValueError(f"got zoom_padding={zoom_padding!r}; expected a number from 0 to 1.")
         self.rules = Rules(
             dialect=self.dialect,
             frame=self.frame,
@@ -166,11 +151,11 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
             truncates=_one_of(("refuse", "truncate"), "on_limit", on_limit) == "truncate",
             repeats=_one_of(("refuse", "execute"), "duplicates", duplicates) == "execute",
             image_budget=budget,
-            frame_budget=frame_budget(video_frames, max_frame_pixels, max_pixels, size_multiple),
-            zoom_padding=_share("zoom_padding", zoom_padding),
+            frame_budget=rules.frame_budget(video_frames, max_frame_pixels, max_pixels, size_multiple),
+            zoom_padding=float(zoom_padding),
         )
         self.images_in_text = images_in_text
-        self.question_suffix = text("question_suffix", question_suffix)
+        self.question_suffix = errors.text("question_suffix", question_suffix)
         own_words = self.dialect.system_prompt(offered, max_turns=max_turns, max_operations=max_operations)
         self.system_prompt = own_words if system_prompt is None else system_prompt
         self._episode: EpisodeState | None = None
@@ -189,15 +174,11 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
     def spec(self, spec: EnvSpec | None) -> None:
         self._spec = spec
         if spec is not None:
-            spec.kwargs = as_json(spec.kwargs)
+            spec.kwargs = errors.plain(spec.kwargs, paths=True)
 
     @property
     def sample(self) -> Sample:
-        """The sample of the running episode, answers included: for scripted agents and reports.
-
-        Raises:
-            ResetNeeded: there was no reset yet.
-        """
+        """The sample of the running episode, answers included; ResetNeeded if there was no reset yet."""
         return self._current().sample
 
     @property
@@ -220,42 +201,36 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
         self.rules = replace(self.rules, limits=limits)
 
     def source_image(self, source: int, frame: int | None = None) -> Image.Image:
-        """Returns a copy of source number `source` (from 1) of the current sample at full resolution; of a video, its
-        frame (from 0)."""
+        """A copy of source number `source` (from 1) at full resolution; of a video, its frame (from 0)."""
         return self._picture(source, frame).copy()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Begins an episode.
-
-        Args:
-            seed: seeds the choice of the sample, as in Gymnasium.
-            options: `{"sample_id": id}` chooses the sample; an integer stands for the id in its digits.
+        """Begins an episode with a drawn sample, or that of `options={"sample_id": id}`.
 
         Raises:
             ValueError: an unknown option, or a seed that is no integer of at least 0.
             DataError: an unknown sample id, or a sample that cannot be shown.
             MediaError: an image or a video that cannot be read.
         """
-        super().reset(seed=_checked_seed(seed))
+        super().reset(seed=None if seed is None else errors.integer("seed", seed, 0))
         self._episode = None
         sample = self.data.get(self._choose({} if options is None else options))
         episode = EpisodeState(sample=sample, usage=dict.fromkeys(self.operations, 0))
-        self._episode = episode
         introductions = []
         try:
             for number, source in enumerate(sample.sources, start=1):
-                new = self.rules.views(episode, first_regions(number, source, self.video_frames))
+                new = self.rules.views(episode, rules.first_regions(number, source, self.video_frames))
                 episode.views += new
                 if isinstance(source, VideoSource):
                     introductions.append(self.dialect.render_video(new, duration=source.duration))
             self.limits.check_views(episode.views)
         except OperationError as error:
-            self._episode = None
             raise DataError(
                 f'sample "{sample.sample_id}" cannot be shown: {error} Change it or leave it out.'
             ) from error
+        self._episode = episode
         observation = {
             "images": self._pixels(episode.views),
             "text": "\n".join([*introductions, sample.question]) + self.question_suffix,
@@ -265,12 +240,11 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
         return observation, self._placed(info, (0,) * len(observation["images"]))
 
     def step(self, action: str) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        """Plays one turn, the model's message. See the class for what comes back.
+        """Plays one turn, the model's message; see the class for what comes back.
 
         Raises:
             ResetNeeded: before the first reset, or after the end of the episode.
             InvalidAction: `action` is no `str`.
-            MediaError: a file that was readable at first cannot be read any more.
         """
         episode = self._current()
         if episode.ended:
@@ -280,12 +254,13 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
                 f"got an action of type {type(action).__name__}; expected str, the model's message. "
                 "Decode the tokens before step()."
             )
+        nothing = {"images": (), "text": ""}
         if isinstance(action, NoTurn):
-            return self._end(None, limit=action.limit)
+            return self._end(None, nothing, limit=action.limit)
         turn = self.dialect.parse(action)
         episode.n_turns += 1
         if len(turn.answers) == 1 and not turn.calls and not turn.mistakes:
-            return self._end(turn.answers[0])
+            return self._end(turn.answers[0], nothing)
         n_shown = len(episode.views)
         lines, limit = self.rules.play(episode, turn)
         text = "\n".join(line.text for line in lines)
@@ -293,15 +268,13 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
         if limit is None and episode.n_turns >= self.limits.max_turns:
             limit = "max_turns"
         if limit is None:
-            return observation, 0.0, False, False, self._placed(self._info({}), image_places(lines))
+            return observation, 0.0, False, False, self._placed(self._info({}), rules.image_places(lines))
         return self._end(None, observation, limit)
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]
-        """Returns the sources, each frame that was shown apart, with the boxes of all views so far, uint8 HxWx3 of one
-        size for all episodes; None without a render mode."""
-        if self.render_mode is None:
-            return None
-        return draw_overview(self._current().views, self._picture)
+        """The sources, each frame that was shown apart, with the boxes of all views so far, uint8 HxWx3 of one size for
+        all episodes; None without a render mode."""
+        return None if self.render_mode is None else draw_overview(self._current().views, self._picture)
 
     def _current(self) -> EpisodeState:
         if self._episode is None:
@@ -326,43 +299,37 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
         if not isinstance(options, Mapping):
             raise ValueError(f'got options={represent(options)}; expected a dict, such as {{"sample_id": id}}.')
         for name in options:
-            if name not in _OPTIONS:
-                raise ValueError(
-                    f'got the option "{quote(name)}"; expected only {", ".join(_OPTIONS)}.'
-                    f"{did_you_mean(name, _OPTIONS)}"
-                )
+            if name != "sample_id":
+                near = did_you_mean(name, ["sample_id"])
+                raise ValueError(f'got the option "{errors.quote(name)}"; expected only sample_id.{near}')
         ids = self.data.sample_ids()
-        if "sample_id" not in options:
-            return ids[int(self.np_random.integers(len(ids)))]
-        return find_id(options["sample_id"], ids)
+        if "sample_id" in options:
+            return find_id(options["sample_id"], ids)
+        return ids[int(self.np_random.integers(len(ids)))]
 
     def _pixels(self, views: Sequence[View]) -> tuple[np.ndarray, ...]:
         return tuple(render(view, self._picture) for view in views)
 
     def _end(
-        self, answer: str | None, observation: dict[str, Any] | None = None, limit: str | None = None
+        self, answer: str | None, observation: dict[str, Any], limit: str | None = None
     ) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         episode = self._current()
         episode.ended = True
         score = 0.0 if answer is None else float(self._scorer(answer, episode.sample))
-        terms = {"correct": score, **self._cost_terms()}
-        outcome = {
+        terms = {"correct": score, **self._cost_terms(episode)}
+        info = self._info(terms) | {
             "answer": answer,
             "score": score,
             "correct": answer is not None and self._scorer.is_correct(score),
             "target": episode.sample.answers[0],
+            **({} if limit is None else {"truncated_by": limit}),
         }
-        if limit is not None:
-            outcome["truncated_by"] = limit
-        info = self._info(terms) | outcome
-        observation = observation or {"images": (), "text": ""}
         return observation, sum(terms.values()), limit is None, limit is not None, info
 
-    def _cost_terms(self) -> dict[str, float]:
-        episode = self._current()
+    def _cost_terms(self, episode: EpisodeState) -> dict[str, float]:
         shown_by_operations = [episode.views[number - 1] for _, numbers in episode.calls for number in numbers]
         counts = {
-            "format": episode.failures.get(MALFORMED, 0),
+            "format": episode.failures[rules.MALFORMED],
             "operation": episode.n_operations,
             "duplicate": episode.n_duplicates,
             "vision_token": self.limits.vision_tokens(shown_by_operations),
@@ -371,12 +338,9 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
 
     def _info(self, reward_terms: dict[str, float]) -> dict[str, Any]:
         episode = self._current()
-        sample = episode.sample
-        facts = {
-            name: getattr(sample, name) for name in ("needs_operation", "evidence_box", "evidence_time", "category")
-        }
+        facts = ("needs_operation", "evidence_box", "evidence_time", "category")
         return {
-            "sample_id": sample.sample_id,
+            "sample_id": episode.sample.sample_id,
             "views": [view.as_dict() for view in episode.views],
             "usage": dict(episode.usage),
             "failures": dict(episode.failures),
@@ -384,27 +348,8 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
             "clipped": episode.n_clipped,
             "vision_tokens": self.limits.vision_tokens(episode.views),
             "reward_terms": reward_terms,
-            **{name: fact for name, fact in facts.items() if fact is not None},
+            **{name: fact for name in facts if (fact := getattr(episode.sample, name)) is not None},
         }
-
-
-def _checked_seed(seed: int | None) -> int | None:
-    seed = plain(seed)
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
-        raise ValueError(f"got seed={represent(seed)}; expected an integer of at least 0, or None for any.")
-    return seed
-
-
-def _at_least_one(name: str, value: int) -> int:
-    if value < 1:
-        raise ValueError(f"got {name}={value!r}; expected an integer of at least 1.")
-    return value
-
-
-def _share(name: str, value: float) -> float:
-    if not 0 <= value <= 1:
-        raise ValueError(f"got {name}={value!r}; expected a number from 0 to 1.")
-    return float(value)
 
 
 def _one_of(choices: tuple[object, ...], name: str, value: str | None) -> str | None:
@@ -414,27 +359,23 @@ def _one_of(choices: tuple[object, ...], name: str, value: str | None) -> str | 
 
 
 def oracle_turns(env: VisualReasoningEnv, *, look: bool = True) -> Iterator[str]:
-    """Yields the messages of an oracle for the episode that was just begun.
+    """The messages of an oracle for the episode that was just begun.
 
-    It makes `evidence_call` where the sample has one. Otherwise it seeks to `evidence_time` and zooms to
+    With `look`, it makes `evidence_call` where the sample has one, or else seeks to `evidence_time` and zooms to
     `evidence_box`. Then it gives the first accepted answer. It looks at the environment before each message, and keeps
     within its limits.
-
-    Args:
-        env: the environment, whose sample it looks into.
-        look: whether to look at the evidence before answering.
 
     Raises:
         ValueError: the dialect cannot write the call or the answer.
     """
-    for number, call in enumerate(_calls(env) if look else (), start=1):
+    for number, call in enumerate(_evidence_calls(env) if look else (), start=1):
         if number > min(env.limits.max_operations, env.limits.max_turns - 1):
             break
         yield env.dialect.render_call(call)
     yield env.dialect.render_answer(env.sample.answers[0])
 
 
-def _calls(env: VisualReasoningEnv) -> Iterator[OperationCall]:
+def _evidence_calls(env: VisualReasoningEnv) -> Iterator[OperationCall]:
     sample = env.sample
     if sample.evidence_call is not None:
         if sample.evidence_call.name in env.operations:
@@ -467,7 +408,6 @@ def shows_evidence(view: View, env: VisualReasoningEnv) -> bool:
             return False
     if sample.evidence_box is None:
         return True
-    x1, y1, x2, y2 = sample.evidence_box
-    left, top, right, bottom = view.box
+    (x1, y1, x2, y2), (left, top, right, bottom) = sample.evidence_box, view.box
     # Boxes went through the decimals of a coordinate frame and floating point.
     return left <= x1 + 1e-6 and top <= y1 + 1e-6 and right >= x2 - 1e-6 and bottom >= y2 - 1e-6

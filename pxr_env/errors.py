@@ -1,8 +1,8 @@
-"""The two kinds of mistakes, and how their messages are written.
+"""The two kinds of mistakes, how their messages are written, and how the arguments of a programmer are checked.
 
-A mistake of the model is an `OperationError`: its text goes back to the model and the episode goes on.
-A mistake of the programmer or of the data is a `DataError`, `MediaError` or one of Gymnasium's own errors:
-"got X; expected Y", and what to do.
+A mistake of the model is an `OperationError`: its text goes back to the model and the episode goes on. A mistake of the
+programmer or of the data is a `DataError`, `MediaError` or one of Gymnasium's own errors: "got X; expected Y", and what
+to do.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ import numpy as np
 QUOTE_LIMIT = 80
 _ADDRESS = re.compile(" at 0x[0-9a-fA-F]+")
 
+T = TypeVar("T")
+Init = TypeVar("Init", bound=Callable[..., None])
+
 
 class OperationError(Exception):
     """An operation cannot be carried out as asked. The message is written for the model to read."""
@@ -36,12 +39,7 @@ class MediaError(ValueError):
 
 
 class DataError(ValueError):
-    """A data set, a sample or one of its rows is not as described.
-
-    Args:
-        message: what was found, what was expected, what to do.
-        bad_rows: all rows that are not as described, where the data set has rows.
-    """
+    """A data set, a sample or one of its rows is not as described; `bad_rows` are all rows that are not."""
 
     def __init__(self, message: str, bad_rows: Sequence[object] = ()) -> None:
         super().__init__(message)
@@ -49,7 +47,7 @@ class DataError(ValueError):
 
 
 def quote(text: object, limit: int = QUOTE_LIMIT) -> str:
-    """Returns at most `limit` characters of a text on one line, as valid Unicode; of anything else, its `represent`."""
+    """At most `limit` characters of a text on one line, as valid Unicode; of anything else, its `represent`."""
     if not isinstance(text, str):
         return represent(text, limit)
     cut = text[:limit].encode("utf-8", "replace").decode("utf-8")
@@ -57,39 +55,34 @@ def quote(text: object, limit: int = QUOTE_LIMIT) -> str:
 
 
 def show(value: object, limit: int = QUOTE_LIMIT) -> str:
-    """Returns at most `limit` characters of a JSON value as a model would write it, however large or deep it is."""
-    return quote(_short_repr(value, limit, depth=3, word=json.dumps), limit)
+    """At most `limit` characters of a JSON value as a model would write it, however large or deep it is."""
+    return quote(_short(value, limit, 3, json.dumps), limit)
 
 
 def represent(value: object, limit: int = QUOTE_LIMIT) -> str:
-    """Returns at most `limit` characters of any value as a programmer would write it, however large or deep it is."""
-    return quote(_short_repr(value, limit, depth=3, word=repr), limit)
+    """At most `limit` characters of any value as a programmer would write it, however large or deep it is."""
+    return quote(_short(value, limit, 3, repr), limit)
 
 
-def _short_repr(value: object, limit: int, depth: int, word: Callable[[object], str]) -> str:
+def _short(value: object, limit: int, depth: int, word: Callable[[object], str]) -> str:
     if isinstance(value, str):
         return json.dumps(value[: limit + 1], ensure_ascii=False)
     if isinstance(value, bool) or value is None:
         return word(value)
-    if isinstance(value, int):
-        return repr(value) if value.bit_length() < 1000 else f"an integer of {value.bit_length()} bits"
-    if isinstance(value, float):
-        return repr(value)
-    if isinstance(value, list | tuple):
-        if depth == 0:
-            return "[…]"
-        parts = [_short_repr(item, limit, depth - 1, word) for item in itertools.islice(value, 8)]
-        return "[" + ", ".join(parts) + (", …]" if len(value) > 8 else "]")
-    if isinstance(value, dict):
-        if depth == 0:
-            return "{…}"
-        pairs = itertools.islice(value.items(), 8)
-        parts = [
-            f"{_short_repr(key, limit, 0, word)}: {_short_repr(item, limit, depth - 1, word)}" for key, item in pairs
-        ]
-        return "{" + ", ".join(parts) + (", …}" if len(value) > 8 else "}")
+    if isinstance(value, int) and value.bit_length() >= 1000:
+        return f"an integer of {value.bit_length()} bits"
     if isinstance(value, bytes | bytearray):
         return repr(bytes(value[: limit + 1]))
+    if isinstance(value, list | tuple | dict):
+        opening, closing = "{}" if isinstance(value, dict) else "[]"
+        if depth == 0:
+            return f"{opening}…{closing}"
+        first = itertools.islice(value.items() if isinstance(value, dict) else value, 8)
+        if isinstance(value, dict):
+            parts = [f"{_short(key, limit, 0, word)}: {_short(item, limit, depth - 1, word)}" for key, item in first]
+        else:
+            parts = [_short(item, limit, depth - 1, word) for item in first]
+        return opening + ", ".join(parts + ["…"] * (len(value) > 8)) + closing
     try:
         return _ADDRESS.sub("", repr(value)[: 10 * limit])
     except Exception:
@@ -98,15 +91,11 @@ def _short_repr(value: object, limit: int, depth: int, word: Callable[[object], 
 
 
 def did_you_mean(name: object, names: Iterable[str]) -> str:
-    """Returns ' Did you mean "x"?' for the nearest of `names` (at most the first 2,000), or an empty string."""
+    """' Did you mean "x"?' for the nearest of `names` (at most the first 2,000), or an empty string."""
     if not isinstance(name, str):
         return ""
     near = difflib.get_close_matches(name[:QUOTE_LIMIT], list(itertools.islice(names, 2000)), n=1, cutoff=0.5)
     return f' Did you mean "{near[0]}"?' if near else ""
-
-
-T = TypeVar("T")
-Init = TypeVar("Init", bound=Callable[..., None])
 
 
 def checks_arguments(init: Init) -> Init:
@@ -121,7 +110,7 @@ def checks_arguments(init: Init) -> Init:
 
 @functools.lru_cache(maxsize=64)
 def hints_of(owner: Callable[..., object]) -> Mapping[str, Any]:
-    """Returns argument -> annotation of a function or of a class's `__init__`; nothing where they cannot be read."""
+    """Argument -> annotation of a function or of a class's `__init__`; nothing where they cannot be read."""
     try:
         if isinstance(owner, type) and dataclasses.is_dataclass(owner):
             # Each annotation as the module of its own class reads it.
@@ -134,14 +123,10 @@ def hints_of(owner: Callable[..., object]) -> Mapping[str, Any]:
 
 
 def typed_arguments(hints: Mapping[str, Any], given: Mapping[str, object]) -> dict[str, Any]:
-    """Returns arguments as their annotations want them: NumPy's scalars as Python's.
+    """Arguments as their annotations want them, NumPy's scalars as Python's; those without one are not checked.
 
     Checked are int, float, bool, None, Path, functions, sequences and mappings, and unions of these and of text; a bool
     is no number here. A plain text is left to whoever takes it, and knows which texts there are.
-
-    Args:
-        hints: argument -> annotation; arguments without one are not checked.
-        given: argument -> value.
 
     Raises:
         ValueError: a value is of another type. The message names the argument, its value and what was expected.
@@ -156,27 +141,24 @@ def typed_arguments(hints: Mapping[str, Any], given: Mapping[str, object]) -> di
 
 
 def text(name: str, value: object) -> str:
-    """Returns an argument that may be any text.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """An argument that may be any text; ValueError for anything else."""
     if not isinstance(value, str):
         raise ValueError(f"got {name}={represent(value)}; expected text.")
     return value
 
 
+def integer(name: str, value: object, least: int) -> int:
+    """An argument that may be any integer of at least `least`, also one of NumPy; ValueError for anything else."""
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, int) or number < least:
+        raise ValueError(f"got {name}={represent(value)}; expected an integer of at least {least}.")
+    return number
+
+
 def choose(table: Mapping[str, T], name: object, what: str, advice: str) -> T:
-    """Returns the value of a table under the name that was asked for.
+    """The value of a table under the name that was asked for; ValueError if it has none.
 
-    Args:
-        table: the choices.
-        name: the name.
-        what: what stands before the name in the message, such as "dialect=".
-        advice: the last sentence of the message.
-
-    Raises:
-        ValueError: it has no such name.
+    `what` stands before the name in the message, such as "dialect=", and `advice` at its end.
     """
     if not isinstance(name, str) or name not in table:
         raise ValueError(
@@ -185,47 +167,33 @@ def choose(table: Mapping[str, T], name: object, what: str, advice: str) -> T:
     return table[name]
 
 
-def plain(value: object) -> Any:
-    """Returns NumPy's scalars as Python's, also within lists, tuples and dicts; anything else as it is."""
-    return _with_leaves(value, lambda leaf: leaf.item() if isinstance(leaf, np.generic) else leaf)
-
-
-def as_json(value: object) -> Any:
-    """Returns `plain(value)` with paths as texts, also within lists, tuples and dicts."""
-    return _with_leaves(plain(value), lambda leaf: str(leaf) if isinstance(leaf, PurePath) else leaf)
-
-
-def _with_leaves(value: Any, change: Callable[[Any], Any]) -> Any:
-    if type(value) is list:
-        return [_with_leaves(item, change) for item in value]
-    if type(value) is tuple:
-        return tuple(_with_leaves(item, change) for item in value)
+def plain(value: Any, *, paths: bool = False) -> Any:
+    """NumPy's scalars as Python's, and with `paths` paths as texts, also within lists, tuples and dicts."""
+    inside = functools.partial(plain, paths=paths)
+    if type(value) in (list, tuple):
+        return type(value)(map(inside, value))
     if type(value) is dict:
-        return {change(key): _with_leaves(item, change) for key, item in value.items()}
-    return change(value)
+        return {inside(key): inside(item) for key, item in value.items()}
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value) if paths and isinstance(value, PurePath) else value
 
 
 def _fits(value: object, hint: Any) -> bool:
-    origin = typing.get_origin(hint)
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, part) for part in typing.get_args(hint))
+        return any(_fits(value, part) for part in parts)
+    if hint in (int, float, bool, str):
+        wanted = int | float if hint is float else hint
+        return isinstance(value, wanted) and (hint is bool or not isinstance(value, bool))
     if hint is None or hint is type(None):
         return value is None
-    if isinstance(value, bool) and hint in (int, float):
-        return False
-    if hint is float:
-        return isinstance(value, int | float)
-    if hint in (int, bool, str):
-        return isinstance(value, hint)
     if isinstance(hint, type) and issubclass(hint, PurePath):
         return isinstance(value, os.PathLike)
     if origin is Callable:
         return callable(value)
-    parts = typing.get_args(hint)
     if origin is Sequence:
-        return (
-            isinstance(value, Sequence) and not isinstance(value, str) and all(_fits(item, parts[0]) for item in value)
-        )
+        return isinstance(value, Sequence) and not isinstance(value, str) and all(_fits(x, parts[0]) for x in value)
     if origin is Mapping:
         return isinstance(value, Mapping) and all(
             _fits(key, parts[0]) and _fits(item, parts[1]) for key, item in value.items()
@@ -234,15 +202,14 @@ def _fits(value: object, hint: Any) -> bool:
 
 
 def _words(hint: Any) -> str:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return " or ".join(dict.fromkeys(map(_words, typing.get_args(hint))))
-    parts = typing.get_args(hint)
-    if typing.get_origin(hint) is Sequence:
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(map(_words, parts)))
+    if origin is Sequence:
         return f"a list, of which each item is {_words(parts[0])}"
-    if typing.get_origin(hint) is Mapping:
+    if origin is Mapping:
         return f"a dict, of which each key is {_words(parts[0])} and each value {_words(parts[1])}"
-    if typing.get_origin(hint) is Callable:
-        return "a function"
     if isinstance(hint, type) and issubclass(hint, PurePath):
         return "a path"
-    return {int: "an integer", float: "a number", bool: "True or False", str: "text"}.get(hint, "None")
+    words = {int: "an integer", float: "a number", bool: "True or False", str: "text", Callable: "a function"}
+    return words.get(origin or hint, "None")

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
 from pxr_env.coordinates import get_frame
 from pxr_env.media import cut
-from pxr_env.views import Mark, Point, Region, Size, View, regions
+from pxr_env.views import Grid, Mark, Point, Region, Size, View, regions
 
 #: Marks and grid lines, with a dark rim so that they stand out on any picture.
 MARK_COLOUR = (255, 64, 64)
@@ -24,21 +24,17 @@ OVERVIEW_SIZE: Size = (960, 720)
 _BACKGROUND = (32, 32, 32)
 #: One colour per view, told apart by those who see colours differently (Okabe and Ito).
 VIEW_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167))
-_GAP = 6
-#: Height of a box's number in pixels.
-_NUMBER = 20
+#: Pixels between the pictures of an episode, and height of a box's number.
+_GAP, _NUMBER = 6, 20
 
-#: Returns the picture of a source (from 1), or of a frame of a video source (from 0).
+_font = lru_cache(maxsize=16)(ImageFont.load_default)
+
+#: The picture of a source (from 1), or of a frame of a video source (from 0).
 Pictures = Callable[[int, int | None], Image.Image]
 
 
 def render(view: View, pictures: Pictures) -> np.ndarray:
-    """Returns the pixels of a view as a new uint8 array HxWx3.
-
-    Args:
-        view: what to show, at which size.
-        pictures: where the sources' pixels come from; they are not changed.
-    """
+    """The pixels of a view as a new uint8 array HxWx3; what `pictures` returns is not changed."""
     if not view.is_comparison:
         return _render_region(view.region, view.size, pictures)
     canvas = np.full((view.size[1], view.size[0], 3), SEPARATOR_COLOUR, dtype=np.uint8)
@@ -54,44 +50,34 @@ def _render_region(region: Region, size: Size, pictures: Pictures) -> np.ndarray
         return pixels
     image = Image.fromarray(pixels)
     for adjustment in region.adjustments:
-        for name, enhance in _ENHANCE.items():
-            factor = getattr(adjustment, name)
-            if factor != 1.0:
-                image = enhance(image).enhance(factor)
+        for name, factor in adjustment.as_dict().items():
+            image = getattr(ImageEnhance, name.capitalize())(image).enhance(factor)
     draw = ImageDraw.Draw(image)
     for mark in region.marks:
         _draw_mark(draw, mark, [region.quad.locate(point, size) for point in mark.points], size)
     if region.grid:
-        _draw_grid(draw, region.grid.lines, region.grid.frame, size)
+        _draw_grid(draw, region.grid, size)
     return np.array(image, dtype=np.uint8)
 
 
-_ENHANCE = {
-    "contrast": ImageEnhance.Contrast,
-    "brightness": ImageEnhance.Brightness,
-    "sharpness": ImageEnhance.Sharpness,
-}
-
-
 def _draw_mark(draw: ImageDraw.ImageDraw, mark: Mark, points: list[Point], size: Size) -> None:
-    width = _line_width(size)
-    if mark.kind == "point":
-        (x, y), radius = points[0], 2 * width
-        draw.ellipse((x - radius - 1, y - radius - 1, x + radius + 1, y + radius + 1), fill=RIM_COLOUR)
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=MARK_COLOUR)
-    else:
-        path = [*points, points[0]] if mark.kind == "box" else points
-        draw.line(path, fill=RIM_COLOUR, width=width + 2, joint="curve")
-        draw.line(path, fill=MARK_COLOUR, width=width, joint="curve")
+    width = max(2, min(size) // 150)
+    path = [*points, points[0]] if mark.kind == "box" else points
+    for colour, rim in ((RIM_COLOUR, 1), (MARK_COLOUR, 0)):
+        if mark.kind == "point":
+            (x, y), radius = points[0], 2 * width + rim
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+        else:
+            draw.line(path, fill=colour, width=width + 2 * rim, joint="curve")
     if mark.label:
         _write(draw, mark.label, (min(x for x, _ in points), min(y for _, y in points)), size, MARK_COLOUR)
 
 
-def _draw_grid(draw: ImageDraw.ImageDraw, lines: int, frame_name: str, size: Size) -> None:
-    frame = get_frame(frame_name)
+def _draw_grid(draw: ImageDraw.ImageDraw, grid: Grid, size: Size) -> None:
+    frame = get_frame(grid.frame)
     for axis, (length, limit) in enumerate(zip(size, frame.extent(size), strict=True)):
-        for number in range(1, lines + 1):
-            fraction = number / (lines + 1)
+        for number in range(1, grid.lines + 1):
+            fraction = number / (grid.lines + 1)
             at = fraction * length
             ends = ((at, 0), (at, size[1])) if axis == 0 else ((0, at), (size[0], at))
             draw.line(ends, fill=RIM_COLOUR, width=3)
@@ -109,22 +95,8 @@ def _write(draw: ImageDraw.ImageDraw, text: str, corner: Point, size: Size, colo
     draw.text((x, y), text, fill=colour, font=font, stroke_width=1, stroke_fill=RIM_COLOUR)
 
 
-def _line_width(size: Size) -> int:
-    return max(2, min(size) // 150)
-
-
-@lru_cache(maxsize=16)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
-
-
 def draw_overview(views: Sequence[View], pictures: Pictures) -> np.ndarray:
-    """Returns every source image and every frame that was shown, with numbered boxes of the views, uint8 HxWx3.
-
-    Args:
-        views: the images shown so far.
-        pictures: where the sources' pixels come from.
-    """
+    """Every source image and every frame that was shown, with numbered boxes of the views, uint8 HxWx3."""
     width, height = OVERVIEW_SIZE
     canvas = Image.new("RGB", OVERVIEW_SIZE, _BACKGROUND)
     shown = list(dict.fromkeys((region.source, region.frame) for region in regions(views)))
@@ -138,32 +110,25 @@ def draw_overview(views: Sequence[View], pictures: Pictures) -> np.ndarray:
     return np.array(canvas, dtype=np.uint8)
 
 
-def _draw_number(
-    draw: ImageDraw.ImageDraw, text: str, corners: Sequence[Point], colour: tuple[int, int, int], size: Size
-) -> None:
-    """The number of a box, dark on a plate of its colour: in its upper left corner, above it where it is small."""
-    font = ImageFont.load_default(_NUMBER)
-    width, height = round(draw.textlength(text, font)) + 10, _NUMBER + 6
-    left, top, bottom = min(x for x, _ in corners), min(y for _, y in corners), max(y for _, y in corners)
-    above = height if bottom - top < 2 * height else 0
-    x, y = (max(0, round(min(at, most))) for at, most in ((left, size[0] - width), (top - above, size[1] - height)))
-    draw.rectangle((x, y, x + width, y + height), colour)
-    draw.text((x + width / 2, y + height / 2), text, (0, 0, 0), font, "mm")
-
-
 def _with_boxes(picture: Image.Image, key: tuple[int, int | None], views: Sequence[View], cell: Size) -> Image.Image:
-    """A picture shrunk or grown into a cell, with the outlines of what was shown of it."""
+    """A picture shrunk or grown into a cell, with the outlines and numbers of what was shown of it."""
     scale = min(cell[0] / picture.width, cell[1] / picture.height)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     small = picture.resize(size, Image.Resampling.BICUBIC)
-    draw = ImageDraw.Draw(small)
-    for view in views:
-        for region in regions([view]):
-            is_whole = region.quad.is_upright and region.box == (0, 0, picture.width, picture.height)
-            if (region.source, region.frame) != key or is_whole:
-                continue
-            corners = [(x * scale, y * scale) for x, y in region.quad.corners]
-            colour = VIEW_COLOURS[view.index % len(VIEW_COLOURS)]
-            draw.line([*corners, corners[0]], fill=colour, width=3, joint="curve")
-            _draw_number(draw, str(view.index), corners, colour, size)
+    draw, font = ImageDraw.Draw(small), _font(_NUMBER)
+    for index, region in ((view.index, panel.region) for view in views for panel in view.panels):
+        is_whole = region.quad.is_upright and region.box == (0, 0, picture.width, picture.height)
+        if (region.source, region.frame) != key or is_whole:
+            continue
+        corners = [(x * scale, y * scale) for x, y in region.quad.corners]
+        colour = VIEW_COLOURS[index % len(VIEW_COLOURS)]
+        draw.line([*corners, corners[0]], fill=colour, width=3, joint="curve")
+        # The number stands in the upper left corner of the box, above it where the box is small.
+        text = str(index)
+        width, height = round(draw.textlength(text, font)) + 10, _NUMBER + 6
+        (left, _), (top, bottom) = ((min(ends), max(ends)) for ends in zip(*corners, strict=True))
+        above = height if bottom - top < 2 * height else 0
+        x, y = (max(0, round(min(at, most))) for at, most in ((left, size[0] - width), (top - above, size[1] - height)))
+        draw.rectangle((x, y, x + width, y + height), colour)
+        draw.text((x + width / 2, y + height / 2), text, (0, 0, 0), font, "mm")
     return small

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from pxr_env.coordinates import Frame
 from pxr_env.dialects import Dialect, same_call
-from pxr_env.errors import OperationError, did_you_mean, plain, quote, represent
+from pxr_env.errors import OperationError, did_you_mean, integer, quote, represent
 from pxr_env.media import MAX_ASPECT_RATIO, ImageSource, VideoSource, fit_size, uniform_frames
 from pxr_env.operations import Operation, OperationContext
 from pxr_env.operations.registry import Shown
@@ -30,12 +32,7 @@ COSTS = {
 
 
 class LimitReached(OperationError):
-    """An operation would exceed a limit of the episode.
-
-    Args:
-        limit: name of the limit, as it stands in `info["truncated_by"]`.
-        message: for the model to read.
-    """
+    """An operation would exceed a limit of the episode, named as in `info["truncated_by"]`."""
 
     def __init__(self, limit: str, message: str) -> None:
         super().__init__(message)
@@ -44,19 +41,7 @@ class LimitReached(OperationError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """The limits of an episode; None is no limit.
-
-    Args:
-        max_turns: messages of the model.
-        max_operations: executed operations.
-        max_images: images shown, those of the sample included.
-        max_shown_pixels: pixels of all images shown.
-        max_vision_tokens: vision tokens of all images shown, one per `size_multiple` squared pixels.
-        size_multiple: side of the square of pixels that becomes one vision token.
-
-    Raises:
-        ValueError: a limit is no integer, or too small to begin an episode.
-    """
+    """The limits of an episode, see `VisualReasoningEnv`; None is no limit. ValueError if one is too small to begin."""
 
     max_turns: int
     max_operations: int
@@ -67,24 +52,17 @@ class Limits:
 
     def __post_init__(self) -> None:
         for limit in dataclasses.fields(self):
-            value = plain(getattr(self, limit.name))
-            least = 0 if limit.name == "max_operations" else 1
-            if value is None and limit.default is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"got {limit.name}={represent(value)}; expected an integer of at least {least}.")
-            object.__setattr__(self, limit.name, value)
+            value = getattr(self, limit.name)
+            if value is not None or limit.default is not None:
+                least = 0 if limit.name == "max_operations" else 1
+                object.__setattr__(self, limit.name, integer(limit.name, value, least))
 
     def vision_tokens(self, views: Sequence[View]) -> int:
-        """Returns the number of vision tokens of some views."""
+        """The number of vision tokens of some views, one per `size_multiple` squared pixels."""
         return sum(view.size[0] * view.size[1] for view in views) // self.size_multiple**2
 
     def check(self, shown: Sequence[View], new: Sequence[View], n_operations: int) -> None:
-        """Checks whether one more operation may show new views beside those shown already.
-
-        Raises:
-            LimitReached: it may not. The text is for the model.
-        """
+        """LimitReached if one more operation may not show new views beside those shown already."""
         if n_operations >= self.max_operations:
             raise LimitReached(
                 "max_operations", f"all {self.max_operations} operations are used up; expected an answer. Answer now."
@@ -92,18 +70,15 @@ class Limits:
         self.check_views([*shown, *new])
 
     def check_views(self, views: Sequence[View]) -> None:
-        """Checks whether an episode may show these views.
-
-        Raises:
-            LimitReached: it may not. The text is for the model.
-        """
+        """LimitReached if an episode may not show these views."""
         pixels = sum(view.size[0] * view.size[1] for view in views)
-        for limit, most, count, unit in (
-            ("max_images", self.max_images, len(views), "images"),
-            ("max_shown_pixels", self.max_shown_pixels, pixels, "pixels"),
-            ("max_vision_tokens", self.max_vision_tokens, self.vision_tokens(views), "vision tokens"),
+        for limit, count, unit in (
+            ("max_images", len(views), "images"),
+            ("max_shown_pixels", pixels, "pixels"),
+            ("max_vision_tokens", self.vision_tokens(views), "vision tokens"),
         ):
-            if count > (math.inf if most is None else most):
+            most = getattr(self, limit)
+            if most is not None and count > most:
                 raise LimitReached(
                     limit,
                     f"with this there would be {count} {unit} in the episode; expected at most {most}. "
@@ -112,11 +87,7 @@ class Limits:
 
 
 def check_costs(costs: Mapping[str, float]) -> dict[str, float]:
-    """Returns the costs as a dict.
-
-    Raises:
-        ValueError: a name is unknown, or a weight is no finite number of at least 0.
-    """
+    """The costs as a dict; ValueError for an unknown name, or a weight that is no finite number of at least 0."""
     for name, weight in costs.items():
         if name not in COSTS:
             raise ValueError(f'costs has "{quote(name)}"; expected only {", ".join(COSTS)}.{did_you_mean(name, COSTS)}')
@@ -127,28 +98,16 @@ def check_costs(costs: Mapping[str, float]) -> dict[str, float]:
 
 @dataclass(kw_only=True, slots=True)
 class EpisodeState:
-    """What happened so far. Holds no pixels: views are rectangles of sources.
-
-    Args:
-        sample: what is asked.
-        usage: operation -> executed calls.
-        views: the images shown, in order.
-        failures: operation, or "malformed" -> refused calls.
-        calls: the executed calls with the numbers of the views they showed.
-        n_duplicates: calls that had been executed before.
-        n_clipped: executed calls of which a box or a point was cut off at the edge of its image.
-        n_turns: messages of the model.
-        ended: whether the episode is over.
-    """
+    """What happened so far. Holds no pixels: views are rectangles of sources."""
 
     sample: Sample
-    usage: dict[str, int]
+    usage: dict[str, int]  # operation -> executed calls
     views: list[View] = field(default_factory=list)
-    failures: dict[str, int] = field(default_factory=dict)
-    calls: list[tuple[OperationCall, tuple[int, ...]]] = field(default_factory=list)
-    n_duplicates: int = 0
-    n_clipped: int = 0
-    n_turns: int = 0
+    failures: Counter[str] = field(default_factory=Counter)  # operation, or "malformed" -> refused calls
+    calls: list[tuple[OperationCall, tuple[int, ...]]] = field(default_factory=list)  # executed, with their views
+    n_duplicates: int = 0  # calls that had been executed before
+    n_clipped: int = 0  # executed calls of which a box or a point was cut off at the edge of its image
+    n_turns: int = 0  # messages of the model
     ended: bool = False
 
     @property
@@ -156,26 +115,9 @@ class EpisodeState:
         """Number of executed operations."""
         return sum(self.usage.values())
 
-    def fail(self, name: str) -> None:
-        """Counts a call that was refused."""
-        self.failures[name] = self.failures.get(name, 0) + 1
 
-    def executed(self, call: OperationCall, new: Sequence[View]) -> None:
-        """Counts an executed call and shows its views."""
-        self.usage[call.name] += 1
-        self.calls.append((call, tuple(view.index for view in new)))
-        self.views += new
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReplyLine:
-    """What one call is answered with.
-
-    Args:
-        text: in words.
-        n_images: how many images come with it.
-        place: where in `text` a released dialect had them, see `Dialect.image_place`.
-    """
+class ReplyLine(NamedTuple):
+    """What one call is answered with: words, the number of images with them, and where in `text` they belong."""
 
     text: str
     n_images: int = 0
@@ -183,7 +125,7 @@ class ReplyLine:
 
 
 def image_places(lines: Sequence[ReplyLine]) -> tuple[int, ...]:
-    """Returns for each image of a reply its place in the text, the lines joined by line breaks."""
+    """For each image of a reply its place in the text, the lines joined by line breaks."""
     places: list[int] = []
     start = 0
     for line in lines:
@@ -194,62 +136,45 @@ def image_places(lines: Sequence[ReplyLine]) -> tuple[int, ...]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rules:
-    """What an environment allows, the same for all of its episodes.
-
-    Args:
-        dialect: how replies are worded.
-        frame: what the numbers of a box mean.
-        operations: what the model may call, by name.
-        limits: of an episode.
-        truncates: whether a call that would exceed a limit ends the episode, instead of being refused.
-        repeats: whether a call that was executed before is executed again, instead of being refused.
-        image_budget: pixel budget of a shown image, as keyword arguments of `fit_size`.
-        frame_budget: the same for a frame of a video's overview.
-        zoom_padding: what a zoom shows beyond its box, see `Frame.region`.
-    """
+    """What an environment allows, the same for all of its episodes. Budgets are keyword arguments of `fit_size`."""
 
     dialect: Dialect
     frame: Frame
     operations: Mapping[str, Operation]
     limits: Limits
-    truncates: bool
-    repeats: bool
+    truncates: bool  # a call that would exceed a limit ends the episode, instead of being refused
+    repeats: bool  # a call that was executed before is executed again, instead of being refused
     image_budget: Mapping[str, int]
-    frame_budget: Mapping[str, int]
-    zoom_padding: float = 0.0
+    frame_budget: Mapping[str, int]  # of a frame of a video's overview
+    zoom_padding: float  # what a zoom shows beyond its box, see `Frame.region`
 
     def play(self, episode: EpisodeState, turn: Turn) -> tuple[list[ReplyLine], str | None]:
-        """Executes the calls of a turn that is no final answer.
+        """Executes the calls of a turn that is no final answer; the new views are the last ones of the episode then.
 
         Returns:
-            The lines of the reply, and the name of the limit that ends the episode, or None. The new views are the last
-            ones of the episode.
+            The lines of the reply, and the name of the limit that ends the episode, or None.
         """
-        refusal = self._refuse(turn)
-        if refusal is not None:
-            episode.fail(MALFORMED)
-            return [ReplyLine(text=self.dialect.render_error(refusal))], None
+        mistakes = [mistake.message for mistake in turn.mistakes]
+        calls = turn.calls[:MAX_CALLS_PER_TURN]
+        if (refusal := self._refuse(turn)) is not None:
+            calls, mistakes = (), [refusal]
+        elif (n_more := len(turn.calls) - MAX_CALLS_PER_TURN) > 0:
+            mistakes.append(f"{n_more} more calls came; expected at most {MAX_CALLS_PER_TURN} at once.")
         lines = []
-        for number, call in enumerate(turn.calls[:MAX_CALLS_PER_TURN], start=1):
+        for number, call in enumerate(calls, start=1):
             call_number = number if len(turn.calls) > 1 else None
             try:
                 lines.append(self._execute(episode, call))
             except OperationError as error:
-                lines.append(ReplyLine(text=self.dialect.render_error(str(error), call_number=call_number)))
+                lines.append(ReplyLine(self.dialect.render_error(str(error), call_number=call_number)))
                 if self.truncates and isinstance(error, LimitReached):
                     return lines, error.limit
-        mistakes = list(turn.mistakes)
-        if (n_more := len(turn.calls) - MAX_CALLS_PER_TURN) > 0:
-            mistakes.append(
-                Mistake(message=f"{n_more} more calls came; expected at most {MAX_CALLS_PER_TURN} at once.")
-            )
-        for mistake in mistakes:
-            episode.fail(MALFORMED)
-            lines.append(ReplyLine(text=self.dialect.render_error(mistake.message)))
-        return lines, None
+        if mistakes:
+            episode.failures[MALFORMED] += len(mistakes)
+        return lines + [ReplyLine(self.dialect.render_error(message)) for message in mistakes], None
 
     def _refuse(self, turn: Turn) -> str | None:
-        """Says why nothing in a turn counts, or None."""
+        """Why nothing in a turn counts, or None."""
         if turn.calls and turn.answers:
             return (
                 f'the message has a call and the answer "{quote(turn.answers[0], 40)}"; expected one of both. '
@@ -265,21 +190,10 @@ class Rules:
         return None
 
     def _execute(self, episode: EpisodeState, call: OperationCall | Mistake) -> ReplyLine:
-        """Executes one call and returns its result.
-
-        Raises:
-            OperationError: the call was refused, and counted as failed.
-        """
-        if isinstance(call, Mistake):
-            episode.fail(MALFORMED)
-            raise OperationError(call.message)
-        if call.name not in self.operations:
-            episode.fail(MALFORMED)
-            names = [tool["function"]["name"] for tool in self.dialect.tools(list(self.operations.values()))]
-            raise OperationError(
-                f'there is no operation "{quote(call.name)}"; expected {" or ".join(names) or "no call at all"}.'
-                f"{did_you_mean(call.name, names)}"
-            )
+        """Executes one call; an OperationError says that it was refused, and counted as failed."""
+        if isinstance(call, Mistake) or call.name not in self.operations:
+            episode.failures[MALFORMED] += 1
+            raise OperationError(call.message if isinstance(call, Mistake) else self._unknown(call.name))
         operation = self.operations[call.name]
         # What is cut off at an edge is noted while this call runs.
         frame = replace(self.frame, clipped=[])
@@ -296,12 +210,19 @@ class Rules:
             new = self.views(episode, operation.run(context, call.arguments))
             self.limits.check(episode.views, new, episode.n_operations)
         except OperationError:
-            episode.fail(call.name)
+            episode.failures[call.name] += 1
             raise
-        episode.executed(call, new)
+        episode.usage[call.name] += 1
+        episode.calls.append((call, tuple(view.index for view in new)))
+        episode.views += new
         episode.n_clipped += bool(frame.clipped)
         text = self.dialect.render_views(new, call)
-        return ReplyLine(text=text, n_images=len(new), place=self.dialect.image_place(text, call))
+        return ReplyLine(text, len(new), self.dialect.image_place(text, call))
+
+    def _unknown(self, name: str) -> str:
+        names = [tool["function"]["name"] for tool in self.dialect.tools(list(self.operations.values()))]
+        expected = " or ".join(names) or "no call at all"
+        return f'there is no operation "{quote(name)}"; expected {expected}.{did_you_mean(name, names)}'
 
     def _check_new(self, episode: EpisodeState, call: OperationCall) -> None:
         """Counts a call that was executed before, and refuses it unless duplicates are executed."""
@@ -317,11 +238,7 @@ class Rules:
             )
 
     def views(self, episode: EpisodeState, shown: Sequence[Shown]) -> list[View]:
-        """Numbers what is to be shown next, and gives it its size.
-
-        Raises:
-            OperationError: a part is too narrow to be shown.
-        """
+        """What is to be shown next with its numbers and sizes; an OperationError where a part is too narrow."""
         first = len(episode.views) + 1
         return [View.of(first + number, item, self._size(item), episode.n_turns) for number, item in enumerate(shown)]
 
@@ -343,12 +260,10 @@ class Rules:
 def frame_budget(
     video_frames: int, max_frame_pixels: int | None, max_pixels: int, size_multiple: int
 ) -> dict[str, int]:
-    """Returns the pixel budget of a frame of a video's overview, as keyword arguments of `fit_size`.
+    """The pixel budget of a frame of a video's overview, as keyword arguments of `fit_size`.
 
     By default all `video_frames` frames together have at most the area of one image, and each at least one token.
-
-    Raises:
-        ValueError: `max_frame_pixels` is not even one token, or more than an image may have.
+    ValueError where `max_frame_pixels` is not even one token, or more than an image may have.
     """
     least = size_multiple**2
     most = max(max_pixels // video_frames, least) if max_frame_pixels is None else max_frame_pixels
@@ -360,13 +275,7 @@ def frame_budget(
 
 
 def first_regions(number: int, source: ImageSource | VideoSource, video_frames: int) -> list[Region]:
-    """Returns what is shown of a source at first: an image as a whole, or frames of a video at equal distances.
-
-    Args:
-        number: number of the source, from 1.
-        source: the image or video.
-        video_frames: how many frames of a video; a shorter one is shown as a whole.
-    """
+    """What is shown of source `number` at first: an image as a whole, or at most so many frames at equal distances."""
     quad = Quad.from_box((0, 0, *source.size))
     if isinstance(source, ImageSource):
         return [Region(source=number, quad=quad)]

@@ -26,40 +26,33 @@ _SECONDS = 10.0
 _WORDS = ("A", "B", "42", "a red box", "naïve", "左上", "x < y", "line\nbreak")
 
 
-class TextSpace(Space[str]):
-    """Any `str`."""
-
-    def __init__(self, seed: int | np.random.Generator | None = None) -> None:
-        super().__init__(shape=None, dtype=None, seed=seed)
+class _Unsized:
+    """What the three have in common: they flatten to no array, and are equal where they are written alike."""
 
     @property
     def is_np_flattenable(self) -> bool:
         return False
+
+    def __eq__(self, other: object) -> bool:
+        return repr(other) == repr(self)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class TextSpace(_Unsized, Space[str]):
+    """Any `str`."""
 
     def sample(self, mask: None = None, probability: None = None) -> str:
         """Draws a few words."""
         return " ".join(_WORDS[index] for index in self.np_random.integers(0, len(_WORDS), 3))
 
     def contains(self, x: Any) -> bool:
-        """Whether `x` is text."""
         return isinstance(x, str)
 
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self)
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
-
-
-class ImagesSpace(Space[tuple[np.ndarray, ...]]):
+class ImagesSpace(_Unsized, Space[tuple[np.ndarray, ...]]):
     """A tuple of any number of images, each a uint8 array HxWx3 of any size."""
-
-    def __init__(self, seed: int | np.random.Generator | None = None) -> None:
-        super().__init__(shape=None, dtype=None, seed=seed)
-
-    @property
-    def is_np_flattenable(self) -> bool:
-        return False
 
     def sample(self, mask: None = None, probability: None = None) -> tuple[np.ndarray, ...]:
         """Draws zero to two small noise images."""
@@ -68,7 +61,6 @@ class ImagesSpace(Space[tuple[np.ndarray, ...]]):
         return tuple(rng.integers(0, 256, (int(h), int(w), 3), dtype=np.uint8) for h, w in sizes)
 
     def contains(self, x: Any) -> bool:
-        """Whether `x` is a tuple of uint8 arrays HxWx3."""
         return isinstance(x, tuple) and all(
             isinstance(image, np.ndarray)
             and image.dtype == np.uint8
@@ -79,28 +71,18 @@ class ImagesSpace(Space[tuple[np.ndarray, ...]]):
         )
 
     def to_jsonable(self, sample_n: Sequence[tuple[np.ndarray, ...]]) -> list[Any]:
-        """Returns a batch of samples as nested lists of numbers."""
+        """A batch of samples as nested lists of numbers."""
         return [[image.tolist() for image in images] for images in sample_n]
 
     def from_jsonable(self, sample_n: list[Any]) -> list[tuple[np.ndarray, ...]]:
         """Inverse of `to_jsonable`."""
         return [tuple(np.array(image, dtype=np.uint8) for image in images) for images in sample_n]
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ImagesSpace)
 
-    def __repr__(self) -> str:
-        return "ImagesSpace()"
+class TurnSpace(_Unsized, Space[str]):
+    """Messages of the model: any `str` is one, since all are answered; `sample` draws turns that the dialect can read.
 
-
-class TurnSpace(Space[str]):
-    """Messages of the model: any `str` is one; `sample` draws turns that the dialect can read.
-
-    Args:
-        dialect: name of the dialect turns are written in.
-        coordinates: name of the coordinate frame of their boxes.
-        operations: names of the operations that calls are drawn of.
-        size_multiple: sampled boxes in pixels stay inside an image of this side.
+    The names are those of an environment; sampled boxes in pixels stay inside an image of side `size_multiple`.
     """
 
     def __init__(
@@ -112,13 +94,9 @@ class TurnSpace(Space[str]):
         size_multiple: int = 28,
         seed: int | np.random.Generator | None = None,
     ) -> None:
-        super().__init__(shape=None, dtype=None, seed=seed)
+        super().__init__(seed=seed)
         self.dialect, self.coordinates = dialect, coordinates
         self.operations, self.size_multiple = tuple(operations), size_multiple
-
-    @property
-    def is_np_flattenable(self) -> bool:
-        return False
 
     def sample(self, mask: None = None, probability: None = None) -> str:
         """Draws a call of one of the operations, or a final answer; one of them in half the cases each."""
@@ -126,36 +104,23 @@ class TurnSpace(Space[str]):
         dialect = get_dialect(self.dialect, frame)
         if self.operations and self.np_random.random() < 0.5:
             name = self.operations[int(self.np_random.integers(len(self.operations)))]
-            call = (
-                self._zoom(frame) if name == "zoom_in" else draw_call(get_operation(name), self._scale, self.np_random)
-            )
-            return f"I look closer. {dialect.render_call(call)}"
+            return f"I look closer. {dialect.render_call(self._call(name, frame))}"
         word = _WORDS[int(self.np_random.integers(len(_WORDS)))]
         return f"I am sure. {dialect.render_answer(word)}"
 
-    def _zoom(self, frame: Frame) -> OperationCall:
-        """A box that fits into any image, of image 1, which is always there."""
+    def _call(self, name: str, frame: Frame) -> OperationCall:
         width, height = frame.extent((self.size_multiple, self.size_multiple))
+        if name != "zoom_in":
+            scale = Scale(width=width, height=height, seconds=_SECONDS, integers=not frame.decimals)
+            return draw_call(get_operation(name), scale, self.np_random)
+        # A box that fits into any image, of image 1, which is always there.
         low, high = self.np_random.uniform(0.0, 0.4, 2), self.np_random.uniform(0.6, 1.0, 2)
         fractions = (low[0] * width, low[1] * height, high[0] * width, high[1] * height)
         box = [round(float(number), frame.decimals) if frame.decimals else int(number) for number in fractions]
-        return OperationCall(name="zoom_in", arguments={"bbox_2d": box, "target_image": 1})
-
-    @property
-    def _scale(self) -> Scale:
-        frame = get_frame(self.coordinates)
-        width, height = frame.extent((self.size_multiple, self.size_multiple))
-        return Scale(width=width, height=height, seconds=_SECONDS, integers=not frame.decimals)
+        return OperationCall(name=name, arguments={"bbox_2d": box, "target_image": 1})
 
     def contains(self, x: Any) -> bool:
-        """Whether `x` is text: the environment answers whatever the model writes."""
         return isinstance(x, str)
-
-    def _key(self) -> tuple[Any, ...]:
-        return self.dialect, self.coordinates, self.operations, self.size_multiple
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, TurnSpace) and self._key() == other._key()
 
     def __repr__(self) -> str:
         return (

@@ -14,6 +14,8 @@ import gymnasium
 from pxr_env.env import VisualReasoningEnv
 from pxr_env.errors import choose, did_you_mean, hints_of, quote, typed_arguments
 
+_BUDGET = ("min_pixels", "max_pixels", "size_multiple")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
@@ -35,22 +37,18 @@ class Task:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def data_class(self) -> Any:
-        """Returns the class of the samples."""
+        """The class of the samples."""
         module, _, name = self.data.partition(":")
         return getattr(importlib.import_module(module), name)
 
     def parameters(self) -> dict[str, Any]:
-        """Returns argument -> default of everything that `gymnasium.make` takes; `inspect.Parameter.empty` is none."""
+        """Argument -> default of everything that `gymnasium.make` takes; `inspect.Parameter.empty` is none."""
         of_data, of_environment = self._signatures()
         defaults = {name: parameter.default for name, parameter in (of_data | of_environment).items()}
         return {**defaults, **self._complete(dict(self.defaults))}
 
     def build(self, **arguments: Any) -> VisualReasoningEnv:
-        """Builds the environment.
-
-        Raises:
-            TypeError: an unknown argument, or one that is missing.
-        """
+        """The environment; TypeError for an argument that is unknown, or one that is missing."""
         of_data, of_environment = self._signatures()
         known = of_data.keys() | of_environment.keys()
         for name in arguments:
@@ -62,7 +60,10 @@ class Task:
                 )
         if "data" in of_data and "data" not in arguments:
             raise TypeError(f'{self.id} needs data="DIR", the directory of its data; see docs/data.md.')
-        given = self._complete({**self.defaults, **typed_arguments(self._hints(), arguments)})
+        hints = hints_of(self.data_class())
+        own_hints = {name: hints[parameter.name] for name, parameter in of_data.items() if parameter.name in hints}
+        typed = typed_arguments({**hints_of(VisualReasoningEnv), **own_hints}, arguments)
+        given = self._complete({**self.defaults, **typed})
         path = [given.pop("data")] if "data" in of_data else []
         samples = self.data_class()(*path, **{name: value for name, value in given.items() if name in of_data})
         return VisualReasoningEnv(samples, **{name: value for name, value in given.items() if name in of_environment})
@@ -76,14 +77,6 @@ class Task:
         _data, *rest = inspect.signature(VisualReasoningEnv).parameters.items()
         return of_data, dict(rest)
 
-    def _hints(self) -> dict[str, Any]:
-        """Argument -> annotation; that of the data class where both have one."""
-        of_data = dict(hints_of(self.data_class()))
-        for name, parameter in inspect.signature(self.data_class()).parameters.items():
-            if parameter.kind is not inspect.Parameter.KEYWORD_ONLY and name in of_data:
-                of_data["data"] = of_data.pop(name)
-        return {**hints_of(VisualReasoningEnv), **of_data}
-
     def _complete(self, given: dict[str, Any]) -> dict[str, Any]:
         """The arguments with what the data class wants its environment to be like: its scorer, its pixel budget.
 
@@ -93,91 +86,47 @@ class Task:
         wanted = {"scorer": data_class.scorer} if hasattr(data_class, "scorer") else {}
         if hasattr(data_class, "environment_defaults"):
             wanted |= data_class.environment_defaults(given)
-        budget = {name: wanted[name] for name in _BUDGET if name in wanted}
-        return {**wanted, **given, **budget}
+        return {**wanted, **given, **{name: wanted[name] for name in _BUDGET if name in wanted}}
 
 
-_BUDGET = ("min_pixels", "max_pixels", "size_multiple")
-_SYNTHETIC = "pxr_env.synthetic"
-_DATASETS = "pxr_env.datasets"
-_VIDEO_OPERATIONS = ("select_frames", "seek", "zoom_in")
+_SYNTHETIC = {
+    "SyntheticSearch": "procedural images: read a letter in a coloured box, half of them only after a zoom (certified)",
+    "SyntheticCount": "procedural images: count objects, some of which only a zoom shows (certified)",
+    "SyntheticInfographic": "procedural infographics: text, charts and small print that only a zoom shows (certified)",
+    "SyntheticVideo": (
+        "procedural videos: an event in a few frames that only seeking or a closer look shows (certified)"
+    ),
+}
+_DATASETS = {
+    "VStar": "V* Bench: attributes and positions of small objects",
+    "TallyQA": "TallyQA: counting in photographs",
+    "InfographicVQA": "InfographicVQA: questions about infographics, scored by ANLS",
+    "MVBench": "MVBench: multiple choice about videos",
+    "HRBench": "HR-Bench: multiple choice about images of 4k and 8k",
+    "RLData": "a directory in the released RL format (parquet, images and videos)",
+    "JSONL": "your own questions about images and videos, one JSON object a line",
+}
+_OPERATIONS = {
+    "MVBench": ("select_frames", "seek", "zoom_in"),
+    "RLData": ("zoom_in", "select_frames"),
+    "JSONL": ("zoom_in", "select_frames"),
+}
 
 TASKS: dict[str, Task] = {
-    task.id: task
-    for task in (
-        Task(
-            id="pxr/SyntheticSearch-v0",
-            summary="procedural images: read a letter in a coloured box, half of them only after a zoom (certified)",
-            data=f"{_SYNTHETIC}:SyntheticSearch",
-        ),
-        Task(
-            id="pxr/SyntheticCount-v0",
-            summary="procedural images: count objects, some of which only a zoom shows (certified)",
-            data=f"{_SYNTHETIC}:SyntheticCount",
-        ),
-        Task(
-            id="pxr/SyntheticInfographic-v0",
-            summary="procedural infographics: text, charts and small print that only a zoom shows (certified)",
-            data=f"{_SYNTHETIC}:SyntheticInfographic",
-        ),
-        Task(
-            id="pxr/SyntheticVideo-v0",
-            summary="procedural videos: an event in a few frames that only seeking or a closer look shows (certified)",
-            data=f"{_SYNTHETIC}:SyntheticVideo",
-        ),
-        Task(
-            id="pxr/VStar-v0",
-            summary='V* Bench: attributes and positions of small objects, data="DIR"',
-            data=f"{_DATASETS}:VStar",
-        ),
-        Task(
-            id="pxr/TallyQA-v0",
-            summary='TallyQA: counting in photographs, data="DIR"',
-            data=f"{_DATASETS}:TallyQA",
-        ),
-        Task(
-            id="pxr/InfographicVQA-v0",
-            summary='InfographicVQA: questions about infographics, scored by ANLS, data="DIR"',
-            data=f"{_DATASETS}:InfographicVQA",
-        ),
-        Task(
-            id="pxr/MVBench-v0",
-            summary='MVBench: multiple choice about videos, data="DIR"',
-            data=f"{_DATASETS}:MVBench",
-            defaults={"operations": _VIDEO_OPERATIONS},
-        ),
-        Task(
-            id="pxr/HRBench-v0",
-            summary='HR-Bench: multiple choice about images of 4k and 8k, data="DIR"',
-            data=f"{_DATASETS}:HRBench",
-        ),
-        Task(
-            id="pxr/RLData-v0",
-            summary='a directory in the released RL format (parquet, images and videos), data="DIR"',
-            data=f"{_DATASETS}:RLData",
-            defaults={"operations": ("zoom_in", "select_frames")},
-        ),
-        Task(
-            id="pxr/JSONL-v0",
-            summary='your own questions about images and videos, one JSON object a line, data="DIR"',
-            data=f"{_DATASETS}:JSONL",
-            defaults={"operations": ("zoom_in", "select_frames")},
-        ),
+    f"pxr/{name}-v0": Task(
+        id=f"pxr/{name}-v0",
+        summary=summary if name in _SYNTHETIC else f'{summary}, data="DIR"',
+        data=f"pxr_env.{'synthetic' if name in _SYNTHETIC else 'datasets'}:{name}",
+        defaults={"operations": _OPERATIONS[name]} if name in _OPERATIONS else {},
     )
+    for name, summary in (_SYNTHETIC | _DATASETS).items()
 }
 
 
 def make(task: str, *, module: str | None = None, **arguments: Any) -> VisualReasoningEnv:
-    """Builds the environment of a task of the table: the entry point of all registered ids.
+    """The entry point of all registered ids: the environment of a task of the table, see `Task.build`.
 
-    Args:
-        task: the id.
-        module: what to import where the task is not in the table yet, as in another process.
-        arguments: those of its data class and of `VisualReasoningEnv`.
-
-    Raises:
-        TypeError: an unknown argument, or one that is missing.
-        ValueError: the task is not in the table.
+    `module` is imported where the task is not in the table yet, as in another process.
     """
     if task not in TASKS and module is not None:
         importlib.import_module(module)
@@ -185,21 +134,13 @@ def make(task: str, *, module: str | None = None, **arguments: Any) -> VisualRea
 
 
 def find_task(name: str) -> Task:
-    """Returns the task of an id, or of "module:id" for one of your own.
-
-    Raises:
-        ValueError: the module cannot be imported, or the task is not in the table.
-    """
+    """The task of an id, or of "module:id" for one of your own; ValueError if there is no such module or task."""
     advice = 'Write "my_module:ID" for one of your own, with the module that registers it.'
     return choose(TASKS, import_module_of(name), "the task ", advice)
 
 
 def import_module_of(name: str) -> str:
-    """Imports the module of "module:id", also one in the working directory, and returns the id.
-
-    Raises:
-        ValueError: the module cannot be imported.
-    """
+    """Imports the module of "module:id", also of the working directory, and returns the id; ValueError if it fails."""
     module, _, task = name.rpartition(":")
     # What sits beside the user's own script is importable for `python script.py`, and so it should be here.
     if "" not in sys.path:
@@ -216,12 +157,9 @@ def import_module_of(name: str) -> str:
 
 
 def register_task(task: Task) -> None:
-    """Adds a task to the table and registers it with Gymnasium.
+    """Adds a task to the table and registers it with Gymnasium; ValueError if the id is taken.
 
     Call it in the module of the data class: other processes import that to know the task.
-
-    Raises:
-        ValueError: the id is taken.
     """
     if task.id in TASKS:
         raise ValueError(f'got the task "{task.id}" a second time; expected a new id. Choose another one.')

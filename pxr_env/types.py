@@ -1,4 +1,4 @@
-"""The words of the environment as small frozen dataclasses: sample, operation call, turn."""
+"""The words of the environment as small frozen dataclasses: sample, call, turn; and where samples come from."""
 
 from __future__ import annotations
 
@@ -28,10 +28,9 @@ class OperationCall:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mistake:
-    """A part of a turn that could not be read."""
+    """A part of a turn that could not be read; `message` tells the model what was found, and what to do instead."""
 
     message: str
-    """For the model: what was found, what was expected, what to do instead."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,32 +118,20 @@ class SampleSource(Protocol):
         """All sample ids in a fixed order; `in` and indexing should be cheap."""
 
     def get(self, sample_id: str) -> Sample:
-        """The sample of that id.
-
-        Raises:
-            DataError: there is no such sample, or it cannot be read.
-        """
-
-
-_METHODS = ("__len__", "sample_ids", "get")
+        """The sample of that id; DataError if there is none, or it cannot be read."""
 
 
 class SampleList:
-    """Samples held in memory.
-
-    Args:
-        samples: the samples, in their order.
-
-    Raises:
-        DataError: two samples have one id.
-    """
+    """Samples held in memory, in their order; DataError if two have one id."""
 
     def __init__(self, samples: Sequence[Sample]) -> None:
-        self._samples = {sample.sample_id: sample for sample in samples}
-        if len(self._samples) < len(samples):
-            ids = [sample.sample_id for sample in samples]
-            twice = next(sample_id for sample_id in self._samples if ids.count(sample_id) > 1)
-            raise DataError(f"got the id {represent(twice)} twice; expected another one for each sample.")
+        self._samples: dict[str, Sample] = {}
+        for sample in samples:
+            if sample.sample_id in self._samples:
+                raise DataError(
+                    f"got the id {represent(sample.sample_id)} twice; expected another one for each sample."
+                )
+            self._samples[sample.sample_id] = sample
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -154,16 +141,12 @@ class SampleList:
         return tuple(self._samples)
 
     def get(self, sample_id: str) -> Sample:
-        """The sample of that id.
-
-        Raises:
-            DataError: there is none.
-        """
+        """The sample of that id; DataError if there is none."""
         return self._samples[find_id(sample_id, self.sample_ids())]
 
 
 def as_source(data: SampleSource | Sequence[Sample]) -> SampleSource:
-    """Returns the data of an environment as a source with at least one sample.
+    """The data of an environment as a source with at least one sample.
 
     Raises:
         TypeError: it is neither a source nor a list of samples.
@@ -172,7 +155,8 @@ def as_source(data: SampleSource | Sequence[Sample]) -> SampleSource:
     source: Any = data
     if isinstance(data, list | tuple) and all(isinstance(sample, Sample) for sample in data):
         source = SampleList(data)
-    if isinstance(source, type) or not all(callable(getattr(source, name, None)) for name in _METHODS):
+    methods = ("__len__", "sample_ids", "get")
+    if isinstance(source, type) or not all(callable(getattr(source, name, None)) for name in methods):
         raise TypeError(
             f"got data={represent(data)}; expected a list of Sample, or an object with __len__(), sample_ids() and "
             "get(sample_id). Write such a class, or make the environment of a data set with gymnasium.make(id, "
@@ -185,11 +169,7 @@ def as_source(data: SampleSource | Sequence[Sample]) -> SampleSource:
 
 
 def find_id(asked: object, ids: Sequence[str]) -> str:
-    """Returns the id that was asked for, as the data has it. An integer stands for the id in its digits.
-
-    Raises:
-        DataError: there is no such id.
-    """
+    """The id that was asked for, as the data has it; an integer stands for the id in its digits. DataError if none."""
     asked = plain(asked)
     is_number = isinstance(asked, int) and not isinstance(asked, bool)
     for sample_id in (asked, str(asked)) if is_number else (asked,):

@@ -21,6 +21,9 @@ Box = tuple[float, float, float, float]
 #: width, height in pixels.
 Size = tuple[int, int]
 
+#: Width in pixels of the line between the two pictures of a comparison.
+SEPARATOR = 4
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quad:
@@ -28,11 +31,6 @@ class Quad:
 
     Turns and mirrorings only exchange corners, and a part is interpolated along the sides, so that provenance is exact
     through any nesting of operations as long as no angle in between is used.
-
-    Args:
-        top_left: where the upper left corner of the shown picture lies in the source.
-        top_right: where its upper right corner lies.
-        bottom_left: where its lower left corner lies.
     """
 
     top_left: Point
@@ -41,19 +39,14 @@ class Quad:
 
     @classmethod
     def from_box(cls, box: Box) -> Quad:
-        """Returns the upright rectangle of a box."""
+        """The upright rectangle of a box."""
         x1, y1, x2, y2 = map(float, box)
         return cls(top_left=(x1, y1), top_right=(x2, y1), bottom_left=(x1, y2))
 
     @property
-    def bottom_right(self) -> Point:
-        """Where the lower right corner of the shown picture lies in the source."""
-        return self.at((1.0, 1.0), (1, 1))
-
-    @property
     def corners(self) -> tuple[Point, Point, Point, Point]:
         """The corners in the order upper left, upper right, lower right, lower left of the shown picture."""
-        return self.top_left, self.top_right, self.bottom_right, self.bottom_left
+        return self.top_left, self.top_right, self.at((1.0, 1.0), (1, 1)), self.bottom_left
 
     @property
     def box(self) -> Box:
@@ -84,32 +77,30 @@ class Quad:
         return math.dist(self.top_left, self.bottom_left)
 
     def at(self, point: Point, extent: Point) -> Point:
-        """Returns the source point of a point of the shown picture, given on a scale that ends at `extent` (w, h)."""
-        (x, y), (width, height) = point, extent
-        return (
-            _affine(self.top_left[0], self.top_right[0], self.bottom_left[0], (x, width), (y, height)),
-            _affine(self.top_left[1], self.top_right[1], self.bottom_left[1], (x, width), (y, height)),
-        )
+        """The source point of a point of the shown picture, given on a scale that ends at `extent` (w, h)."""
+        x, y = zip(point, extent, strict=True)
+        corners = zip(self.top_left, self.top_right, self.bottom_left, strict=True)
+        across, down = (_affine(*axis, x, y) for axis in corners)
+        return across, down
 
     def locate(self, point: Point, extent: Point) -> Point:
-        """Returns where a source point lies in the shown picture, on a scale that ends at `extent`; inverse of `at`."""
-        across = (self.top_right[0] - self.top_left[0], self.top_right[1] - self.top_left[1])
-        down = (self.bottom_left[0] - self.top_left[0], self.bottom_left[1] - self.top_left[1])
-        offset = (point[0] - self.top_left[0], point[1] - self.top_left[1])
+        """Where a source point lies in the shown picture, on a scale that ends at `extent`; inverse of `at`."""
+        across, down, offset = (self._along(end) for end in (self.top_right, self.bottom_left, point))
         area = _cross(across, down)
         return _cross(offset, down) * extent[0] / area, _cross(across, offset) * extent[1] / area
 
+    def _along(self, point: Point, length: float = 1.0) -> Point:
+        """From the upper left corner to a source point, as a share of a length."""
+        return (point[0] - self.top_left[0]) / length, (point[1] - self.top_left[1]) / length
+
     def part(self, box: Box, extent: Point) -> Quad:
-        """Returns the part inside a box of the shown picture, given on a scale that ends at `extent`."""
+        """The part inside a box of the shown picture, given on a scale that ends at `extent`."""
         x1, y1, x2, y2 = box
-        return Quad(
-            top_left=self.at((x1, y1), extent),
-            top_right=self.at((x2, y1), extent),
-            bottom_left=self.at((x1, y2), extent),
-        )
+        top_left, top_right, bottom_left = (self.at(corner, extent) for corner in ((x1, y1), (x2, y1), (x1, y2)))
+        return Quad(top_left=top_left, top_right=top_right, bottom_left=bottom_left)
 
     def rotated(self, degrees: float) -> Quad:
-        """Returns the picture turned clockwise about its centre, enlarged to hold all of it.
+        """The picture turned clockwise about its centre, enlarged to hold all of it.
 
         Multiples of 90 degrees are exact. Other angles show, in the corners, what lies beside it in the source.
         """
@@ -117,12 +108,12 @@ class Quad:
         if rest == 0:
             turned = self
             for _ in range(int(quarters)):
-                turned = Quad(top_left=turned.bottom_left, top_right=turned.top_left, bottom_left=turned.bottom_right)
+                upper_left, _, lower_right, lower_left = turned.corners
+                turned = Quad(top_left=lower_left, top_right=upper_left, bottom_left=lower_right)
             return turned
         cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
         width, height = self.width, self.height
-        right = _unit(self.top_left, self.top_right, width)
-        down = _unit(self.top_left, self.bottom_left, height)
+        right, down = self._along(self.top_right, width), self._along(self.bottom_left, height)
         # What points to the right after the turn pointed up and to the right before it.
         new_right = (cosine * right[0] - sine * down[0], cosine * right[1] - sine * down[1])
         new_down = (sine * right[0] + cosine * down[0], sine * right[1] + cosine * down[1])
@@ -139,20 +130,21 @@ class Quad:
         return Quad(top_left=corner(-0.5, -0.5), top_right=corner(0.5, -0.5), bottom_left=corner(-0.5, 0.5))
 
     def mirrored(self, *, horizontally: bool) -> Quad:
-        """Returns the picture with left and right exchanged, or else with top and bottom exchanged."""
+        """The picture with left and right exchanged, or else with top and bottom exchanged."""
+        top_left, top_right, bottom_right, bottom_left = self.corners
         if horizontally:
-            return Quad(top_left=self.top_right, top_right=self.top_left, bottom_left=self.bottom_right)
-        return Quad(top_left=self.bottom_left, top_right=self.bottom_right, bottom_left=self.top_left)
+            return Quad(top_left=top_right, top_right=top_left, bottom_left=bottom_right)
+        return Quad(top_left=bottom_left, top_right=bottom_right, bottom_left=top_left)
 
 
 def overlap(first: Box, second: Box) -> Box | None:
-    """Returns what two boxes have in common, or None."""
+    """What two boxes have in common, or None."""
     x1, y1 = max(first[0], second[0]), max(first[1], second[1])
     x2, y2 = min(first[2], second[2]), min(first[3], second[3])
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
 
 
-def _affine(origin: float, across: float, down: float, x: tuple[float, float], y: tuple[float, float]) -> float:
+def _affine(origin: float, across: float, down: float, x: Point, y: Point) -> float:
     # Along a single side, interpolating between its ends keeps both of them exact.
     if across == origin:
         return _between(origin, down, *y)
@@ -172,60 +164,35 @@ def _cross(first: Point, second: Point) -> float:
     return first[0] * second[1] - first[1] * second[0]
 
 
-def _unit(start: Point, end: Point, length: float) -> Point:
-    return (end[0] - start[0]) / length, (end[1] - start[1]) / length
-
-
-#: Width in pixels of the line between the two pictures of a comparison.
-SEPARATOR = 4
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mark:
-    """Something drawn onto a source.
+    """Something drawn onto a source, with a text beside it."""
 
-    Args:
-        kind: "box", "point" or "line".
-        points: the corners of a box, the point, or the ends and bends of a line, in source pixels.
-        label: text beside it.
-    """
-
-    kind: str
-    points: tuple[Point, ...]
+    kind: str  # "box", "point" or "line"
+    points: tuple[Point, ...]  # the corners of a box, or the ends and bends of a line, in source pixels
     label: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the mark as a new dict of plain values."""
+        """The mark as a new dict of plain values."""
         return {"kind": self.kind, "points": list(self.points), **({"label": self.label} if self.label else {})}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Adjustment:
-    """Factors as in `PIL.ImageEnhance`: 1 changes nothing, 0 is flat grey, black or blurred, larger is more.
-
-    Args:
-        contrast: distance from the mean grey.
-        brightness: distance from black.
-        sharpness: distance from a smoothed picture.
-    """
+    """Factors as in `PIL.ImageEnhance`: 1 changes nothing, 0 is flat grey, black or blurred, larger is more."""
 
     contrast: float = 1.0
     brightness: float = 1.0
     sharpness: float = 1.0
 
     def as_dict(self) -> dict[str, float]:
-        """Returns the factors that change something."""
+        """The factors that change something."""
         return {name: value for name in self.__slots__ if (value := getattr(self, name)) != 1.0}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grid:
-    """Lines drawn over a view with the coordinates they lie at.
-
-    Args:
-        lines: number of lines in each direction.
-        frame: name of the coordinate frame of their labels.
-    """
+    """So many lines in each direction over a view, with the coordinates they lie at in the named coordinate frame."""
 
     lines: int
     frame: str
@@ -233,31 +200,20 @@ class Grid:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Region:
-    """A part of a source and how it is to be shown.
+    """A part of a source and how it is to be shown."""
 
-    Args:
-        source: number of the source in the sample, from 1.
-        quad: the rectangle of the source.
-        frame: index of the frame of a video, from 0; None for an image.
-        time: when that frame is shown, in seconds from the beginning; None for an image.
-        adjustments: changes of contrast, brightness and sharpness, in this order.
-        marks: what is drawn onto it.
-        grid: lines over this view; they are not part of what is cut from it.
-        overview: whether it is shown within the pixel budget of one frame of a video instead of that of an image.
-    """
-
-    source: int
+    source: int  # its number in the sample, from 1
     quad: Quad
-    frame: int | None = None
-    time: float | None = None
-    adjustments: tuple[Adjustment, ...] = ()
+    frame: int | None = None  # index of the frame of a video, from 0; None for an image
+    time: float | None = None  # when that frame is shown, in seconds from the beginning; None for an image
+    adjustments: tuple[Adjustment, ...] = ()  # in this order
     marks: tuple[Mark, ...] = ()
-    grid: Grid | None = None
-    overview: bool = False
+    grid: Grid | None = None  # lines over this view; they are not part of what is cut from it
+    overview: bool = False  # shown within the pixel budget of one frame of a video instead of that of an image
 
     @classmethod
     def from_box(cls, source: int, box: Box) -> Region:
-        """Returns the region of an upright box of an image."""
+        """The region of an upright box of an image."""
         return cls(source=source, quad=Quad.from_box(box))
 
     @property
@@ -266,14 +222,14 @@ class Region:
         return self.quad.box
 
     def part(self, box: Box, extent: Point) -> Region:
-        """Returns what is inside a box of this region, given on a scale that ends at `extent` (w, h).
+        """What is inside a box of this region, given on a scale that ends at `extent` (w, h).
 
         What was turned, adjusted or drawn stays so; a grid does not, its numbers would be wrong.
         """
         return replace(self, quad=self.quad.part(box, extent), grid=None, overview=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the region as a new dict of plain values; what does not apply is left out."""
+        """The region as a new dict of plain values; what does not apply is left out."""
         facts: dict[str, Any] = {"source": self.source, "box": self.box}
         if self.frame is not None:
             facts |= {"frame": self.frame, "time": self.time}
@@ -312,34 +268,25 @@ class Panel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
-    """An image shown to the model.
+    """An image shown to the model. `source`, `box`, `frame` and `time` are those of its `region`."""
 
-    Args:
-        index: number of the view in the episode, from 1.
-        size: width and height in pixels as shown.
-        panels: what is shown where: one panel that fills the view, or two side by side.
-        turn: number of the turn whose operation showed it, 0 for what came with the question.
-    """
-
-    index: int
-    size: Size
-    panels: tuple[Panel, ...]
-    turn: int = 0
+    index: int  # its number in the episode, from 1
+    size: Size  # as shown
+    panels: tuple[Panel, ...]  # one that fills the view, or two side by side
+    turn: int = 0  # number of the turn whose operation showed it, 0 for what came with the question
 
     @classmethod
     def of(cls, index: int, shown: Region | Comparison, size: Size, turn: int = 0) -> View:
-        """Returns the view of a region, or of two side by side, at a size."""
+        """The view of a region, or of two side by side, at a size."""
         width, height = size
         if isinstance(shown, Region):
             panel = Panel(region=shown, place=(0, 0, width, height))
             return cls(index=index, size=size, panels=(panel,), turn=turn)
         first, second = (region.quad.width / region.quad.height for region in (shown.left, shown.right))
         middle = min(max(round(width * first / (first + second)), SEPARATOR), width - SEPARATOR)
-        panels = (
-            Panel(region=shown.left, place=(0, 0, middle - SEPARATOR // 2, height)),
-            Panel(region=shown.right, place=(middle + SEPARATOR // 2, 0, width, height)),
-        )
-        return cls(index=index, size=size, panels=panels, turn=turn)
+        left = Panel(region=shown.left, place=(0, 0, middle - SEPARATOR // 2, height))
+        right = Panel(region=shown.right, place=(middle + SEPARATOR // 2, 0, width, height))
+        return cls(index=index, size=size, panels=(left, right), turn=turn)
 
     @property
     def region(self) -> Region:
@@ -348,22 +295,18 @@ class View:
 
     @property
     def source(self) -> int:
-        """Number of the source in the sample, from 1."""
         return self.region.source
 
     @property
     def box(self) -> Box:
-        """The smallest upright box around what is shown, in source pixels."""
         return self.region.box
 
     @property
     def frame(self) -> int | None:
-        """Index of the frame of a video, from 0; None for an image."""
         return self.region.frame
 
     @property
     def time(self) -> float | None:
-        """When the frame of a video is shown, in seconds; None for an image."""
         return self.region.time
 
     @property
@@ -372,11 +315,7 @@ class View:
         return len(self.panels) > 1
 
     def only_region(self) -> Region:
-        """Returns what is shown.
-
-        Raises:
-            OperationError: two regions are shown. The text is for the model.
-        """
+        """What is shown; an `OperationError` for the model where that is two regions."""
         if self.is_comparison:
             raise OperationError(
                 f"image {self.index} shows two images side by side; expected one that shows a single image. "
@@ -385,7 +324,7 @@ class View:
         return self.region
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the view as a new dict of plain values, as it stands in `info["views"]`."""
+        """The view as a new dict of plain values, as it stands in `info["views"]`."""
         facts = {"index": self.index, "turn": self.turn, "size": self.size, **self.region.as_dict()}
         if self.is_comparison:
             facts["panels"] = [{"place": panel.place, **panel.region.as_dict()} for panel in self.panels]
@@ -393,7 +332,7 @@ class View:
 
 
 def regions(views: Sequence[View]) -> Iterator[Region]:
-    """Yields every region that any of the views shows."""
+    """Every region that any of the views shows."""
     for view in views:
         for panel in view.panels:
             yield panel.region
