@@ -1,4 +1,7 @@
-"""`python -m pxr_env play ID`: its arguments, and the environment they describe."""
+"""Play: a person takes the agent's seat, in the terminal or in a browser, and sees exactly what a model sees.
+
+`python -m pxr_env play ID`: its arguments, and the environment they describe.
+"""
 
 from __future__ import annotations
 
@@ -26,52 +29,41 @@ from pxr_env.play.seat import Seat
 from pxr_env.play.terminal import MODES, Terminal, detect, line_reader
 from pxr_env.tasks import TASKS, import_module_of
 
-#: Where the page is served unless told otherwise.
-PORT = 8765
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to a parser."""
-    parser.add_argument("task", metavar="ID", help="id of the task; `python -m pxr_env list` lists them")
-    parser.add_argument("--sample", metavar="ID", help="begin with the sample of that id (default: one is drawn)")
-    parser.add_argument("--seed", type=int, help="seed of the draw")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="arguments of the task, such as data=DIR or operations=zoom_in,rotate",
-    )
-    terminal = parser.add_argument_group("in the terminal")
-    terminal.add_argument("--out", type=Path, help="where images are saved (default: a temporary directory)")
-    terminal.add_argument("--images", choices=MODES, help="how images are shown (default: what the terminal can do)")
-    web = parser.add_argument_group("in the browser")
-    web.add_argument("--web", action="store_true", help="serve a page on this machine and open it")
-    web.add_argument("--port", type=int, default=PORT, help="its port, 0 for any free one (default: %(default)s)")
-    web.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on; others than the default let the network in"
-    )
-    web.add_argument("--no-browser", action="store_true", help="only print the address")
+    add = parser.add_argument
+    add("task", metavar="ID", help="id of the task; `python -m pxr_env list` lists them")
+    add("--sample", metavar="ID", help="begin with the sample of that id (default: one is drawn)")
+    add("--seed", type=int, help="seed of the draw")
+    settings = "arguments of the task, such as data=DIR or operations=zoom_in,rotate"
+    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=settings)
+    add = parser.add_argument_group("in the terminal").add_argument
+    add("--out", type=Path, help="where images are saved (default: a temporary directory)")
+    add("--images", choices=MODES, help="how images are shown (default: what the terminal can do)")
+    add = parser.add_argument_group("in the browser").add_argument
+    add("--web", action="store_true", help="serve a page on this machine and open it")
+    add("--port", type=int, default=8765, help="its port, 0 for any free one (default: %(default)s)")
+    add("--host", default="127.0.0.1", help="address to listen on; others than the default let the network in")
+    add("--no-browser", action="store_true", help="only print the address")
 
 
 def run(args: argparse.Namespace) -> int:
     """Plays until the person leaves; returns 0, 2 for wrong arguments, or 130 after Ctrl-C."""
     try:
         arguments = read_settings(import_module_of(args.task), args.set)
-        if args.web:
-            return _play_in_browser(args, arguments)
-        return _play_in_terminal(args, make_environment(args.task, arguments))
+        (_play_in_browser if args.web else _play_in_terminal)(args, arguments)
     except KeyboardInterrupt:
         print("\nleft with Ctrl-C")
         return 130
     except (ValueError, TypeError, ImportError, OSError, gymnasium.error.Error) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
+    return 0
 
 
 def make_environment(task: str, arguments: dict[str, Any]) -> Any:
-    """Builds the environment of a task, one of this package or one of your own as "module:namespace/Name-v0".
+    """The environment of a task, one of this package or one of your own as "module:namespace/Name-v0".
 
     Raises:
         ValueError: there is no such task, or it is another kind of environment.
@@ -119,24 +111,23 @@ def _value(text: str, default: object) -> Any:
         return text
 
 
-def _play_in_terminal(args: argparse.Namespace, env: gymnasium.Env) -> int:
+def _play_in_terminal(args: argparse.Namespace, arguments: dict[str, Any]) -> None:
+    seat = Seat(make_environment(args.task, arguments))
     directory = args.out or Path(tempfile.mkdtemp(prefix="pxr-play-"))
-    mode = args.images or detect(os.environ, is_terminal=sys.stdout.isatty())
     terminal = Terminal(
-        Seat(env),
+        seat,
         read_line=line_reader(sys.stdin, sys.stdout),
         out=sys.stdout,
         directory=directory,
-        mode=mode,
+        mode=args.images or detect(os.environ, is_terminal=sys.stdout.isatty()),
         columns=shutil.get_terminal_size().columns,
     )
     print(f"{args.task} · images are saved in {directory} · `help` lists what you can type")
     terminal.start(seed=args.seed, sample_id=args.sample)
     terminal.run()
-    return 0
 
 
-def _play_in_browser(args: argparse.Namespace, arguments: dict[str, Any]) -> int:
+def _play_in_browser(args: argparse.Namespace, arguments: dict[str, Any]) -> None:
     if importlib.util.find_spec("gradio") is None:
         raise ImportError("--web needs Gradio, which is not installed. Install it: pip install 'pxr-gym[play]'.")
     from pxr_env.play.serving import LOOPBACK, page_server
@@ -157,4 +148,3 @@ def _play_in_browser(args: argparse.Namespace, arguments: dict[str, Any]) -> int
         if not args.no_browser:
             webbrowser.open(url)
         server.run()
-    return 0

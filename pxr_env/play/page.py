@@ -19,22 +19,25 @@ from pxr_env.play.seat import DRAWN, SEVERAL, Field, Message, Seat, fields_of, r
 from pxr_env.play.serving import Moment, Transcript, describe_view, enlarged, text
 from pxr_env.views import Size
 
+#: People who play at the same time; one more closes the seat that was not used for longest.
+MAX_SEATS = 8
+#: Seconds after which files of the page go, looked for every so many.
+KEPT_SECONDS, SWEEP_SECONDS = 1800, 60
+#: Side up to which a small image is enlarged, so that a click can hit a pixel of it.
+_PICTURE_SIDE = 840
 _COLOUR, _HALO = (255, 157, 0), (0, 0, 0)
+_QUIET: dict[str, Any] = {"show_progress": "hidden"}
+#: Turns are played one after the other: the environments of two seats may share a file.
+_IN_TURN: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "turn", **_QUIET}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """The inputs of one operation; what stands in them is what is sent.
-
-    Args:
-        operation: the operation.
-        inputs: name of an argument -> what it is, and where it is filled in.
-        draws: chooses the argument that clicks on the image draw, None where nothing is drawn.
-    """
+    """The inputs of one operation; what stands in them is what is sent."""
 
     operation: Operation
-    inputs: Mapping[str, tuple[Field, Any]]
-    draws: Any
+    inputs: Mapping[str, tuple[Field, Any]]  # name of an argument -> what it is, and where it is filled in
+    draws: Any  # chooses the argument that clicks on the image draw, None where nothing is drawn
 
     def texts(self, data: Mapping[Any, Any]) -> dict[str, str]:
         """What was filled in for each argument; an optional one that stands at its default is left out."""
@@ -114,23 +117,9 @@ def draw_shape(image: Image.Image, numbers: Any, *, is_box: bool) -> None:
             draw.line(ends, fill=colour, width=width)
 
 
-#: People who play at the same time; one more closes the seat that was not used for longest.
-MAX_SEATS = 8
-#: Seconds after which files of the page go, looked for every so many.
-KEPT_SECONDS, SWEEP_SECONDS = 1800, 60
-#: Side up to which a small image is enlarged, so that a click can hit a pixel of it.
-_PICTURE_SIDE = 840
-#: Turns are played one after the other: the environments of two seats may share a file.
-_IN_TURN: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "turn", "show_progress": "hidden"}
-
-
 @contextmanager
 def seat_page(title: str, heading: str) -> Iterator[tuple[gr.Blocks, gr.HTML, gr.HTML]]:
     """The frame of a page: what is done in the open context stands at the left, what comes of it at the right.
-
-    Args:
-        title: of the window.
-        heading: Markdown.
 
     Yields:
         The page, a line about what is going on, and the place of the transcript.
@@ -148,29 +137,29 @@ def seat_page(title: str, heading: str) -> Iterator[tuple[gr.Blocks, gr.HTML, gr
 
 @dataclass(kw_only=True)
 class Person:
-    """What one browser tab plays, looks at and draws.
-
-    Args:
-        seat: where the person sits.
-        transcript: of the present episode.
-        operation: the name of the one whose form is open.
-        looked: number of the image that is looked at.
-        corner: where the shape that is being drawn began, in fractions of the image.
-        n_picked: images that were clicked for the form.
-    """
+    """What one browser tab plays, looks at and draws."""
 
     seat: Seat
-    operation: str | None
+    operation: str | None  # the one whose form is open
     transcript: Transcript = field(default_factory=Transcript)
-    looked: int = 1
-    corner: tuple[float, float] | None = None
-    n_picked: int = 0
+    looked: int = 1  # number of the image that is looked at
+    corner: tuple[float, float] | None = None  # where the shape that is being drawn began, in fractions of the image
+    n_picked: int = 0  # images that were clicked for the form
+
+    @property
+    def extent(self) -> Size:
+        """The numbers at the right and the lower edge of the image that is looked at."""
+        return self.seat.env.frame.extent(self.seat.env.views[self.looked - 1].size)
+
+    def enlarged(self) -> Image.Image:
+        """That image, so large that a click can hit a pixel."""
+        return enlarged(self.seat.images[self.looked - 1], _PICTURE_SIDE)
 
     def record(self, turn: str | None, message: Message) -> None:
         """Adds a turn and its reply to the transcript, and looks at the first new image."""
         images = [self.seat.images[number - 1] for number in message.images]
         views = self.seat.info["views"][len(self.seat.images) - len(images) :]
-        overview = self.seat.overview() if turn is not None and self.seat.is_over else None
+        overview = self.seat.env.render() if turn is not None and self.seat.is_over else None
         self.transcript.add(Moment(turn=turn, reply=message.text, images=images, views=views, overview=overview))
         if images:
             self.looked, self.corner, self.n_picked = message.images[0], None, 0
@@ -180,13 +169,7 @@ class Person:
 
 
 class PersonSeat:
-    """The page of one task.
-
-    Args:
-        make: builds the environment of a new seat.
-        task: its id.
-        first: `seed` and `sample_id` of the first episode of a seat.
-    """
+    """The page of one task; `first` are the `seed` and the `sample_id` of the first episode of a seat."""
 
     def __init__(self, make: Callable[[], gymnasium.Env], task: str, first: Mapping[str, Any]) -> None:
         self._make, self._first = make, first
@@ -261,42 +244,38 @@ class PersonSeat:
         for what, (place, event) in starts.items():
             getattr(place, event)(lambda data, what=what: self._begin(data, what), given, shown, **_IN_TURN)
         for name in self._forms:
-            tabs[name].select(lambda data, name=name: self._open(data, name), given, looked, show_progress="hidden")
+            tabs[name].select(lambda data, name=name: self._open(data, name), given, looked, **_QUIET)
             calls[name].click(lambda data, name=name: self._call(data, name), given, shown, **_IN_TURN)
         self._answer.submit(
             lambda data: self._act(data, lambda seat: seat.answer(data[self._answer])), given, shown, **_IN_TURN
         )
         send.click(lambda data: self._act(data, lambda seat: seat.send(data[self._raw])), given, shown, **_IN_TURN)
-        self._picture.select(self._click, given, looked, show_progress="hidden", trigger_mode="multiple")
-        self._gallery.select(self._pick, given, looked, show_progress="hidden", trigger_mode="multiple")
-        erase.click(self._erase, given, looked, show_progress="hidden")
+        self._picture.select(self._click, given, looked, trigger_mode="multiple", **_QUIET)
+        self._gallery.select(self._pick, given, looked, trigger_mode="multiple", **_QUIET)
+        erase.click(self._erase, given, looked, **_QUIET)
         for form in self._forms.values():
             for argument, place in form.of_kind("image", *DRAWN):
                 typed = self._look if argument.kind == "image" else self._looked
                 place.input(
                     lambda data, typed=typed, place=place: typed(data, data[place]), given, looked,
-                    show_progress="hidden", trigger_mode="always_last",
+                    trigger_mode="always_last", **_QUIET,
                 )  # fmt: skip
 
     def _person(self, data: Mapping[Any, Any]) -> Person:
-        person = data[self._state]
-        if person is None:
+        if data[self._state] is None:
             raise gr.Error("the seat is closed; expected an open one. Reload.", print_exception=False)
-        return person
+        return data[self._state]
 
     def _begin(self, data: Mapping[Any, Any], what: str) -> dict[Any, Any]:
         person = self._person(data)
-        match what:
-            case "next":
-                return self._start(person)
-            case "again":
-                return self._start(person, sample_id=person.seat.info.get("sample_id"))
-            case "sample_id":
-                return self._start(person, sample_id=data[self._sample_id].strip())
-        seed = data[self._seed].strip()
-        if not seed.isdecimal():
+        if what == "again":
+            return self._start(person, sample_id=person.seat.info.get("sample_id"))
+        if what == "sample_id":
+            return self._start(person, sample_id=data[self._sample_id].strip())
+        seed = data[self._seed].strip() if what == "seed" else None
+        if seed is not None and not seed.isdecimal():
             return self._refused(person, ValueError(f'got the seed "{seed}", expected an integer of at least 0.'))
-        return self._start(person, seed=int(seed))
+        return self._start(person, seed=None if seed is None else int(seed))
 
     def _start(self, person: Person | None, *, seed: int | None = None, sample_id: str | None = None) -> dict[Any, Any]:
         if person is None:
@@ -321,8 +300,7 @@ class PersonSeat:
             message = play(person.seat)
         except (ValueError, OSError) as error:
             return self._refused(person, error)
-        turn = next(sent.text for sent in reversed(person.seat.messages) if sent.role == "assistant")
-        person.record(turn, message)
+        person.record(person.seat.sent()[-1], message)
         if message.images or person.seat.is_over:
             return self._shown(person)
         # What was filled in for a call that was refused stays, to be mended.
@@ -394,8 +372,8 @@ class PersonSeat:
         if (found := self._drawing(person, data)) is None:
             return {self._picture: gr.skip()}
         argument, place = found
-        size = _enlarged(person).size
-        x, y = (min(max(at / edge, 0.0), 1.0) for at, edge in zip(event.index, size, strict=True))
+        edges = person.enlarged().size
+        x, y = (min(max(at / edge, 0.0), 1.0) for at, edge in zip(event.index, edges, strict=True))
         numbers: tuple[float, ...] = (x, y)
         if DRAWN[argument.kind] == 4:
             if person.corner is None:
@@ -405,7 +383,7 @@ class PersonSeat:
             numbers = (x1, y1, x, y)
             if argument.kind in ("box", "boxes"):
                 numbers = (min(x1, x), min(y1, y), max(x1, x), max(y1, y))
-        before = shapes_of(argument, data[place], self._extent(person)) if argument.kind in SEVERAL else []
+        before = shapes_of(argument, data[place], person.extent) if argument.kind in SEVERAL else []
         return self._write(person, data, found, [*before, numbers])
 
     def _erase(self, data: dict[Any, Any]) -> dict[Any, Any]:
@@ -413,7 +391,7 @@ class PersonSeat:
         person = self._person(data)
         if (found := self._drawing(person, data)) is None:
             return {self._picture: gr.skip()}
-        shapes = shapes_of(found[0], data[found[1]], self._extent(person))
+        shapes = shapes_of(found[0], data[found[1]], person.extent)
         if person.corner is None:
             return self._write(person, data, found, shapes[:-1])
         person.corner = None
@@ -424,7 +402,7 @@ class PersonSeat:
     ) -> dict[Any, Any]:
         """Fills shapes, in fractions of the image, into an input."""
         place = found[1]
-        data[place] = write_shapes(shapes, self._extent(person), person.seat.env.frame)
+        data[place] = write_shapes(shapes, person.extent, person.seat.env.frame)
         return {place: data[place]} | self._looked(data)
 
     def _drawing(self, person: Person, data: Mapping[Any, Any]) -> tuple[Field, Any] | None:
@@ -434,18 +412,14 @@ class PersonSeat:
         form = self._forms[person.operation]
         return form.inputs[data[form.draws]]
 
-    def _extent(self, person: Person) -> Size:
-        """The numbers at the right and the lower edge of the image that is looked at."""
-        return person.seat.env.frame.extent(person.seat.env.views[person.looked - 1].size)
-
     def _drawn(self, person: Person, data: Mapping[Any, Any]) -> np.ndarray | None:
         """The image that is looked at, with the shapes of the open form."""
         if not person.seat.images:
             return None
-        image = _enlarged(person)
+        image = person.enlarged()
         if person.operation is not None and not person.seat.is_over:
             for argument, place in self._forms[person.operation].of_kind(*DRAWN):
-                for numbers in shapes_of(argument, data[place], self._extent(person)):
+                for numbers in shapes_of(argument, data[place], person.extent):
                     draw_shape(image, numbers, is_box=argument.kind in ("box", "boxes"))
             if person.corner is not None:
                 draw_shape(image, person.corner, is_box=False)
@@ -462,10 +436,6 @@ class PersonSeat:
         return f'<div class="pxr"><p>{text(line)}</p></div>'
 
 
-def _enlarged(person: Person) -> Image.Image:
-    return enlarged(person.seat.images[person.looked - 1], _PICTURE_SIDE)
-
-
 def _label(view: Mapping[str, Any]) -> str:
     return f"{view['index']}" if view.get("time") is None else f"{view['index']} · {view['time']:.2f} s"
 
@@ -473,8 +443,7 @@ def _label(view: Mapping[str, Any]) -> str:
 def _status(seat: Seat) -> str:
     if not seat.messages:
         return ""
-    n_turns = sum(message.role == "assistant" for message in seat.messages)
-    n_operations, limits = sum(seat.info["usage"].values()), seat.env.limits
+    n_turns, n_operations, limits = len(seat.sent()), sum(seat.info["usage"].values()), seat.env.limits
     return (
         f'<div class="pxr"><p>sample <b id="sample">{text(seat.info["sample_id"])}</b> · turns {n_turns} / '
         f"{limits.max_turns} · operations {n_operations} / {limits.max_operations}</p></div>"

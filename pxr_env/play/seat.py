@@ -1,4 +1,13 @@
-"""The agent's seat: one environment, the conversation as a model would see it, and the images of it."""
+"""The agent's seat: one environment, the conversation as a model would see it, and what a person fills in there.
+
+An operation has one field per argument, made from its JSON schema. The same fields make the help of the terminal and
+the forms of the page, and read what was typed there::
+
+    bbox_2d=0.1,0.2,0.4,0.5      numbers of one box, point or line: commas or blanks between them
+    boxes=0,0,1,1;2,2,3,3        several of them: semicolons or line ends between them
+    labels="a door;a window"     texts likewise
+    [[0, 0, 1, 1]]               JSON does everywhere, too
+"""
 
 from __future__ import annotations
 
@@ -7,7 +16,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,29 +33,44 @@ from pxr_env.views import Size
 #: Facts of the sample that would help to answer: told at the end.
 _SECRETS = ("needs_operation", "evidence_box", "evidence_time", "category")
 
+#: Kind of an argument -> what is to be filled in.
+KINDS = {
+    "box": "x1,y1,x2,y2",
+    "line": "x1,y1,x2,y2",
+    "point": "x,y",
+    "boxes": "x1,y1,x2,y2;...",
+    "lines": "x1,y1,x2,y2;...",
+    "points": "x,y;...",
+    "image": "the number of an image",
+    "images": "numbers of images: 1,3,5",
+    "integer": "an integer",
+    "number": "a number",
+    "choice": "one of the options",
+    "flag": "true or false",
+    "text": "text",
+    "texts": "text;text;...",
+    "json": "JSON",
+}
+#: Kinds that are drawn onto an image -> how many numbers one shape has.
+DRAWN = {"box": 4, "line": 4, "point": 2, "boxes": 4, "lines": 4, "points": 2}
+#: Kinds of several shapes -> the kind of one.
+SEVERAL = {"boxes": "box", "lines": "line", "points": "point"}
+_FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
-    """One message of the conversation.
+    """One message of the conversation: exactly the text that a model would read or write, after the images."""
 
-    Args:
-        role: "system", "user" (the environment) or "assistant" (who sits here).
-        text: exactly what a model would read or write.
-        images: the numbers of the images that come before the text.
-    """
-
-    role: str
+    role: str  # "system", "user" (the environment) or "assistant" (who sits here)
     text: str
-    images: tuple[int, ...] = ()
+    images: tuple[int, ...] = ()  # their numbers
 
 
 class Seat:
-    """Plays episodes of an environment, and keeps the messages and the images of the present one.
+    """Plays episodes of an environment, which may have wrappers, and keeps what was said and shown in the present one.
 
     Every turn goes through the environment's dialect and its `step`, as a model's would.
-
-    Args:
-        env: the environment, with wrappers of its own if it has any.
 
     Attributes:
         env: the environment below its wrappers.
@@ -59,13 +83,15 @@ class Seat:
     def __init__(self, env: gymnasium.Env) -> None:
         self._wrapped = env
         self.env = cast(VisualReasoningEnv, env.unwrapped)
+        self.info: dict[str, Any] = {}
+        self._clear()
+
+    def _clear(self) -> None:
         self.messages: list[Message] = []
         self.images: list[np.ndarray] = []
-        self.info: dict[str, Any] = {}
         self.reward: float | None = None
         # What the turns so far were paid, in all and by term.
-        self._paid: dict[str, float] = {}
-        self._return = 0.0
+        self._return, self._paid = 0.0, dict[str, float]()
 
     @property
     def is_over(self) -> bool:
@@ -88,37 +114,22 @@ class Seat:
                 f'got the sample "{quote(sample_id)}", expected one of {len(ids)} ids, "{ids[0]}" to "{ids[-1]}".'
                 f"{did_you_mean(sample_id, ids)}"
             )
-        self.messages, self.images, self.info, self.reward = [], [], {}, None
-        self._paid, self._return = {}, 0.0
-        observation, info = self._wrapped.reset(
-            seed=seed, options=None if sample_id is None else {"sample_id": sample_id}
-        )
-        self.info = info
-        self.messages.append(Message(role="system", text=info["system_prompt"]))
+        self._clear()
+        options = None if sample_id is None else {"sample_id": sample_id}
+        observation, self.info = self._wrapped.reset(seed=seed, options=options)
+        self.messages.append(Message(role="system", text=self.info["system_prompt"]))
         return self._show(observation)
 
     def call(self, operation: str, arguments: Mapping[str, Any]) -> Message:
-        """Calls an operation and returns the reply.
-
-        Raises:
-            ValueError: the dialect cannot express the call, or the episode is over.
-        """
+        """Calls an operation, see `send`; ValueError too if the dialect cannot express the call."""
         return self.send(self.env.dialect.render_call(OperationCall(name=operation, arguments=arguments)))
 
     def answer(self, text: str) -> Message:
-        """Gives the final answer and returns the reply, which is empty.
-
-        Raises:
-            ValueError: the dialect cannot express the answer, or the episode is over.
-        """
+        """Gives the final answer, see `send`; ValueError too if the dialect cannot express it."""
         return self.send(self.env.dialect.render_answer(text))
 
     def send(self, turn: str) -> Message:
-        """Sends a turn exactly as a model would write it, and returns the reply.
-
-        Raises:
-            ValueError: the episode is over.
-        """
+        """Sends a turn exactly as a model would write it, and returns the reply; ValueError if the episode is over."""
         if self.is_over:
             raise ValueError("got a turn after the end of the episode, expected a new episode first.")
         observation, reward, terminated, truncated, self.info = self._wrapped.step(turn)
@@ -130,8 +141,12 @@ class Seat:
             self.reward = self._return
         return self._show(observation)
 
+    def sent(self) -> list[str]:
+        """The turns so far, as they were sent."""
+        return [message.text for message in self.messages if message.role == "assistant"]
+
     def outcome(self) -> list[str]:
-        """Returns how the episode ended, and what could not be told before, line by line."""
+        """How the episode ended, and what could not be told before, line by line."""
         info = self.info
         limit = info.get("truncated_by")
         given = "no answer" if info["answer"] is None else f'"{info["answer"]}"'
@@ -143,65 +158,24 @@ class Seat:
             lines.append("refused: " + ", ".join(f"{name} {count}" for name, count in info["failures"].items()))
         return lines + [f"{name} {info[name]}" for name in _SECRETS if name in info]
 
-    def overview(self) -> np.ndarray | None:
-        """Returns the sources with the boxes of all images, uint8 HxWx3; None without a render mode."""
-        return self.env.render()
-
     def _show(self, observation: Mapping[str, Any]) -> Message:
         first = len(self.images) + 1
         self.images += observation["images"]
-        message = Message(
-            role="user", text=observation["text"], images=tuple(range(first, first + len(observation["images"])))
-        )
+        message = Message(role="user", text=observation["text"], images=tuple(range(first, len(self.images) + 1)))
         if message.text or message.images:
             self.messages.append(message)
         return message
 
 
-#: Kind -> what is to be filled in.
-KINDS = {
-    "box": "x1,y1,x2,y2",
-    "line": "x1,y1,x2,y2",
-    "point": "x,y",
-    "boxes": "x1,y1,x2,y2;...",
-    "lines": "x1,y1,x2,y2;...",
-    "points": "x,y;...",
-    "image": "the number of an image",
-    "images": "numbers of images: 1,3,5",
-    "integer": "an integer",
-    "number": "a number",
-    "choice": "one of the options",
-    "flag": "true or false",
-    "text": "text",
-    "texts": "text;text;...",
-    "json": "JSON",
-}
-#: Kinds that are drawn onto an image -> how many numbers one shape has.
-DRAWN = {"box": 4, "line": 4, "point": 2, "boxes": 4, "lines": 4, "points": 2}
-
-#: Kinds of several shapes -> the kind of one.
-SEVERAL = {"boxes": "box", "lines": "line", "points": "point"}
-_NAMED = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
-_FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Field:
-    """One argument of an operation, as a person fills it in.
-
-    Args:
-        name: of the argument.
-        kind: one of `KINDS`.
-        schema: the JSON schema of the argument.
-        required: whether the call needs it.
-        default: what leaving it out means; None if nothing in particular.
-    """
+    """One argument of an operation, as a person fills it in."""
 
     name: str
-    kind: str
+    kind: str  # one of `KINDS`
     schema: Mapping[str, Any]
     required: bool
-    default: Any = None
+    default: Any = None  # what leaving it out means; None if nothing in particular
 
     @property
     def expects(self) -> str:
@@ -215,8 +189,7 @@ class Field:
         return words
 
     def read(self, text: str) -> Any:
-        """Returns the value that was typed. Ranges and counts are left to the environment, whose text a model would
-        read.
+        """The value that was typed; ranges and counts are left to the environment, whose text a model would read.
 
         Raises:
             ValueError: the text is nothing of this kind; the message is for the person.
@@ -228,30 +201,29 @@ class Field:
             raise ValueError(f'{self.name} is "{quote(text)}"; expected {self.expects}.') from error
 
     def example(self, frame: Frame, size: Size) -> str:
-        """Returns something that could be typed for an image shown at `size`."""
-        width, height = frame.extent(size)
-        box = ",".join(
-            f"{edge * share:g}" if frame.decimals else f"{edge * share:.0f}"
-            for edge, share in ((width, 0.25), (height, 0.25), (width, 0.5), (height, 0.75))
-        )
-        point = ",".join(box.split(",")[:2])
-        drawn = {4: box, 2: point}.get(DRAWN.get(self.kind, 0))
+        """Something that could be typed for an image shown at `size`."""
+        if self.kind in DRAWN:
+            width, height = frame.extent(size)
+            edges = (width * 0.25, height * 0.25, width * 0.5, height * 0.75)[: DRAWN[self.kind]]
+            return ",".join(f"{edge:g}" if frame.decimals else f"{edge:.0f}" for edge in edges)
         low, high = self.schema.get("minimum", 0), self.schema.get("maximum", 1)
         others = {
             "image": "1",
             "images": "1,2",
             "integer": str(max(1, low)),
-            "number": f"{low + (high - low) * 0.75:g}" if self.kind == "number" else "",
-            "choice": str(next(iter(self.schema.get("enum", ())), "")),
+            "number": f"{low + (high - low) * 0.75:g}",
+            "choice": str(self.schema.get("enum", [""])[0]),
             "flag": "true",
             "texts": '"one;two"',
             "json": "'{}'",
         }
-        return drawn or others.get(self.kind, "word")
+        return others.get(self.kind, "word")
 
     def _value(self, text: str) -> Any:
-        if text.startswith(("[", "{")) and self.kind not in ("text", "choice"):
+        if self.kind == "json" or (text.startswith(("[", "{")) and self.kind not in ("text", "choice")):
             return json.loads(text, parse_constant=_no_constant)
+        if self.kind in SEVERAL:
+            return [[_number(part) for part in _parts(item)] for item in _items(text)]
         match self.kind:
             case "integer" | "image":
                 return int(text)
@@ -261,58 +233,58 @@ class Field:
                 return [int(part) for part in _parts(text)]
             case "box" | "line" | "point":
                 return [_number(part) for part in _parts(text)]
-            case "boxes" | "lines" | "points":
-                return [[_number(part) for part in _parts(item)] for item in _items(text)]
             case "texts":
                 return _items(text)
             case "choice":
                 return next((option for option in self.schema["enum"] if str(option) == text), text)
-            case "flag":
-                if text.lower() not in _FLAGS:
-                    raise ValueError(text)
+            case "flag" if text.lower() in _FLAGS:
                 return _FLAGS[text.lower()]
-            case "json":
-                return json.loads(text, parse_constant=_no_constant)
+            case "flag":
+                raise ValueError(text)
         return text
 
 
 def fields_of(operation: Operation) -> list[Field]:
-    """Returns the fields of an operation, in the order of its schema."""
+    """The fields of an operation, in the order of its schema."""
     parameters = inspect.signature(operation.function).parameters
     required = operation.parameters.get("required", ())
     fields = []
     for name, schema in operation.parameters["properties"].items():
         default = parameters[name].default if name in parameters and name not in required else None
-        fields.append(
-            Field(name=name, kind=kind_of(name, schema), schema=schema, required=name in required, default=default)
-        )
+        kind = kind_of(name, schema)
+        fields.append(Field(name=name, kind=kind, schema=schema, required=name in required, default=default))
     return fields
 
 
 def kind_of(name: str, schema: Mapping[str, Any]) -> str:
-    """Returns the kind of an argument: what its schema says, and its name where the schema leaves it open.
+    """The kind of an argument: what its schema says, and its name where the schema leaves it open.
 
     Lists of four numbers are boxes unless they are called lines; integers and lists of them count images where
     the name says image or frame.
     """
+    words = {word.removesuffix("s") for word in name.split("_")}
+    counts_images = bool(words & {"image", "frame"})
     if "enum" in schema:
         return "choice"
     if schema["type"] != "array":
         kinds = {"boolean": "flag", "string": "text", "object": "json", "number": "number"}
-        return kinds.get(schema["type"], "image" if _speaks_of(name, "image", "frame") else "integer")
+        return kinds.get(schema["type"], "image" if counts_images else "integer")
     items = schema.get("items", {})
+    if items.get("type") == "array":
+        one = kind_of(name, items)
+        return next((several for several, kind in SEVERAL.items() if kind == one), "json")
     if items.get("type") == "string":
         return "texts"
-    if items.get("type") == "integer" and _speaks_of(name, "image", "frame"):
+    if items.get("type") == "integer" and counts_images:
         return "images"
-    if items.get("type") == "array":
-        several = _shape(name, items)
-        return next((kind for kind, one in SEVERAL.items() if one == several), "json")
-    return _shape(name, schema)
+    n_numbers = schema.get("minItems")
+    if items.get("type") not in ("number", "integer") or n_numbers not in (2, 4) or schema.get("maxItems") != n_numbers:
+        return "json"
+    return "point" if n_numbers == 2 else "line" if "line" in words else "box"
 
 
 def read_arguments(operation: Operation, texts: Mapping[str, str]) -> dict[str, Any]:
-    """Returns the arguments of a call from what was typed for each; blank texts count as left out.
+    """The arguments of a call from what was typed for each; blank texts count as left out.
 
     Raises:
         ValueError: an argument is unknown, lacks, or cannot be read; the message is for the person.
@@ -332,10 +304,7 @@ def read_arguments(operation: Operation, texts: Mapping[str, str]) -> dict[str, 
 
 
 def read_call(operation: Operation, text: str) -> dict[str, Any]:
-    """Returns the arguments of a call: name=value, or values in the order of the schema.
-
-    The numbers of a box may be apart: `zoom_in 0.1 0.2 0.4 0.5 1` is `zoom_in 0.1,0.2,0.4,0.5 1` is
-    `zoom_in target_image=1 bbox_2d=0.1,0.2,0.4,0.5`.
+    """The arguments of a call: name=value, or values in the order of the schema.
 
     Raises:
         ValueError: what was got and expected; for the person, the environment sees nothing of it.
@@ -344,51 +313,41 @@ def read_call(operation: Operation, text: str) -> dict[str, Any]:
         words = shlex.split(text)
     except ValueError as error:
         raise ValueError(f"a quotation is not closed ({error}); expected a second quotation mark.") from error
-    named: dict[str, str] = {}
-    places: list[str] = []
+    texts: dict[str, str] = {}
+    unnamed: list[str] = []
     for word in words:
-        if match := _NAMED.fullmatch(word):
-            name, value = match.groups()
-            if name in named:
-                raise ValueError(f"got {name} twice, expected it once.")
-            named[name] = value
+        match = re.fullmatch(r"([A-Za-z_]\w*)=(.*)", word, re.DOTALL)
+        if match is None:
+            unnamed.append(word)
+        elif match[1] in texts:
+            raise ValueError(f"got {match[1]} twice, expected it once.")
         else:
-            places.append(word)
-    return read_arguments(operation, named | _by_place(operation, places, named))
-
-
-def _by_place(operation: Operation, words: list[str], named: Mapping[str, str]) -> dict[str, str]:
-    """Gives the words without a name to the arguments that have none, in the order of the schema."""
-    open_fields = [field for field in fields_of(operation) if field.name not in named]
-    texts = {}
-    for field in open_fields:
-        if not words:
-            break
-        count = _n_words(field, words)
-        texts[field.name] = ",".join(words[:count])
-        words = words[count:]
-    if words:
-        raise ValueError(f'"{" ".join(words)}" is left over; expected {usage(operation)}.')
-    return texts
+            texts[match[1]] = match[2]
+    for field in fields_of(operation):
+        if unnamed and field.name not in texts:
+            count = _n_words(field, unnamed)
+            texts[field.name] = ",".join(unnamed[:count])
+            unnamed = unnamed[count:]
+    if unnamed:
+        raise ValueError(f'"{" ".join(unnamed)}" is left over; expected {usage(operation)}.')
+    return read_arguments(operation, texts)
 
 
 def _n_words(field: Field, words: list[str]) -> int:
     """How many words the next argument takes: the numbers of a box or of several images may be apart."""
-    if words[0].startswith("[") or "," in words[0]:
+    if words[0].startswith("[") or "," in words[0] or field.kind in SEVERAL:
         return 1
-    if field.kind == "images":
-        return len(words)
-    return DRAWN[field.kind] if field.kind in ("box", "line", "point") else 1
+    return len(words) if field.kind == "images" else DRAWN.get(field.kind, 1)
 
 
 def usage(operation: Operation) -> str:
-    """Returns a call of the operation in one line, with what is optional in brackets."""
+    """A call of the operation in one line, with what is optional in brackets."""
     names = [field.name if field.required else f"[{field.name}]" for field in fields_of(operation)]
     return " ".join([operation.name, *names])
 
 
 def example(operation: Operation, frame: Frame, size: Size) -> str:
-    """Returns a call that could be typed for an image shown at `size`."""
+    """A call that could be typed for an image shown at `size`."""
     fields = fields_of(operation)
     # Where nothing is required, a call without arguments would show nothing.
     chosen = [field for field in fields if field.required]
@@ -397,7 +356,7 @@ def example(operation: Operation, frame: Frame, size: Size) -> str:
 
 
 def explain(operation: Operation, frame: Frame, size: Size) -> str:
-    """Returns the help of an operation: its usage, what it does, its arguments and an example."""
+    """The help of an operation: its usage, what it does, its arguments and an example."""
     fields = fields_of(operation)
     width = max((len(field.name) for field in fields), default=0)
     lines = [usage(operation), f"  {operation.description}", ""]
@@ -408,20 +367,6 @@ def explain(operation: Operation, frame: Frame, size: Size) -> str:
     if any(field.kind in DRAWN for field in fields):
         lines += ["", f"  {frame.description}"]
     return "\n".join([*lines, "", f"  For example: {example(operation, frame, size)}"])
-
-
-def _shape(name: str, schema: Mapping[str, Any]) -> str:
-    """The shape that a list of numbers describes."""
-    counts = schema.get("minItems"), schema.get("maxItems")
-    if schema.get("items", {}).get("type") not in ("number", "integer") or counts not in ((4, 4), (2, 2)):
-        return "json"
-    if counts == (2, 2):
-        return "point"
-    return "line" if _speaks_of(name, "line") else "box"
-
-
-def _speaks_of(name: str, *things: str) -> bool:
-    return any(word.removesuffix("s") in things for word in name.split("_"))
 
 
 def _number(text: str) -> int | float:
@@ -437,7 +382,7 @@ def _parts(text: str) -> list[str]:
     return re.split(r"\s*,\s*|\s+", text)
 
 
-def _items(text: str) -> Sequence[str]:
+def _items(text: str) -> list[str]:
     return [item.strip() for item in re.split(r"[;\n]", text) if item.strip()]
 
 

@@ -43,13 +43,7 @@ _HEADERS = {
 
 
 class PageServer:
-    """Serves an ASGI application.
-
-    Args:
-        app: the application.
-        host: address to listen on.
-        port: port, 0 for any free one.
-        headers: of every answer that does not set them itself.
+    """Serves an ASGI application, with `headers` in every answer that does not set them itself.
 
     Raises:
         OSError: the address is in use or not of this machine.
@@ -146,13 +140,10 @@ def _is_of(given: str, listens_on: str) -> bool:
 
 @contextmanager
 def page_server(build: Callable[[], Any], *, host: str, port: int, path: str = "/") -> Iterator[PageServer]:
-    """A server of a page made with Gradio; its files go with it.
+    """A server of a page made with Gradio, at a path from "/"; its files go with it.
 
     Args:
         build: makes the page, and imports Gradio no earlier.
-        host: address to listen on.
-        port: port, 0 for any free one.
-        path: of the page, from "/".
 
     Raises:
         OSError: the address is in use or not of this machine.
@@ -197,28 +188,17 @@ SplitTurn = Callable[[str], Iterable[tuple[str, str]]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Moment:
-    """What is new after the reset or a turn.
+    """What is new after the reset or a turn."""
 
-    Args:
-        turn: what was written, None after the reset.
-        reply: what the environment said.
-        images: the new views (HxWx3 uint8), `views` what they show (see `View.as_dict`).
-        overview: the sources with the boxes of all views, None where they could not or must not be shown.
-    """
-
-    turn: str | None
-    reply: str
-    images: Sequence[np.ndarray] = ()
-    views: Sequence[Mapping[str, Any]] = ()
-    overview: np.ndarray | None = None
+    turn: str | None  # what was written, None after the reset
+    reply: str  # what the environment said
+    images: Sequence[np.ndarray] = ()  # the new views, HxWx3 uint8
+    views: Sequence[Mapping[str, Any]] = ()  # what they show, see `View.as_dict`
+    overview: np.ndarray | None = None  # the sources with the boxes of all views, where they may be shown
 
 
 class Transcript:
-    """Grows by what happens in an episode. `html()` is all of it.
-
-    Args:
-        split_turn: tells the parts of a turn apart; without it a turn is shown as one text.
-    """
+    """Grows by what happens in an episode, whose turns `split_turn` cuts into parts. `html()` is all of it."""
 
     def __init__(self, split_turn: SplitTurn = lambda turn: [("text", turn)]) -> None:
         self._split_turn = split_turn
@@ -243,14 +223,7 @@ class Transcript:
         self._parts.append(f'<section class="turn">{turn}{reply}{crops}</section>')
 
     def end(self, title: str, *lines: str, final: str | None = None, is_error: bool = False) -> None:
-        """Adds how it ended.
-
-        Args:
-            title: in a word.
-            lines: what there is to say of it.
-            final: the answer.
-            is_error: whether something went wrong.
-        """
+        """Adds how it ended: in a word, what there is to say of it, and the answer."""
         kind = 'end error" role="alert' if is_error else "end"
         answer = "" if final is None else f'<p class="final">{text(final)}</p>'
         said = "".join(f'<p class="verdict">{text(line)}</p>' for line in lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import re
 import sys
@@ -13,7 +14,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pxr_env.errors import did_you_mean, quote
-from pxr_env.operations import Operation
 from pxr_env.play.seat import Message, Seat, explain, read_call, usage
 
 #: Command -> its argument and what it does, as `help` lists them.
@@ -31,16 +31,12 @@ COMMANDS = {
 
 #: Reads one line without its end, after showing a prompt; None at the end of the input.
 ReadLine = Callable[[str], "str | None"]
-
-#: From this many images on they are shown as one contact sheet.
-SHEET_FROM = 4
-#: Stands before the lines of what was sent to the environment.
-SENT = "«"
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 #: Ways to show images; "files" shows none.
 MODES = ("blocks", "files")
-_ESCAPE = "\x1b"
+#: From this many images on they are shown as one contact sheet.
+SHEET_FROM = 4
 _SHEET_COLUMNS, _SHEET_CELL, _SHEET_MARGIN = 4, 320, 22
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class Terminal:
@@ -62,8 +58,8 @@ class Terminal:
         self._read_line, self._out = read_line, out
         self._n_episodes = 0
         self._sample_id: str | None = None
-        self._others: dict[str, Callable[[str], None]] = {
-            "answer": self._answer,
+        self._commands: dict[str, Callable[[str], None]] = {
+            "answer": lambda text: self._turn(lambda: self.seat.answer(text)),
             "raw": self._raw,
             "show": self._show_again,
             "prompt": lambda rest: self._write(self.seat.messages[0].text),
@@ -79,19 +75,13 @@ class Terminal:
             name, rest = [*line.split(maxsplit=1), "", ""][:2]
             if name == "quit":
                 return
-            if not name:
-                continue
             try:
                 self._do(name, rest.strip())
             except ValueError as error:
                 self._write(f"{error}\nNothing was sent. `help` lists what there is.")
 
     def start(self, *, seed: int | None = None, sample_id: str | None = None) -> None:
-        """Begins an episode and shows it.
-
-        Raises:
-            ValueError: the sample is unknown or cannot be shown.
-        """
+        """Begins an episode and shows it; ValueError if the sample is unknown or cannot be shown."""
         message = self.seat.start(seed=seed, sample_id=sample_id)
         self._n_episodes += 1
         self._sample_id = self.seat.info["sample_id"]
@@ -104,11 +94,11 @@ class Terminal:
 
     def _do(self, name: str, rest: str) -> None:
         operations = self.seat.env.operations
-        if name in self._others:
-            self._others[name](rest)
+        if name in self._commands:
+            self._commands[name](rest)
         elif name in operations:
             self._turn(lambda: self.seat.call(name, read_call(operations[name], rest)))
-        else:
+        elif name:
             names = [*operations, *COMMANDS]
             raise ValueError(f'got "{quote(name)}", expected one of {", ".join(names)}.{did_you_mean(name, names)}')
 
@@ -116,14 +106,18 @@ class Terminal:
         if self.seat.is_over:
             raise ValueError("no episode is running; expected next, again, sample ID or quit.")
         message = play()
-        turn = next(sent for sent in reversed(self.seat.messages) if sent.role == "assistant")
-        self._write("\n".join(f"{SENT} {line}" for line in turn.text.splitlines()))
+        self._write("\n".join(f"« {line}" for line in self.seat.sent()[-1].splitlines()))
         self._show(message)
-        if self.seat.is_over:
-            self._finish()
-
-    def _answer(self, text: str) -> None:
-        self._turn(lambda: self.seat.answer(text))
+        if not self.seat.is_over:
+            return
+        title, *lines = self.seat.outcome()
+        self._write("\n".join([f"\n— {title} —", *lines]))
+        picture = self.seat.env.render()
+        if picture is not None:
+            path = self._folder() / "overview.png"
+            Image.fromarray(picture).save(path)
+            self._write(f"sources with the boxes of all images: {path}")
+        self._write("next, again, sample ID or quit?")
 
     def _raw(self, text: str) -> None:
         lines = [text] if text else []
@@ -140,7 +134,11 @@ class Terminal:
         env = self.seat.env
         height, width = self.seat.images[0].shape[:2] if self.seat.images else (1, 1)
         if not name:
-            self._write(overview(env.operations) + "\n\n  `help NAME` explains the arguments of an operation.")
+            rows = [(usage(operation), operation.description) for operation in env.operations.values()]
+            rows += [(f"{command} {argument}".rstrip(), text) for command, (argument, text) in COMMANDS.items()]
+            left = max(len(usage) for usage, _ in rows)
+            self._write("\n".join(f"  {usage:<{left}}  {text}" for usage, text in rows))
+            self._write("\n  `help NAME` explains the arguments of an operation.")
         elif name in env.operations:
             self._write(explain(env.operations[name], env.frame, (width, height)))
         elif name in COMMANDS:
@@ -150,35 +148,22 @@ class Terminal:
             names = [*env.operations, *COMMANDS]
             raise ValueError(f'got help for "{quote(name)}", expected one of {", ".join(names)}.')
 
-    def _finish(self) -> None:
-        """Says how the episode ended, and what could not be told before."""
-        title, *lines = self.seat.outcome()
-        self._write("\n".join([f"\n— {title} —", *lines]))
-        picture = self.seat.overview()
-        if picture is not None:
-            path = self._folder() / "overview.png"
-            Image.fromarray(picture).save(path)
-            self._write(f"sources with the boxes of all images: {path}")
-        self._write("next, again, sample ID or quit?")
-
     def _show(self, message: Message) -> None:
         for number in message.images:
-            path = self._folder() / f"image_{number:02d}.png"
-            Image.fromarray(self.seat.images[number - 1]).save(path, compress_level=1)
-        if message.images:
-            self._show_images(message.images)
+            Image.fromarray(self.seat.images[number - 1]).save(self._file(number), compress_level=1)
+        self._show_images(message.images)
         if message.text:
             self._write(message.text)
 
     def _show_images(self, numbers: Sequence[int]) -> None:
-        if len(numbers) >= SHEET_FROM:
-            self._draw(contact_sheet([self.seat.images[number - 1] for number in numbers], numbers))
-        for number in numbers:
-            image = self.seat.images[number - 1]
-            height, width = image.shape[:2]
-            if len(numbers) < SHEET_FROM:
+        images = [self.seat.images[number - 1] for number in numbers]
+        if len(images) >= SHEET_FROM:
+            self._draw(contact_sheet(images, numbers))
+        for number, image in zip(numbers, images, strict=True):
+            if len(images) < SHEET_FROM:
                 self._draw(image)
-            self._write(f"[image {number}, {width}x{height}: {self._folder() / f'image_{number:02d}.png'}]")
+            height, width = image.shape[:2]
+            self._write(f"[image {number}, {width}x{height}: {self._file(number)}]")
 
     def _draw(self, image: np.ndarray) -> None:
         if self.mode == "blocks":
@@ -191,24 +176,21 @@ class Terminal:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def _file(self, number: int) -> Path:
+        return self._folder() / f"image_{number:02d}.png"
+
     def _write(self, text: str) -> None:
         """Writes foreign text: control characters could command the terminal, so they are replaced."""
         self._out.write(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", text) + "\n")
         self._out.flush()
 
 
-def overview(operations: Mapping[str, Operation]) -> str:
-    """Returns what `help` says: the operations, and the other commands."""
-    rows = [(usage(operation), operation.description) for operation in operations.values()]
-    rows += [(f"{name} {argument}".rstrip(), text) for name, (argument, text) in COMMANDS.items()]
-    width = max(len(left) for left, _ in rows)
-    return "\n".join(f"  {left:<{width}}  {right}" for left, right in rows)
-
-
 def line_reader(source: TextIO, out: TextIO) -> ReadLine:
-    """Returns what reads commands: with editing and history from a terminal, else line by line with an echo."""
+    """What reads commands: with editing and history from a terminal, else line by line with an echo."""
     if source is sys.stdin and source.isatty() and out.isatty():
-        _edit_lines()
+        # Importing readline gives `input` its line editing; not every Python has it.
+        if importlib.util.find_spec("readline") is not None:
+            importlib.import_module("readline").parse_and_bind("tab: complete")
         return _ask
 
     def read(prompt: str) -> str | None:
@@ -222,17 +204,24 @@ def line_reader(source: TextIO, out: TextIO) -> ReadLine:
     return read
 
 
+def _ask(prompt: str) -> str | None:
+    try:
+        return input(prompt)
+    except EOFError:
+        print()
+        return None
+
+
 def detect(environment: Mapping[str, str], *, is_terminal: bool) -> str:
-    """Returns how a terminal with these environment variables shows images, one of `MODES`."""
+    """How a terminal with these environment variables shows images, one of `MODES`."""
     return "blocks" if is_terminal and environment.get("TERM", "") not in ("", "dumb") else "files"
 
 
 def blocks(pixels: np.ndarray, columns: int) -> str:
-    """Returns an image, uint8 HxWx3, as lines of `columns` half blocks in 24-bit colours, two pixels each."""
+    """An image, uint8 HxWx3, as lines of `columns` half blocks in 24-bit colours, two pixels each."""
     height, width = pixels.shape[:2]
     rows = max(1, round(height * columns / width / 2))
-    small = Image.fromarray(pixels).resize((columns, 2 * rows), Image.Resampling.LANCZOS)
-    grid = np.asarray(small)
+    grid = np.asarray(Image.fromarray(pixels).resize((columns, 2 * rows), Image.Resampling.LANCZOS))
     return "\n".join(_row(upper, lower) for upper, lower in zip(grid[::2], grid[1::2], strict=True))
 
 
@@ -240,14 +229,14 @@ def _row(upper: np.ndarray, lower: np.ndarray) -> str:
     """One line of half blocks; a colour is only set where it changes."""
     codes, before = [], ""
     for above, below in zip(upper.tolist(), lower.tolist(), strict=True):
-        colours = f"{_ESCAPE}[38;2;{above[0]};{above[1]};{above[2]};48;2;{below[0]};{below[1]};{below[2]}m"
+        colours = f"\x1b[38;2;{above[0]};{above[1]};{above[2]};48;2;{below[0]};{below[1]};{below[2]}m"
         codes.append(("" if colours == before else colours) + "\N{UPPER HALF BLOCK}")
         before = colours
-    return "".join(codes) + f"{_ESCAPE}[0m"
+    return "".join(codes) + "\x1b[0m"
 
 
 def contact_sheet(images: Sequence[np.ndarray], numbers: Sequence[int]) -> np.ndarray:
-    """Returns several images as one, uint8 HxWx3, each small and under its number, as the frames of a video are."""
+    """Several images as one, uint8 HxWx3, each small and under its number, as the frames of a video are."""
     columns = min(_SHEET_COLUMNS, len(images))
     small = [Image.fromarray(image) for image in images]
     for picture in small:
@@ -261,20 +250,3 @@ def contact_sheet(images: Sequence[np.ndarray], numbers: Sequence[int]) -> np.nd
         draw.text((left + 4, top + 3), str(number), fill="white", font=ImageFont.load_default(16))
         sheet.paste(picture, (left + (_SHEET_CELL - picture.width) // 2, top + _SHEET_MARGIN))
     return np.array(sheet, dtype=np.uint8)
-
-
-def _ask(prompt: str) -> str | None:
-    try:
-        return input(prompt)
-    except EOFError:
-        print()
-        return None
-
-
-def _edit_lines() -> None:
-    """Importing readline gives `input` its line editing; not every Python has it."""
-    try:
-        import readline
-    except ImportError:
-        return
-    readline.parse_and_bind("tab: complete")
