@@ -178,7 +178,7 @@ def test_caches_hit_across_turns_and_rollouts(engine, vlm, draw):
     before = engine.cache_counts()
     talk.prompt(0, [image], "a new question " * 10)
     # However short the turn is, it fills a block of 32 ids.
-    filler = [talk.conversations[0].last_id] * (31 - len(talk.conversations[0].ids) % 32)
+    filler = [talk.conversations[0].ids[-1]] * (31 - len(talk.conversations[0].ids) % 32)
     talk.conversations[0].append_ids(filler)
     prompt = len(talk.conversations[0].ids)
     talk.turn([0])

@@ -36,23 +36,11 @@ class Broken:
 
 
 WRONG = {
-    "None": None,
-    "int": 3,
-    "bool": True,
-    "float": 1.5,
-    "nan": float("nan"),
-    "str": "no such thing",
-    "list": [1],
-    "dict": {"a": []},
-    "function": some_function,
-    "path": Path("no/such/place"),
-    "np.int64": np.int64(3),
-    "np.bool_": np.bool_(True),
-    "np.str_": np.str_("no such thing"),
-    "np.array": np.zeros(3),
-    "bytes": b"x",
+    "None": None, "int": 3, "bool": True, "float": 1.5, "nan": float("nan"), "str": "no such thing", "list": [1],
+    "dict": {"a": []}, "function": some_function, "path": Path("no/such/place"), "np.int64": np.int64(3),
+    "np.bool_": np.bool_(True), "np.str_": np.str_("no such thing"), "np.array": np.zeros(3), "bytes": b"x",
     "broken": Broken(),
-}
+}  # fmt: skip
 
 
 def sample(sample_id="a"):
@@ -82,10 +70,14 @@ def parameters(task):
 @pytest.mark.parametrize("kind", WRONG)
 @pytest.mark.parametrize("task", TASKS)
 def test_every_argument_of_every_task_names_itself(task, kind, tmp_path):
-    """Whatever comes is accepted and works, or is refused with a text about this very argument."""
+    """Whatever comes is accepted and works, or is refused with a text about this very argument.
+
+    Those of the environment are tried on one task.
+    """
     needs_data = "data" in parameters(task)
     make = functools.partial(gymnasium.make, f"pxr_env:{task}", disable_env_checker=True)
-    for name in parameters(task):
+    tried = set() if TASK.endswith(task) else set(inspect.signature(VisualReasoningEnv).parameters) - {"data"}
+    for name in parameters(task).keys() - tried:
         message = refusal(make, ({"data": str(tmp_path)} if needs_data else {}) | {name: WRONG[kind]})
         # An empty directory is named where the argument itself is right.
         if message is None or (needs_data and name != "data" and str(tmp_path) in message):
@@ -169,7 +161,7 @@ def test_seeds_that_are_none(seed):
         gymnasium.make(TASK).unwrapped.reset(seed=seed)
 
 
-@pytest.mark.parametrize("options", ["train-0", 3, ["train-0"], some_function, ("sample_id",)])
+@pytest.mark.parametrize("options", ["train-0", 3, ["train-0"], some_function])
 def test_options_that_are_no_dict(options):
     with pytest.raises(ValueError, match=r'^got options=.*; expected a dict, such as \{"sample_id": id\}'):
         gymnasium.make(TASK).reset(options=options)
@@ -182,24 +174,17 @@ def test_ids_that_are_none(sample_id):
         env.reset(options={"sample_id": sample_id})
 
 
-@pytest.mark.parametrize("sample_id", ["7", 7, np.int64(7), np.str_("7")])
-def test_an_integer_stands_for_an_id(sample_id):
-    env = VisualReasoningEnv([sample("7"), sample("x")])
-    assert env.reset(options={"sample_id": sample_id})[1]["sample_id"] == "7"
-
-
 def test_an_integer_id_of_a_data_set(tmp_path):
     Image.new("RGB", (60, 60)).save(tmp_path / "a.png")
     row = {"id": 7, "question": "Which?", "images": ["a.png"], "answers": ["1"]}
     (tmp_path / "q.jsonl").write_text(json.dumps(row))
     env = gymnasium.make("pxr_env:pxr/JSONL-v0", data=tmp_path)
-    for sample_id in (7, "7", np.int32(7)):
+    for sample_id in (7, "7", np.int32(7), np.str_("7")):
         assert env.reset(options={"sample_id": sample_id})[1]["sample_id"] == "7"
     # A path travels as text.
     spec = gymnasium.envs.registration.EnvSpec.from_json(env.spec.to_json())
     assert spec.kwargs["data"] == str(tmp_path)
     assert gymnasium.make(spec).reset(seed=0)[1]["sample_id"] == "7"
-    assert env.unwrapped.spec.kwargs["data"] == str(tmp_path)
 
 
 def test_a_source_may_count_its_samples():

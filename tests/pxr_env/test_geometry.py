@@ -87,16 +87,6 @@ def test_turning_keeps_the_centre_and_shows_everything(quad, degrees):
     assert (min(xs), max(xs), min(ys), max(ys)) == pytest.approx((0, 1, 0, 1), abs=1e-6)
 
 
-@given(quads(), st.floats(-180, 180), st.floats(-180, 180))
-def test_two_turns_are_one_in_direction(quad, first, second):
-    one, two = quad.rotated(first).rotated(second), quad.rotated(first + second)
-
-    def direction(turned):
-        return math.atan2(turned.top_right[1] - turned.top_left[1], turned.top_right[0] - turned.top_left[0])
-
-    assert math.cos(direction(one) - direction(two)) == pytest.approx(1, abs=1e-6)
-
-
 @given(quads(), st.lists(st.floats(0, 1), min_size=8, max_size=8))
 def test_a_part_of_a_part_is_a_part(quad, fractions):
     def box(values):
