@@ -1,4 +1,4 @@
-"""Agents: what turns observations into turns."""
+"""Agents: what turns observations into turns. The one behind an OpenAI-compatible server needs no torch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
+from PIL import Image
 
 from pxr_agents.chat import ChatFormat, Conversation
 from pxr_agents.chat_client import ChatClient, ContextExceeded, RemoteError, Unanswered
-from pxr_agents.chat_reply import Reply, ServerCall
+from pxr_agents.chat_reply import Reply
 from pxr_agents.noise import turn_seed
 from pxr_agents.types import (
     CONTEXT,
@@ -42,6 +43,7 @@ class VLMAgent:
 
     Args:
         chat: the model's `pxr_agents.chat.ChatFormat`.
+        engine: what generates tokens.
         sampling: temperature and token limit of a turn.
         opening: text that the first turn of every other episode is made to begin with.
     """
@@ -107,10 +109,8 @@ class VLMAgent:
 
     def _forced(self, info: dict[str, Any]) -> tuple[int, ...]:
         """The ids that the first turn is made to begin with."""
-        opening = self._opening
-        if "probe" in info:
-            # A blank at its end belongs to the token that follows.
-            opening = info["probe"]["opening"].rstrip()
+        # A blank at its end belongs to the token that follows.
+        opening = info["probe"]["opening"].rstrip() if "probe" in info else self._opening
         forced = self.chat.encode_text(opening)
         if len(forced) >= self.sampling.max_tokens:
             raise ValueError(
@@ -199,10 +199,7 @@ class RemoteAction(Action):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FailedAction(Action):
-    """No turn: the agent could not write one, for the `reason` it gives. The episode has no score.
-
-    `is_down` tells whether other requests would have met the same.
-    """
+    """No turn, for the `reason` it gives; `is_down` if other requests would have met the same. No score comes of it."""
 
     text: str = ""
     reason: str
@@ -216,6 +213,15 @@ class _Talk:
     dialect: Dialect | None = None
     messages: list[dict[str, Any]] = field(default_factory=list)
     n_turns: int = 0
+
+    def hear(self, observation: Observation, info: dict[str, Any]) -> None:
+        if not self.messages:
+            self.messages.append({"role": "system", "content": info.get("system_prompt", "")})
+        self.messages.append(user_message(observation, info.get("image_places")))
+
+    def say(self, turn: str) -> None:
+        self.messages.append({"role": "assistant", "content": turn})
+        self.n_turns += 1
 
 
 class OpenAIAgent:
@@ -264,10 +270,8 @@ class OpenAIAgent:
 
     def recall(self, key: int, observation: Observation, info: dict[str, Any], turn: str) -> None:
         """See `RecallingAgent`. Costs no request."""
-        talk = self._talks[key]
-        self._hear(talk, observation, info)
-        talk.messages.append({"role": "assistant", "content": turn})
-        talk.n_turns += 1
+        self._talks[key].hear(observation, info)
+        self._talks[key].say(turn)
 
     def collect(self) -> list[tuple[int, Action]]:
         """The turns that are finished, after waiting for one at least; `FailedAction` for those that failed, and
@@ -287,6 +291,7 @@ class OpenAIAgent:
             if isinstance(result, Exception):
                 self._error = result
                 continue
+            actions.append((key, result))
             if not isinstance(result, FailedAction):
                 self._n_failures_in_a_row = 0
             elif result.is_down:
@@ -296,7 +301,6 @@ class OpenAIAgent:
                         f"{self._n_failures_in_a_row} turns in a row could not be had, the last one because of: "
                         f"{result.reason}. The same command continues when the server is back."
                     )
-            actions.append((key, result))
         # What arrived beside an error has been paid for: it goes first.
         if not actions and self._error is not None:
             raise self._error
@@ -326,12 +330,11 @@ class OpenAIAgent:
             self._done.put((key, result))
 
     def _turn(self, talk: _Talk, observation: Observation, info: dict[str, Any]) -> Action:
-        self._hear(talk, observation, info)
+        talk.hear(observation, info)
         seed = turn_seed(info.get("episode_seed", 0), talk.n_turns)
         reply = self.client.complete(request_body(talk.messages, self.sampling, self._extra, seed))
         content = with_calls(reply, talk.dialect) if reply.calls else with_stop_string(reply, self.sampling.stop)
-        talk.messages.append({"role": "assistant", "content": content})
-        talk.n_turns += 1
+        talk.say(content)
         # Thoughts that a server keeps apart are on record, and not sent back: templates drop them, too.
         thought = f"<think>\n{reply.reasoning}\n</think>\n\n" if reply.reasoning else ""
         return RemoteAction(
@@ -343,11 +346,6 @@ class OpenAIAgent:
             served=reply.served,
         )
 
-    def _hear(self, talk: _Talk, observation: Observation, info: dict[str, Any]) -> None:
-        if not talk.messages:
-            talk.messages.append({"role": "system", "content": info.get("system_prompt", "")})
-        talk.messages.append(user_message(observation, info.get("image_places")))
-
 
 def request_body(
     messages: Sequence[Mapping[str, Any]], sampling: Sampling, extra: Mapping[str, Any], seed: int = 0
@@ -357,8 +355,8 @@ def request_body(
         "messages": messages,
         "temperature": sampling.temperature,
         "max_tokens": sampling.max_tokens,
-        **({"stop": list(sampling.stop)} if sampling.stop else {}),
-        **({"seed": seed} if sampling.temperature > 0 else {}),
+        "stop": list(sampling.stop) or None,
+        "seed": seed if sampling.temperature > 0 else None,
         **extra,
     }
     # A field that is given as null is left out: newer models of OpenAI refuse some.
@@ -366,23 +364,18 @@ def request_body(
 
 
 def user_message(observation: Observation, image_places: Sequence[int] | None = None) -> dict[str, Any]:
-    """An observation as a chat message: its images, then its text, or as `image_places` says."""
+    """An observation as a chat message: its images (PNG, the same pixels), then its text, or as `image_places` says."""
     parts: list[dict[str, Any]] = []
     for part in split_observation(observation, image_places):
         if isinstance(part, str):
             parts.append({"type": "text", "text": part})
-        else:
-            parts.append({"type": "image_url", "image_url": {"url": data_uri(part)}})
+            continue
+        file = io.BytesIO()
+        # Packed quickly rather than tightly.
+        Image.fromarray(np.ascontiguousarray(part)).save(file, format="PNG", compress_level=1)
+        data = base64.b64encode(file.getvalue()).decode("ascii")
+        parts.append({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}})
     return {"role": "user", "content": parts}
-
-
-def data_uri(image: np.ndarray) -> str:
-    """An image (HxWx3 uint8) as a PNG data URI: the same pixels, packed quickly rather than tightly."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def with_stop_string(reply: Reply, stop: Sequence[str]) -> str:
@@ -405,17 +398,17 @@ def with_calls(reply: Reply, dialect: Dialect | None) -> str:
     """The text of a reply whose calls the server took out of it, with the calls where they stood.
 
     Servers that parse calls do so whether tools were asked for or not. What they take for one is a <tool_call> of JSON;
-    so it is put back, if that is how calls are written in this dialect.
-
-    Raises:
-        Unanswered: it is not.
+    so it is put back, if that is how calls are written in this dialect, and Unanswered otherwise.
     """
     text = reply.text
     # Some leave the calls in the text as well.
     if dialect is not None and len(dialect.parse(text).calls) >= len(reply.calls):
         return text
     for call in reply.calls:
-        block = _block(call)
+        # The arguments stay as the server gave them: what is no JSON is the model's mistake, and read as one.
+        arguments = call.arguments.replace("</", "<\\/")
+        name = json.dumps(call.name, ensure_ascii=False)
+        block = f'<tool_call>\n{{"name": {name}, "arguments": {arguments}}}\n</tool_call>'
         if dialect is None or len(dialect.parse(block).calls) != 1:
             raise Unanswered(
                 f"the server took a call out of the text ({show(call.name)} with {show(call.arguments)}), and it "
@@ -424,10 +417,3 @@ def with_calls(reply: Reply, dialect: Dialect | None) -> str:
             )
         text = f"{text.rstrip()}\n{block}" if text.strip() else block
     return text
-
-
-def _block(call: ServerCall) -> str:
-    # The arguments stay as the server gave them: what is no JSON is the model's mistake, and read as one.
-    arguments = call.arguments.replace("</", "<\\/")
-    name = json.dumps(call.name, ensure_ascii=False)
-    return f'<tool_call>\n{{"name": {name}, "arguments": {arguments}}}\n</tool_call>'

@@ -1,16 +1,14 @@
 """Conversations as token ids: the only place that tokenizes.
 
-A conversation grows by appending, never by rendering again: prompt ids, sampled ids, reply ids, sampled
-ids, ... So the ids that were sampled are the ids that are trained on. Everything that comes from outside
-(questions, OCR text, replies) is encoded with special tokens switched off: no text can become a vision
-placeholder or a role marker.
+A conversation grows by appending, never by rendering again: so the ids that were sampled are the ids that are trained
+on. Everything that comes from outside (questions, OCR text, replies) is encoded with special tokens switched off: no
+text can become a vision placeholder or a role marker.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
@@ -18,22 +16,14 @@ import numpy as np
 
 from pxr_agents.types import Completion, Observation, Tokens, split_observation
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Pieces:
-    """The fixed texts of a chat template, found by rendering a conversation of sentinels."""
-
-    system_open: str
-    user_open: str
-    user_close: str  # with what opens the model's turn
-    assistant_close: str
-
-
 _SENTINELS = {role: f"@@{role}@@" for role in ("system", "user", "assistant", "reply")}
 
 
-def _pieces(tokenizer: Any) -> _Pieces:
-    """Take a chat template apart. Works for every template that writes turns one after the other."""
+def _pieces(tokenizer: Any) -> dict[str, str]:
+    """The fixed texts of a chat template, found by rendering a conversation of sentinels.
+
+    Works for every template that writes turns one after the other. "user_close" has what opens the model's turn in it.
+    """
     from jinja2 import TemplateError
 
     image = {"type": "image"}
@@ -66,22 +56,15 @@ def _pieces(tokenizer: Any) -> _Pieces:
             f"The chat template does not write an image as {image_text!r} directly before the text that follows it "
             f"(Qwen2.5-VL and Qwen3-VL do); got: {text!r}"
         )
-    user_open = user_open.removesuffix(image_text)
-    bridge = bridge.removesuffix(image_text)
     # A prompt opens the user turn after closing the system turn, a reply after closing the assistant's: the
     # difference between the two is what an assistant turn needs to be closed with. The last user turn is followed by
     # the generation prompt, which may open a thought as well (Qwen3-VL Thinking: "<think>").
-    return _Pieces(system_open=system_open, user_open=user_open, user_close=reply_close, assistant_close=bridge)
-
-
-def _special_id(tokenizer: Any, token: str) -> int:
-    ids = tokenizer.encode(token, add_special_tokens=False)
-    if len(ids) != 1:
-        raise ValueError(
-            f"The tokenizer writes {token} as {len(ids)} ids; expected one, as that of a Qwen2.5-VL or a Qwen3-VL. "
-            f"Is this the tokenizer of a model without vision?"
-        )
-    return int(ids[0])
+    return {
+        "system_open": system_open,
+        "user_open": user_open.removesuffix(image_text),
+        "user_close": reply_close,
+        "assistant_close": bridge.removesuffix(image_text),
+    }
 
 
 class ChatFormat:
@@ -102,25 +85,30 @@ class ChatFormat:
     def __init__(self, tokenizer: Any, *, patch_size: int, merge_size: int) -> None:
         self.tokenizer = tokenizer
         self.image_unit = patch_size * merge_size
-        self._pieces = _pieces(tokenizer)
-        self.stop_id = _special_id(tokenizer, "<|im_end|>")
-        self.image_id = _special_id(tokenizer, "<|image_pad|>")
-        self._vision_start = _special_id(tokenizer, "<|vision_start|>")
-        self._vision_end = _special_id(tokenizer, "<|vision_end|>")
+        pieces = _pieces(tokenizer)
+        self.stop_id, self.image_id, self._vision_start, self._vision_end = (
+            self._special_id(token) for token in ("<|im_end|>", "<|image_pad|>", "<|vision_start|>", "<|vision_end|>")
+        )
         # What a tokenizer's configuration lists as special and what it marks as special are two things.
         special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
         self.banned_ids = tuple(sorted(special.union(tokenizer.all_special_ids) - {self.stop_id}))
-        self._fixed = {
-            name: tuple(tokenizer.encode(getattr(self._pieces, name), add_special_tokens=False))
-            for name in ("system_open", "user_open", "user_close", "assistant_close")
-        }
+        self._fixed = {name: tuple(tokenizer.encode(piece, add_special_tokens=False)) for name, piece in pieces.items()}
         # "<|im_end|>" is sampled by the model when it stops, and written for it when it was cut.
         if self._fixed["assistant_close"][:1] != (self.stop_id,):
             raise ValueError(
-                f"The chat template closes an assistant turn with {self._pieces.assistant_close!r}; expected it to "
+                f"The chat template closes an assistant turn with {pieces['assistant_close']!r}; expected it to "
                 f"begin with <|im_end|>, the token that ends a turn"
             )
         self._text_cache: dict[str, tuple[int, ...]] = {}
+
+    def _special_id(self, token: str) -> int:
+        ids = self.tokenizer.encode(token, add_special_tokens=False)
+        if len(ids) != 1:
+            raise ValueError(
+                f"The tokenizer writes {token} as {len(ids)} ids; expected one, as that of a Qwen2.5-VL or a Qwen3-VL. "
+                f"Is this the tokenizer of a model without vision?"
+            )
+        return int(ids[0])
 
     def encode_text(self, text: str) -> tuple[int, ...]:
         """Ids of foreign text; never contains a special id."""
@@ -138,11 +126,9 @@ class ChatFormat:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def grid(self, image: np.ndarray) -> tuple[int, int]:
-        """Rows and columns of vision tokens of an image.
+        """Rows and columns of vision tokens of an image; ValueError if a side is not a multiple of `image_unit`.
 
-        Raises:
-            ValueError: if a side is not a multiple of `image_unit`: a processor would resize the image, and the
-                model would see other pixels than the environment showed.
+        A processor would resize such an image, and the model would see other pixels than the environment showed.
         """
         height, width = image.shape[:2]
         if height % self.image_unit or width % self.image_unit:
@@ -159,10 +145,7 @@ class ChatFormat:
         observation: Observation,
         image_places: Sequence[int] | None = None,
     ) -> None:
-        """Begin a conversation: system prompt, first observation, and the opening of the model's turn.
-
-        `image_places`: of the observation, see `pxr_agents.types.split_observation`.
-        """
+        """Begin a conversation: system prompt, first observation (see `split_observation`), and the model's opening."""
         conversation.append_ids(self._fixed["system_open"])
         conversation.append_ids(self.encode_text(system_prompt))
         conversation.append_ids(self._fixed["user_open"])
@@ -173,7 +156,7 @@ class ChatFormat:
     ) -> None:
         """Go on after the model's turn with what the environment answered."""
         close = self._fixed["assistant_close"]
-        conversation.append_ids(close[1:] if conversation.last_id == self.stop_id else close)
+        conversation.append_ids(close[1:] if conversation.ids[-1] == self.stop_id else close)
         self._observation(conversation, observation, image_places)
 
     def _observation(
@@ -195,8 +178,8 @@ _interned: weakref.WeakValueDictionary[tuple[tuple[int, ...], bytes], np.ndarray
 def intern_image(image: np.ndarray) -> np.ndarray:
     """One array for equal images, as long as somebody holds it.
 
-    The rollouts of a group begin with the same image: this keeps one copy of it in memory and in what is
-    sent to a learner, and lets engines find equal images by identity.
+    The rollouts of a group begin with the same image: memory and what is sent to a learner hold one copy of it, and
+    engines find equal images by identity.
     """
     key = (image.shape, blake2b(np.ascontiguousarray(image).data, digest_size=16).digest())
     return _interned.setdefault(key, image)
@@ -221,10 +204,6 @@ class Conversation:
         """Turns of the model so far, demonstrated ones included."""
         return len(self._turn_ends)
 
-    @property
-    def last_id(self) -> int:
-        return self.ids[-1]
-
     def append_ids(self, ids: Sequence[int]) -> None:
         """Text that the model did not write."""
         self._extend(ids, action=False, logprobs=[0.0] * len(ids))
@@ -236,9 +215,7 @@ class Conversation:
         height, width = np.divmod(np.arange(rows * columns, dtype=np.int32), columns)
         self._positions.append(np.stack([np.full_like(height, base), base + height, base + width]))
         self._next_position += max(rows, columns)
-        self.ids += [image_id] * (rows * columns)
-        self._action += [False] * (rows * columns)
-        self._logprobs += [0.0] * (rows * columns)
+        self._append([image_id] * (rows * columns), action=False, logprobs=[0.0] * (rows * columns))
         self.images.append(intern_image(image))
 
     def append_completion(self, completion: Completion, *, n_forced: int = 0) -> None:
@@ -264,12 +241,14 @@ class Conversation:
         self._n_images = len(self.images)
 
     def _extend(self, ids: Sequence[int], *, action: bool, logprobs: Sequence[float]) -> None:
-        n = len(ids)
+        first, self._next_position = self._next_position, self._next_position + len(ids)
+        self._positions.append(np.broadcast_to(np.arange(first, self._next_position), (3, len(ids))))
+        self._append(ids, action=action, logprobs=logprobs)
+
+    def _append(self, ids: Sequence[int], *, action: bool, logprobs: Sequence[float]) -> None:
         self.ids += ids
-        self._action += [action] * n
+        self._action += [action] * len(ids)
         self._logprobs += logprobs
-        self._positions.append(np.broadcast_to(np.arange(self._next_position, self._next_position + n), (3, n)))
-        self._next_position += n
 
     def positions(self, start: int = 0) -> np.ndarray:
         """(3, L - start) int32 M-RoPE positions from id `start` on."""

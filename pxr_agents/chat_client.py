@@ -1,15 +1,14 @@
 """Chat completions by the `openai` client: bounded retries, and the key in no text it writes.
 
-Reference: https://platform.openai.com/docs/api-reference/chat. vLLM, SGLang, llama.cpp and most hosts speak it, too.
-The client's own retries are off: they repeat nothing that fails with status 200 (an error inside the JSON, a turn that
-the server broke off), know no total, and do not hold back the other requests after a 429.
+Reference: https://platform.openai.com/docs/api-reference/chat; vLLM, SGLang, llama.cpp and most hosts speak it, too.
+The client's own retries are off: they repeat nothing that fails with status 200, know no total, and do not hold back
+the other requests after a 429.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import itertools
 import json
 import logging
 import os
@@ -41,18 +40,19 @@ _LOG = logging.getLogger(__name__)
 
 
 class RemoteError(RuntimeError):
-    """A server did not do what it was asked."""
+    """A server did not do what it was asked; `status` of HTTP, None if there was none."""
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Unanswered(RemoteError):
-    """One request could not be answered, and asking again did not help. Others may be.
-
-    `is_down`: the server failed in a way that other requests would meet, too; `status` of HTTP, None if there was none.
-    """
+    """One request could not be answered, and asking again did not help; `is_down` if others would fare no better."""
 
     def __init__(self, message: str, *, is_down: bool = False, status: int | None = None) -> None:
-        super().__init__(message)
-        self.is_down, self.status = is_down, status
+        super().__init__(message, status=status)
+        self.is_down = is_down
 
 
 class ContextExceeded(Unanswered):
@@ -62,13 +62,9 @@ class ContextExceeded(Unanswered):
 class ServerRefused(RemoteError):
     """The server takes no request of this kind: the key, the address or the model is wrong, or the account is empty."""
 
-    def __init__(self, message: str, status: int | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-
 
 class _Transient(Exception):
-    """Worth another attempt; `retry_after` are the seconds the server asked for, None if it did not say.
+    """Worth another attempt, after the seconds that the server asked for if it did.
 
     `of_question`: should it stay so, that says nothing about other questions.
     """
@@ -86,18 +82,12 @@ class Retries:
 
     Before attempt n + 1 it waits a random time between 0 and `first_wait * 2**(n - 1)`, at most `longest_wait` (M.
     Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015), or as long as the server asks for.
-
-    Args:
-        attempts: most attempts of one request, the first one included.
-        first_wait: bound of the first wait, in seconds.
-        longest_wait: bound of any wait that the server did not ask for, in seconds.
-        total: seconds after which a request is not repeated any more, waits included.
     """
 
-    attempts: int = 8
-    first_wait: float = 1.0
-    longest_wait: float = 60.0
-    total: float = 900.0
+    attempts: int = 8  # the first one included
+    first_wait: float = 1.0  # bound of the first wait, in seconds
+    longest_wait: float = 60.0  # bound of any wait that the server did not ask for, in seconds
+    total: float = 900.0  # seconds after which a request is not repeated any more, waits included
 
     def __post_init__(self) -> None:
         if self.attempts < 1 or min(self.first_wait, self.longest_wait) < 0 or self.total <= 0:
@@ -110,22 +100,12 @@ class Retries:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Server:
-    """Where a model is served.
+    """Where a model is served: `Server(base_url="http://localhost:8000/v1", model="Qwen/Qwen2.5-VL-7B-Instruct")`."""
 
-        Server(base_url="http://localhost:8000/v1", model="Qwen/Qwen2.5-VL-7B-Instruct", timeout=60.0)
-
-    Args:
-        base_url: up to and with the version, without a key or a password.
-        model: the name the server knows it by.
-        api_key_env: environment variable that holds the key; nothing is sent if it is not set.
-        timeout: seconds for one attempt.
-        retries: when to give up.
-    """
-
-    base_url: str
-    model: str
-    api_key_env: str = "OPENAI_API_KEY"
-    timeout: float = 300.0
+    base_url: str  # up to and with the version, without a key or a password
+    model: str  # the name the server knows it by
+    api_key_env: str = "OPENAI_API_KEY"  # environment variable of the key; nothing is sent if it is not set
+    timeout: float = 300.0  # seconds for one attempt
     retries: Retries = field(default_factory=Retries)
 
     def __post_init__(self) -> None:
@@ -155,9 +135,6 @@ class ChatClient:
     A 429 or 503 with Retry-After makes all requests wait, not only the one that was told. Redirects are not followed:
     they would carry the key to another host.
 
-    Args:
-        server: where, and when to give up.
-
     Raises:
         ImportError: openai is not installed.
         ValueError: the key is not of the kind that a header can carry.
@@ -169,7 +146,7 @@ class ChatClient:
         except ImportError as error:
             raise ImportError("a model behind an API needs openai: run `pip install 'pxr-gym[api]'`") from error
         self.server = server
-        self._key = ApiKey.from_environment(server.api_key_env)
+        self._key = _key_in(server.api_key_env)
         self._loop = _event_loop()
         self._api = openai.AsyncOpenAI(
             base_url=server.base_url,
@@ -187,17 +164,11 @@ class ChatClient:
         """One completion for a request body (the model's name is added).
 
         Raises:
-            Unanswered: after as many attempts as the server's `Retries` allow, or at once where the server says that
-                this request is wrong.
+            Unanswered: after as many attempts as the `Retries` allow, or at once where the request is wrong.
             ServerRefused: no request would be answered.
         """
-        ask = functools.partial(
-            self._api.chat.completions.with_raw_response.create,
-            model=self.server.model,
-            messages=[],
-            extra_body=dict(body),
-            extra_headers=self._headers(),
-        )
+        create = self._api.chat.completions.with_raw_response.create
+        ask = functools.partial(create, model=self.server.model, messages=[], extra_body=dict(body))
         return self._run(self._ask(ask, self._reply))
 
     def served_model(self) -> dict[str, Any] | None:
@@ -208,8 +179,7 @@ class ChatClient:
             Unanswered: it cannot be reached.
         """
         try:
-            ask = functools.partial(self._api.models.with_raw_response.list, extra_headers=self._headers())
-            listed = self._run(self._ask(ask, lambda payload, attempts: payload))
+            listed = self._run(self._ask(self._api.models.with_raw_response.list, lambda payload, attempts: payload))
         except (ServerRefused, Unanswered) as error:
             # Keys may be good for completions alone, and the list of transformers' server wants a cache of models.
             if error.status in (400, 403, 404, 405) or (error.status or 0) >= 500:
@@ -218,9 +188,9 @@ class ChatClient:
         entries = listed.get("data") if isinstance(listed, dict) else None
         for entry in entries if isinstance(entries, list) else []:
             if isinstance(entry, dict) and entry.get("id") == self.server.model:
-                known = {name: entry[name] for name in ("id", "root", "owned_by") if isinstance(entry.get(name), str)}
-                length = {name: entry[name] for name in ("max_model_len",) if isinstance(entry.get(name), int)}
-                return {name: self._key.redact(value) for name, value in known.items()} | length
+                known = {"id": str, "root": str, "owned_by": str, "max_model_len": int}
+                told = {name: entry[name] for name, kind in known.items() if isinstance(entry.get(name), kind)}
+                return {name: self._redact(value) if isinstance(value, str) else value for name, value in told.items()}
         return None
 
     def close(self) -> None:
@@ -230,12 +200,17 @@ class ChatClient:
             future.cancel()
         asyncio.run_coroutine_threadsafe(self._api.close(), self._loop)
 
+    def _redact(self, text: str) -> str:
+        """A text without the key: servers echo what they were sent."""
+        # Shorter ones, such as the "EMPTY" of local servers, are words that texts hold by chance.
+        return text if len(self._key) < 8 else text.replace(self._key, "[API key]")
+
     def _headers(self) -> dict[str, Any]:
         """The key of this server alone, and nothing else that the environment holds for OpenAI."""
         import openai
 
         names = ("Authorization", "OpenAI-Organization", "OpenAI-Project")
-        return dict.fromkeys(names, openai.Omit()) | self._key.headers()
+        return dict.fromkeys(names, openai.Omit()) | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
 
     def _run(self, request: Coroutine[Any, Any, Parsed]) -> Parsed:
         future = asyncio.run_coroutine_threadsafe(request, self._loop)
@@ -249,10 +224,11 @@ class ChatClient:
         finally:
             self._running.discard(future)
 
-    async def _ask(self, send: Callable[[], Awaitable[Any]], read: Callable[[Any, int], Parsed]) -> Parsed:
+    async def _ask(self, send: Callable[..., Awaitable[Any]], read: Callable[[Any, int], Parsed]) -> Parsed:
         """Attempts until `read` takes the answer; `read` gets the payload and the number of attempts."""
-        retries, started = self.server.retries, time.monotonic()
-        for attempt in itertools.count(1):
+        retries, started, attempt = self.server.retries, time.monotonic(), 0
+        while True:
+            attempt += 1
             held = self._open_at - time.monotonic()
             if held > 0:
                 # Those who were held back do not come back all at once.
@@ -261,10 +237,9 @@ class ChatClient:
                 return read(await self._attempt(send), attempt)
             except _Transient as error:
                 wait = max(retries.wait(attempt, self._random.random()), error.retry_after or 0.0)
-                elapsed = time.monotonic() - started
-                if attempt >= retries.attempts or elapsed + wait > retries.total:
+                if attempt >= retries.attempts or time.monotonic() - started + wait > retries.total:
                     raise Unanswered(
-                        f"{self.server.host}: {self._key.redact(str(error))}. Gave up after {attempt} attempts",
+                        f"{self.server.host}: {self._redact(str(error))}. Gave up after {attempt} attempts",
                         is_down=not error.of_question,
                         status=error.status,
                     ) from None
@@ -272,7 +247,6 @@ class ChatClient:
                 if error.retry_after is not None:
                     self._open_at = max(self._open_at, time.monotonic() + error.retry_after)
                 await asyncio.sleep(wait)
-        raise AssertionError("unreachable")
 
     def _tell(self, error: _Transient, attempt: int, wait: float) -> None:
         """Log that a request is repeated: not more than one line in a while, whatever the number of threads."""
@@ -280,16 +254,16 @@ class ChatClient:
             self._quiet_until = time.monotonic() + _QUIET
             asked = "" if (error.retry_after or 0.0) < 1 else f"the server asks to wait {error.retry_after:.0f} s: "
             again = f"attempt {attempt + 1} of {self.server.retries.attempts} in {wait:.1f} s"
-            _LOG.warning("%s: %s%s; %s", self.server.host, asked, self._key.redact(str(error)), again)
+            _LOG.warning("%s: %s%s; %s", self.server.host, asked, self._redact(str(error)), again)
 
-    async def _attempt(self, send: Callable[[], Awaitable[Any]]) -> Any:
+    async def _attempt(self, send: Callable[..., Awaitable[Any]]) -> Any:
         """The JSON of one answer."""
         import openai
 
         try:
             # The client's timeout is one between two packets: a server that drips would never end.
             async with asyncio.timeout(self.server.timeout):
-                response = (await send()).http_response
+                response = (await send(extra_headers=self._headers())).http_response
         except openai.APIStatusError as error:
             raise self._refusal(error.response) from None
         except (TimeoutError, openai.APITimeoutError):
@@ -299,7 +273,7 @@ class ChatClient:
             causes = list(_causes(error))
             for cause in causes:
                 if isinstance(cause, ssl.SSLError):
-                    raise ServerRefused(f"{self.server.host}: {self._key.redact(quote(str(cause), 300))}") from None
+                    raise ServerRefused(f"{self.server.host}: {self._redact(quote(str(cause), 300))}") from None
             kind = type(causes[1]).__name__ if len(causes) > 1 else "unknown"
             if kind == "ConnectError":
                 raise _Transient("nobody answers at this address") from None
@@ -324,25 +298,23 @@ class ChatClient:
         self, status: int | None, reason: str, retry_after: str | None = None, *, of_question: bool = False
     ) -> Exception:
         """What an error means: for this question, for another attempt, or for the whole run."""
-        reason = self._key.redact(reason)
+        reason = self._redact(reason)
         named = f"{self.server.host}: {reason}"
         if status != 429 and is_too_long(reason):
             return ContextExceeded(named)
         if status is None or status in _TRANSIENT or status >= 500:
             if "insufficient_quota" in reason:
-                return ServerRefused(f"{named}. Nothing is left to pay with.", status)
+                return ServerRefused(f"{named}. Nothing is left to pay with.", status=status)
             return _Transient(reason, _seconds(retry_after), of_question=of_question, status=status)
-        if status in _REFUSALS or status < 400:
-            return ServerRefused(f"{named}. {self._advice(status)}", status)
-        return Unanswered(named, status=status)
-
-    def _advice(self, status: int) -> str:
+        if status >= 400 and status not in _REFUSALS:
+            return Unanswered(named, status=status)
+        advice = f"Check the base URL and the model's name, {show(self.server.model)}."
         if status in (401, 403):
-            state = "is set, and was refused" if self._key.is_set else "is not set"
-            return f"The environment variable {self.server.api_key_env} {state}."
-        if status < 400:
-            return "Redirects are not followed: give the address it leads to."
-        return f"Check the base URL and the model's name, {show(self.server.model)}."
+            state = "is set, and was refused" if self._key else "is not set"
+            advice = f"The environment variable {self.server.api_key_env} {state}."
+        elif status < 400:
+            advice = "Redirects are not followed: give the address it leads to."
+        return ServerRefused(f"{named}. {advice}", status=status)
 
     def _reply(self, payload: Any, attempts: int) -> Reply:
         """What a completion says."""
@@ -350,7 +322,7 @@ class ChatClient:
             reply = read_reply(payload)
         except NoReply as error:
             raise self._fault(error.status, str(error), of_question=error.of_question) from None
-        redact = self._key.redact
+        redact = self._redact
         return replace(
             reply,
             text=redact(reply.text),
@@ -392,45 +364,19 @@ def _seconds(retry_after: str | None) -> float | None:
     return max(0.0, seconds) if seconds < float("inf") else None
 
 
-#: Shorter ones, such as the "EMPTY" of local servers, are words that texts hold by chance.
-_SHORTEST_SECRET = 8
+class _Key(str):
+    """A key that no log of a client shows."""
+
+    def __repr__(self) -> str:
+        return "[API key]"
 
 
-@dataclass(frozen=True, slots=True)
-class ApiKey:
-    """The key of a server, from an environment variable: nowhere else does it come from, and nowhere else does it go.
-
-    Args:
-        value: the key, "" if there is none.
-    """
-
-    value: str = field(repr=False)
-
-    @staticmethod
-    def from_environment(variable: str) -> ApiKey:
-        """The key in an environment variable.
-
-        Raises:
-            ValueError: it holds what no header can carry. The message does not quote it.
-        """
-        value = os.environ.get(variable, "").strip()
-        if not re.fullmatch(r"[!-~]*", value):
-            raise ValueError(
-                f"the environment variable {variable} holds blanks, line ends or other characters that are not "
-                "printable ASCII; expected an API key alone. Set it again."
-            )
-        return ApiKey(value)
-
-    @property
-    def is_set(self) -> bool:
-        return bool(self.value)
-
-    def headers(self) -> dict[str, str]:
-        """What a request carries."""
-        return {"Authorization": f"Bearer {self.value}"} if self.value else {}
-
-    def redact(self, text: str) -> str:
-        """`text` without the key: servers echo what they were sent."""
-        if len(self.value) < _SHORTEST_SECRET:
-            return text
-        return text.replace(self.value, "[API key]")
+def _key_in(variable: str) -> _Key:
+    """The key in an environment variable, "" if there is none; a ValueError that does not quote it for no key."""
+    value = os.environ.get(variable, "").strip()
+    if not re.fullmatch(r"[!-~]*", value):
+        raise ValueError(
+            f"the environment variable {variable} holds blanks, line ends or other characters that are not "
+            "printable ASCII; expected an API key alone. Set it again."
+        )
+    return _Key(value)

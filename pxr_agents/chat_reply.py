@@ -63,52 +63,33 @@ _TOO_LONG = re.compile(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerCall:
-    """A call that the server took out of the model's text.
+    """A call that the server took out of the model's text."""
 
-    Args:
-        name: of the function.
-        arguments: as JSON text, as the server wrote it.
-    """
-
-    name: str
-    arguments: str
+    name: str  # of the function
+    arguments: str  # as JSON text, as the server wrote it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """One completion.
+    """One completion."""
 
-    Args:
-        text: what the model said.
-        reasoning: its thoughts, where the server reports them apart; else "".
-        calls: the calls that the server took out of the text, in order.
-        finish_reason: "stop", "length", or the server's own word.
-        stop_reason: the stop string that ended it, where the server tells (vLLM does); else None.
-        prompt_tokens, completion_tokens: what the server counted, None if it did not.
-        served: the model and the system fingerprint as the server names them.
-        attempts: how often it was asked.
-        has_logprobs: whether log-probabilities came with it.
-    """
-
-    text: str
-    reasoning: str = ""
-    calls: tuple[ServerCall, ...] = ()
-    finish_reason: str | None = None
-    stop_reason: str | None = None
-    prompt_tokens: int | None = None
+    text: str  # what the model said
+    reasoning: str = ""  # its thoughts, where the server reports them apart
+    calls: tuple[ServerCall, ...] = ()  # those that the server took out of the text, in order
+    finish_reason: str | None = None  # "stop", "length", or the server's own word
+    stop_reason: str | None = None  # the stop string that ended it, where the server tells (vLLM does)
+    prompt_tokens: int | None = None  # what the server counted, None if it did not
     completion_tokens: int | None = None
-    served: str = ""
-    attempts: int = 1
+    served: str = ""  # the model and the system fingerprint as the server names them
+    attempts: int = 1  # how often it was asked
     has_logprobs: bool = False
 
 
 class NoReply(Exception):
     """JSON came that is no turn of the model.
 
-    Args:
-        reason: what came.
-        status: the HTTP status that an error inside the JSON names, None if there is none.
-        of_question: whether it says something about this question, and nothing about the server.
+    `status`: the HTTP status that an error inside the JSON names. `of_question`: it says something about this question,
+    and nothing about the server.
     """
 
     def __init__(self, reason: str, *, status: int | None = None, of_question: bool = False) -> None:
@@ -117,18 +98,16 @@ class NoReply(Exception):
 
 
 def read_reply(payload: Any) -> Reply:
-    """What a completion says.
-
-    Raises:
-        NoReply: it is none, or one that the server broke off.
-    """
+    """What a completion says; NoReply if it is none, or one that the server broke off."""
     choice = _choice(payload)
     finish = _finish(choice)
     message = choice["message"] if "message" in choice else {"content": choice.get("text")}
     if not isinstance(message, Mapping):
         raise _unreadable(payload)
     text, reasoning = _content(message)
-    reasoning = reasoning or _reasoning(message)
+    # The thoughts that a server reports apart, by the names that servers give them.
+    apart = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
+    reasoning = reasoning or next(filter(None, (_text_of(message.get(name)) for name in apart)), "")
     calls = _calls(message)
     refusal = message.get("refusal")
     if not text and isinstance(refusal, str):
@@ -206,11 +185,7 @@ def _status(payload: Any) -> int | None:
 
 
 def _finish(choice: Mapping[str, Any]) -> str | None:
-    """How the turn ended, in the server's word or the usual one.
-
-    Raises:
-        NoReply: by the server's failure.
-    """
+    """How the turn ended, in the server's word or the usual one; NoReply if by the server's failure."""
     finish = choice.get("finish_reason")
     if isinstance(finish, Mapping):
         finish = finish.get("type")
@@ -235,24 +210,16 @@ def _content(message: Mapping[str, Any]) -> tuple[str, str]:
         raise NoReply(f"a completion came whose content is {show(content)}; expected text, or a list of parts")
     words, thoughts = [], []
     for part in content:
-        kind = part.get("type", "text") if isinstance(part, Mapping) else "text" if isinstance(part, str) else None
         if isinstance(part, str):
-            words.append(part)
-        elif kind in _WORDS and isinstance(part.get(_WORDS[kind]), str):
+            part = {"text": part}
+        kind = part.get("type", "text") if isinstance(part, Mapping) else None
+        if kind in _WORDS and isinstance(part.get(_WORDS[kind]), str):
             words.append(part[_WORDS[kind]])
         elif kind in _THOUGHTS:
             thoughts.append(_text_of(part.get(_THOUGHTS[kind]) or part.get("summary")))
         else:
             raise NoReply(f"a completion came with the part {show(part)}; expected parts of text or thoughts")
     return "".join(words), "".join(thoughts)
-
-
-def _reasoning(message: Mapping[str, Any]) -> str:
-    """The thoughts that a server reports apart, by the names that servers give them."""
-    for name in ("reasoning_content", "reasoning", "thinking", "reasoning_details"):
-        if thoughts := _text_of(message.get(name)):
-            return thoughts
-    return ""
 
 
 def _text_of(value: Any) -> str:
@@ -268,11 +235,8 @@ def _text_of(value: Any) -> str:
 
 def _calls(message: Mapping[str, Any]) -> tuple[ServerCall, ...]:
     """The calls that the server read, as `tool_calls` or as the older `function_call`."""
-    given = message.get("tool_calls")
-    if not given and message.get("function_call"):
-        given = [{"function": message["function_call"]}]
-    if not given:
-        return ()
+    older = message.get("function_call")
+    given = message.get("tool_calls") or ([{"function": older}] if older else [])
     calls = []
     for entry in given if isinstance(given, list) else [given]:
         function = entry.get("function", entry) if isinstance(entry, Mapping) else None

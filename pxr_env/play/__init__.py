@@ -65,9 +65,7 @@ def run(args: argparse.Namespace) -> int:
 def make_environment(task: str, arguments: dict[str, Any]) -> Any:
     """The environment of a task, one of this package or one of your own as "module:namespace/Name-v0".
 
-    Raises:
-        ValueError: there is no such task, or it is another kind of environment.
-        TypeError: an argument is unknown or lacks.
+    ValueError if there is no such task, or it is another kind of environment; TypeError for wrong arguments.
     """
     if import_module_of(task) not in gymnasium.registry:
         raise ValueError(
@@ -82,11 +80,7 @@ def make_environment(task: str, arguments: dict[str, Any]) -> Any:
 
 
 def read_settings(task: str, settings: Sequence[str]) -> dict[str, Any]:
-    """Reads key=value: JSON where it is JSON, else text; commas make a list where the default is one.
-
-    Raises:
-        ValueError: a setting is no key=value, or is given twice.
-    """
+    """Reads key=value: JSON where it is JSON, else text; commas make a list where the default is one."""
     defaults = TASKS[task].parameters() if task in TASKS else {}
     arguments: dict[str, Any] = {}
     for setting in settings:

@@ -216,20 +216,16 @@ class PersonSeat:
             forms[name] = Form(operation=operation, inputs=inputs, draws=draws)
         return forms, tabs, calls
 
-    def _chooser(self) -> dict[str, tuple[Any, str]]:
-        """What begins an episode: the name of an argument of `_start` -> what is pressed, and when."""
+    def _chooser(self) -> dict[str, Callable[..., Any]]:
+        """What begins an episode: how -> what happens to a button or to a text."""
         with gr.Row():
             following = gr.Button("Next sample", elem_id="next")
             again = gr.Button("Begin this sample again", elem_id="again")
         with gr.Accordion("Choose a sample", open=False), gr.Row():
             self._sample_id = gr.Textbox(label="Sample id", submit_btn="Begin", elem_id="sample-id")
             self._seed = gr.Textbox(label="Seed of the draw", submit_btn="Draw", elem_id="seed")
-        return {
-            "next": (following, "click"),
-            "again": (again, "click"),
-            "sample_id": (self._sample_id, "submit"),
-            "seed": (self._seed, "submit"),
-        }
+        events = {"sample_id": self._sample_id.submit, "seed": self._seed.submit}
+        return {"next": following.click, "again": again.click, **events}
 
     def _connect(
         self, erase: gr.Button, tabs: Mapping[str, gr.Tab], calls: Mapping[str, gr.Button], send: gr.Button, starts: Any
@@ -241,8 +237,8 @@ class PersonSeat:
         shown += [self._status, self._transcript, self._prompt, self._answer, self._raw, *arguments]
         looked = [self._picture, self._caption, *arguments]
         self.page.load(lambda: self._start(None, **self._first), None, shown, **_IN_TURN)
-        for what, (place, event) in starts.items():
-            getattr(place, event)(lambda data, what=what: self._begin(data, what), given, shown, **_IN_TURN)
+        for what, begins in starts.items():
+            begins(lambda data, what=what: self._begin(data, what), given, shown, **_IN_TURN)
         for name in self._forms:
             tabs[name].select(lambda data, name=name: self._open(data, name), given, looked, **_QUIET)
             calls[name].click(lambda data, name=name: self._call(data, name), given, shown, **_IN_TURN)

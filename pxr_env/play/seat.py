@@ -35,22 +35,11 @@ _SECRETS = ("needs_operation", "evidence_box", "evidence_time", "category")
 
 #: Kind of an argument -> what is to be filled in.
 KINDS = {
-    "box": "x1,y1,x2,y2",
-    "line": "x1,y1,x2,y2",
-    "point": "x,y",
-    "boxes": "x1,y1,x2,y2;...",
-    "lines": "x1,y1,x2,y2;...",
-    "points": "x,y;...",
-    "image": "the number of an image",
-    "images": "numbers of images: 1,3,5",
-    "integer": "an integer",
-    "number": "a number",
-    "choice": "one of the options",
-    "flag": "true or false",
-    "text": "text",
-    "texts": "text;text;...",
-    "json": "JSON",
-}
+    "box": "x1,y1,x2,y2", "line": "x1,y1,x2,y2", "point": "x,y", "boxes": "x1,y1,x2,y2;...",
+    "lines": "x1,y1,x2,y2;...", "points": "x,y;...", "image": "the number of an image",
+    "images": "numbers of images: 1,3,5", "integer": "an integer", "number": "a number", "choice": "one of the options",
+    "flag": "true or false", "text": "text", "texts": "text;text;...", "json": "JSON",
+}  # fmt: skip
 #: Kinds that are drawn onto an image -> how many numbers one shape has.
 DRAWN = {"box": 4, "line": 4, "point": 2, "boxes": 4, "lines": 4, "points": 2}
 #: Kinds of several shapes -> the kind of one.
@@ -71,25 +60,18 @@ class Seat:
     """Plays episodes of an environment, which may have wrappers, and keeps what was said and shown in the present one.
 
     Every turn goes through the environment's dialect and its `step`, as a model's would.
-
-    Attributes:
-        env: the environment below its wrappers.
-        messages: the conversation so far.
-        images: the images so far, uint8 HxWx3, image number n at n - 1.
-        info: what the environment said last.
-        reward: of the episode once it is over, the sum over its turns, else None.
     """
 
     def __init__(self, env: gymnasium.Env) -> None:
         self._wrapped = env
-        self.env = cast(VisualReasoningEnv, env.unwrapped)
-        self.info: dict[str, Any] = {}
+        self.env = cast(VisualReasoningEnv, env.unwrapped)  # below its wrappers
+        self.info: dict[str, Any] = {}  # what it said last
         self._clear()
 
     def _clear(self) -> None:
         self.messages: list[Message] = []
-        self.images: list[np.ndarray] = []
-        self.reward: float | None = None
+        self.images: list[np.ndarray] = []  # uint8 HxWx3, image number n at n - 1
+        self.reward: float | None = None  # of the episode once it is over, the sum over its turns
         # What the turns so far were paid, in all and by term.
         self._return, self._paid = 0.0, dict[str, float]()
 
@@ -101,10 +83,8 @@ class Seat:
     def start(self, *, seed: int | None = None, sample_id: str | None = None) -> Message:
         """Begins an episode and returns its first message; without arguments the sample is drawn.
 
-        Raises:
-            ValueError: a negative seed; the running episode goes on.
-            DataError: an unknown sample id, likewise, or a sample that cannot be shown.
-            MediaError: an image or a video that cannot be read.
+        ValueError for a negative seed, an unknown id, or a sample that cannot be shown; after the first two the running
+        episode goes on.
         """
         if seed is not None and seed < 0:
             raise ValueError(f"got the seed {seed}, expected an integer of at least 0.")
@@ -189,10 +169,9 @@ class Field:
         return words
 
     def read(self, text: str) -> Any:
-        """The value that was typed; ranges and counts are left to the environment, whose text a model would read.
+        """The value that was typed; a ValueError for the person if it is none of this kind.
 
-        Raises:
-            ValueError: the text is nothing of this kind; the message is for the person.
+        Ranges and counts are left to the environment, whose text a model would read.
         """
         text = text.strip()
         try:
@@ -208,15 +187,10 @@ class Field:
             return ",".join(f"{edge:g}" if frame.decimals else f"{edge:.0f}" for edge in edges)
         low, high = self.schema.get("minimum", 0), self.schema.get("maximum", 1)
         others = {
-            "image": "1",
-            "images": "1,2",
-            "integer": str(max(1, low)),
-            "number": f"{low + (high - low) * 0.75:g}",
+            "image": "1", "images": "1,2", "flag": "true", "texts": '"one;two"', "json": "'{}'",
+            "integer": str(max(1, low)), "number": f"{low + (high - low) * 0.75:g}",
             "choice": str(self.schema.get("enum", [""])[0]),
-            "flag": "true",
-            "texts": '"one;two"',
-            "json": "'{}'",
-        }
+        }  # fmt: skip
         return others.get(self.kind, "word")
 
     def _value(self, text: str) -> Any:
@@ -237,10 +211,10 @@ class Field:
                 return _items(text)
             case "choice":
                 return next((option for option in self.schema["enum"] if str(option) == text), text)
-            case "flag" if text.lower() in _FLAGS:
-                return _FLAGS[text.lower()]
             case "flag":
-                raise ValueError(text)
+                if text.lower() not in _FLAGS:
+                    raise ValueError(text)
+                return _FLAGS[text.lower()]
         return text
 
 
@@ -284,11 +258,7 @@ def kind_of(name: str, schema: Mapping[str, Any]) -> str:
 
 
 def read_arguments(operation: Operation, texts: Mapping[str, str]) -> dict[str, Any]:
-    """The arguments of a call from what was typed for each; blank texts count as left out.
-
-    Raises:
-        ValueError: an argument is unknown, lacks, or cannot be read; the message is for the person.
-    """
+    """The arguments of a call from what was typed for each, blank texts left out; a ValueError for the person."""
     fields = {field.name: field for field in fields_of(operation)}
     for name in texts:
         if name not in fields:
@@ -304,11 +274,7 @@ def read_arguments(operation: Operation, texts: Mapping[str, str]) -> dict[str, 
 
 
 def read_call(operation: Operation, text: str) -> dict[str, Any]:
-    """The arguments of a call: name=value, or values in the order of the schema.
-
-    Raises:
-        ValueError: what was got and expected; for the person, the environment sees nothing of it.
-    """
+    """The arguments of a call: name=value, or values in the order of the schema; a ValueError for the person."""
     try:
         words = shlex.split(text)
     except ValueError as error:

@@ -126,16 +126,14 @@ def _is_of(given: str, listens_on: str) -> bool:
         host = urlsplit(f"//{given}").hostname or ""
     except ValueError:
         return False
-    if host in LOOPBACK or host == listens_on.lower():
-        return True
-    if listens_on in LOOPBACK:
-        return False
+    is_here = host in LOOPBACK or host == listens_on.lower()
+    if is_here or listens_on in LOOPBACK:
+        return is_here
     # Listening for other machines: they come with an address, or with the name of this machine.
     try:
-        ip_address(host)
+        return bool(ip_address(host))
     except ValueError:
         return host in {socket.gethostname().lower(), socket.getfqdn().lower()}
-    return True
 
 
 @contextmanager

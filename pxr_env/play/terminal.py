@@ -40,15 +40,9 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 
 
 class Terminal:
-    """One person at a terminal.
+    """One person at a terminal, `columns` characters wide.
 
-    Args:
-        seat: where the person sits.
-        read_line: where commands come from.
-        out: where everything is written.
-        directory: where every image is saved as a PNG file, a folder for each episode.
-        mode: how images are shown, one of `MODES`.
-        columns: width of the terminal in characters.
+    Every image is saved below `directory` as a PNG file, in a folder for each episode; `mode` is one of `MODES`.
     """
 
     def __init__(

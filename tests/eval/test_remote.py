@@ -112,28 +112,20 @@ def test_requests_run_side_by_side_and_never_more_than_asked_for(tmp_path: Path)
     assert server.most_at_once == 3
 
 
+def says(content: Any, finish: str = "stop", **choice: Any) -> Fault:
+    """A completion of status 200."""
+    message = {"content": content}
+    return status(200, json.dumps({"choices": [{"message": message, "finish_reason": finish, **choice}]}).encode())
+
+
+TOO_MANY = status(400, b'{"error": {"message": "At most 1 image(s) may be provided.", "type": "BadRequestError"}}')
+FILTERED = says(r"\boxed{Z}", "content_filter")
 FAULTS: list[Fault] = [
-    status(500),
-    status(503, Retry_After="0"),
-    status(429, Retry_After="0"),
-    status(429),
-    cut,
-    cut_chunks,
-    hang_up,
-    status(200, b"not json"),
-    status(200, b"<html>please log in</html>", Content_Type="text/html"),
-    status(200, b'{"choices": []}'),
-    status(200, b'{"choices": [{"message": {"content": 5}}]}'),
-    status(200, b"[]"),
-    status(200, b"null"),
-    status(408),
-    status(502, b""),
+    *(status(500), status(503, Retry_After="0"), status(429, Retry_After="0"), status(429), status(408)),
+    *(cut, cut_chunks, hang_up, status(502, b""), status(200, b"not json"), status(200, b"[]"), status(200, b"null")),
+    *(status(200, b"<html>please log in</html>", Content_Type="text/html"), status(200, b'{"choices": []}')),
     status(200, b'{"choices": null, "error": {"message": "Provider returned error", "code": 429}}'),
-    status(200, b'{"choices": [{"message": {"content": null}, "finish_reason": "stop"}]}'),
-    status(200, b'{"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}'),
-    status(200, b'{"choices": [{"message": {"content": "\\\\boxed{Z}"}, "finish_reason": "abort"}]}'),
-    status(200, b'{"choices": [{"message": {"content": "\\\\boxed{Z}"}, "finish_reason": "content_filter"}]}'),
-    status(200, b'{"choices": [{"message": {"content": "\\\\boxed{Z}"}, "finish_reason": "error"}]}'),
+    *(says(5), says(None), says(""), says(r"\boxed{Z}", "abort"), FILTERED, says(r"\boxed{Z}", "error")),
 ]
 
 
@@ -164,8 +156,7 @@ def test_a_question_that_cannot_be_answered_is_counted_apart(tmp_path: Path) -> 
     def player(body: dict[str, Any]) -> str:
         return r"\boxed{A}"
 
-    too_many = status(400, b'{"error": {"message": "At most 1 image(s) may be provided.", "type": "BadRequestError"}}')
-    server = ChatServer(player, iter([None, too_many, None]))
+    server = ChatServer(player, iter([None, TOO_MANY, None]))
     with serve(server) as url:
         metrics = run_evaluation(tmp_path / "run", agent=choice(url), limit=3, n_envs=1)
     assert (metrics["statistics"]["n_episodes"], metrics["statistics"]["n_errors"]) == (2, 1)
@@ -188,17 +179,20 @@ def test_a_question_that_cannot_be_answered_is_counted_apart(tmp_path: Path) -> 
     assert again[1].answer == "A"
 
 
-def test_a_turn_that_is_always_filtered_has_no_score_and_stops_nothing(tmp_path: Path) -> None:
-    filtered = status(
-        200, b'{"choices": [{"message": {"content": "\\\\boxed{Z}"}, "finish_reason": "content_filter"}]}'
-    )
-    server = ChatServer(zoom_then_answer, itertools.repeat(filtered))
+@pytest.mark.parametrize(
+    ("fault", "asked", "named"),
+    [(TOO_MANY, 1, "At most 1 image"), (FILTERED, 2, "its content filter kept the answer back")],
+)
+def test_the_trouble_of_questions_stops_nothing(fault: Fault, asked: int, named: str, tmp_path: Path) -> None:
+    server = ChatServer(zoom_then_answer, itertools.repeat(fault))
     with serve(server) as url:
         agent = choice(url, retries=Retries(attempts=2, first_wait=0.0))
         metrics = run_evaluation(tmp_path / "run", agent=agent, limit=25, n_envs=4)
     assert (metrics["statistics"]["n_episodes"], metrics["statistics"]["n_errors"]) == (0, 25)
-    assert len(server.bodies) == 50
-    assert "its content filter kept the answer back" in next(iter(metrics["errors"]))
+    [(reason, count)] = metrics["errors"].items()
+    assert named in reason
+    assert count == 25
+    assert len(server.bodies) == 25 * asked
 
 
 def test_a_conversation_that_outgrows_the_context_is_a_wrong_answer(tmp_path: Path) -> None:
@@ -312,17 +306,6 @@ def test_a_run_of_failures_stops_the_run(tmp_path: Path) -> None:
         with pytest.raises(RemoteError, match=r"2\d turns in a row could not be had.*status 500"):
             run_evaluation(tmp_path / "run", agent=agent, limit=40, n_envs=4)
     assert len(server.bodies) <= 24
-
-
-def test_wrong_requests_in_a_row_are_the_trouble_of_their_questions(tmp_path: Path) -> None:
-    too_many = status(400, b'{"error": {"message": "At most 1 image(s) may be provided in one request."}}')
-    server = ChatServer(zoom_then_answer, itertools.chain(itertools.repeat(too_many, 30), itertools.repeat(None)))
-    with serve(server) as url:
-        metrics = run_evaluation(tmp_path / "run", agent=choice(url), limit=32, n_envs=1)
-    assert (metrics["statistics"]["n_episodes"], metrics["statistics"]["n_errors"]) == (2, 30)
-    assert list(metrics["errors"].values()) == [30]
-    # Not one of them was asked twice.
-    assert len(server.bodies) == 30 + 2 * 2
 
 
 def test_a_wrong_address_is_known_at_once(tmp_path: Path) -> None:
@@ -442,8 +425,7 @@ def test_addresses_that_are_none_or_hold_a_key_are_refused(url: str, message: st
 def test_waits_grow_and_are_bounded() -> None:
     retries = Retries(first_wait=1.0, longest_wait=10.0)
     assert [retries.wait(attempt, 1.0) for attempt in (1, 2, 3, 4, 5, 1000)] == [1, 2, 4, 8, 10, 10]
-    assert retries.wait(3, 0.25) == 1.0
-    assert retries.wait(3, 0.0) == 0.0
+    assert [retries.wait(3, drawn) for drawn in (0.25, 0.0)] == [1.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -522,8 +504,7 @@ def test_a_call_is_put_back_where_it_can_be(
 
 
 def test_thoughts_reported_apart_are_recorded_and_not_sent_back(tmp_path: Path) -> None:
-    message = {"content": "and so on", "reasoning_content": "hm"}
-    thinking = status(200, json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode())
+    thinking = says(None, message={"content": "and so on", "reasoning_content": "hm"})
     server = ChatServer(zoom_then_answer, iter([thinking]))
     with serve(server) as url:
         run_evaluation(tmp_path / "run", agent=choice(url), limit=1)
@@ -550,12 +531,11 @@ def command(url: str, out: Path, *more: str) -> list[str]:
 
 
 def test_a_run_that_scored_nothing_says_why_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    too_many = status(400, b'{"error": {"message": "At most 1 image(s) may be provided in one request."}}')
-    with serve(ChatServer(zoom_then_answer, itertools.repeat(too_many))) as url:
+    with serve(ChatServer(zoom_then_answer, itertools.repeat(TOO_MANY))) as url:
         assert main(command(url, tmp_path / "run", "--limit", "3", "--no-report")) == 1
     printed = capsys.readouterr()
     assert "3 not scored: model: " in printed.out
-    assert "At most 1 image(s) may be provided in one request." in printed.out
+    assert "At most 1 image(s) may be provided." in printed.out
     assert "nothing was scored: 3 of 3 episodes have no score" in printed.err
     assert RunFiles(tmp_path / "run").metrics()["statistics"]["n_errors"] == 3
     # What the answers would have been stays on record.

@@ -33,17 +33,12 @@ def play(env, directory, *lines, mode="files", **start):
     return out.getvalue()
 
 
-def run(*arguments, typed=""):
-    return subprocess.run(
-        [sys.executable, "-m", "pxr_env", "play", *arguments], input=typed, capture_output=True, text=True, timeout=60
-    )
-
-
 def test_an_oracle_plays_a_whole_episode_in_a_process(search, oracle, tmp_path):
     search.reset(seed=5)
     box, target = oracle(search), search.sample.answers[0]
     typed = f"zoom_in target_image=1 bbox_2d={box}\nanswer {target}\nquit\n"
-    result = run(SEARCH, "--seed", "5", "--out", str(tmp_path), typed=typed)
+    command = [sys.executable, "-m", "pxr_env", "play", SEARCH, "--seed", "5", "--out", str(tmp_path)]
+    result = subprocess.run(command, input=typed, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
     assert search.sample.question in result.stdout
     assert f'answer "{target}", target "{target}": correct' in result.stdout
@@ -68,22 +63,15 @@ def test_the_turn_that_is_sent_is_what_the_dialect_writes(search, oracle, tmp_pa
 
 def test_mistakes_of_the_person_send_nothing(search, tmp_path):
     lines = ["zom_in 1", "zoom_in target_image=1", "zoom_in 0 0 1 1 one", "show 2", "help nothing", "", "answer"]
-    seat = Seat(search)
-    out = io.StringIO()
-    typed = io.StringIO("\n".join(lines) + "\n")
-    terminal = Terminal(seat, read_line=line_reader(typed, out), out=out, directory=tmp_path)
-    terminal.start(seed=0)
-    terminal.run()
-    assert out.getvalue().count("Nothing was sent.") == 6
-    assert 'Did you mean "zoom_in"?' in out.getvalue()
-    assert [message.role for message in seat.messages] == ["system", "user"]
-    assert seat.info["failures"] == {}
+    written = play(search, tmp_path, *lines)
+    assert written.count("Nothing was sent.") == 6
+    assert 'Did you mean "zoom_in"?' in written
+    assert search._episode.n_turns == 0
 
 
 def test_mistakes_that_a_model_could_make_are_answered_as_to_a_model(search, tmp_path):
-    written = play(
-        search, tmp_path, "zoom_in 0 0 2 2 1", "raw I think.", "raw", "<tool_call>", "{}", "</tool_call>", "."
-    )
+    lines = ["zoom_in 0 0 2 2 1", "raw I think.", "raw", "<tool_call>", "{}", "</tool_call>", "."]
+    written = play(search, tmp_path, *lines)
     search.reset(seed=0)
     turns = (
         '<tool_call>{"name": "zoom_in", "arguments": {"bbox_2d": [0, 0, 2, 2], "target_image": 1}}</tool_call>',
@@ -98,18 +86,8 @@ def test_mistakes_that_a_model_could_make_are_answered_as_to_a_model(search, tmp
 
 
 def test_after_the_end_only_a_new_episode_can_begin(search, tmp_path):
-    written = play(
-        search,
-        tmp_path,
-        "answer T",
-        "answer T",
-        "zoom_in 0 0 1 1 1",
-        "again",
-        "next",
-        "sample train-3",
-        "sample no",
-        "quit",
-    )
+    lines = ["answer T", "answer T", "zoom_in 0 0 1 1 1", "again", "next", "sample train-3", "sample no", "quit"]
+    written = play(search, tmp_path, *lines)
     assert written.count("no episode is running; expected next, again, sample ID or quit.") == 2
     search.reset(seed=0)
     assert written.count(f"sample {search.sample.sample_id} ·") == 2
@@ -167,18 +145,10 @@ def test_blocks_keep_the_shape_of_the_image(shape, columns, n_lines):
     assert {line.count("▀") for line in lines} == {columns}
 
 
-@pytest.mark.parametrize(
-    ("environment", "mode"),
-    [
-        ({"TERM": "xterm-256color"}, "blocks"),
-        ({"TERM": "tmux-256color"}, "blocks"),
-        ({"TERM": "dumb"}, "files"),
-        ({}, "files"),
-    ],
-)
-def test_the_terminal_is_told_from_its_environment(environment, mode):
-    assert detect(environment, is_terminal=True) == mode
-    assert detect(environment, is_terminal=False) == "files"
+def test_the_terminal_is_told_from_its_environment():
+    for environment, mode in (({"TERM": "xterm-256color"}, "blocks"), ({"TERM": "dumb"}, "files"), ({}, "files")):
+        assert detect(environment, is_terminal=True) == mode
+        assert detect(environment, is_terminal=False) == "files"
 
 
 @pytest.mark.parametrize(("width", "columns"), [(20, 40), (56, 56), (84, 80)])
@@ -200,10 +170,10 @@ def test_a_contact_sheet_shows_every_image_in_its_place():
 
 
 @pytest.mark.parametrize("typed", ["", "help\n", "zoom_in", "raw\nhalf a turn"])
-def test_the_end_of_the_input_ends_the_game(typed):
-    result = run(SEARCH, "--seed", "0", typed=typed)
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
+def test_the_end_of_the_input_ends_the_game(typed, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    assert main(["play", SEARCH, "--seed", "0", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_ctrl_c_ends_the_game_without_a_traceback(search, tmp_path, monkeypatch, capsys):
@@ -237,13 +207,8 @@ def test_wrong_arguments_are_named(arguments, message, capsys, tmp_path):
 
 def test_settings_are_read_as_their_defaults_are():
     settings = ["operations=zoom_in,rotate", "max_turns=3", "split=test", "max_images=null", 'costs={"format": 0.5}']
-    assert read_settings(SEARCH, settings) == {
-        "operations": ["zoom_in", "rotate"],
-        "max_turns": 3,
-        "split": "test",
-        "max_images": None,
-        "costs": {"format": 0.5},
-    }
+    values = {"operations": ["zoom_in", "rotate"], "max_turns": 3, "split": "test", "max_images": None}
+    assert read_settings(SEARCH, settings) == {**values, "costs": {"format": 0.5}}
     assert read_settings("pxr/VStar-v0", ["data=2024"]) == {"data": "2024"}
 
 
