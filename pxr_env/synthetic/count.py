@@ -15,10 +15,23 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pxr_env.synthetic.drawing import COLOURS, Colour, Place, around, grainy, hide, noise_corner
-from pxr_env.synthetic.scenes import Budget, ProceduralSamples, check_range, image_sample, square_side, warn_if_inexact
+from pxr_env.media import ImageSource
+from pxr_env.synthetic.scenes import (
+    COLOURS,
+    Budget,
+    Colour,
+    Place,
+    ProceduralSamples,
+    around,
+    check_range,
+    grainy,
+    hide,
+    needs_operation,
+    noise_corner,
+    scene_of,
+    square_side,
+)
 from pxr_env.types import Sample
-from pxr_env.views import Size
 
 #: Source pixels per overview pixel, on each axis.
 REDUCTION = 8
@@ -141,11 +154,7 @@ class SyntheticCount(ProceduralSamples):
                 "a tray needs. Raise max_pixels."
             )
         remedy = f"Use min_pixels={self.side}**2 or less."
-        warn_if_inexact(budget, (self.side, self.side), REDUCTION, "hidden objects", remedy)
-
-    @property
-    def budget(self) -> Budget:
-        return _budget(self.min_pixels, self.max_pixels, self.size_multiple)
+        budget.warn_if_inexact((self.side, self.side), REDUCTION, "hidden objects", remedy)
 
     @property
     def side(self) -> int:
@@ -158,17 +167,20 @@ class SyntheticCount(ProceduralSamples):
         return self.side // self.grid * REDUCTION
 
     @classmethod
-    def environment_defaults(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the environment's arguments that suit samples made with `given`."""
-        return _budget(given.get("min_pixels"), given.get("max_pixels"), given.get("size_multiple", 28)).defaults()
+    def budget_of(cls, given: Mapping[str, Any]) -> Budget:
+        least, most, size_multiple = given.get("min_pixels"), given.get("max_pixels"), given.get("size_multiple", 28)
+        most = (_DEFAULT_SIDE * size_multiple) ** 2 if most is None else most
+        least = min(most, square_side(max_pixels=most, step=size_multiple) ** 2) if least is None else least
+        return Budget(min_pixels=least, max_pixels=most, size_multiple=size_multiple)
 
     def _sample(self, index: int) -> Sample:
-        scene = self._scene(index)
+        scene = scene_of(self, index)
         asked = scene.asked
         deciding = [item.box for item in asked if item.hidden or not scene.hard]
-        return image_sample(
-            self,
-            index,
+        return Sample(
+            sample_id=f"{self.split}-{index}",
+            sources=(self._source(index),),
+            needs_operation=needs_operation(self, index),
             question=f"How many {scene.colour} {SHAPES[scene.shape]} are there, tiny ones included?",
             answers=(str(len(asked)),),
             evidence_box=around(deciding),
@@ -181,20 +193,23 @@ class SyntheticCount(ProceduralSamples):
             },
         )
 
-    def size(self, index: int) -> Size:
-        return self.side * REDUCTION, self.side * REDUCTION
+    def _source(self, index: int) -> ImageSource:
+        return self._image(index, self.draw, (self.side * REDUCTION, self.side * REDUCTION))
 
-    def without(self, index: int, image: Image.Image) -> Image.Image | None:
-        hidden = [item.box for item in self._scene(index).asked if item.hidden]
+    def _is_hidden(self, index: int) -> bool:
+        hidden = [item.box for item in scene_of(self, index).asked if item.hidden]
+        if not hidden:
+            return False
+        image = self._source(index).image
         without = image.copy()
         for box in hidden:
             without.paste(TRAY_FILL, box)
-        return without if hidden else None
+        return np.array_equal(self.budget.show(image), self.budget.show(without))
 
     def _scene(self, index: int) -> _CountScene:
         rng = self._rng(index)
         corner = noise_corner(rng, self.side * REDUCTION, self.split)
-        red, green, blue = (int(value) for value in rng.integers(180, 206, 3))
+        red, green, blue = rng.integers(180, 206, 3).tolist()
         hard = bool(rng.random() < self.hard_fraction)
         kinds = [(shape, colour) for shape in SHAPES for colour in COLOURS]
         asked = kinds.pop(int(rng.integers(len(kinds))))
@@ -239,8 +254,8 @@ class SyntheticCount(ProceduralSamples):
 
     def draw(self, index: int) -> Image.Image:
         """Draws a scene, RGB."""
-        scene = self._scene(index)
-        image = Image.fromarray(grainy(self.size(index), scene.corner, scene.shade))
+        scene, side = scene_of(self, index), self.side * REDUCTION
+        image = Image.fromarray(grainy((side, side), scene.corner, scene.shade))
         draw = ImageDraw.Draw(image)
         x1, y1, x2, y2 = scene.tray
         draw.rectangle((x1 - _FRAME, y1 - _FRAME, x2 + _FRAME - 1, y2 + _FRAME - 1), fill=TRAY_FRAME)
@@ -251,12 +266,6 @@ class SyntheticCount(ProceduralSamples):
             else:
                 _draw_shape(draw, item.shape, item.box, COLOURS[item.colour])
         return image
-
-
-def _budget(min_pixels: int | None, max_pixels: int | None, size_multiple: int) -> Budget:
-    most = (_DEFAULT_SIDE * size_multiple) ** 2 if max_pixels is None else max_pixels
-    least = min(most, square_side(max_pixels=most, step=size_multiple) ** 2) if min_pixels is None else min_pixels
-    return Budget(min_pixels=least, max_pixels=most, size_multiple=size_multiple)
 
 
 def _others(

@@ -8,31 +8,58 @@ it has the same bytes whatever the fine print says.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
+import numpy as np
 from PIL import Image
 
-from pxr_env.synthetic.infographic_content import KINDS, PAGE_TITLES, Question, Section, ask, draw_sections
+from pxr_env.media import ImageSource
 from pxr_env.synthetic.infographic_page import (
+    MONTHS,
     PAGE_WIDTH,
     PALETTES,
     REDUCTION,
+    SMALL_PRINT,
+    WORDS,
+    Key,
     Palette,
+    Section,
     Shape,
+    Template,
     box_of,
     draw_page,
     lay_out,
     least_height,
 )
-from pxr_env.synthetic.scenes import SPLITS, Budget, ProceduralSamples, check_range, image_sample
+from pxr_env.synthetic.scenes import SPLITS, Budget, ProceduralSamples, check_range, needs_operation, scene_of
 from pxr_env.types import Sample
 from pxr_env.views import Size
 
+T = TypeVar("T")
+#: Names of what a section shows; every page has different ones, and small print.
+KINDS = ("bars", "pie", "table", "line", "facts")
+#: What sections may be about; bars and pies show shares.
+TEMPLATES = {
+    kind: [
+        Template(**{"names": ()} | {name: tuple(x) if isinstance(x, list) else x for name, x in row.items()})
+        for row in WORDS[kind]
+    ]
+    for kind in ("shares", "table", "line", "facts")
+}
+_PRINT = Template(SMALL_PRINT, ("adults surveyed", "month of the survey"), "")
 #: Pages are between this many times as tall as wide.
 SHAPES = (1.2, 3.2)
 _DEFAULT_TOKENS = 180
+
+
+class Question(NamedTuple):
+    """A question about a section, and which pieces of text decide it."""
+
+    text: str
+    answers: tuple[str, ...]
+    keys: tuple[Key, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,20 +140,18 @@ class SyntheticInfographic(ProceduralSamples):
         check_range("n_sections", self.n_sections, 1, len(KINDS))
         _formats(self.budget, self.n_sections)
 
-    @property
-    def budget(self) -> Budget:
-        return _budget(self.min_pixels, self.max_pixels, self.size_multiple)
-
     @classmethod
-    def environment_defaults(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the environment's arguments that suit samples made with `given`."""
-        return _budget(given.get("min_pixels"), given.get("max_pixels"), given.get("size_multiple", 28)).defaults()
+    def budget_of(cls, given: Mapping[str, Any]) -> Budget:
+        least, most, size_multiple = given.get("min_pixels"), given.get("max_pixels"), given.get("size_multiple", 28)
+        most = _DEFAULT_TOKENS * size_multiple**2 if most is None else most
+        return Budget(min_pixels=most // 4 if least is None else least, max_pixels=most, size_multiple=size_multiple)
 
     def _sample(self, index: int) -> Sample:
-        page = _page(self, index)
-        return image_sample(
-            self,
-            index,
+        page = scene_of(self, index)
+        return Sample(
+            sample_id=f"{self.split}-{index}",
+            sources=(self._source(index),),
+            needs_operation=needs_operation(self, index),
             question=page.question.text,
             answers=page.question.answers,
             evidence_box=box_of(page.shapes, page.question.keys),
@@ -138,64 +163,146 @@ class SyntheticInfographic(ProceduralSamples):
             },
         )
 
-    def size(self, index: int) -> Size:
-        """Width and height of an image in pixels."""
-        width, height = _page(self, index).size
-        return width * REDUCTION, height * REDUCTION
+    def _source(self, index: int) -> ImageSource:
+        width, height = scene_of(self, index).size
+        return self._image(index, self.draw, (width * REDUCTION, height * REDUCTION))
 
     def draw(self, index: int) -> Image.Image:
         """Draws a page, RGB."""
-        page = _page(self, index)
+        page = scene_of(self, index)
         return draw_page(page.size, page.shapes)
 
-    def without(self, index: int, image: Image.Image) -> Image.Image:
-        """The page without the texts that decide."""
-        page = _page(self, index)
-        return draw_page(page.size, page.shapes, without=page.question.keys)
+    def _is_hidden(self, index: int) -> bool:
+        page, image = scene_of(self, index), self._source(index).image
+        without = draw_page(page.size, page.shapes, without=page.question.keys)
+        return np.array_equal(self.budget.show(image), self.budget.show(without))
 
-
-@functools.lru_cache(maxsize=64)
-def _page(task: SyntheticInfographic, index: int) -> _Page:
-    rng = task._rng(index)
-    formats = _formats(task.budget, task.n_sections)
-    size = formats[int(rng.integers(len(formats)))]
-    title = PAGE_TITLES[int(rng.integers(len(PAGE_TITLES)))]
-    palette = _of_split(PALETTES[int(rng.integers(len(PALETTES)))], task.split)
-    kinds = [KINDS[int(number)] for number in rng.permutation(len(KINDS))[: task.n_sections]]
-    sections = draw_sections(rng, kinds)
-    asked = int(rng.integers(len(sections)))
-    sections[asked] = replace(sections[asked], fine=bool(rng.random() < task.hard_fraction))
-    question = ask(rng, asked, sections[asked])
-    return _Page(size=size, title=title, palette=palette, sections=tuple(sections), asked=asked, question=question)
-
-
-def _of_split(palette: Palette, split: str) -> Palette:
-    """The paper of one split has an even blue, that of the other an odd one: no page can be in both."""
-    red, green, blue = palette.paper
-    return replace(palette, paper=(red, green, blue // 2 * 2 + SPLITS.index(split)))
-
-
-def _budget(min_pixels: int | None, max_pixels: int | None, size_multiple: int) -> Budget:
-    most = _DEFAULT_TOKENS * size_multiple**2 if max_pixels is None else max_pixels
-    return Budget(
-        min_pixels=most // 4 if min_pixels is None else min_pixels, max_pixels=most, size_multiple=size_multiple
-    )
+    def _scene(self, index: int) -> _Page:
+        rng = self._rng(index)
+        formats = _formats(self.budget, self.n_sections)
+        size = _one_of(rng, formats)
+        title, palette = _one_of(rng, WORDS["page_titles"]), _one_of(rng, PALETTES)
+        # The paper of one split has an even blue, that of the other an odd one: no page can be in both.
+        red, green, blue = palette.paper
+        palette = replace(palette, paper=(red, green, blue // 2 * 2 + SPLITS.index(self.split)))
+        sections = _draw_sections(rng, _pick(rng, KINDS, self.n_sections))
+        asked = int(rng.integers(len(sections)))
+        sections[asked] = replace(sections[asked], fine=bool(rng.random() < self.hard_fraction))
+        question = _ask(rng, asked, sections[asked])
+        return _Page(size=size, title=title, palette=palette, sections=tuple(sections), asked=asked, question=question)
 
 
 @functools.lru_cache(maxsize=16)
 def _formats(budget: Budget, n_sections: int) -> tuple[Size, ...]:
     """The sizes of overviews in pixels that are exact means of their sources and have room for the sections."""
-    multiple, height = budget.size_multiple, least_height(n_sections)
-    exact = [(columns * multiple, rows * multiple) for columns, rows in budget.exact_overviews(REDUCTION)]
+    least = least_height(n_sections)
     formats = [
-        size
-        for size in exact
-        if size[0] >= PAGE_WIDTH and size[1] >= height and SHAPES[0] <= size[1] / size[0] <= SHAPES[1]
+        (width, height)
+        for width, height in budget.exact_overviews(REDUCTION)
+        if width >= PAGE_WIDTH and height >= least and SHAPES[0] <= height / width <= SHAPES[1]
     ]
     if not formats:
         raise ValueError(
-            f"got max_pixels={budget.max_pixels} and size_multiple={multiple} with n_sections={n_sections}, expected "
-            f"room for a page of at least {PAGE_WIDTH}x{height} pixels, {SHAPES[0]} to {SHAPES[1]} times as tall as "
-            "wide. Raise max_pixels or lower n_sections."
+            f"got max_pixels={budget.max_pixels} and size_multiple={budget.size_multiple} with n_sections={n_sections}"
+            f", expected room for a page of at least {PAGE_WIDTH}x{least} pixels, {SHAPES[0]} to {SHAPES[1]} times as "
+            "tall as wide. Raise max_pixels or lower n_sections."
         )
     return tuple(formats)
+
+
+def _draw_sections(rng: np.random.Generator, kinds: Sequence[str]) -> list[Section]:
+    """A section of each kind and the small print, each fine or not with equal chance."""
+    shares = list(_pick(rng, TEMPLATES["shares"], len(TEMPLATES["shares"])))
+    sections = []
+    for kind in kinds:
+        fine = bool(rng.random() < 0.5)
+        if kind in ("bars", "pie"):
+            template = shares.pop()
+            n = int(rng.integers(3, 5 + (kind == "bars")))
+            names, values = _pick(rng, template.names, n), _shares(rng, n)
+        elif kind == "table":
+            template = _one_of(rng, TEMPLATES["table"])
+            names = _pick(rng, template.names, int(rng.integers(3, 5)))
+            columns = _pick(rng, template.columns, 2)
+            by_column = [_distinct(rng, 3, 199, len(names)) for _ in columns]
+            sections.append(Section(kind, template, names, columns, tuple(zip(*by_column, strict=True)), fine))
+            continue
+        elif kind == "line":
+            template = _one_of(rng, TEMPLATES["line"])
+            first, n = int(rng.integers(1990, 2019)), int(rng.integers(4, 6))
+            names, values = tuple(str(first + year) for year in range(n)), _distinct(rng, 12, 980, n)
+        else:
+            template = _one_of(rng, TEMPLATES["facts"])
+            names, values = _pick(rng, template.names, 3), _distinct(rng, 110, 9900, 3)
+        rows = tuple((value,) for value in values)
+        sections.append(Section(kind, template, names, ("",), rows, fine))
+    month, adults = int(rng.integers(len(MONTHS))), int(rng.integers(310, 9900))
+    fine = bool(rng.random() < 0.5)
+    sections.append(Section(SMALL_PRINT, _PRINT, _PRINT.names, ("",), ((adults,), (month,)), fine))
+    return sections
+
+
+def _ask(rng: np.random.Generator, number: int, section: Section) -> Question:
+    """A question about section `number` of a page: a value, or the largest or smallest of them."""
+    if section.kind == SMALL_PRINT:
+        return _ask_small_print(rng, number, section)
+    template, column = section.template, int(rng.integers(len(section.columns)))
+    ranked = sorted(range(len(section.names)), key=lambda row: section.values[row][column])
+    wording = [template.of_value, template.of_most, template.of_least][int(rng.choice(3, p=(0.5, 0.25, 0.25)))]
+    if wording is None or wording == template.of_value:
+        row = int(rng.integers(len(section.names)))
+        name = section.names[row].lower() if section.kind in ("bars", "pie") else section.names[row]
+        text = template.of_value.format(name=name, column=section.columns[column])
+        return Question(text, _number_answers(section, row, column), _keys_of_value(number, section, row, column))
+    row = ranked[-1] if wording == template.of_most else ranked[0]
+    keys = (
+        tuple((number, other, str(column)) for other in range(len(section.names)))
+        if section.kind == "table"
+        # The chart shows which one it is, and its name decides.
+        else ((number, row, "name"),)
+    )
+    return Question(wording.format(column=section.columns[column]), (section.names[row],), keys)
+
+
+def _ask_small_print(rng: np.random.Generator, number: int, section: Section) -> Question:
+    keys = ((number, 0, "value"),)
+    if rng.random() < 0.5:
+        return Question("How many adults took part in the survey?", _number_answers(section, 0), keys)
+    return Question("In which month was the survey held?", (MONTHS[section.values[1][0]],), keys)
+
+
+def _number_answers(section: Section, row: int, column: int = 0) -> tuple[str, ...]:
+    """The accepted ways to write a number, the one on the page first."""
+    value = section.values[row][column]
+    forms = [section.text(row, column), str(value)]
+    if section.kind in ("bars", "pie"):
+        forms += [f"{value} %", f"{value} percent"]
+    return tuple(dict.fromkeys(forms))
+
+
+def _keys_of_value(number: int, section: Section, row: int, column: int) -> tuple[Key, ...]:
+    if section.kind == "table":
+        return ((number, row, str(column)),)
+    value = (number, row, "value")
+    return (value,) if section.kind == "facts" else ((number, row, "name"), value)
+
+
+def _one_of(rng: np.random.Generator, options: Sequence[T]) -> T:
+    return options[int(rng.integers(len(options)))]
+
+
+def _pick(rng: np.random.Generator, options: Sequence[T], n: int) -> tuple[T, ...]:
+    return tuple(options[number] for number in rng.permutation(len(options))[:n].tolist())
+
+
+def _distinct(rng: np.random.Generator, low: int, high: int, n: int) -> list[int]:
+    return rng.choice(np.arange(low, high), size=n, replace=False).tolist()
+
+
+def _shares(rng: np.random.Generator, n: int) -> list[int]:
+    """n different percentages of at least 5 that add up to 100."""
+    while True:
+        cuts = np.sort(rng.integers(0, 101 - 5 * n, n - 1))
+        shares: list[int] = (np.diff(cuts, prepend=0, append=100 - 5 * n) + 5).tolist()
+        if len(set(shares)) == n:
+            return shares

@@ -8,18 +8,79 @@ from __future__ import annotations
 
 import functools
 import math
+import tomllib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pxr_env.synthetic.drawing import Colour, Place, around, hide
-from pxr_env.synthetic.infographic_content import Key, Section, small_print
+from pxr_env.synthetic.scenes import Colour, Place, around, hide
 from pxr_env.views import Box, Size
+
+#: A piece of text on a page: number of its section, row, column ("name" or "value", or the number of a table's column).
+Key = tuple[int, int, str]
+SMALL_PRINT = "small print"
+
+
+class Template(NamedTuple):
+    """What a section may be about.
+
+    Args:
+        title: its heading.
+        names: its rows are called after some of these.
+        of_value: question about a number, with {name} and, in tables, {column}.
+        of_most, of_least: questions about the row with the largest and the smallest number, if anybody would ask.
+        columns: what a table counts.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    of_value: str
+    of_most: str | None = None
+    of_least: str | None = None
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One section of a page; if it is `fine`, what decides a question about it is not shown by the first view.
+
+    Args:
+        kind: "bars", "pie", "table", "line", "facts" or `SMALL_PRINT`.
+        template: what it is about.
+        names: names of its rows.
+        columns: names of its columns of numbers; one without a name outside of tables.
+        values: the numbers, by row and column.
+        fine: whether it is in fine print.
+    """
+
+    kind: str
+    template: Template
+    names: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: tuple[tuple[int, ...], ...]
+    fine: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the section as a dict of plain values."""
+        return {"title": self.template.title} | {
+            name: getattr(self, name) for name in self.__slots__ if name != "template"
+        }
+
+    def text(self, row: int, column: int = 0) -> str:
+        """Returns a number as it is written on the page."""
+        value = self.values[row][column]
+        return f"{value}%" if self.kind in ("bars", "pie") else f"{value:,}"
+
 
 #: Source pixels per overview pixel, on each axis.
 REDUCTION = 4
+#: What pages say.
+WORDS = tomllib.loads(Path(__file__).with_name("infographic.toml").read_text(encoding="utf-8"))
+MONTHS: tuple[str, ...] = tuple(WORDS["months"])
 INK, WHITE = (38, 42, 52), (255, 255, 255)
 #: Height of plain text in overview pixels, and of fine print in source pixels.
 TEXT, FINE_PRINT = 10, 18
@@ -149,7 +210,9 @@ def lay_out(size: Size, title: str, sections: Sequence[Section], palette: Palett
         shapes += _in_fine_print(content, palette) if section.fine else content
         top = bottom + _GAP
     place = (inner[0], height - _FOOTER + 3, inner[1], height - _FOOTER + 17)
-    sentence = TextLabel(small_print(last), place, colour=GREY, key=(len(upper), 0, "value"))
+    (adults,), (month,) = last.values
+    text = f"Survey of {adults:,} adults, held in {MONTHS[month]}."
+    sentence = TextLabel(text, place, colour=GREY, key=(len(upper), 0, "value"))
     return [*shapes, fine_print(sentence, palette.strip, _SENTENCE_STRIP) if last.fine else sentence]
 
 

@@ -1,4 +1,9 @@
-"""What all procedural samples share: ids, ranges of arguments, the pixel budget of the first view, certification."""
+"""What all procedural samples share: ids, arguments, the pixel budget of the first view, and what they are drawn with.
+
+Paint on a flat fill changes the mean of a block of pixels. `hide` pays for it in the rest of the block, as a glow
+around the paint that makes the mean of every block the fill again, exactly. A picture reduced by the side of the blocks
+then has the same bytes with the paint and without it, while at full resolution the paint stands out all the more.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +12,9 @@ import math
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar, Protocol, overload
+from typing import Any, ClassVar, overload
 
 import numpy as np
 from PIL import Image
@@ -17,11 +22,34 @@ from PIL import Image
 from pxr_env.errors import DataError, hints_of, represent, typed_arguments
 from pxr_env.media import ImageSource, check_budget, cut, fit_size
 from pxr_env.types import Sample
-from pxr_env.views import Size
+from pxr_env.views import Box, Size
+
+Colour = tuple[int, int, int]
+#: x1, y1, x2, y2 in pixels.
+Place = tuple[int, int, int, int]
 
 SPLITS = ("train", "test")
-#: Facts about this many samples are remembered; pixels are remembered by the shared cache alone.
-REMEMBERED = 16_384
+#: Fill colours, about as light as the background: a thing is told by its hue, not by being dark.
+COLOURS: dict[str, Colour] = {"red": (245, 80, 80), "green": (70, 225, 90), "blue": (90, 130, 250)}
+LETTERS = "ACHLTX"
+#: Hard letters differ from the fill colour by plus and minus this much, or as much as a channel has room for.
+TEXTURE_AMPLITUDE = 70
+#: Grey of easy letters.
+INK = 15
+# How a letter sits in its box, in units: the side of a glyph pixel and the margin around the glyph of 5x7.
+_GLYPH_PIXEL, _MARGIN = 2, 2
+#: Width and height of a box with a letter, in units.
+LETTER_BOX: Size = (5 * _GLYPH_PIXEL + 2 * _MARGIN, 7 * _GLYPH_PIXEL + 2 * _MARGIN)
+# One string per row.
+_FONT = {
+    "A": ("01110", "10001", "10001", "11111", "10001", "10001", "10001"),
+    "C": ("01111", "10000", "10000", "10000", "10000", "10000", "01111"),
+    "H": ("10001", "10001", "10001", "11111", "10001", "10001", "10001"),
+    "L": ("10000", "10000", "10000", "10000", "10000", "10000", "11111"),
+    "T": ("11111", "00100", "00100", "00100", "00100", "00100", "00100"),
+    "X": ("10001", "10001", "01010", "00100", "01010", "10001", "10001"),
+}
+GLYPHS = {letter: np.array([[pixel == "1" for pixel in row] for row in rows]) for letter, rows in _FONT.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,13 +61,11 @@ class Budget:
     size_multiple: int
 
     def __post_init__(self) -> None:
-        check_budget(min_pixels=self.min_pixels, max_pixels=self.max_pixels, size_multiple=self.size_multiple)
+        check_budget(**asdict(self))
 
     def size(self, source: Size) -> Size:
         """Returns the size at which a source of that size is shown."""
-        return fit_size(
-            *source, min_pixels=self.min_pixels, max_pixels=self.max_pixels, size_multiple=self.size_multiple
-        )
+        return fit_size(*source, **asdict(self))
 
     def defaults(self, *, max_turns: int = 4) -> dict[str, Any]:
         """Returns the arguments of an environment that shows images in this budget; one turn is for the answer."""
@@ -53,16 +79,33 @@ class Budget:
         return cut(image, (0, 0, width, height), self.size((width, height)))
 
     def exact_overviews(self, reduction: int) -> list[Size]:
-        """Returns the sizes of overviews, in tokens, that show a source `reduction` times their size without a rest."""
-        tokens = self.max_pixels // self.size_multiple**2
-        sizes = []
-        for columns in range(1, tokens + 1):
-            # The budget is used up: fewer rows would be shown larger, more rows smaller.
-            for rows in range(max(1, tokens // (columns + 1)), tokens // columns + 1):
-                shown = columns * self.size_multiple, rows * self.size_multiple
-                if max(shown) <= 8 * min(shown) and self.size((shown[0] * reduction, shown[1] * reduction)) == shown:
-                    sizes.append((columns, rows))
-        return sizes
+        """Returns the sizes in pixels of overviews that show a source `reduction` times their size without a rest."""
+        tokens, multiple = self.max_pixels // self.size_multiple**2, self.size_multiple
+        # The budget is used up: fewer rows would be shown larger, more rows smaller.
+        shapes = (
+            (columns * multiple, rows * multiple)
+            for columns in range(1, tokens + 1)
+            for rows in range(max(1, tokens // (columns + 1)), tokens // columns + 1)
+        )
+        return [
+            (width, height)
+            for width, height in shapes
+            if max(width, height) <= 8 * min(width, height)
+            and self.size((width * reduction, height * reduction)) == (width, height)
+        ]
+
+    def warn_if_inexact(self, overview: Size, reduction: int, what: str, remedy: str) -> None:
+        """Warns where no exact mean of the sources is shown, so that what is hidden may leave a trace."""
+        source = overview[0] * reduction, overview[1] * reduction
+        shown = self.size(source)
+        if shown != overview:
+            warnings.warn(
+                f"the first view is {shown[0]}x{shown[1]} pixels, no exact mean of the {source[0]}x{source[1]} source: "
+                f"{what} may be readable in it (needs_operation says which). {remedy}",
+                UserWarning,
+                # Past the check and the constructor, to the line that calls it.
+                stacklevel=5,
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,14 +145,32 @@ class ProceduralSamples(ABC):
     def _check(self) -> None:
         """Raises ValueError for arguments out of range; warns where the first view is no exact mean."""
 
-    @property
+    @classmethod
     @abstractmethod
-    def budget(self) -> Budget:
-        """The pixel budget in which the environment shows a picture first."""
+    def budget_of(cls, given: Mapping[str, Any]) -> Budget:
+        """Returns the pixel budget in which the environment shows a picture of samples made with `given` first."""
 
     @abstractmethod
     def _sample(self, index: int) -> Sample:
         """Makes a sample; its pixels are rendered when they are needed."""
+
+    @abstractmethod
+    def _scene(self, index: int) -> Any:
+        """What a sample shows, as numbers."""
+
+    @abstractmethod
+    def _is_hidden(self, index: int) -> bool:
+        """Whether the first view is the same, byte for byte, without what decides."""
+
+    @property
+    def budget(self) -> Budget:
+        """The pixel budget in which the environment shows a picture first."""
+        return self.budget_of(vars(self))
+
+    @classmethod
+    def environment_defaults(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the environment's arguments that suit samples made with `given`."""
+        return cls.budget_of(given).defaults()
 
     def __len__(self) -> int:
         return self.num_samples
@@ -134,47 +195,21 @@ class ProceduralSamples(ABC):
     def _rng(self, index: int) -> np.random.Generator:
         return np.random.default_rng([*self.seed, SPLITS.index(self.split), index])
 
-
-class ImageTask(Hashable, Protocol):
-    """Procedural samples of one image each, which know what it looks like without what decides the question."""
-
-    @property
-    def split(self) -> str: ...
-
-    @property
-    def budget(self) -> Budget: ...
-
-    def size(self, index: int) -> Size:
-        """Returns width and height of an image in pixels."""
-
-    def draw(self, index: int) -> Image.Image | np.ndarray:
-        """Draws an image."""
-
-    def without(self, index: int, image: Image.Image) -> Image.Image | None:
-        """Returns the image without what decides; None where nothing is hidden."""
+    def _image(self, index: int, draw: Callable[[int], Image.Image | np.ndarray], size: Size) -> ImageSource:
+        """The picture of a sample, drawn when it is needed."""
+        return ImageSource(key=(type(self).__name__, self, index), load=functools.partial(draw, index), size=size)
 
 
-def image_sample(task: ImageTask, index: int, **values: Any) -> Sample:
-    """Returns the sample of an image, with whether it needs an operation."""
-    return Sample(
-        sample_id=f"{task.split}-{index}",
-        sources=(_source(task, index),),
-        needs_operation=_needs_operation(task, index),
-        **values,
-    )
+@functools.lru_cache(maxsize=64)
+def scene_of(task: ProceduralSamples, index: int) -> Any:
+    """Returns what a sample shows, as numbers."""
+    return task._scene(index)
 
 
-def _source(task: ImageTask, index: int) -> ImageSource:
-    draw = functools.partial(task.draw, index)
-    return ImageSource(key=(type(task).__name__, task, index), load=draw, size=task.size(index))
-
-
-@functools.lru_cache(maxsize=REMEMBERED)
-def _needs_operation(task: ImageTask, index: int) -> bool:
-    """Whether the first view is the same, byte for byte, without what decides."""
-    image = _source(task, index).image
-    without = task.without(index, image)
-    return without is not None and bool(np.array_equal(task.budget.show(image), task.budget.show(without)))
+@functools.lru_cache(maxsize=16_384)
+def needs_operation(task: ProceduralSamples, index: int) -> bool:
+    """Returns whether the first view is the same, byte for byte, without what decides."""
+    return task._is_hidden(index)
 
 
 class SampleIds(Sequence[str]):
@@ -219,15 +254,104 @@ def square_side(*, max_pixels: int, step: int) -> int:
     return math.isqrt(max_pixels) // step * step
 
 
-def warn_if_inexact(budget: Budget, overview: Size, reduction: int, what: str, remedy: str) -> None:
-    """Warns that a budget does not show the exact mean of its sources, so that what is hidden may leave a trace."""
-    source = overview[0] * reduction, overview[1] * reduction
-    shown = budget.size(source)
-    if shown != overview:
-        warnings.warn(
-            f"the first view is {shown[0]}x{shown[1]} pixels, no exact mean of the {source[0]}x{source[1]} source: "
-            f"{what} may be readable in it (needs_operation says which). {remedy}",
-            UserWarning,
-            # Past the check and the constructor, to the line that calls it.
-            stacklevel=5,
-        )
+@functools.lru_cache(maxsize=256)
+def draw_letter(letter: str, fill: Colour, *, hard: bool, pixel: int, reduction: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the ink of a letter, (h, w) bool, and the colours of its inked pixels, (n, 3) uint8. Do not change them.
+
+    Args:
+        letter: one of `LETTERS`.
+        fill: the colour around it.
+        hard: whether it is a texture whose mean over every block is `fill`, instead of dark.
+        pixel: side of one pixel of the letter, a multiple of `reduction`.
+        reduction: side of the blocks, even.
+    """
+    ink = GLYPHS[letter].repeat(pixel, axis=0).repeat(pixel, axis=1)
+    if not hard:
+        return ink, np.full((int(ink.sum()), 3), INK, dtype=np.uint8)
+    # Dark left half, light right half of every block: the mean of the block is the fill colour.
+    sign = np.where(np.arange(ink.shape[1]) % reduction < reduction // 2, -1, 1)
+    colour = np.array(fill)
+    amplitude = np.minimum(TEXTURE_AMPLITUDE, np.minimum(colour, 255 - colour))
+    texture = colour + amplitude * np.broadcast_to(sign[None, :, None], (*ink.shape, 3))
+    return ink, texture[ink].astype(np.uint8)
+
+
+def draw_letter_box(
+    pixels: np.ndarray, box: Place, fill: Colour, letter: str | None, *, hard: bool, unit: int, reduction: int
+) -> None:
+    """Draws a box of `LETTER_BOX` units of `unit` pixels into a picture (h, w, 3), with a letter on it or None."""
+    x1, y1, x2, y2 = box
+    pixels[y1:y2, x1:x2] = fill
+    if letter is not None:
+        x, y = x1 + _MARGIN * unit, y1 + _MARGIN * unit
+        ink, paint = draw_letter(letter, fill, hard=hard, pixel=_GLYPH_PIXEL * unit, reduction=reduction)
+        pixels[y : y + ink.shape[0], x : x + ink.shape[1]][ink] = paint
+
+
+def hide(fill: Colour, paint: Colour, cover: np.ndarray, *, reduction: int) -> np.ndarray:
+    """Returns paint on a flat fill, with a glow around it, such that the mean of every block is the fill exactly.
+
+    Where the glow would leave 0..255, both paint and glow of that block are weakened until it does not; a block that
+    the paint covers wholly stays empty.
+
+    Args:
+        fill: the colour that the means keep.
+        paint: the colour of the paint.
+        cover: how much of each pixel is painted, (h, w) from 0 to 1; h and w are multiples of `reduction`.
+        reduction: side of the blocks in pixels.
+
+    Returns:
+        (h, w, 3) uint8.
+
+    Raises:
+        ValueError: the sides are no multiples of `reduction`.
+    """
+    height, width = cover.shape
+    if height % reduction or width % reduction:
+        raise ValueError(f"got a cover of {width}x{height} pixels, expected multiples of reduction={reduction}.")
+    grid = (height // reduction, reduction, width // reduction, reduction)
+    # (blocks, pixels of a block, 1)
+    painted = cover.astype(np.float64).reshape(grid).swapaxes(1, 2).reshape(-1, reduction**2, 1)
+    base = np.array(fill, dtype=np.float64)
+    paid = (np.array(paint) - base) * painted
+    free = 1 - painted
+    room = free.sum(axis=1, keepdims=True)
+    # A block without free pixels cannot pay: nothing is drawn in it.
+    change = np.where(room > 1e-6, paid - paid.sum(axis=1, keepdims=True) * free / np.maximum(room, 1e-6), 0.0)
+    limit = np.where(change > 0, 255 - base, base) / np.maximum(np.abs(change), 1e-9)
+    change *= np.minimum(1.0, limit.min(axis=(1, 2), keepdims=True))
+    # Rounded so that the sum stays zero: down, then up where most was lost. What is a hair below an integer because of
+    # floating point is that integer.
+    whole = np.floor(change + 1e-9)
+    missing = -whole.sum(axis=1, keepdims=True)
+    rank = np.argsort(np.argsort(whole - change, axis=1, kind="stable"), axis=1, kind="stable")
+    blocks = (base + whole + (rank < missing)).astype(np.uint8)
+    return blocks.reshape(grid[0], grid[2], reduction, reduction, 3).swapaxes(1, 2).reshape(height, width, 3)
+
+
+@functools.lru_cache(maxsize=8)
+def noise(side: int) -> np.ndarray:
+    """Returns grey noise of twice the side of a source, (2*side, 2*side, 1) uint8 below 36. Do not change it."""
+    return np.random.default_rng(0).integers(0, 36, (2 * side, 2 * side, 1), dtype=np.uint8)
+
+
+def noise_corner(rng: np.random.Generator, side: int, split: str) -> tuple[int, int]:
+    """Draws where the noise of a scene begins, as row and column.
+
+    Even columns are for one split, odd ones for the other: no picture can be in both.
+    """
+    top, left = rng.integers(0, side, 2).tolist()
+    return top, left // 2 * 2 + SPLITS.index(split)
+
+
+def grainy(size: Size, corner: tuple[int, int], shade: Colour) -> np.ndarray:
+    """Returns a background: a piece of the noise above a shade, (h, w, 3) uint8."""
+    (width, height), (top, left) = size, corner
+    piece = noise(max(size))[top : top + height, left : left + width]
+    return piece + np.array(shade, dtype=np.uint8)
+
+
+def around(boxes: Sequence[Place], scale: int = 1) -> Box:
+    """Returns the box around some boxes, `scale` times as large."""
+    x1, y1, x2, y2 = zip(*boxes, strict=True)
+    return float(scale * min(x1)), float(scale * min(y1)), float(scale * max(x2)), float(scale * max(y2))

@@ -1,13 +1,8 @@
 """Procedural samples: "What letter is in the red box?", easy at first sight or certified to need an operation.
 
-The source is a square, four times the side of its overview, divided into `grid` x `grid` cells. Filled boxes in
-distinct cells and colours carry one letter each, over noise and grey clutter. One *unit* is one pixel of the overview,
-a block of 4x4 source pixels.
-
-Easy letters are dark. Hard letters, of the same size, are a texture around the fill colour whose mean over every
-4x4 block *is* the fill colour. An overview that is the exact 4x area mean therefore has the same bytes whatever the
-letter: no model, however good its eyes, can read a hard letter before it zooms. `needs_operation` is not assumed from
-this but computed, sample by sample: the first view equals the first view without the letter, byte for byte.
+The source is a square, four times the side of its overview. One *unit* is one pixel of the overview, a block of 4x4
+source pixels. Easy letters are dark. Hard ones are a texture around the fill colour whose mean over every 4x4 block
+*is* the fill colour, so that no model, however good its eyes, can read them in an overview that is the exact 4x4 mean.
 """
 
 from __future__ import annotations
@@ -17,12 +12,26 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from PIL import Image
 
-from pxr_env.synthetic.drawing import COLOURS, LETTER_BOX, LETTERS, Place, around, draw_letter_box, grainy, noise_corner
-from pxr_env.synthetic.scenes import Budget, ProceduralSamples, check_range, image_sample, square_side, warn_if_inexact
+from pxr_env.media import ImageSource
+from pxr_env.synthetic.scenes import (
+    COLOURS,
+    LETTER_BOX,
+    LETTERS,
+    Budget,
+    Place,
+    ProceduralSamples,
+    around,
+    check_range,
+    draw_letter_box,
+    grainy,
+    needs_operation,
+    noise_corner,
+    scene_of,
+    square_side,
+)
 from pxr_env.types import Sample
-from pxr_env.views import Box, Size
+from pxr_env.views import Box
 
 #: Source pixels per overview pixel, on each axis.
 REDUCTION = 4
@@ -50,24 +59,6 @@ class _SearchScene:
     shade: int
     clutter: tuple[tuple[int, int, int, int, int], ...]
     boxes: tuple[_PlacedBox, ...]
-
-
-def overview_side(*, grid: int, max_pixels: int, size_multiple: int) -> int:
-    """Returns the side of the overview: the largest multiple of `grid * size_multiple` whose square is in the budget.
-
-    Cells then lie on the grid of vision tokens.
-
-    Raises:
-        ValueError: not even the smallest such overview is inside the budget.
-    """
-    step = grid * size_multiple
-    side = square_side(max_pixels=max_pixels, step=step)
-    if side == 0:
-        raise ValueError(
-            f"got max_pixels={max_pixels} with grid={grid} and size_multiple={size_multiple}, expected at least "
-            f"(grid * size_multiple)**2 = {step**2}, one vision token per cell. Raise max_pixels or lower grid."
-        )
-    return side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +128,7 @@ class SyntheticSearch(ProceduralSamples):
                 "max_pixels."
             )
         remedy = f"Use min_pixels=max_pixels={side}**2 for certified ones."
-        warn_if_inexact(budget, (side, side), REDUCTION, "hard letters", remedy)
+        budget.warn_if_inexact((side, side), REDUCTION, "hard letters", remedy)
 
     @property
     def budget(self) -> Budget:
@@ -146,7 +137,7 @@ class SyntheticSearch(ProceduralSamples):
     @property
     def side(self) -> int:
         """Side of the overview in pixels."""
-        return overview_side(grid=self.grid, max_pixels=self.max_pixels, size_multiple=self.size_multiple)
+        return _overview_side(self.grid, self.max_pixels, self.size_multiple)
 
     @property
     def cell(self) -> int:
@@ -159,8 +150,8 @@ class SyntheticSearch(ProceduralSamples):
         return self.side // self.grid // _CELL_STEP * REDUCTION
 
     @classmethod
-    def environment_defaults(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the environment's arguments that suit samples made with `given`.
+    def budget_of(cls, given: Mapping[str, Any]) -> Budget:
+        """Returns the budget of an environment that shows samples made with `given`.
 
         By default one vision token per cell. A larger `max_pixels` is narrowed to the overview that fits into it, since
         a view in between would be no exact mean of its source. A `min_pixels` beyond the overview is left as it is (and
@@ -169,17 +160,22 @@ class SyntheticSearch(ProceduralSamples):
         grid, size_multiple = given.get("grid", 3), given.get("size_multiple", 28)
         least, most = given.get("min_pixels"), given.get("max_pixels")
         most = (grid * size_multiple) ** 2 if most is None else most
-        overview = overview_side(grid=grid, max_pixels=most, size_multiple=size_multiple) ** 2
+        overview = _overview_side(grid, most, size_multiple) ** 2
         least = overview if least is None else least
         most = overview if least <= overview else most
-        return Budget(min_pixels=least, max_pixels=most, size_multiple=size_multiple).defaults(max_turns=3)
+        return Budget(min_pixels=least, max_pixels=most, size_multiple=size_multiple)
+
+    @classmethod
+    def environment_defaults(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        return cls.budget_of(given).defaults(max_turns=3)
 
     def _sample(self, index: int) -> Sample:
-        boxes = self._scene(index).boxes
+        boxes = scene_of(self, index).boxes
         target = boxes[0]
-        return image_sample(
-            self,
-            index,
+        return Sample(
+            sample_id=f"{self.split}-{index}",
+            sources=(self._source(index),),
+            needs_operation=needs_operation(self, index),
             question=f"What letter is in the {target.colour} box?",
             answers=(target.letter,),
             evidence_box=around([target.box]),
@@ -187,13 +183,14 @@ class SyntheticSearch(ProceduralSamples):
             metadata={"boxes": [asdict(box) for box in boxes], "cell_size": self.cell},
         )
 
-    def size(self, index: int) -> Size:
-        return self.side * REDUCTION, self.side * REDUCTION
+    def _source(self, index: int) -> ImageSource:
+        return self._image(index, self.draw, (self.side * REDUCTION, self.side * REDUCTION))
 
-    def without(self, index: int, image: Image.Image) -> Image.Image:
-        target, blank = self._scene(index).boxes[0], image.copy()
+    def _is_hidden(self, index: int) -> bool:
+        target, image = scene_of(self, index).boxes[0], self._source(index).image
+        blank = image.copy()
         blank.paste(COLOURS[target.colour], target.box)
-        return blank
+        return np.array_equal(self.budget.show(image), self.budget.show(blank))
 
     def _scene(self, index: int) -> _SearchScene:
         rng, side = self._rng(index), self.side * REDUCTION
@@ -201,8 +198,8 @@ class SyntheticSearch(ProceduralSamples):
         smallest, largest = side // 56, side * 60 // 336
         clutter = []
         for _ in range(_CLUTTER):
-            width, height = (int(value) for value in rng.integers(smallest, largest, 2))
-            x, y = (int(value) for value in rng.integers(0, side - largest, 2))
+            width, height = rng.integers(smallest, largest, 2).tolist()
+            x, y = rng.integers(0, side - largest, 2).tolist()
             clutter.append((x, y, width, height, int(rng.integers(70, 220))))
         return _SearchScene(corner=corner, shade=shade, clutter=tuple(clutter), boxes=tuple(self._place_boxes(rng)))
 
@@ -232,14 +229,29 @@ class SyntheticSearch(ProceduralSamples):
 
     def draw(self, index: int) -> np.ndarray:
         """Draws a scene, (S, S, 3) uint8."""
-        scene = self._scene(index)
-        pixels = grainy(self.size(index), scene.corner, (scene.shade,) * 3)
+        scene, side = scene_of(self, index), self.side * REDUCTION
+        pixels = grainy((side, side), scene.corner, (scene.shade,) * 3)
         for x, y, width, height, grey in scene.clutter:
             pixels[y : y + height, x : x + width] = grey
         for placed in scene.boxes:
             fill, unit = COLOURS[placed.colour], self.unit
             draw_letter_box(pixels, placed.box, fill, placed.letter, hard=placed.hard, unit=unit, reduction=REDUCTION)
         return pixels
+
+
+def _overview_side(grid: int, max_pixels: int, size_multiple: int) -> int:
+    """The side of the overview: the largest multiple of `grid * size_multiple` whose square is in the budget.
+
+    Cells then lie on the grid of vision tokens. Raises ValueError if not even the smallest one is in the budget.
+    """
+    step = grid * size_multiple
+    side = square_side(max_pixels=max_pixels, step=step)
+    if side == 0:
+        raise ValueError(
+            f"got max_pixels={max_pixels} with grid={grid} and size_multiple={size_multiple}, expected at least "
+            f"(grid * size_multiple)**2 = {step**2}, one vision token per cell. Raise max_pixels or lower grid."
+        )
+    return side
 
 
 def cell_box(sample: Sample, cell: tuple[int, int]) -> Box:

@@ -17,18 +17,22 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from pxr_env.media import VideoSource, uniform_frames
-from pxr_env.synthetic.drawing import (
+from pxr_env.synthetic.scenes import (
     COLOURS,
     LETTER_BOX,
     LETTERS,
+    Budget,
     Colour,
     Place,
+    ProceduralSamples,
     around,
+    check_range,
     draw_letter_box,
     grainy,
+    needs_operation,
     noise_corner,
+    scene_of,
 )
-from pxr_env.synthetic.scenes import REMEMBERED, Budget, ProceduralSamples, check_range, warn_if_inexact
 from pxr_env.types import OperationCall, Sample
 from pxr_env.views import Size
 
@@ -58,10 +62,8 @@ class Mover:
 
     Args:
         kind: "ball", or the colour of a box.
-        size: width and height in source pixels.
-        top: its upper edge.
-        first: where it is in frame 0, in steps along the way to and fro.
-        speed: steps per frame.
+        size: width and height in source pixels, with its upper edge at `top`.
+        first: where it is in frame 0, in steps along the way to and fro, of which it goes `speed` in each frame.
         room: steps from the left end of the track to the right one.
     """
 
@@ -72,19 +74,6 @@ class Mover:
     speed: int
     room: int
 
-    @classmethod
-    def draw(cls, rng: np.random.Generator, *, kind: str, lane: int, size: Size) -> Mover:
-        """Draws the place and the speed of an object on a track of a frame of that size."""
-        unit = _unit(size)
-        shape = (
-            (_BALL_SIZE * unit, _BALL_SIZE * unit) if kind == "ball" else (LETTER_BOX[0] * unit, LETTER_BOX[1] * unit)
-        )
-        lane_height = size[1] // LANES // REDUCTION * REDUCTION
-        top = lane * lane_height + (lane_height - shape[1]) // 2 // REDUCTION * REDUCTION
-        room = (size[0] - shape[0]) // REDUCTION
-        first, speed = int(rng.integers(2 * room)), int(rng.integers(1, 4))
-        return cls(kind=kind, size=shape, top=top, first=first, speed=speed * unit // REDUCTION, room=room)
-
     def box(self, frame: int) -> Place:
         """Returns where it is in a frame, x1, y1, x2, y2 in source pixels."""
         way = (self.first + self.speed * frame) % (2 * self.room)
@@ -94,14 +83,9 @@ class Mover:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """What happens to one object, from frame `start` up to `stop`.
+    """What happens to object number `mover` from frame `start` up to `stop`: a letter, or the colour of the ball.
 
-    Args:
-        mover: number of the object on the stage, from 0.
-        start: the first frame.
-        stop: the first frame after it.
-        value: the letter on a box, or the colour of the ball.
-        hidden: whether the letter is a texture that the overview does not show.
+    A `hidden` letter is a texture that the overview does not show.
     """
 
     mover: int
@@ -112,20 +96,16 @@ class Event:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stage:
-    """What all frames of a video have in common: their size in source pixels, where the noise begins, objects."""
+class VideoScene:
+    """A video as numbers, of a size in source pixels.
+
+    The event that is asked for comes first. `need` is None, "time" or "detail".
+    """
 
     size: Size
     corner: tuple[int, int]
     shade: Colour
     movers: tuple[Mover, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _VideoScene:
-    """A video as numbers; the event that is asked for comes first. `need` is None, "time" or "detail"."""
-
-    stage: Stage
     events: tuple[Event, ...]
     need: str | None
 
@@ -209,11 +189,15 @@ class SyntheticVideo(ProceduralSamples):
                 "of them shown; expected events that fit between the shown ones. Lower event_frames or video_frames, "
                 "or raise seconds or fps."
             )
-        warn_if_inexact(self.budget, overview, REDUCTION, "hard letters", "Choose another max_frame_pixels.")
+        self.budget.warn_if_inexact(overview, REDUCTION, "hard letters", "Choose another max_frame_pixels.")
 
-    @property
-    def budget(self) -> Budget:
-        return _budget(self.max_frame_pixels, self.size_multiple)
+    @classmethod
+    def budget_of(cls, given: Mapping[str, Any]) -> Budget:
+        most, size_multiple = given.get("max_frame_pixels"), given.get("size_multiple", 28)
+        most = _FRAME_TOKENS * size_multiple**2 if most is None else most
+        if most < size_multiple**2:
+            raise _too_small(most, size_multiple)
+        return Budget(min_pixels=min(most, size_multiple**2), max_pixels=most, size_multiple=size_multiple)
 
     @property
     def n_frames(self) -> int:
@@ -246,24 +230,22 @@ class SyntheticVideo(ProceduralSamples):
 
         A selected frame is shown at the resolution of the source, and a zoom at least as large as a frame at first.
         """
-        size_multiple = given.get("size_multiple", 28)
-        budget = _budget(given.get("max_frame_pixels"), size_multiple)
+        budget = cls.budget_of(given)
         width, height = _overview(budget)
         least, most = given.get("min_pixels"), given.get("max_pixels")
-        if most is None:
-            most = max(width * height * REDUCTION**2, budget.max_pixels)
+        most = max(width * height * REDUCTION**2, budget.max_pixels) if most is None else most
         least = min(width * height, most) if least is None else least
         return {
-            **Budget(min_pixels=least, max_pixels=most, size_multiple=size_multiple).defaults(),
+            **Budget(min_pixels=least, max_pixels=most, size_multiple=budget.size_multiple).defaults(),
             "operations": ("select_frames", "seek", "zoom_in"),
             "video_frames": given.get("video_frames", 8),
             "max_frame_pixels": budget.max_pixels,
         }
 
     def _sample(self, index: int) -> Sample:
-        scene = _scene(self, index)
+        scene = scene_of(self, index)
         event = scene.events[0]
-        mover = scene.stage.movers[event.mover]
+        mover = scene.movers[event.mover]
         boxes = [mover.box(frame) for frame in range(event.start, event.stop)]
         of_box = f"Which letter appears on the {mover.kind} box?"
         times = event.start / self.fps, event.stop / self.fps
@@ -272,7 +254,7 @@ class SyntheticVideo(ProceduralSamples):
             question="What colour does the ball turn for a moment?" if mover.kind == _BALL else of_box,
             sources=(self._source(index),),
             answers=(event.value,),
-            needs_operation=_needs_operation(self, index),
+            needs_operation=needs_operation(self, index),
             evidence_box=around(boxes),
             evidence_time=times,
             evidence_call=self._call(scene, times),
@@ -295,13 +277,23 @@ class SyntheticVideo(ProceduralSamples):
         )
 
     def _draw(self, index: int, frame: int) -> np.ndarray:
-        scene = _scene(self, index)
-        return draw_frame(scene.stage, scene.events, frame)
+        scene = scene_of(self, index)
+        return draw_frame(scene, scene.events, frame)
 
-    def _make_scene(self, index: int) -> _VideoScene:
+    def _is_hidden(self, index: int) -> bool:
+        """Only the event's own frames can differ."""
+        scene, source, show = scene_of(self, index), self._source(index), self.budget.show
+        event, *others = scene.events
+        return all(
+            np.array_equal(show(source.frame(frame)), show(draw_frame(scene, others, frame)))
+            for frame in self.shown
+            if event.start <= frame < event.stop
+        )
+
+    def _scene(self, index: int) -> VideoScene:
         rng = self._rng(index)
         corner = noise_corner(rng, max(self.size), self.split)
-        red, green, blue = (int(value) for value in rng.integers(176, 202, 3))
+        red, green, blue = rng.integers(176, 202, 3).tolist()
         # The ball is asked about as often as all boxes together, whether that is hard or not.
         hard = bool(rng.random() < self.hard_fraction)
         kinds = [_BALL, *COLOURS]
@@ -311,15 +303,15 @@ class SyntheticVideo(ProceduralSamples):
             need = "detail" if asked != 0 and rng.random() < self.detail_fraction else "time"
         lanes = rng.permutation(LANES)
         movers = tuple(
-            Mover.draw(rng, kind=kind, lane=int(lane), size=self.size) for kind, lane in zip(kinds, lanes, strict=True)
+            _draw_mover(rng, kind, lane, self.size) for kind, lane in zip(kinds, lanes.tolist(), strict=True)
         )
         starts = self.starts(shown=need != "time")
         events = [self._event(rng, asked, starts, hidden=need == "detail")]
         others = [int(mover) for mover in rng.permutation(LANES) if mover != asked]
         anywhere = list(range(self.n_frames - self.event_frames + 1))
         events += [self._event(rng, mover, anywhere, hidden=False) for mover in others[: self.n_distractors]]
-        stage = Stage(size=self.size, corner=corner, shade=(red, green, blue), movers=movers)
-        return _VideoScene(stage=stage, events=tuple(events), need=need)
+        shade = (red, green, blue)
+        return VideoScene(size=self.size, corner=corner, shade=shade, movers=movers, events=tuple(events), need=need)
 
     def _event(self, rng: np.random.Generator, mover: int, starts: list[int], *, hidden: bool) -> Event:
         start = starts[int(rng.integers(len(starts)))]
@@ -327,7 +319,7 @@ class SyntheticVideo(ProceduralSamples):
         value = values[int(rng.integers(len(values)))]
         return Event(mover=mover, start=start, stop=start + self.event_frames, value=value, hidden=hidden)
 
-    def _call(self, scene: _VideoScene, times: tuple[float, float]) -> OperationCall | None:
+    def _call(self, scene: VideoScene, times: tuple[float, float]) -> OperationCall | None:
         """What shows a hard event."""
         event = scene.events[0]
         if scene.need == "time":
@@ -339,31 +331,6 @@ class SyntheticVideo(ProceduralSamples):
         return None
 
 
-@functools.lru_cache(maxsize=64)
-def _scene(task: SyntheticVideo, index: int) -> _VideoScene:
-    return task._make_scene(index)
-
-
-@functools.lru_cache(maxsize=REMEMBERED)
-def _needs_operation(task: SyntheticVideo, index: int) -> bool:
-    """Whether the overview is the same, byte for byte, without the event. Only its own frames can differ."""
-    scene, source, show = _scene(task, index), task._source(index), task.budget.show
-    event, *others = scene.events
-    return all(
-        np.array_equal(show(source.frame(frame)), show(draw_frame(scene.stage, others, frame)))
-        for frame in task.shown
-        if event.start <= frame < event.stop
-    )
-
-
-def _budget(max_frame_pixels: int | None, size_multiple: int) -> Budget:
-    """The budget of a frame of the overview; an environment's is the same."""
-    most = _FRAME_TOKENS * size_multiple**2 if max_frame_pixels is None else max_frame_pixels
-    if most < size_multiple**2:
-        raise _too_small(most, size_multiple)
-    return Budget(min_pixels=min(most, size_multiple**2), max_pixels=most, size_multiple=size_multiple)
-
-
 def _too_small(max_frame_pixels: int, size_multiple: int) -> ValueError:
     return ValueError(
         f"got max_frame_pixels={max_frame_pixels} with size_multiple={size_multiple}, expected room for frames of "
@@ -373,43 +340,48 @@ def _too_small(max_frame_pixels: int, size_multiple: int) -> ValueError:
 
 def _overview(budget: Budget) -> Size:
     """The size in pixels at which frames are shown: about 4:3, and an exact mean of the source."""
-    multiple = budget.size_multiple
-    exact = [(columns * multiple, rows * multiple) for columns, rows in budget.exact_overviews(REDUCTION)]
+    exact = budget.exact_overviews(REDUCTION)
     fitting = [size for size in exact if size[0] >= SMALLEST[0] and size[1] >= SMALLEST[1]]
     if not fitting:
-        raise _too_small(budget.max_pixels, multiple)
+        raise _too_small(budget.max_pixels, budget.size_multiple)
     return min(fitting, key=lambda size: abs(size[0] / size[1] / _ASPECT - 1))
 
 
-def draw_frame(stage: Stage, events: Sequence[Event], frame: int) -> np.ndarray:
-    """Returns a frame, (h, w, 3) uint8."""
-    width, _ = stage.size
-    unit = _unit(stage.size)
-    pixels = grainy(stage.size, stage.corner, stage.shade)
+def _draw_mover(rng: np.random.Generator, kind: str, lane: int, size: Size) -> Mover:
+    """Draws the place and the speed of an object on a track of a frame of that size."""
+    unit = _unit(size)
+    units = (_BALL_SIZE, _BALL_SIZE) if kind == _BALL else LETTER_BOX
+    shape = (units[0] * unit, units[1] * unit)
+    lane_height = size[1] // LANES // REDUCTION * REDUCTION
+    top = lane * lane_height + (lane_height - shape[1]) // 2 // REDUCTION * REDUCTION
+    room = (size[0] - shape[0]) // REDUCTION
+    first, speed = int(rng.integers(2 * room)), int(rng.integers(1, 4))
+    return Mover(kind=kind, size=shape, top=top, first=first, speed=speed * unit // REDUCTION, room=room)
+
+
+def draw_frame(scene: VideoScene, events: Sequence[Event], frame: int) -> np.ndarray:
+    """Returns a frame of a scene with these events, (h, w, 3) uint8."""
+    unit = _unit(scene.size)
+    pixels = grainy(scene.size, scene.corner, scene.shade)
     now = {event.mover: event for event in events if event.start <= frame < event.stop}
-    for number, mover in enumerate(stage.movers):
+    for number, mover in enumerate(scene.movers):
         middle = (mover.top + mover.size[1] // 2) // REDUCTION * REDUCTION
-        pixels[middle : middle + unit, :width] = TRACK
-        if mover.kind == "ball":
-            _draw_ball(pixels, mover.box(frame), BALL_COLOURS[now[number].value] if number in now else BALL_FILL)
+        pixels[middle : middle + unit] = TRACK
+        x1, y1, x2, y2 = box = mover.box(frame)
+        if mover.kind == _BALL:
+            disc, rim = _disc(x2 - x1)
+            shown = pixels[y1:y2, x1:x2]
+            shown[rim] = BALL_RIM
+            shown[disc] = BALL_COLOURS[now[number].value] if number in now else BALL_FILL
         else:
             letter, hard = (now[number].value, now[number].hidden) if number in now else (None, False)
-            fill = COLOURS[mover.kind]
-            draw_letter_box(pixels, mover.box(frame), fill, letter, hard=hard, unit=unit, reduction=REDUCTION)
+            draw_letter_box(pixels, box, COLOURS[mover.kind], letter, hard=hard, unit=unit, reduction=REDUCTION)
     return pixels
 
 
 def _unit(size: Size) -> int:
     """Source pixels of a unit: letters grow with the frame."""
     return REDUCTION * max(1, min(size[0] // SMALLEST[0], size[1] // SMALLEST[1]) // REDUCTION)
-
-
-def _draw_ball(pixels: np.ndarray, box: Place, fill: Colour) -> None:
-    x1, y1, x2, y2 = box
-    disc, rim = _disc(x2 - x1)
-    shown = pixels[y1:y2, x1:x2]
-    shown[rim] = BALL_RIM
-    shown[disc] = fill
 
 
 @functools.lru_cache(maxsize=8)

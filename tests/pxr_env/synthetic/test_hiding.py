@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pxr_env.synthetic.drawing import hide
-from pxr_env.synthetic.scenes import Budget, SampleIds
+from pxr_env.synthetic.scenes import Budget, SampleIds, hide
 
 colours = st.tuples(*[st.integers(0, 255)] * 3)
 
@@ -58,7 +57,7 @@ def test_cover_off_the_blocks_is_refused():
 def test_exact_overviews_are_all_there_are(tokens, multiple, reduction):
     budget = Budget(min_pixels=0, max_pixels=tokens * multiple**2 + 5, size_multiple=multiple)
     expected = {
-        (columns, rows)
+        (columns * multiple, rows * multiple)
         for columns in range(1, tokens + 1)
         for rows in range(1, tokens + 1)
         if columns * rows <= tokens

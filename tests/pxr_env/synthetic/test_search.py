@@ -8,7 +8,7 @@ import pytest
 
 from pxr_env.errors import DataError
 from pxr_env.media import ImageSource, cut
-from pxr_env.synthetic import COLOURS, LETTERS, SyntheticSearch, cell_box, drawing
+from pxr_env.synthetic import COLOURS, LETTERS, SyntheticSearch, cell_box, scenes
 
 
 @functools.cache
@@ -57,7 +57,7 @@ def test_hard_letters_cannot_be_seen_at_first_sight():
         colour = sample.metadata["boxes"][0]["colour"]
         views, zooms = [], []
         for letter in LETTERS:
-            ink, paint = drawing.draw_letter(letter, COLOURS[colour], hard=True, pixel=8, reduction=4)
+            ink, paint = scenes.draw_letter(letter, COLOURS[colour], hard=True, pixel=8, reduction=4)
             pixels = original.copy()
             pixels[y1:y2, x1:x2] = original[y1, x1]
             pixels[y1 + 8 : y1 + 64, x1 + 8 : x1 + 48][ink] = paint
@@ -89,7 +89,7 @@ def test_easy_letters_are_dark_in_the_overview():
         if not target["hard"]:
             x1, y1, x2, y2 = (value // 4 for value in target["box"])
             view = overview(np.asarray(sample.sources[0].image))[y1:y2, x1:x2]
-            glyph = drawing.GLYPHS[target["letter"]].repeat(2, 0).repeat(2, 1)
+            glyph = scenes.GLYPHS[target["letter"]].repeat(2, 0).repeat(2, 1)
             assert np.array_equal(np.all(view[2:-2, 2:-2] == 15, axis=2), glyph)
 
 

@@ -8,9 +8,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pxr_env.media import cut
 from pxr_env.synthetic import SyntheticInfographic
-from pxr_env.synthetic.infographic import _page
-from pxr_env.synthetic.infographic_content import KINDS, MONTHS
-from pxr_env.synthetic.infographic_page import TextLabel, draw_page, fitting_font
+from pxr_env.synthetic.infographic import KINDS
+from pxr_env.synthetic.infographic_page import MONTHS, TextLabel, draw_page, fitting_font
+from pxr_env.synthetic.scenes import scene_of
 
 
 @functools.cache
@@ -71,7 +71,7 @@ def test_values_are_distinct_and_shares_add_up():
 
 def test_fine_print_changes_a_zoom_but_not_the_first_view():
     for index, sample in enumerate(samples()):
-        page, image = _page(data(), index), sample.sources[0].image
+        page, image = scene_of(data(), index), sample.sources[0].image
         without = draw_page(page.size, page.shapes, without=page.question.keys)
         width, height = image.size
         first, blank = (cut(picture, (0, 0, width, height), page.size) for picture in (image, without))
@@ -89,7 +89,7 @@ def test_fine_print_changes_a_zoom_but_not_the_first_view():
 
 def test_plain_text_that_decides_is_large_enough_for_the_first_view():
     for index in range(200):
-        page = _page(data(), index)
+        page = scene_of(data(), index)
         for label in page.shapes:
             if isinstance(label, TextLabel) and label.key in page.question.keys and label.strip is None:
                 font = fitting_font(label.text, label.size * 4, 4 * (label.place[2] - label.place[0]))
@@ -151,7 +151,7 @@ def test_pages_have_the_formats_of_the_budget():
 def test_labels_keep_to_the_page_and_apart_from_each_other():
     crowded = SyntheticInfographic(n_sections=5, max_pixels=320 * 784)
     for index in range(60):
-        page = _page(crowded, index)
+        page = scene_of(crowded, index)
         width, height = page.size
         places = [shape.place for shape in page.shapes if isinstance(shape, TextLabel)]
         for number, (x1, y1, x2, y2) in enumerate(places):

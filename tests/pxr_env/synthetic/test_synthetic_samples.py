@@ -14,7 +14,7 @@ from pxr_env.errors import DataError
 from pxr_env.media import VideoSource, cut
 from pxr_env.media.images import decoded_cache
 from pxr_env.synthetic import SyntheticCount, SyntheticInfographic, SyntheticSearch, SyntheticVideo
-from pxr_env.synthetic.drawing import noise
+from pxr_env.synthetic.scenes import noise
 from pxr_env.types import OperationCall
 
 CLASSES = [SyntheticSearch, SyntheticCount, SyntheticInfographic, SyntheticVideo]

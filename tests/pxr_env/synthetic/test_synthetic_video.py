@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pxr_env.synthetic import COLOURS, LETTERS, SyntheticVideo
-from pxr_env.synthetic.drawing import GLYPHS
-from pxr_env.synthetic.video import BALL_COLOURS, _scene, draw_frame
+from pxr_env.synthetic.scenes import GLYPHS, scene_of
+from pxr_env.synthetic.video import BALL_COLOURS, draw_frame
 
 
 @functools.cache
@@ -52,9 +52,9 @@ def test_the_event_is_where_and_when_the_evidence_says():
 
 def test_the_event_is_nowhere_else():
     for index in range(6):
-        scene = _scene(data(), index)
+        scene = scene_of(data(), index)
         event = scene.events[0]
-        mover = scene.stage.movers[event.mover]
+        mover = scene.movers[event.mover]
         video = samples()[index].sources[0]
         for frame in range(64):
             seen = read(np.asarray(video.frame(frame)), mover.box(frame), mover.kind)
@@ -64,9 +64,9 @@ def test_the_event_is_nowhere_else():
 def test_needs_operation_is_what_all_frames_of_the_overview_say():
     kinds = Counter()
     for index, sample in enumerate(samples()):
-        scene = _scene(data(), index)
+        scene = scene_of(data(), index)
         shown = [data().budget.show(sample.sources[0].frame(frame)) for frame in data().shown]
-        blank = [data().budget.show(draw_frame(scene.stage, scene.events[1:], frame)) for frame in data().shown]
+        blank = [data().budget.show(draw_frame(scene, scene.events[1:], frame)) for frame in data().shown]
         assert sample.needs_operation is all(map(np.array_equal, shown, blank))
         assert sample.needs_operation is (sample.metadata["need"] is not None)
         kinds[sample.category] += 1
@@ -76,17 +76,17 @@ def test_needs_operation_is_what_all_frames_of_the_overview_say():
 def test_hard_letters_differ_in_what_the_calls_show_alone():
     """Whatever letter it is, the overview has the same bytes; the frames that the oracle asks for have not."""
     for index, sample in enumerate(samples()[:24]):
-        scene = _scene(data(), index)
+        scene = scene_of(data(), index)
         event = scene.events[0]
         if not sample.needs_operation or event.mover == 0:
             continue
         others = [replace(event, value=letter) for letter in LETTERS]
-        frames = [[draw_frame(scene.stage, [other, *scene.events[1:]], f) for f in data().shown] for other in others]
+        frames = [[draw_frame(scene, [other, *scene.events[1:]], f) for f in data().shown] for other in others]
         for shown in frames[1:]:
             assert all(map(np.array_equal, map(data().budget.show, shown), map(data().budget.show, frames[0])))
-        called = {draw_frame(scene.stage, [other], event.start).tobytes() for other in others}
+        called = {draw_frame(scene, [other], event.start).tobytes() for other in others}
         assert len(called) == len(LETTERS)
-        small = {data().budget.show(draw_frame(scene.stage, [other], event.start)).tobytes() for other in others}
+        small = {data().budget.show(draw_frame(scene, [other], event.start)).tobytes() for other in others}
         # What `seek` shows is as small as the overview: enough for letters that were only missed.
         assert len(small) == (len(LETTERS) if scene.need == "time" else 1)
 
@@ -113,10 +113,10 @@ def test_the_budget_of_larger_views_can_be_chosen():
 
 
 def test_objects_keep_to_their_tracks():
-    scene = _scene(data(), 3)
-    tops = sorted((mover.box(0)[1], mover.box(0)[3]) for mover in scene.stage.movers)
+    scene = scene_of(data(), 3)
+    tops = sorted((mover.box(0)[1], mover.box(0)[3]) for mover in scene.movers)
     assert all(first[1] <= second[0] for first, second in itertools.pairwise(tops))
-    for mover in scene.stage.movers:
+    for mover in scene.movers:
         lefts = [mover.box(frame)[0] for frame in range(200)]
         assert min(lefts) >= 0
         assert max(mover.box(frame)[2] for frame in range(200)) <= 448
@@ -125,7 +125,7 @@ def test_objects_keep_to_their_tracks():
 
 
 def test_shares_of_questions_and_answers():
-    scenes = [_scene(data(), index) for index in range(2000)]
+    scenes = [scene_of(data(), index) for index in range(2000)]
     hard = [scene.need is not None for scene in scenes]
     ball = [scene.events[0].mover == 0 for scene in scenes]
     assert np.mean(hard) == pytest.approx(0.5, abs=0.03)
@@ -139,4 +139,4 @@ def test_shares_of_questions_and_answers():
 
 def test_train_and_test_have_no_frame_in_common():
     for split, parity in (("train", 0), ("test", 1)):
-        assert {_scene(data(split=split), index).stage.corner[1] % 2 for index in range(20)} == {parity}
+        assert {scene_of(data(split=split), index).corner[1] % 2 for index in range(20)} == {parity}
