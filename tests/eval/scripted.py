@@ -6,7 +6,7 @@ from typing import Any
 
 import gymnasium
 
-from pxr_agents.agents import EachEpisode, Oracle
+from pxr_agents.agents import EachEpisode
 from pxr_agents.types import Agent, Observation
 
 HOSTILE = '<script>alert("pwned")</script><img src=x onerror=alert(1)></pre></details>'
@@ -28,26 +28,8 @@ class _Hostile:
         return next(self._turns)
 
 
-#: The process is stopped when this episode begins (counted from 1), None: never.
-interrupt_at: int | None = None
-
-
 def hostile() -> Agent:
     return EachEpisode(_Hostile)
-
-
-def interrupted() -> Agent:
-    """The oracle, until `interrupt_at`."""
-    n_started = 0
-
-    def player(env: gymnasium.Env) -> Oracle:
-        nonlocal n_started
-        n_started += 1
-        if n_started == interrupt_at:
-            raise KeyboardInterrupt
-        return Oracle(env)
-
-    return EachEpisode(player)
 
 
 def no_agent() -> dict[str, str]:

@@ -17,25 +17,19 @@ MANIFEST = {"agent": "oracle", "seed": 0}
 
 
 def full_episode(sample_id: str = "0") -> Episode:
+    whole = {"source": 1, "box": (0.0, 0.0, 10.5, 20.0), "size": (28, 56)}
+    turned = {
+        "corners": [(0.0, 20.0), (0.0, 0.0), (10.5, 0.0), (10.5, 20.0)],
+        "marks": [{"kind": "point", "points": [(3.0, 4.0)], "label": "a"}],
+        "adjustments": [{"contrast": 2.0}],
+    }
     return Episode(
         task="pxr/SyntheticSearch-v0",
         sample_id=sample_id,
         group="g",
         prompt="Which letter is \u8a9e \ud800?",
         steps=[Step(turn="a\nb", reply="", reward=0.5, reward_terms={"correct": 0.5}, weights_version=3)],
-        views=[
-            {"index": 1, "turn": 0, "source": 1, "box": (0.0, 0.0, 10.5, 20.0), "size": (28, 56)},
-            {
-                "index": 2,
-                "turn": 1,
-                "source": 1,
-                "box": (0.0, 0.0, 10.5, 20.0),
-                "size": (28, 56),
-                "corners": [(0.0, 20.0), (0.0, 0.0), (10.5, 0.0), (10.5, 20.0)],
-                "marks": [{"kind": "point", "points": [(3.0, 4.0)], "label": "a"}],
-                "adjustments": [{"contrast": 2.0}],
-            },
-        ],
+        views=[{"index": 1, "turn": 0, **whole}, {"index": 2, "turn": 1, **whole, **turned}],
         evidence_time=(0.5, 1.5),
         usage={"zoom_in": 1},
         failures={"malformed": 2},
@@ -45,7 +39,6 @@ def full_episode(sample_id: str = "0") -> Episode:
         answer="K",
         target="T",
         correct=True,
-        truncated_by=None,
         token_spans=(("read", 12), ("written", 5)),
     )
 
@@ -129,32 +122,20 @@ def test_what_could_not_be_scored_is_tried_again_and_a_judge_that_failed_costs_n
     assert not directory.metrics_file.exists()
 
 
-def test_an_interrupted_run_with_other_settings_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_run_to_go_on_with_is_refused(tmp_path: Path) -> None:
     directory = RunFiles(tmp_path)
-    directory.start(MANIFEST)
-    with pytest.raises(FileExistsError, match="seed was 0 and is 1"):
-        directory.start(MANIFEST | {"seed": 1})
-
-
-def test_episodes_without_a_manifest_are_left_alone(tmp_path: Path) -> None:
-    directory = RunFiles(tmp_path)
+    with pytest.raises(FileNotFoundError, match="continue an interrupted evaluation"):
+        directory.metrics()
     directory.append(full_record())
     with pytest.raises(FileExistsError, match="without a manifest"):
         directory.start(MANIFEST)
-
-
-def test_a_bad_line_is_named(tmp_path: Path) -> None:
-    directory = RunFiles(tmp_path)
-    directory.append(full_record())
+    directory.write_manifest(MANIFEST)
+    with pytest.raises(FileExistsError, match="seed was 0 and is 1"):
+        directory.start(MANIFEST | {"seed": 1})
     with directory.episodes_file.open("a") as file:
         file.write("[]\n")
     with pytest.raises(ValueError, match=r"episodes.jsonl, line 2"):
-        episodes_of(directory.path)
-
-
-def test_a_run_without_metrics_is_not_finished(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="continue an interrupted evaluation"):
-        RunFiles(tmp_path).metrics()
+        directory.records()
 
 
 def test_a_server_with_a_larger_context_is_asked_again_what_outgrew_the_smaller_one(tmp_path: Path) -> None:

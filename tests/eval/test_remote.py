@@ -587,7 +587,8 @@ def test_a_model_behind_a_server_needs_no_torch(tmp_path: Path) -> None:
     with serve(ChatServer(zoom_then_answer)) as url:
         one = command(url, tmp_path / "one", "--limit", "2", "--no-report")
         two = command(url, tmp_path / "two", "--limit", "2", "--recipe", "mini-o3")
-        commands = [one, two, ["report", runs[0]], ["compare", *runs, "--json", str(tmp_path / "both.json")]]
+        commands = [one, two, ["report", runs[0]], ["replay", *runs]]
+        commands += [["compare", *runs, "--json", str(tmp_path / "both.json")]]
         code = (
             f"import sys\n{blocked}from eval.__main__ import main\n"
             f"for arguments in {commands!r}:\n    if main(arguments): sys.exit(arguments[0])"

@@ -29,7 +29,6 @@ from eval.records import RunFiles
 from eval.runner import evaluate
 from eval.suites import Choice
 from pxr_agents.types import Sampling
-from tests.eval import scripted
 from tests.eval.conftest import ENV_ARGS, ENV_ID, episodes_of, run_evaluation
 from tests.pxr_env.media.broken import BROKEN, saved
 from tests.vllm_support import ARGUMENTS, VARIABLES, needs_vllm
@@ -46,17 +45,17 @@ def without_seconds(metrics: Any) -> Any:
 def test_the_oracle_is_always_right_and_looks_only_where_it_has_to(oracle_run: Path) -> None:
     statistics = RunFiles(oracle_run).metrics()["statistics"]
     expected = {"accuracy": 1.0, "hit_rate": 1.0, "needless_rate": 0.0, "missing_rate": 0.0, "failure_rate": 0.0}
+    expected |= {"usage_rate_needs_operation": 1.0, "usage_rate_easy": 0.0, "n_episodes": 12}
     assert {name: statistics[name] for name in expected} == expected
-    assert statistics["usage_rate_needs_operation"] == 1.0
-    assert statistics["usage_rate_easy"] == 0.0
-    assert statistics["n_episodes"] == 12
-
-
-def test_episodes_are_those_of_the_first_samples_in_order(oracle_run: Path) -> None:
-    episodes = episodes_of(oracle_run)
-    assert [episode.sample_id for episode in episodes] == [f"test-{index}" for index in range(12)]
-    assert all(episode.answer == episode.target and episode.tokens is None for episode in episodes)
-    assert {episode.task for episode in episodes} == {"pxr/SyntheticSearch-v0"}
+    records = RunFiles(oracle_run).records()
+    assert [record.key for record in records] == [(f"test-{index}", 0) for index in range(12)]
+    for record in records:
+        episode = record.episode
+        assert (episode.answer, episode.tokens, episode.task) == (episode.target, None, "pxr/SyntheticSearch-v0")
+        # A vision token is 28x28 pixels.
+        assert record.vision_tokens == sum(view["size"][0] * view["size"][1] for view in episode.views) // 28**2
+        assert (record.score, record.completion_tokens) == (1.0, None)
+        assert 0 < record.seconds >= record.model_seconds
 
 
 def test_the_manifest_rebuilds_the_environment(oracle_run: Path) -> None:
@@ -87,45 +86,11 @@ def test_the_random_agent_depends_on_its_seed_only(random_run: Path, tmp_path: P
     assert RunFiles(random_run).metrics()["statistics"]["accuracy"] < 1.0
 
 
-def test_an_interrupted_run_continues_to_the_same_end(
-    tmp_path: Path, oracle_run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    directory = RunFiles(tmp_path / "run")
-    monkeypatch.setattr(scripted, "interrupt_at", 8)
-    with pytest.raises(KeyboardInterrupt):
-        run_evaluation(directory.path, agent="tests.eval.scripted:interrupted", n_envs=2)
-    done = episodes_of(directory.path)
-    assert 0 < len(done) < 12
-    assert not directory.metrics_file.exists()
-
-    monkeypatch.setattr(scripted, "interrupt_at", None)
-    metrics = run_evaluation(directory.path, agent="tests.eval.scripted:interrupted", n_envs=2)
-    assert episodes_of(directory.path) == episodes_of(oracle_run)
-    uninterrupted = RunFiles(oracle_run).metrics()
-    assert without_seconds(metrics) == without_seconds(uninterrupted)
-    assert RunFiles(oracle_run).manifest()["data"] == directory.manifest()["data"]
-
-
 def test_a_finished_run_is_left_alone(oracle_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = RunFiles(oracle_run).metrics_file.read_bytes()
     assert main(["run", ENV_ID, "--agent", "random", "--out", str(oracle_run)]) == 2
     assert "finished evaluation" in capsys.readouterr().err
     assert RunFiles(oracle_run).metrics_file.read_bytes() == before
-
-
-def test_a_checkpoint_is_evaluated_and_recorded(tiny_path: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    arguments = ["--agent", "transformers", "--model", str(tiny_path), "--limit", "3", "--max-tokens", "8"]
-    env_args = [item for key, value in ENV_ARGS.items() for item in ("--env-arg", f"{key}={value}")]
-    assert main(["run", ENV_ID, *arguments, *env_args, "--env-arg", "max_turns=2", "--out", str(out)]) == 0
-    manifest = RunFiles(out).manifest()
-    assert manifest["sampling"] == {"temperature": 0.0, "max_tokens": 8}
-    assert "model.safetensors" in manifest["model_sha256"]
-    assert manifest["env"]["kwargs"]["max_turns"] == 2
-    episodes = episodes_of(out)
-    # Untrained and cut off after 8 tokens, it says nothing an environment could score, twice.
-    assert [len(episode.steps) for episode in episodes] == [2, 2, 2]
-    assert RunFiles(out).metrics()["statistics"]["truncated_rate"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -171,24 +136,20 @@ def test_values_are_json_or_text(text: str, expected: tuple[str, Any]) -> None:
     assert key_value(text) == expected
 
 
-@pytest.mark.parametrize("option", ["--env-arg", "--set"])
-def test_environment_arguments(option: str, tmp_path: Path) -> None:
-    given = [option, "max_turns=3", option, 'operations=["zoom_in"]']
-    out = tmp_path / "run"
-    assert main(["run", ENV_ID, "--agent", "oracle", "--limit", "1", *given, "--no-report", "--out", str(out)]) == 0
-    arguments = RunFiles(out).manifest()["env"]["kwargs"]
-    assert (arguments["max_turns"], arguments["operations"]) == (3, ["zoom_in"])
-
-
 def test_an_unknown_task_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["run", "pxr_env:pxr/SyntheticSearch-v9", "--agent", "oracle", "--out", str(tmp_path / "run")]) == 2
     assert "SyntheticSearch" in capsys.readouterr().err
 
 
-def test_an_environment_argument_without_a_value_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_says_what_it_expects(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["run", ENV_ID, "--agent", "oracle", "--env-arg", "max_turns"])
     assert "expected KEY=VALUE" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as exited:
+        main(["--help"])
+    assert exited.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("run", "report", "compare"))
 
 
 def test_an_agent_of_ones_own_needs_nothing_but_act(tmp_path: Path) -> None:
@@ -196,19 +157,6 @@ def test_an_agent_of_ones_own_needs_nothing_but_act(tmp_path: Path) -> None:
     # A fresh one for each episode: the first turn is no answer, and the second sees a reply without images.
     for episode in episodes_of(tmp_path / "run"):
         assert [step.turn for step in episode.steps] == ["Let me think.", r"\boxed{02}"]
-
-
-def test_several_episodes_per_sample(tmp_path: Path) -> None:
-    metrics = run_evaluation(tmp_path / "run", agent="random", limit=4, repeats=3, n_envs=5)
-    records = RunFiles(tmp_path / "run").records()
-    assert [record.key for record in records] == [(f"test-{k}", repeat) for k in range(4) for repeat in range(3)]
-    turns = [[step.turn for step in record.episode.steps] for record in records]
-    # Each repeat is another one, and the first is what a single one would be.
-    assert all(turns[3 * k] != turns[3 * k + 1] for k in range(4))
-    run_evaluation(tmp_path / "single", agent="random", limit=4)
-    assert episodes_of(tmp_path / "single") == [record.episode for record in records if record.repeat == 0]
-    assert {"pass@1", "pass@2", "pass@3", "majority_accuracy"} <= metrics["statistics"].keys()
-    assert metrics["statistics"]["n_episodes"] == 12
 
 
 def test_a_broken_picture_is_one_question_without_a_score(tmp_path: Path) -> None:
@@ -226,42 +174,36 @@ def test_a_broken_picture_is_one_question_without_a_score(tmp_path: Path) -> Non
     assert all(name in str(errors[name]) for name in names if name in BROKEN)
 
 
-def test_what_an_episode_took_is_recorded(oracle_run: Path) -> None:
-    for record in RunFiles(oracle_run).records():
-        # A vision token is 28x28 pixels.
-        areas = [view["size"][0] * view["size"][1] for view in record.episode.views]
-        assert record.vision_tokens == sum(areas) // 28**2
-        assert record.score == 1.0
-        assert record.seconds > 0
-        assert record.model_seconds <= record.seconds
-        assert record.completion_tokens is None
-
-
 def test_the_manifest_says_what_made_the_score(tiny_path: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    run_evaluation(
-        out,
-        agent=AgentChoice(name="transformers", model=str(tiny_path), sampling=Sampling(max_tokens=4)),
-        limit=1,
-        repeats=2,
-    )
-    manifest = RunFiles(out).manifest()
+    env_args = [
+        item for key, value in (ENV_ARGS | {"max_turns": 2}).items() for item in ("--env-arg", f"{key}={value}")
+    ]
+    arguments = ["--agent", "transformers", "--model", str(tiny_path), "--limit", "1", "--max-tokens", "8"]
+    arguments += ["--k", "2", "--temperature", "1", "--no-report", "--set", 'operations=["zoom_in"]']
+    assert main(["run", ENV_ID, *arguments, *env_args, "--out", str(out)]) == 0
+    manifest, records = RunFiles(out).manifest(), RunFiles(out).records()
+    kwargs = manifest["env"]["kwargs"]
+    assert (kwargs["max_turns"], kwargs["operations"]) == (2, ["zoom_in"])
+    assert (manifest["sampling"], manifest["repeats"]) == ({"temperature": 1.0, "max_tokens": 8}, 2)
     weights = hashlib.sha256((tiny_path / "model.safetensors").read_bytes()).hexdigest()
     assert manifest["model_sha256"]["model.safetensors"] == weights
     assert manifest["weights_sha256"] == hashlib.sha256(f"model.safetensors {weights}".encode()).hexdigest()
     template = (tiny_path / "chat_template.jinja").read_bytes()
     assert manifest["chat_template_sha256"] == hashlib.sha256(template).hexdigest()
-    _, info = gymnasium.make(ENV_ID, **ENV_ARGS).reset()
-    assert manifest["prompt"]["system_prompt"] == info["system_prompt"]
-    assert manifest["prompt"]["system_prompt_sha256"] == hashlib.sha256(info["system_prompt"].encode()).hexdigest()
-    assert (manifest["prompt"]["dialect"], manifest["prompt"]["coordinates"]) == ("hermes", "unit")
+    _, info = gymnasium.make(ENV_ID, **kwargs).reset()
+    prompt = manifest["prompt"]
+    assert prompt["system_prompt"] == info["system_prompt"]
+    assert prompt["system_prompt_sha256"] == hashlib.sha256(info["system_prompt"].encode()).hexdigest()
+    assert (prompt["dialect"], prompt["coordinates"]) == ("hermes", "unit")
     assert manifest["pixels"]["image"] == {"min_pixels": 784, "max_pixels": 7056, "size_multiple": 28}
-    assert manifest["scorer"]["name"] == "exact"
-    assert manifest["repeats"] == 2
-    assert manifest["judge"] is None
+    assert (manifest["scorer"]["name"], manifest["judge"]) == ("exact", None)
     assert {"torch", "transformers", "pxr-gym"} <= manifest["versions"].keys()
-    digests = [record.sample_sha256 for record in RunFiles(out).records()]
-    assert manifest["data"]["samples_sha256"] == hashlib.sha256(str(digests[0]).encode()).hexdigest()
+    digest = str(records[0].sample_sha256)
+    assert manifest["data"]["samples_sha256"] == hashlib.sha256(digest.encode()).hexdigest()
+    # Untrained and cut off after 8 tokens, it says nothing an environment could score, twice.
+    assert [len(record.episode.steps) for record in records] == [2, 2]
+    assert RunFiles(out).metrics()["statistics"]["truncated_rate"] == 1.0
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
@@ -289,14 +231,6 @@ def test_a_finished_run_has_its_report(tmp_path: Path) -> None:
     assert main(["run", "--suite", "synthetic-search", "--agent", "oracle", "--limit", "2", "--out", str(out)]) == 0
     assert {path.name for path in out.iterdir()} == {"manifest.json", "episodes.jsonl", "metrics.json", "report.html"}
     assert RunFiles(out).manifest()["suite"]["name"] == "synthetic-search"
-
-
-def test_commands_are_listed_without_being_imported(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exited:
-        main(["--help"])
-    assert exited.value.code == 0
-    printed = capsys.readouterr().out
-    assert all(name in printed for name in ("run", "report", "compare"))
 
 
 def test_a_ctrl_c_after_the_scores_are_written_costs_the_page_only(tmp_path, monkeypatch, capsys) -> None:
@@ -354,42 +288,39 @@ def test_a_terminal_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 REPEATS = 4
 
 
-def turns(run: Path) -> dict[tuple[str, int], list[str]]:
-    return {record.key: [step.turn for step in record.episode.steps] for record in RunFiles(run).records()}
-
-
-def choose(name: str, path: Path) -> AgentChoice | str:
-    if name == "random":
-        return name
-    sampling = Sampling(temperature=1.0, max_tokens=8)
-    return AgentChoice(name=name, model=str(path), sampling=sampling, engine=ARGUMENTS if name == "vllm" else {})
-
-
 @pytest.mark.parametrize("name", ["random", "transformers", pytest.param("vllm", marks=needs_vllm)])
 def test_neither_interruption_nor_concurrency_changes_an_answer(
     name: str, tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable, value in VARIABLES.items():
         monkeypatch.setenv(variable, value)
-    arguments = {
-        "agent": choose(name, tiny_path),
-        "env_args": ENV_ARGS | {"max_turns": 2},
-        "limit": 4,
-        "repeats": REPEATS,
-    }
-    run_evaluation(tmp_path / "whole", n_envs=16, **arguments)
+    sampling, engine = Sampling(temperature=1.0, max_tokens=8), ARGUMENTS if name == "vllm" else {}
+    agent = AgentChoice(name=name, model=str(tiny_path), sampling=sampling, engine=engine) if name != "random" else name
+    arguments: Any = {"agent": agent, "env_args": ENV_ARGS | {"max_turns": 2}, "limit": 4, "repeats": REPEATS}
+    whole, cut = RunFiles(tmp_path / "whole"), RunFiles(tmp_path / "cut")
+    of_whole = run_evaluation(whole.path, n_envs=16, **arguments)
     with monkeypatch.context() as patch:
         patch.setattr(RunFiles, "append", stops_after(5))
         with pytest.raises(KeyboardInterrupt):
-            run_evaluation(tmp_path / "cut", n_envs=3, **arguments)
-    assert len(turns(tmp_path / "cut")) == 5
-    run_evaluation(tmp_path / "cut", n_envs=2, **arguments)
-    whole = turns(tmp_path / "whole")
-    assert len(whole) == 4 * REPEATS
-    assert turns(tmp_path / "cut") == whole
+            run_evaluation(cut.path, n_envs=3, **arguments)
+    assert len(cut.records()) == 5
+    assert not cut.metrics_file.exists()
+    of_cut = run_evaluation(cut.path, n_envs=2, **arguments)
+    turns = [
+        {record.key: [step.turn for step in record.episode.steps] for record in run.records()} for run in (whole, cut)
+    ]
+    assert turns[0] == turns[1]
+    assert list(turns[0]) == [(f"test-{k}", repeat) for k in range(4) for repeat in range(REPEATS)]
     # Repeats of a sample are not copies of each other.
-    assert len({tuple(texts) for (sample_id, _), texts in whole.items() if sample_id == "test-0"}) == REPEATS
-    assert RunFiles(tmp_path / "cut").manifest()["concurrency"] == 2
+    assert len({tuple(texts) for (sample_id, _), texts in turns[0].items() if sample_id == "test-0"}) == REPEATS
+    assert cut.manifest()["concurrency"] == 2
+    assert cut.manifest()["data"] == whole.manifest()["data"]
+    assert without_seconds(of_cut) == without_seconds(of_whole)
+    assert {"pass@1", "pass@2", "pass@4", "majority_accuracy"} <= of_whole["statistics"].keys()
+    if name == "random":
+        # The first of the repeats is what a single one would be.
+        run_evaluation(tmp_path / "single", **(arguments | {"repeats": 1}))
+        assert episodes_of(tmp_path / "single") == [one.episode for one in whole.records() if one.repeat == 0]
 
 
 def stops_after(count: int) -> Callable[..., None]:
