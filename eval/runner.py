@@ -30,9 +30,8 @@ from eval.records import RunFiles, RunRecord
 from eval.suites import Choice, Recipe, Suite, get_suite
 from pxr_agents.agents import FailedAction, RemoteAction
 from pxr_agents.chat_client import ChatClient, RemoteError, Retries
-from pxr_agents.noise import episode_seed
 from pxr_agents.rollout import rollout
-from pxr_agents.types import Action, Agent, Episode, Job, Observation, Tokens
+from pxr_agents.types import Action, Agent, Episode, Job, Observation, Tokens, episode_seed
 from pxr_env.env import VisualReasoningEnv
 from pxr_env.errors import DataError, MediaError
 from pxr_env.types import NoTurn

@@ -19,7 +19,6 @@ from PIL import Image
 from pxr_agents.chat import ChatFormat, Conversation
 from pxr_agents.chat_client import ChatClient, ContextExceeded, RemoteError, Unanswered
 from pxr_agents.chat_reply import Reply
-from pxr_agents.noise import turn_seed
 from pxr_agents.types import (
     CONTEXT,
     Action,
@@ -30,6 +29,7 @@ from pxr_agents.types import (
     Sampling,
     Tokens,
     split_observation,
+    turn_seed,
 )
 from pxr_env.dialects import Dialect
 from pxr_env.env import oracle_turns

@@ -1,7 +1,6 @@
 """What a checkpoint says besides its weights: architecture, tokenizer, chat template, how pixels become patches.
 
-It is read in a second and without the model, so that everything that can be wrong with the files is found before a
-process is started or gigabytes are loaded.
+It is read in a second, so that everything that can be wrong with the files is found before a process is started.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pxr_agents.chat import ChatFormat
+from pxr_env.media import MAX_ASPECT_RATIO
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,34 +24,18 @@ ARCHITECTURES = {
     "qwen3_vl_moe": "Qwen3-VL, mixture of experts",
 }
 
-#: The largest ratio of an image's sides that the image processors take.
-_MAX_ASPECT_RATIO = 200
-#: All of a checkpoint but its weights, and these.
-_SMALL_FILES = ["*.json", "*.jinja", "*.txt"]
-_WEIGHT_FILES = ["*.safetensors"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageNormalization:
-    """How pixels become patches (from the checkpoint's image processor configuration).
+    """How pixels become patches (from the checkpoint's image processor configuration)."""
 
-    Args:
-        patch_size: side of a patch in pixels.
-        merge_size: patches a side that become one vision token.
-        temporal_patch_size: frames a patch spans; an image counts as that many equal ones.
-        mean: mean of red, green and blue (0 to 1) that is subtracted.
-        std: what is divided by then.
-        min_pixels: smaller images (area in pixels) are enlarged by the checkpoint's own processor.
-        max_pixels: larger ones are shrunk by it.
-    """
-
-    patch_size: int
-    merge_size: int
-    temporal_patch_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    min_pixels: int = 0
-    max_pixels: int = 2**62
+    patch_size: int  # side of a patch in pixels
+    merge_size: int  # patches a side that become one vision token
+    temporal_patch_size: int  # frames a patch spans; an image counts as that many equal ones
+    mean: tuple[float, ...]  # of red, green and blue (0 to 1), subtracted
+    std: tuple[float, ...]  # divided by then
+    min_pixels: int = 0  # smaller images (area in pixels) are enlarged by the checkpoint's own processor
+    max_pixels: int = 2**62  # larger ones are shrunk by it
 
     @property
     def image_unit(self) -> int:
@@ -59,35 +43,23 @@ class ImageNormalization:
         return self.patch_size * self.merge_size
 
     def keeps(self, width: int, height: int) -> bool:
-        """Whether the checkpoint's own processor leaves an image of this size as it is.
-
-        Here no image is ever resized, whatever its size. An engine that runs the checkpoint's processor (vLLM) shows
-        the model the same pixels only where this is true, or where it is told not to resize.
-        """
+        """Whether the checkpoint's own processor leaves an image of this size as it is. Here none is ever resized."""
         return (
             width % self.image_unit == height % self.image_unit == 0
             and self.min_pixels <= width * height <= self.max_pixels
-            and max(width, height) <= _MAX_ASPECT_RATIO * min(width, height)
+            and max(width, height) <= MAX_ASPECT_RATIO * min(width, height)
         )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """A checkpoint without its weights.
+    """A checkpoint without its weights."""
 
-    Attributes:
-        folder: where its files lie (for a hub name: in the Hugging Face cache).
-        config: its transformers configuration.
-        chat: its chat format, with its tokenizer.
-        norm: its pixel normalization.
-        processor_files: its processor configurations, name -> content.
-    """
-
-    folder: Path
-    config: Any
-    chat: ChatFormat
+    folder: Path  # for a hub name: in the Hugging Face cache
+    config: Any  # of transformers
+    chat: ChatFormat  # with its tokenizer
     norm: ImageNormalization
-    processor_files: Mapping[str, bytes]
+    processor_files: Mapping[str, bytes]  # its processor configurations, name -> content
 
     @property
     def family(self) -> str:
@@ -109,8 +81,7 @@ def read_checkpoint(model: str | Path) -> Checkpoint:
     """Read and check everything but the weights of a Qwen2.5-VL or Qwen3-VL checkpoint.
 
     Args:
-        model: a directory, or a hub name such as "Qwen/Qwen2.5-VL-7B-Instruct", which is looked up in the Hugging Face
-            cache first where the hub cannot be reached.
+        model: a directory, or a hub name such as "Qwen/Qwen2.5-VL-7B-Instruct".
 
     Raises:
         FileNotFoundError: there is no such checkpoint, or it lacks a file.
@@ -118,7 +89,7 @@ def read_checkpoint(model: str | Path) -> Checkpoint:
     """
     folder = find_checkpoint(model)
     config = _read_config(folder, model)
-    tokenizer = read_tokenizer(folder)
+    tokenizer = _read_tokenizer(folder)
     norm, files = read_processor(folder, config.vision_config)
     chat = ChatFormat(tokenizer, patch_size=norm.patch_size, merge_size=norm.merge_size)
     if config.image_token_id != chat.image_id or len(tokenizer) > config.text_config.vocab_size:
@@ -131,17 +102,13 @@ def read_checkpoint(model: str | Path) -> Checkpoint:
 
 
 def find_checkpoint(model: str | Path, *, weights: bool = False) -> Path:
-    """The directory of a checkpoint's small files; those of a hub name are downloaded if they are not in the cache.
-
-    Args:
-        model: a directory, or a hub name.
-        weights: with its weights.
+    """The directory of a checkpoint's small files, with `weights` of all; those of a hub name are downloaded if they
+    are not in the cache.
 
     Raises:
-        FileNotFoundError: it is no directory, and no hub name that is cached or can be reached; or with `weights`, as
-            `check_weights`.
+        FileNotFoundError: it is no directory, and no hub name that is cached or can be reached; or weights are missing.
     """
-    folder = _folder(model, [*_SMALL_FILES, *_WEIGHT_FILES] if weights else _SMALL_FILES)
+    folder = _folder(model, ["*.json", "*.jinja", "*.txt", *(["*.safetensors"] if weights else [])])
     if weights:
         check_weights(folder)
     return folder
@@ -175,10 +142,6 @@ def published_weights(model_type: str, weights: Iterable[tuple[str, Tensor]]) ->
 
     transformers turns the matrices of the experts of a Qwen3-VL when it reads them. When it writes them (5.19) it does
     not, and vLLM cannot load that. All other families are the same in memory and on disk.
-
-    Args:
-        model_type: of config.json.
-        weights: names and tensors as transformers has them; one with an expert axis is (experts, out, in).
     """
     for name, tensor in weights:
         turned = model_type == "qwen3_vl_moe" and name.endswith((".experts.gate_up_proj", ".experts.down_proj"))
@@ -208,11 +171,7 @@ def has_all_it_gets(model: str | Path) -> bool:
 
 
 def check_weights(folder: Path) -> None:
-    """Check that the weights of a checkpoint directory are all there, without reading them.
-
-    Raises:
-        FileNotFoundError: they are not.
-    """
+    """Raises FileNotFoundError if a file of weights is missing in a checkpoint directory, or only a pointer to one."""
     index = folder / "model.safetensors.index.json"
     names = sorted(set(_read_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
     for name in names:
@@ -228,14 +187,11 @@ def check_weights(folder: Path) -> None:
                 )
 
 
-def read_tokenizer(folder: Path) -> Any:
+def _read_tokenizer(folder: Path) -> Any:
     """The tokenizer of a checkpoint, with the chat template of its processor.
 
     Qwen2.5-VL as published has two templates: that in tokenizer_config.json is for text and tools and knows no images;
     the one that the model was trained with lies in chat_template.json, where only a processor looks.
-
-    Raises:
-        FileNotFoundError: the files of a tokenizer or its chat template are missing.
     """
     from transformers import AutoTokenizer
 
@@ -262,25 +218,18 @@ def read_tokenizer(folder: Path) -> Any:
 
 def _processor_template(folder: Path) -> str | None:
     """The chat template a processor would use, in the order transformers looks for it."""
-    if (folder / "processor_config.json").is_file():
-        template = _read_json(folder / "processor_config.json").get("chat_template")
-        if isinstance(template, str):
-            return template
+    template = _read_json(folder / "processor_config.json", missing=True).get("chat_template")
+    if isinstance(template, str):
+        return template
     if (folder / "chat_template.jinja").is_file():
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    if (folder / "chat_template.json").is_file():
-        return str(_read_json(folder / "chat_template.json")["chat_template"])
-    return None
+    return _read_json(folder / "chat_template.json", missing=True).get("chat_template")
 
 
 def read_processor(folder: Path, vision: Any) -> tuple[ImageNormalization, dict[str, bytes]]:
-    """How a checkpoint normalizes pixels, and its processor's files, name -> content.
+    """How a checkpoint with this vision configuration normalizes pixels, and its processor's files, name -> content.
 
     It lies in preprocessor_config.json, or, as transformers 5 saves it, within processor_config.json.
-
-    Args:
-        folder: the checkpoint.
-        vision: the vision part of its configuration.
 
     Raises:
         FileNotFoundError: there is no image processor.
@@ -288,8 +237,7 @@ def read_processor(folder: Path, vision: Any) -> tuple[ImageNormalization, dict[
     """
     names = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
     files = {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
-    whole = _read_json(folder / "processor_config.json") if "processor_config.json" in files else {}
-    processor = whole.get("image_processor")
+    processor = _read_json(folder / "processor_config.json", missing=True).get("image_processor")
     if processor is None:
         if "preprocessor_config.json" not in files:
             raise FileNotFoundError(
@@ -337,7 +285,10 @@ def _read_config(folder: Path, model: str | Path) -> Any:
     return AutoConfig.from_pretrained(folder)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, *, missing: bool = False) -> dict[str, Any]:
+    """The object in a file; an empty one where it may be missing, and is."""
+    if missing and not path.is_file():
+        return {}
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:

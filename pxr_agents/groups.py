@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pxr_agents.noise import episode_seed
 from pxr_agents.statistics import term_returns
-from pxr_agents.types import Episode, Job
+from pxr_agents.types import Episode, Job, episode_seed
 from pxr_env.curiosity import settle_group
 
 
@@ -34,8 +33,6 @@ def group_jobs(
     """`size` rollouts of each sample, group after group.
 
     Args:
-        sample_ids: the samples.
-        size: rollouts of each.
         seed: numbers that the noise follows from, with each sample and member of a group.
         probes: sample -> of each rollout the operation it is made to begin with, or None; by default the environments,
             which need no wrapper for it, are told nothing.
@@ -59,10 +56,7 @@ def settle(
 
     What a settlement changes is known only when all episodes are over, so it is earned by each one's last turn.
 
-    Args:
-        episodes: group after group, as `group_jobs` has them.
-        size: of a group.
-        preset, overrides: the curiosity formula and its constants (`pxr_env.curiosity.curiosity_formula`).
+    `preset` and `overrides` are the curiosity formula and its constants (`pxr_env.curiosity.curiosity_formula`).
 
     Raises:
         ValueError: an episode has no turn, since not even the question left room for one.

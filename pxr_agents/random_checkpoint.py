@@ -27,9 +27,6 @@ PUBLISHED: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(
 """Family -> its templates, tokens and files."""
 FAMILIES = tuple(PUBLISHED)
 
-QWEN2_5_VL_TEMPLATE: str = PUBLISHED["qwen2.5-vl"]["chat_template"]
-QWEN2_5_TEXT_TEMPLATE: str = PUBLISHED["qwen2.5-vl"]["tokenizer_template"]
-
 #: Special tokens in the order of the published vocabularies (151643 to 151656 there).
 SPECIAL_TOKENS = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>"),

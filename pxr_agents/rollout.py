@@ -9,8 +9,7 @@ from typing import Any
 
 import gymnasium
 
-from pxr_agents.noise import episode_seed
-from pxr_agents.types import CONTEXT, Action, Agent, ContextFull, Episode, Job, Observation, Step
+from pxr_agents.types import CONTEXT, Action, Agent, ContextFull, Episode, Job, Observation, Step, episode_seed
 from pxr_env.curiosity import followed_probe
 from pxr_env.types import NoTurn
 
@@ -40,7 +39,6 @@ def rollout(
 
     Args:
         envs: environments of one task (all alike).
-        jobs: what to run; a job's index is its key.
         on_episode: called with each episode as it ends (progress, writing to disk).
         on_step: called after each reset and each turn, before the agent is asked again. What it raises ends the
             rollout.

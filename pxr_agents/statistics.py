@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from pxr_agents.types import Episode
@@ -88,8 +89,8 @@ def rates(episodes: Iterable[Episode]) -> dict[str, tuple[Condition, Condition]]
         "needless_rate": (lambda e: e.needs_operation is not None, lambda e: e.needs_operation is False and used(e)),
         "missing_rate": (lambda e: e.needs_operation is not None, lambda e: e.needs_operation is True and not used(e)),
         "truncated_rate": (_always, lambda e: e.truncated_by is not None),
-        **{f"truncated/{limit}": (_always, _is_cut_off_by(limit)) for limit in limits},
-        "cut_turn_rate": (knows_ends, lambda e: n_cut_turns(e) > 0),
+        **{f"truncated/{limit}": (_always, partial(_is_cut_off, limit)) for limit in limits},
+        "cut_turn_rate": (_knows_ends, lambda e: n_cut_turns(e) > 0),
     }
 
 
@@ -97,8 +98,13 @@ def _always(episode: Episode) -> bool:
     return True
 
 
-def _is_cut_off_by(limit: str | None) -> Condition:
-    return lambda episode: episode.truncated_by == limit
+def _is_cut_off(limit: str | None, episode: Episode) -> bool:
+    return episode.truncated_by == limit
+
+
+def _knows_ends(episode: Episode) -> bool:
+    """Whether it is known of any turn why it ended."""
+    return any(step.finish_reason is not None for step in episode.steps)
 
 
 def own_episodes(episodes: Iterable[Episode]) -> list[Episode]:
@@ -109,11 +115,6 @@ def own_episodes(episodes: Iterable[Episode]) -> list[Episode]:
 def n_cut_turns(episode: Episode) -> int:
     """Turns that the token limit cut. Few of them can be read, but that is the limit's doing, not the model's."""
     return sum(step.finish_reason == "length" for step in episode.steps)
-
-
-def knows_ends(episode: Episode) -> bool:
-    """Whether it is known of any turn why it ended."""
-    return any(step.finish_reason is not None for step in episode.steps)
 
 
 def used(episode: Episode) -> bool:

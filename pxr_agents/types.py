@@ -1,4 +1,4 @@
-"""What agents, engines and the rollout loop hand to each other.
+"""What agents, engines and the rollout loop hand to each other, and where sampling noise comes from.
 
 The way of one turn: the environment answers with an observation, the rollout loop *submits* it to the
 agent, the agent asks its engine for a `Completion`, and the loop *collects* an `Action` whose text goes
@@ -7,6 +7,7 @@ back into the environment. The finished record of a run is an `Episode`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol, TypedDict
@@ -26,12 +27,8 @@ def split_observation(observation: Observation, image_places: Sequence[int] | No
     """The images and the pieces of text of an observation, in the order the model sees them.
 
     Args:
-        observation: what the environment shows.
         image_places: for each image how many characters of the text come before it, ascending
-            (`info["image_places"]`); None: all images come before the text.
-
-    Raises:
-        ValueError: there is not one place for each image.
+            (`info["image_places"]`); None: all images come before the text. ValueError if there is not one for each.
     """
     text, images = observation["text"], observation["images"]
     if image_places is None:
@@ -69,17 +66,11 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Action:
-    """One turn as it goes to the environment.
-
-    Args:
-        text: the turn.
-        completion: what it was decoded from, None if there are no ids.
-        finish_reason: why it ended, in the words of its engine or server ("stop", "length"); None if nobody says.
-    """
+    """One turn as it goes to the environment."""
 
     text: str
-    completion: Completion | None = None
-    finish_reason: str | None = None
+    completion: Completion | None = None  # what it was decoded from, None if there are no ids
+    finish_reason: str | None = None  # in the words of its engine or server ("stop", "length"); None if nobody says
 
 
 #: `truncated_by` of an episode whose conversation no longer fits the model's context.
@@ -196,7 +187,7 @@ class Episode:
 class Job:
     """One episode to be run: which sample (or a seed that picks one), and the group it belongs to.
 
-    `seed` (see `pxr_agents.noise.episode_seed`) is what all randomness of the episode follows from: that of the
+    `seed` (see `episode_seed`) is what all randomness of the episode follows from: that of the
     environment, and as `info["episode_seed"]` that of the agent; None: its place among the jobs stands in for it.
     `options` go to the environment's `reset` as they are, for its wrappers (`{"probe": "zoom_in"}`).
     """
@@ -251,7 +242,7 @@ class Request:
 
     `key` names the conversation, so that an engine that kept its state only has to process what is new.
     Equal images are the same object (see `chat.intern_image`). The noise of the turn follows from `seed` alone (see
-    `pxr_agents.noise.turn_seed`).
+    `turn_seed`).
     """
 
     key: int
@@ -275,3 +266,28 @@ class Engine(Protocol):
 
     def forget(self, key: int) -> None:
         """Conversation `key` is over; its state may go."""
+
+
+# Sampling noise follows from the run's seed, the sample, the repeat and the turn, and from nothing else: it is the same
+# on every engine, in whatever order episodes run, however many at once, and after whatever interruption.
+
+
+def episode_seed(seed: int | tuple[int, ...], sample_id: str, repeat: int = 0) -> int:
+    """Seed of one episode, for `Job.seed`.
+
+    Args:
+        seed: of the run, or numbers that name a part of it (such as an iteration).
+        repeat: which episode of the sample it is, from 0.
+    """
+    return _seed("episode", seed, repeat, sample_id)
+
+
+def turn_seed(seed: int, turn: int) -> int:
+    """Seed of one turn (from 0) of an episode with this seed."""
+    return _seed("turn", seed, turn)
+
+
+def _seed(*parts: object) -> int:
+    """31 bits: servers take no more."""
+    digest = hashlib.sha256(":".join(map(str, parts)).encode("utf-8", "surrogatepass"))
+    return int.from_bytes(digest.digest()[:4], "big") >> 1

@@ -36,7 +36,8 @@ def patchify(images: Sequence[np.ndarray], norm: ImageNormalization) -> tuple[Te
     p, m, t = norm.patch_size, norm.merge_size, norm.temporal_patch_size
     mean, std = torch.tensor(norm.mean) * 255, torch.tensor(norm.std) * 255
     grids = [(1, image.shape[0] // p, image.shape[1] // p) for image in images]
-    patches: list[Tensor | None] = [None] * len(images)
+    patches: dict[int, Tensor] = {}
+    # Images of one size together: twice as fast.
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for index, image in enumerate(images):
         by_shape.setdefault(image.shape, []).append(index)
@@ -46,19 +47,14 @@ def patchify(images: Sequence[np.ndarray], norm: ImageNormalization) -> tuple[Te
         x = x.reshape(len(indices), rows // m, m, p, columns // m, m, p, 3).permute(0, 1, 4, 2, 5, 7, 3, 6)
         # An image is a video of `t` equal frames.
         x = x.unsqueeze(6).expand(*x.shape[:6], t, p, p).reshape(len(indices), rows * columns, 3 * t * p * p)
-        for i, value in zip(indices, x, strict=True):
-            patches[i] = value
-    return torch.cat([x for x in patches if x is not None]), torch.tensor(grids)
+        patches.update(zip(indices, x, strict=True))
+    return torch.cat([patches[index] for index in range(len(images))]), torch.tensor(grids)
 
 
 class VLM:
-    """A checkpoint with its chat format. `model` is the plain transformers model.
-
-    Args:
-        model: a `Qwen3VLForConditionalGeneration` or `Qwen2_5_VLForConditionalGeneration`.
-        chat: its chat format.
-        norm: its pixel normalization.
-        processor_files: the checkpoint's processor configurations, written back when it is saved.
+    """A checkpoint with its chat format and pixel normalization. `model` is the plain transformers model
+    (`Qwen3VLForConditionalGeneration` or `Qwen2_5_VLForConditionalGeneration`); the processor's files are written back
+    when it is saved.
     """
 
     def __init__(
@@ -86,7 +82,6 @@ class VLM:
         Args:
             path: its directory, or its hub name.
             dtype: of the weights and of what is computed with them; log-probabilities are always float32.
-            device: where the weights go, "cuda:0" for instance.
             attn_implementation: "sdpa" (what transformers takes by default), "eager", "flash_attention_2".
 
         Raises:

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from pxr_agents.chat import Conversation
-from pxr_agents.noise import episode_seed, turn_seed
-from pxr_agents.types import Request, Sampling
+from pxr_agents.types import Request, Sampling, episode_seed, turn_seed
 from pxr_agents.vlm import VLM, collate, token_distributions
 
 needs_vllm = [

@@ -9,7 +9,7 @@ import gymnasium
 
 import pxr_env  # noqa: F401  (registers the tasks)
 from pxr_agents.checkpoint import Checkpoint, check_weights, has_all_it_gets, read_checkpoint
-from pxr_agents.engines.vllm.errors import NO_NEW_EXPERTS
+from pxr_agents.engines.vllm.arguments import NO_NEW_EXPERTS
 from training.config import PPORecipe
 
 

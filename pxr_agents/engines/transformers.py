@@ -8,17 +8,88 @@ prefilled once and copied.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from transformers import DynamicCache
 
-from pxr_agents.engines.cache import ConversationCache
 from pxr_agents.engines.turn_end import TurnEnd, without_room
 from pxr_agents.types import Completion, Request, Sampling
 from pxr_agents.vlm import VLM, split_by_length
+
+
+@dataclass(slots=True)
+class ConversationCache:
+    """B conversations with C cached columns. Rows of unequal length leave gaps, which is harmless: masked columns are
+    never attended to, and positions are always given explicitly.
+    """
+
+    keys: list[int]  # of the conversation in each row
+    kv: DynamicCache
+    mask: Tensor  # (B, C) bool, the columns that hold an id of the row
+    ids_seen: list[int]  # how much of each conversation is cached
+    images_seen: list[int]
+    config: Any
+
+    @classmethod
+    def empty(cls, keys: list[int], vlm: VLM) -> ConversationCache:
+        config = vlm.model.config.text_config
+        mask = torch.zeros(len(keys), 0, dtype=torch.bool, device=vlm.device)
+        return cls(keys, DynamicCache(config=config), mask, [0] * len(keys), [0] * len(keys), config)
+
+    def grow(self, new: Tensor) -> Tensor | None:
+        """Announce (B, n) columns about to be cached; returns the attention mask (B, C + n), None if all ones.
+
+        Without gaps the causal mask is all there is, and attention takes its fast path.
+        """
+        self.mask = torch.cat([self.mask, new], 1)
+        return None if bool(self.mask.all()) else self.mask.long()
+
+    def take(self, rows: Sequence[int]) -> ConversationCache:
+        """The given rows (repeats allowed); the cache itself if that is all of them in order."""
+        if list(rows) == list(range(len(self.keys))):
+            return self
+        index = torch.tensor(rows, device=self.mask.device)
+        kv = DynamicCache(config=self.config)
+        for layer, (keys, values) in enumerate(self._layers()):
+            kv.update(keys[index], values[index], layer)
+        return ConversationCache(
+            [self.keys[r] for r in rows],
+            kv,
+            self.mask[index],
+            [self.ids_seen[r] for r in rows],
+            [self.images_seen[r] for r in rows],
+            self.config,
+        )
+
+    @staticmethod
+    def merge(caches: Sequence[ConversationCache]) -> ConversationCache:
+        """All rows of several caches in one; shorter ones get a gap at the front."""
+        first = caches[0]
+        if len(caches) == 1:
+            return first
+        columns = max(cache.mask.shape[1] for cache in caches)
+        gaps = [columns - cache.mask.shape[1] for cache in caches]
+        kv = DynamicCache(config=first.config)
+        for layer, parts in enumerate(zip(*(cache._layers() for cache in caches), strict=True)):
+            padded = [[F.pad(x, (0, 0, gap, 0)) for x in part] for part, gap in zip(parts, gaps, strict=True)]
+            kv.update(torch.cat([keys for keys, _ in padded]), torch.cat([values for _, values in padded]), layer)
+        return ConversationCache(
+            [key for cache in caches for key in cache.keys],
+            kv,
+            torch.cat([F.pad(cache.mask, (gap, 0)) for cache, gap in zip(caches, gaps, strict=True)]),
+            [n for cache in caches for n in cache.ids_seen],
+            [n for cache in caches for n in cache.images_seen],
+            first.config,
+        )
+
+    def _layers(self) -> list[tuple[Tensor, Tensor]]:
+        layers: list[Any] = self.kv.layers
+        return [(layer.keys, layer.values) for layer in layers if layer.keys is not None]
 
 
 class TransformersEngine:
@@ -236,14 +307,10 @@ class TransformersEngine:
                     f"Were its weights spoiled by too large a learning rate?"
                 )
             # Below the total, whatever is rounded: beyond it there are only ids that are banned.
-            point = torch.minimum(torch.tensor(points, dtype=kind, device=total.device) * total, _below(total))
+            below = torch.nextafter(total, torch.zeros_like(total))
+            point = torch.minimum(torch.tensor(points, dtype=kind, device=total.device) * total, below)
             drawn = torch.searchsorted(cumulated, point[:, None], right=True)[:, 0]
         if given:
             rows = torch.tensor(list(given), device=drawn.device)
             drawn[rows] = torch.tensor(list(given.values()), device=drawn.device)
         return drawn, logprobs.gather(1, drawn[:, None])[:, 0]
-
-
-def _below(x: Tensor) -> Tensor:
-    """The next smaller numbers."""
-    return torch.nextafter(x, torch.zeros_like(x))

@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from pxr_agents.chat import Conversation
-from pxr_agents.checkpoint import ARCHITECTURES, check_weights, read_checkpoint
-from pxr_agents.random_checkpoint import FAMILIES, QWEN2_5_TEXT_TEMPLATE, QWEN2_5_VL_TEMPLATE, build_random, main
+from pxr_agents.checkpoint import ARCHITECTURES, read_checkpoint
+from pxr_agents.random_checkpoint import FAMILIES, PUBLISHED, build_random, main
 from pxr_agents.vlm import VLM
 
 families = pytest.mark.parametrize("family", FAMILIES)
@@ -48,31 +48,24 @@ def test_reads_the_published_values(family, family_path):
     assert sorted(checkpoint.banned_ids) == torch.isinf(logprobs).nonzero()[:, 0].tolist()
 
 
-def test_the_template_is_the_processors_not_the_tokenizers(family_path):
-    """Qwen2.5-VL's tokenizer_config.json holds the template of the text model."""
-    path = family_path("qwen2.5-vl")
-    assert json.loads((path / "tokenizer_config.json").read_text())["chat_template"] == QWEN2_5_TEXT_TEMPLATE
-    assert read_checkpoint(path).chat.tokenizer.chat_template == QWEN2_5_VL_TEMPLATE
+PUBLISHED_TEMPLATE = PUBLISHED["qwen2.5-vl"]["chat_template"]
 
 
 @pytest.mark.parametrize("place", ["chat_template.jinja", "chat_template.json", "tokenizer_config.json"])
 def test_finds_a_template_where_processors_look(copy, place):
+    """Qwen2.5-VL's tokenizer_config.json holds the template of the text model; the processor's counts."""
     path = copy()
+    of_text = json.loads((path / "tokenizer_config.json").read_text())["chat_template"]
+    assert of_text == PUBLISHED["qwen2.5-vl"]["tokenizer_template"]
+    assert read_checkpoint(path).chat.tokenizer.chat_template == PUBLISHED_TEMPLATE
     (path / "chat_template.json").unlink()
     if place.endswith(".jinja"):
-        (path / place).write_text(QWEN2_5_VL_TEMPLATE)
+        (path / place).write_text(PUBLISHED_TEMPLATE)
     elif place == "chat_template.json":
-        (path / place).write_text(json.dumps({"chat_template": QWEN2_5_VL_TEMPLATE}))
+        (path / place).write_text(json.dumps({"chat_template": PUBLISHED_TEMPLATE}))
     else:
-        edit(path / place, chat_template=QWEN2_5_VL_TEMPLATE)
-    assert read_checkpoint(path).chat.tokenizer.chat_template == QWEN2_5_VL_TEMPLATE
-
-
-def test_a_template_of_a_text_model_is_refused(copy):
-    path = copy()
-    (path / "chat_template.json").unlink()
-    with pytest.raises(ValueError, match=r"chat template failed on a conversation with two images.*text model"):
-        read_checkpoint(path)
+        edit(path / place, chat_template=PUBLISHED_TEMPLATE)
+    assert read_checkpoint(path).chat.tokenizer.chat_template == PUBLISHED_TEMPLATE
 
 
 def test_a_template_that_opens_a_thought_is_followed(copy):
@@ -138,86 +131,68 @@ def test_a_saved_copy_is_the_same_checkpoint(family_vlm, family_path, family, tm
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize(
-    ("missing", "message"),
-    [
-        ("config.json", r"no config\.json"),
-        ("tokenizer.json", r"no tokenizer; expected tokenizer\.json"),
-        ("preprocessor_config.json", r"no preprocessor_config\.json"),
-        ("model.safetensors", r"no model\.safetensors; expected 1 files of weights"),
-    ],
-)
-def test_names_the_file_that_is_missing(copy, missing, message):
-    path = copy()
-    (path / missing).unlink()
-    with pytest.raises(FileNotFoundError, match=message):
-        VLM.from_pretrained(path)
+def without(name):
+    return lambda path: (path / name).unlink()
 
 
-def test_names_a_missing_template(copy):
-    path = copy()
+def changed(name, **changes):
+    return lambda path: edit(path / name, **changes)
+
+
+def written(name, text):
+    return lambda path: (path / name).write_text(text)
+
+
+def without_template(path):
     (path / "chat_template.json").unlink()
     edit(path / "tokenizer_config.json", chat_template=None)
-    with pytest.raises(FileNotFoundError, match=r"no chat template; expected chat_template\.jinja"):
-        read_checkpoint(path)
 
 
-def test_names_a_missing_shard(copy):
-    path = copy()
-    shards = {"lm_head.weight": "model-00002-of-00002.safetensors", "model.norm.weight": "model.safetensors"}
-    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
-    with pytest.raises(FileNotFoundError, match=r"no model-00002-of-00002\.safetensors; expected 2 files"):
-        check_weights(path)
-
-
-def test_names_a_pointer_of_git_lfs(copy):
-    path = copy()
-    (path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    with pytest.raises(FileNotFoundError, match=r"pointer of Git LFS.*git lfs pull"):
-        VLM.from_pretrained(path)
-
-
-def test_weights_that_lack_parameters_are_refused(copy):
-    """transformers would draw them at random and go on."""
-    safetensors = pytest.importorskip("safetensors.torch")
-    path = copy()
-    weights = safetensors.load_file(path / "model.safetensors")
+def without_parameter(path):
+    """transformers would draw it at random and go on."""
+    weights = load_file(path / "model.safetensors")
     del weights["visual.merger.mlp.0.weight"]
-    safetensors.save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"lack 1 parameters of a Qwen2\.5-VL, model\.visual\.merger\.mlp\.0\.weight"):
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+
+
+SHARDS = {"lm_head.weight": "model-00002-of-00002.safetensors", "model.norm.weight": "model.safetensors"}
+PROCESSOR = "preprocessor_config.json"
+#: What is wrong with a directory, and what the message says.
+WRONG = [
+    (without("config.json"), r"no config\.json"),
+    (without("tokenizer.json"), r"no tokenizer; expected tokenizer\.json"),
+    (without(PROCESSOR), r"no preprocessor_config\.json"),
+    (without("model.safetensors"), r"no model\.safetensors; expected 1 files of weights"),
+    (without_template, r"no chat template; expected chat_template\.jinja"),
+    (without("chat_template.json"), r"chat template failed on a conversation with two images.*text model"),
+    (
+        written("model.safetensors.index.json", json.dumps({"weight_map": SHARDS})),
+        r"no model-00002-of-00002\.safetensors; expected 2 files",
+    ),
+    (written("model.safetensors", "version https://git-lfs.github.com/spec/v1\n"), "pointer of Git LFS.*git lfs pull"),
+    (without_parameter, r"lack 1 parameters of a Qwen2\.5-VL, model\.visual\.merger\.mlp\.0\.weight"),
+    *(
+        (changed("config.json", model_type=kind), f"is a {kind}; expected one of {', '.join(ARCHITECTURES)}")
+        for kind in ("qwen2", "qwen2_vl", "llava")
+    ),
+    *(
+        (changed(PROCESSOR, **{key: value}), f"has {key}={value}; expected")
+        for key, value in (("patch_size", 16), ("merge_size", 1), ("temporal_patch_size", 1), ("do_normalize", False))
+    ),
+    (
+        changed("config.json", image_token_id=7),
+        r"<\|image_pad\|> is id \d+; its config\.json expects .* image_token_id 7",
+    ),
+    (written(PROCESSOR, "{"), r"preprocessor_config\.json is no JSON object"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), WRONG, ids=[message[:30] for _, message in WRONG])
+def test_what_is_wrong_with_a_directory_is_named(copy, spoil, message):
+    path = copy()
+    spoil(path)
+    with pytest.raises((FileNotFoundError, ValueError), match=message):
         VLM.from_pretrained(path)
-
-
-@pytest.mark.parametrize("model_type", ["qwen2", "qwen2_vl", "llava"])
-def test_names_another_architecture(copy, model_type):
-    path = copy()
-    edit(path / "config.json", model_type=model_type)
-    with pytest.raises(ValueError, match=f"is a {model_type}; expected one of {', '.join(ARCHITECTURES)}"):
-        read_checkpoint(path)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"), [("patch_size", 16), ("merge_size", 1), ("temporal_patch_size", 1), ("do_normalize", False)]
-)
-def test_names_a_processor_of_another_checkpoint(copy, key, value):
-    path = copy()
-    edit(path / "preprocessor_config.json", **{key: value})
-    with pytest.raises(ValueError, match=f"has {key}={value}; expected"):
-        read_checkpoint(path)
-
-
-def test_names_a_tokenizer_of_another_checkpoint(copy):
-    path = copy()
-    edit(path / "config.json", image_token_id=7)
-    with pytest.raises(ValueError, match=r"<\|image_pad\|> is id \d+; its config\.json expects .* image_token_id 7"):
-        read_checkpoint(path)
-
-
-def test_a_broken_json_file_is_named(copy):
-    path = copy()
-    (path / "preprocessor_config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"preprocessor_config\.json is no JSON object"):
-        read_checkpoint(path)
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pxr_agents.groups import group_jobs, settle
-from pxr_agents.noise import episode_seed
 from pxr_agents.statistics import term_returns
+from pxr_agents.types import episode_seed
 from tests.training.rows import make_episode
 
 

@@ -15,7 +15,6 @@ from pxr_agents.statistics import (
     episode_statistics,
     is_hit,
     n_cut_turns,
-    term_returns,
     view_scale,
 )
 from pxr_agents.types import Episode, Step
@@ -215,11 +214,6 @@ def test_contains_forgives_rounding_of_floats_only() -> None:
     assert not contains((0.301, 0.0, 1.0, 1.0), (0.3, 0.0, 1.0, 1.0))
 
 
-def test_term_returns_add_up_over_turns() -> None:
-    steps = [step({"a": 0.25, "b": 1.0}), step({"a": 0.5})]
-    assert term_returns(episode(steps=steps)) == {"a": 0.75, "b": 1.0}
-
-
 @given(
     st.lists(
         st.builds(
@@ -243,14 +237,6 @@ def test_rates_are_finite_and_splits_recombine(episodes: list[Episode]) -> None:
         needless = n_easy * statistics.get("usage_rate_easy", 0.0)
         missing = n_needing * (1 - statistics.get("usage_rate_needs_operation", 0.0))
         assert wrong_decisions == pytest.approx((needless + missing) / len(known))
-
-
-def test_counts_behind_the_rates() -> None:
-    counts = episode_counts(five_scored_and_one_broken())
-    assert counts["accuracy"] == (3, 5)
-    assert counts["usage_rate_easy"] == (1, 2)
-    assert counts["missing_rate"] == (1, 4)
-    assert counts["hit_rate"] == (1, 2)
 
 
 def test_cut_turns_are_told_apart_from_what_was_written_wrong():

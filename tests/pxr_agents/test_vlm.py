@@ -37,21 +37,3 @@ def test_lost_image_is_an_error_not_a_guess(tiny_vlm, noise_image):
     batch = collate([tokens])
     with pytest.raises(ValueError, match="got 9 image placeholder ids with 0 image features"):
         tiny_vlm.hidden_states(batch.ids, batch.positions, ())
-
-
-def test_saves_what_it_loads(tiny_vlm, tmp_path, noise_image):
-    tiny_vlm.save(tmp_path / "copy")
-    again = VLM.from_pretrained(tmp_path / "copy")
-    assert again.norm == tiny_vlm.norm
-    tokens = row(tiny_vlm, [noise_image()], "\\boxed{A}")
-    with torch.no_grad():
-        before = token_distributions(tiny_vlm, collate([tokens]))[1]
-        after = token_distributions(again, collate([tokens]))[1]
-    assert torch.equal(before, after)
-
-
-def test_checkpoint_without_processor_is_refused(tiny_vlm, tmp_path):
-    tiny_vlm.model.save_pretrained(tmp_path)
-    tiny_vlm.chat.tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no preprocessor_config\.json"):
-        VLM.from_pretrained(tmp_path)

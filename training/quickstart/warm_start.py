@@ -19,10 +19,9 @@ import numpy as np
 
 from pxr_agents.agents import VLMAgent
 from pxr_agents.engines.transformers import TransformersEngine
-from pxr_agents.noise import episode_seed
 from pxr_agents.rollout import rollout
 from pxr_agents.statistics import episode_statistics
-from pxr_agents.types import Episode, Job, Sampling, Tokens
+from pxr_agents.types import Episode, Job, Sampling, Tokens, episode_seed
 from pxr_agents.vlm import VLM
 from training.quickstart.pretrain import Report, SceneRows, coordinate_ids, held_out_ids
 from training.quickstart.recipe import PhaseRecipe, WarmStartRecipe

@@ -12,7 +12,7 @@ from typing import Any
 
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
 
-from pxr_agents.engines.vllm.errors import EngineError
+from pxr_agents.engines.vllm.arguments import EngineError
 from training.config import PPORecipe
 from training.faults import Fault
 from training.ppo_run import OnIteration, PPORun, open_run

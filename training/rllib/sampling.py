@@ -24,7 +24,7 @@ import numpy as np
 import ray
 from ray.exceptions import RayError
 
-from pxr_agents.engines.vllm.errors import EngineError
+from pxr_agents.engines.vllm.arguments import EngineError
 from training.faults import Fault
 from training.probes import ProbePlan
 from training.rllib.engines import EngineHandles

@@ -8,8 +8,7 @@ import os
 # What a command writes to standard output is its result. Read when vLLM is imported, also in its own processes.
 os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
 
-from pxr_agents.engines.vllm.arguments import StartArguments
+from pxr_agents.engines.vllm.arguments import DeadEngineError, EngineError, StaleWeightsError, StartArguments
 from pxr_agents.engines.vllm.engine import VLLMEngine
-from pxr_agents.engines.vllm.errors import DeadEngineError, EngineError, StaleWeightsError
 
 __all__ = ["DeadEngineError", "EngineError", "StaleWeightsError", "StartArguments", "VLLMEngine"]

@@ -1,4 +1,6 @@
-"""How a vLLM engine is started. Importing this needs no vLLM, so that recipes can be checked anywhere."""
+"""How a vLLM engine is started, and what can go wrong with it. Importing this needs no vLLM, so that recipes can be
+checked anywhere.
+"""
 
 from __future__ import annotations
 
@@ -40,3 +42,22 @@ class StartArguments:
     """Seed of vLLM's own random numbers; sampling does not depend on it."""
     weight_transfer: Literal["none", "nccl", "ipc"] = "none"
     """How new weights come: "nccl" or "ipc" from GPU to GPU (see docs/engines.md), "none" through files."""
+
+
+class EngineError(RuntimeError):
+    """An engine died, hung, or answered something else than was asked. The message names what was lost."""
+
+
+class DeadEngineError(EngineError):
+    """vLLM's process is gone; nothing that was asked of it will come back."""
+
+
+class StaleWeightsError(EngineError):
+    """An engine has other weights than the request asked for. Nothing was sampled."""
+
+
+#: What is wrong with training a mixture of experts with vLLM on CPUs: log-probabilities are off by up to 3 nats.
+NO_NEW_EXPERTS = (
+    "vLLM 0.32 loads new weights of a mixture of experts wrongly on CPUs, and says nothing. Train it with "
+    'engine.kind="transformers", or with engines on GPUs.'
+)

@@ -26,8 +26,7 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 
 from pxr_agents.checkpoint import find_checkpoint, published_weights, read_checkpoint
 from pxr_agents.engines.turn_end import without_room
-from pxr_agents.engines.vllm.arguments import StartArguments
-from pxr_agents.engines.vllm.errors import NO_NEW_EXPERTS, DeadEngineError, EngineError
+from pxr_agents.engines.vllm.arguments import NO_NEW_EXPERTS, DeadEngineError, EngineError, StartArguments
 from pxr_agents.engines.vllm.inputs import vllm_prompt, weights_directory
 from pxr_agents.types import Completion, Request, Sampling
 
@@ -64,16 +63,7 @@ class CacheCounter(StatLoggerBase):
 
 
 class AsyncCore:
-    """A running vLLM engine.
-
-    Args:
-        path: the checkpoint, a directory or a hub name.
-
-    Attributes:
-        checkpoint: what it says besides its weights.
-        weights_version: of the weights that are loaded.
-        max_model_len: most ids in a conversation.
-    """
+    """A running vLLM engine on a checkpoint, a directory or a hub name."""
 
     def __init__(self, path: str | Path, arguments: StartArguments) -> None:
         self.checkpoint = read_checkpoint(find_checkpoint(path, weights=True))
@@ -111,12 +101,11 @@ class AsyncCore:
         )
         if full is not None:
             return full
-        *opening, sampled = await asyncio.gather(
-            *(self._score(request, forced[:k], token, sampling) for k, token in enumerate(forced)),
+        opening, (rest, finish_reason) = await asyncio.gather(
+            asyncio.gather(*(self._score(request, forced[:k], token, sampling) for k, token in enumerate(forced))),
             self._sample(request, forced, sampling),
         )
-        tokens = [*(token for [token], _ in opening), *sampled[0]]
-        finish_reason = sampled[1]
+        tokens = [*opening, *rest]
         versions = {token.version for token in tokens}
         if len(versions) != 1 or finish_reason not in ("stop", "length"):
             raise EngineError(
@@ -170,9 +159,7 @@ class AsyncCore:
         ]
         return tokens, str(output.finish_reason)
 
-    async def _score(
-        self, request: Request, before: tuple[int, ...], token: int, sampling: Sampling
-    ) -> tuple[list[Token], str]:
+    async def _score(self, request: Request, before: tuple[int, ...], token: int, sampling: Sampling) -> Token:
         """The forced id that follows `before`, with the log-probability the model would have sampled it with.
 
         vLLM's prompt log-probabilities are those of the model without mask and temperature, and make it process the
@@ -180,7 +167,7 @@ class AsyncCore:
         """
         params = self._params(sampling, max_tokens=1, seed=0, logprob_token_ids=[token])
         output, version = await self._generate(replace(request, ids=[*request.ids, *before]), params)
-        return [Token(token, output.logprobs[0][token].logprob, version)], "length"
+        return Token(token, output.logprobs[0][token].logprob, version)
 
     async def _generate(self, request: Request, params: SamplingParams) -> tuple[Any, int]:
         """vLLM's output for a request and the version of the weights that sampled it."""

@@ -8,11 +8,9 @@ import queue
 import threading
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from pxr_agents.engines.vllm.arguments import StartArguments
-from pxr_agents.engines.vllm.errors import EngineError
+from pxr_agents.engines.vllm.arguments import EngineError, StartArguments
 from pxr_agents.types import Completion, Request, Sampling
 
 if TYPE_CHECKING:
@@ -28,14 +26,7 @@ class VLLMEngine:
             agent = VLMAgent(engine.chat, engine, Sampling(max_tokens=1024))
 
     vLLM keeps keys and values of prompts that it has seen, so that a conversation's next turn costs what is new in it.
-    Nothing has to be forgotten by hand.
-
-    Args:
-        path: a Qwen2.5-VL or Qwen3-VL checkpoint (directory or hub name).
-        timeout: seconds without any completion after which `collect` gives up.
-
-    Attributes:
-        chat: the checkpoint's chat format.
+    After `timeout` seconds without any completion `collect` gives up.
 
     Raises:
         ImportError: vLLM is not installed.
@@ -94,9 +85,10 @@ class VLLMEngine:
         try:
             keys = [self._done.get(timeout=self.timeout)]
         except queue.Empty:
+            some = ", ".join([*map(str, list(self._in_flight)[:8]), *(["..."] if len(self._in_flight) > 8 else [])])
             raise EngineError(
                 f"vLLM finished none of {len(self._in_flight)} turns within timeout={self.timeout:g} s (conversations "
-                f"{_some(self._in_flight)}); expected one at least. It hangs, or max_tokens, max_num_seqs or the "
+                f"{some}); expected one at least. It hangs, or max_tokens, max_num_seqs or the "
                 f"timeout do not fit together. Close this engine and start another."
             ) from None
         while not self._done.empty():
@@ -146,9 +138,7 @@ class VLLMEngine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _wait(self, coroutine: Coroutine[Any, Any, Result], what: str) -> Result:
@@ -160,8 +150,3 @@ class VLLMEngine:
             raise EngineError(
                 f"vLLM did not {what} within timeout={self.timeout:g} s. Close this engine and start another."
             ) from None
-
-
-def _some(keys: dict[int, Any]) -> str:
-    first = list(keys)[:8]
-    return ", ".join(map(str, first)) + (", ..." if len(keys) > len(first) else "")

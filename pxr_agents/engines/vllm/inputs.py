@@ -38,8 +38,9 @@ def fold_placeholders(ids: Sequence[int], lengths: Sequence[int], image_id: int)
             start += 1
         run = list(ids[start : start + length])
         if length < 1 or len(run) < length or set(run) != {image_id}:
+            n_ids = next((k for k, token in enumerate(run) if token != image_id), len(run))
             raise ValueError(
-                f"Image {number} has {length} vision tokens, and {_run_length(run, image_id)} placeholder ids in a row "
+                f"Image {number} has {length} vision tokens, and {n_ids} placeholder ids in a row "
                 f"came for it; expected as many. Were ids cut, or images lost or changed?"
             )
         folded += [*ids[position:start], image_id]
@@ -51,10 +52,6 @@ def fold_placeholders(ids: Sequence[int], lengths: Sequence[int], image_id: int)
             f"none. Did the model sample one? It has to be banned (see ChatFormat.banned_ids)."
         )
     return folded + rest
-
-
-def _run_length(ids: Sequence[int], image_id: int) -> int:
-    return next((k for k, token in enumerate(ids) if token != image_id), len(ids))
 
 
 def vllm_prompt(request: Request, chat: ChatFormat) -> dict[str, Any]:
@@ -70,9 +67,6 @@ def vllm_prompt(request: Request, chat: ChatFormat) -> dict[str, Any]:
     if request.images:
         prompt["multi_modal_data"] = {"image": [Image.fromarray(image) for image in request.images]}
     return prompt
-
-
-SHARED_MEMORY = Path("/dev/shm")
 
 
 @contextmanager
@@ -96,8 +90,7 @@ def weights_directory(weights: Mapping[str, Tensor]) -> Iterator[Path]:
         # The format has no notion of tied weights.
         separate[name] = tensor.clone() if tensor.data_ptr() in seen else tensor.contiguous()
         seen.add(tensor.data_ptr())
-    with tempfile.TemporaryDirectory(
-        prefix="pxr-weights-", dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
-    ) as directory:
+    shared_memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="pxr-weights-", dir=shared_memory) as directory:
         save_file(separate, Path(directory) / "model.safetensors", metadata={"format": "pt"})
         yield Path(directory)

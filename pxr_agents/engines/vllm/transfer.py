@@ -67,14 +67,10 @@ def open_sender(
         named_weights: this learner's weights.
         rendezvous: for NCCL.
     """
-    info: TrainerInitInfo
+    info: TrainerInitInfo = IPCTrainerInitInfo(rank=rank)
     if backend == "nccl":
+        address, port = rendezvous.address, rendezvous.port
         info = NCCLTrainerInitInfo(
-            master_address=rendezvous.address,
-            master_port=rendezvous.port,
-            world_size=rendezvous.world_size,
-            rank=rank,
+            master_address=address, master_port=port, world_size=rendezvous.world_size, rank=rank
         )
-    else:
-        info = IPCTrainerInitInfo(rank=rank)
     return WeightTransferTrainerFactory.trainer_init(info, client=client, source=StateDictSource(named_weights))
