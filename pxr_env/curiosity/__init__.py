@@ -16,8 +16,7 @@ from pxr_env.curiosity.formulas import (
     curiosity_terms,
     settle_group,
 )
-from pxr_env.curiosity.revival import Revival
-from pxr_env.curiosity.usage import UsageRates
+from pxr_env.curiosity.usage import Revival, UsageRates
 from pxr_env.curiosity.wrappers import CuriosityReward, ProbeInfo, ProbeOperations, followed_probe
 
 __all__ = [

@@ -59,12 +59,13 @@ class CuriosityFormula(ABC):
 
     @abstractmethod
     def terms(self, n_operations: int, rate: float) -> CuriosityTerms:
-        """Terms of one rollout with `n_operations` executed operations, where a share `rate` (0..1) of rollouts
-        uses at least one. In a group the rollout itself counts, so that rate > 0 where n_operations > 0."""
+        """Terms of a rollout with `n_operations` executed operations, where a share `rate` (0..1) of rollouts uses one.
+
+        In a group the rollout itself counts, so that rate > 0 where n_operations > 0.
+        """
 
     def probe_terms(self, n_operations: int) -> CuriosityTerms:
-        """Terms of a probe: it was forced to begin with an operation, chose nothing and gets no bonus. The penalty for
-        the operations it went on to call stays."""
+        """Terms of a probe: no bonus, since it chose nothing; the penalty for what it went on to call stays."""
         # Every formula is defined at a rate of 1.
         return {"curiosity": 0.0, "penalty": self.terms(n_operations, 1.0)["penalty"]}
 
@@ -73,13 +74,8 @@ class CuriosityFormula(ABC):
 class PaperCuriosity(CuriosityFormula):
     """Pixel Reasoner (arXiv 2505.15966): alpha * max(H - RaPR, 0) * 1[n > 0] + beta * min(N - n, 0).
 
-    RaPR is the share of rollouts with at least one operation, n the number of operations of this one.
-
-    Args:
-        alpha: weight of the bonus.
-        beta: weight of the penalty, per operation beyond N.
-        H: share of rollouts that should use an operation; the bonus ends where it is reached.
-        N: operations that cost nothing.
+    RaPR is the share of rollouts with at least one operation, n the number of operations of this one. The bonus ends
+    where the share H is reached; N operations cost nothing.
     """
 
     alpha: float = _number(0.5)
@@ -97,15 +93,9 @@ class ReleasedCodeCuriosity(CuriosityFormula):
     """What the code released with Pixel Reasoner computes, for rollouts with n > 0 operations (0 for others):
     bonus max(H - RaPR, 0) / d / RaPR * alpha with d = 2 for images and 1.5 for video, penalty beta * (1 - n).
 
-    The bonus of a group shrinks as the rate grows but does not vanish between users: together they are paid
-    (H - RaPR) / d * alpha times the size of the group. It has no limit at rate 0, which a group cannot have for a
-    rollout that used an operation but a running rate can: hence the floor, the smallest rate of a group of 8.
-
-    Args:
-        alpha: weight of the bonus.
-        beta: weight of the penalty, per operation beyond the first.
-        H: share of rollouts that should use an operation.
-        media: "image" or "video".
+    The users of a group are together paid (H - RaPR) / d * alpha times its size. The bonus has no limit at rate 0,
+    which a group cannot have for a rollout that used an operation but a running rate can: hence the floor, the smallest
+    rate of a group of 8.
     """
 
     alpha: float = _number(0.25)
@@ -176,25 +166,20 @@ def curiosity_terms(
 ) -> list[CuriosityTerms]:
     """Returns the curiosity terms of one group, exactly as published: its own rate, no state.
 
+    One rollout of eight used an operation: .5 * (.3 - .125) = .0875 for it.
+
+    >>> curiosity_terms([1, 0, 0, 0, 0, 0, 0, 0])[0]["curiosity"]
+    0.0875
+
     Args:
         n_operations: executed operations of each rollout of the group; failed ones do not count.
-        probed: whether each rollout was forced to begin with an operation. The rate is that of the others, and a probe
-            gets no bonus (see `CuriosityFormula.probe_terms`).
+        probed: whether each rollout was forced to begin with an operation. The rate is that of the others.
         preset: a name in `PRESETS`.
         overrides: constants of the preset, such as `alpha=1.0` or, for "released-code", `media="video"`.
-
-    Returns:
-        One dict per rollout, in order: "curiosity" (>= 0) and "penalty" (<= 0), weighted.
 
     Raises:
         ValueError, TypeError: a count is not an int >= 0, there is not one flag per rollout, or as `curiosity_formula`
             does.
-
-    Example:
-        One rollout of eight used an operation: .5 * (.3 - .125) = .0875 for it.
-
-        >>> curiosity_terms([1, 0, 0, 0, 0, 0, 0, 0])[0]["curiosity"]
-        0.0875
     """
     formula = curiosity_formula(preset, **overrides)
     counts = [_count(n, f"n_operations[{index}]") for index, n in enumerate(n_operations)]
@@ -217,8 +202,9 @@ def settle_group(
 ) -> list[dict[str, float]]:
     """Returns the reward terms of the rollouts of one group, curiosity included. A rollout's reward is their sum.
 
+    The other arguments are those of `curiosity_terms`.
+
     Args:
-        n_operations, probed, preset, overrides: as for `curiosity_terms`.
         reward_terms: the environment's terms of each rollout, summed over its turns; they are not changed.
         unrepaired: whether the last operation of each rollout failed. Needed where the preset takes the reward of
             such rollouts (`void_unrepaired`, as "released-code" does): their "correct" becomes 0.
@@ -255,10 +241,8 @@ def settle_episode(terms: Mapping[str, float], bonus: CuriosityTerms, *, void: b
     taken = sorted(bonus.keys() & terms.keys())
     if taken:
         raise ValueError(f"the reward terms already hold {taken}; expected terms without curiosity: add it once")
-    settled = {**terms, "curiosity": bonus["curiosity"], "penalty": bonus["penalty"]}
-    if void and "correct" in settled:
-        settled["correct"] = 0.0
-    return settled
+    voided = {"correct": 0.0} if void and "correct" in terms else {}
+    return {**terms, **voided, "curiosity": bonus["curiosity"], "penalty": bonus["penalty"]}
 
 
 def _count(n: Any, where: str) -> int:

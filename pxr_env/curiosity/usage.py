@@ -1,7 +1,15 @@
-"""How often pixel operations are used: integer counts of finished episodes by task, sample and operation."""
+"""How often pixel operations are used, and which rollouts are forced to begin with one that has died out.
+
+A bonus pays for use, so it cannot bring back what nobody uses: at a rate of 0 in every group there is no rollout to
+pay. `UsageRates` counts; `Revival` decides from it which rollouts of which samples are probes; `ProbeOperations`
+carries it out, and docs/curiosity.md says what is learned from it.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,17 +18,15 @@ from typing import Any, TypeVar
 from pxr_env.errors import show
 
 Key = TypeVar("Key")
+#: Rollouts that have to be left to the policy: their mean reward is what a probe is compared with.
+MAX_SHARE = 0.5
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True)
 class UsageCount:
-    """What was counted of some episodes.
+    """Episodes in which the policy chose by itself, those that used any operation, and those that used each.
 
-    Args:
-        episodes: those in which the policy chose by itself.
-        used: those of them that used any operation.
-        by_operation: operation -> those of them that used it.
-        probes: operation -> episodes that were forced to begin with it; they are not among `episodes`.
+    `probes`: operation -> episodes that were forced to begin with it; they are not among `episodes`.
     """
 
     episodes: int = 0
@@ -34,11 +40,6 @@ class UsageCount:
         self.used += other.used
         self.by_operation.update(other.by_operation)
         self.probes.update(other.probes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The counts as JSON-ready values."""
-        counts = {"episodes": self.episodes, "used": self.used}
-        return counts | {"by_operation": dict(self.by_operation), "probes": dict(self.probes)}
 
 
 #: Counts by tick; without a window they are all kept under tick 0.
@@ -55,15 +56,11 @@ class UsageRates:
     where used(t) counts the episodes of tick t that executed the operation at least once; without a window both sums
     go over the whole past. A tick is whatever `advance` says, as a rule the training iteration.
 
-    Why a window: over the whole past, an operation that was used by 20% of 10,000 episodes and then never again falls
-    below 5% only 30,000 episodes later; a window of W ticks has noticed after at most W. Counts are integers, so that
-    merging is exact in every order and grouping.
-
-    Memory: per task `window` counts; per sample the same, for at most `max_samples` samples: the ones met last (after
-    `merge`, those with most episodes). A forgotten sample starts again at 0; counts of tasks stay exact.
+    Counts are integers, so that merging is exact in every order and grouping.
 
     Args:
-        max_samples: number of samples whose own counts are kept, over all tasks; None for all.
+        max_samples: number of samples whose own counts are kept, over all tasks: the ones met last (after `merge`,
+            those with most episodes); None for all. A forgotten sample starts again at 0; tasks stay exact.
         window: number of latest ticks that count; None for the whole past.
 
     Attributes:
@@ -113,25 +110,26 @@ class UsageRates:
             del self._samples[next(iter(self._samples))]
 
     def rate(self, task: str, sample_id: str | None = None, *, operation: str | None = None) -> float | None:
-        """Share of the episodes of a sample (of a task without `sample_id`) that used `operation`, or any operation.
-        None if no such episode has been counted."""
+        """Share of the episodes of a sample, or of the task, that used `operation`, or any; None if there are none."""
         total = self._total(task, sample_id)
         if total.episodes == 0:
             return None
         return (total.used if operation is None else total.by_operation[operation]) / total.episodes
 
     def episodes(self, task: str, sample_id: str | None = None) -> int:
-        """Number of episodes counted for a sample (for a task without `sample_id`), probes excluded."""
+        """Number of episodes counted for a sample, or the whole task, probes excluded."""
         return self._total(task, sample_id).episodes
 
     def probes(self, task: str, sample_id: str | None = None, *, operation: str | None = None) -> int:
-        """Number of probes counted for a sample (for a task without `sample_id`), of one operation or of all."""
+        """Number of probes counted for a sample, or the whole task, of one operation or of all."""
         probes = self._total(task, sample_id).probes
         return probes.total() if operation is None else probes[operation]
 
     def merge(self, other: UsageRates) -> UsageRates:
-        """Returns the counts of both, changing neither, such as those of two processes. Order and grouping of merges do
-        not matter as long as the samples fit. Of two limits of samples the larger holds, and None is the largest.
+        """Returns the counts of both, changing neither, such as those of two processes.
+
+        Order and grouping of merges do not matter as long as the samples fit. Of two limits of samples the larger
+        holds, and None is the largest.
 
         Raises:
             ValueError: the windows differ.
@@ -184,9 +182,7 @@ class UsageRates:
 
     def __eq__(self, other: object) -> bool:
         """Whether both know the same counts, so that they will answer alike."""
-        if not isinstance(other, UsageRates):
-            return NotImplemented
-        return all(getattr(self, name) == getattr(other, name) for name in vars(self))
+        return vars(self) == vars(other) if isinstance(other, UsageRates) else NotImplemented
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -220,7 +216,10 @@ def _add(tallies: dict[Key, Tally], key: Key, new: Tally) -> None:
 
 
 def _tally_state(tally: Tally) -> list[list[Any]]:
-    return [[tick, count.to_dict()] for tick, count in sorted(tally.items())]
+    return [
+        [tick, vars(count) | {"by_operation": dict(count.by_operation), "probes": dict(count.probes)}]
+        for tick, count in sorted(tally.items())
+    ]
 
 
 def _read_tally(state: Iterable[Any]) -> Tally:
@@ -238,3 +237,108 @@ def _read_tally(state: Iterable[Any]) -> Tally:
 def _check_limit(name: str, value: object, *, least: int, none: str) -> None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
         raise ValueError(f"{name} is {value!r}; expected an int >= {least}, or None {none}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Revival:
+    """Decides which rollouts are probes. Pure: equal rates and arguments give equal decisions in every process.
+
+    A candidate becomes a probe of operation o with a probability that rises linearly as the operation dies:
+
+        p(o) = probability * max(floor - rate(o), 0) / floor
+
+    where rate(o) is its rate in the task, probes excluded; 0 until `min_episodes` episodes have been counted, and less
+    once there were more probes than `patience`. Of several operations the largest p decides whether there is a probe,
+    and it goes to o with odds p(o). Candidates are the first floor(share * group_size) rollouts of a group, which are
+    exchangeable. Count with a window (`UsageRates(window=...)`): the whole past reacts too late.
+
+    Args:
+        operations: operations that may be probed.
+        floor: the rate below which an operation is probed. At .05, a third of the groups of 8 hold a voluntary use
+            (1 - .95^8 = .34).
+        probability: that a candidate is a probe at rate 0.
+        share: the largest share of a group that is probed, at most 1/2; of single episodes, their mean share.
+        patience: number of counted probes of an operation from which on its p falls as patience / probes, for one that
+            does not come back because it does not pay. None for no end.
+        min_episodes: episodes of the task that have to be counted first. With a true rate of .05, 64 episodes show no
+            use with probability .95^64 = .04.
+        seed: of the decisions.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    operations: tuple[str, ...]
+    floor: float = 0.05
+    probability: float = 1.0
+    share: float = 0.25
+    patience: int | None = None
+    min_episodes: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.operations, str) or not self.operations:
+            raise ValueError(f"operations is {self.operations!r}; expected the names of one operation or more")
+        for name, low, high in (("floor", 0.0, 1.0), ("probability", 0.0, 1.0), ("share", 0.0, MAX_SHARE)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low < value <= high:
+                raise ValueError(f"{name} is {value!r}; expected a number above {low:g}, at most {high:g}")
+        for name, number in (("min_episodes", self.min_episodes), ("patience", self.patience)):
+            if number is None and name == "patience":
+                continue
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+                raise ValueError(f"{name} is {number!r}; expected an int >= 1")
+
+    def probe_probability(self, rates: UsageRates, task: str, operation: str) -> float:
+        """Returns p(operation), the probability that a candidate is a probe of it if it is the only one."""
+        rate = rates.rate(task, operation=operation)
+        if rate is None or rates.episodes(task) < self.min_episodes:
+            return 0.0
+        tired = 1.0
+        if self.patience is not None:
+            tired = min(1.0, self.patience / max(rates.probes(task, operation=operation), 1))
+        return self.probability * tired * max(self.floor - rate, 0.0) / self.floor
+
+    def n_candidates(self, group_size: int) -> int:
+        """Returns how many rollouts of a group may be probes: floor(share * group_size)."""
+        # A share such as 1/3 is not exact: 1/3 of 3 rollouts is one.
+        return math.floor(self.share * group_size + 1e-9)
+
+    def decide(
+        self,
+        rates: UsageRates,
+        task: str,
+        sample_id: str,
+        *,
+        rollout: int,
+        group_size: int | None = None,
+        iteration: int = 0,
+    ) -> str | None:
+        """Returns the operation that a rollout has to begin with, or None for a rollout that is left alone.
+
+        Args:
+            rates: what was counted so far. Processes agree as far as their counts do: decide in one place.
+            task: the task.
+            sample_id: the sample.
+            rollout: index of the rollout in its group, from 0; without groups, of the episode in its stream.
+            group_size: rollouts of the group; None for single episodes, each a candidate with probability `share`.
+            iteration: makes the decisions of another visit to the sample others.
+        """
+        if group_size is not None and rollout >= self.n_candidates(group_size):
+            return None
+        odds = {name: self.probe_probability(rates, task, name) for name in self.operations}
+        probability = max(odds.values()) * (1.0 if group_size is not None else self.share)
+        # Two numbers in [0, 1) that depend on the seed and the rollout only, on every machine.
+        where = json.dumps([self.seed, task, sample_id, rollout, iteration]).encode()
+        digest = hashlib.blake2b(where, digest_size=16).digest()
+        whether, which = ((int.from_bytes(part, "big") >> 11) / 2**53 for part in (digest[:8], digest[8:]))
+        if whether >= probability:
+            return None
+        rest = which * sum(odds.values())
+        likely = [name for name, weight in odds.items() if weight > 0.0]
+        for name in likely:
+            rest -= odds[name]
+            if rest < 0.0:
+                return name
+        # Rounding of the sum.
+        return likely[-1]

@@ -14,12 +14,9 @@ from pxr_env.errors import did_you_mean, quote
 
 
 class ProbeInfo(TypedDict):
-    """`info["probe"]`, there in the episodes that are to begin with an operation.
+    """`info["probe"]`, there in the episodes whose first turn has to begin with the opening of an operation's call.
 
-    Keys:
-        operation: the operation.
-        opening: the text with which the first turn has to begin.
-        followed: whether it did; there from the first turn on.
+    `followed`, from the first turn on: whether it did.
     """
 
     operation: str
@@ -41,12 +38,8 @@ class CuriosityReward(gymnasium.Wrapper, RecordConstructorArgs):
 
     A single environment sees no group, so the terms of the step that ends an episode come from the rate counted
     before that episode: of its sample if the sample was seen, else of its task, else 0 (the bonus is paid in full).
-    Both terms join `info["reward_terms"]` and the reward; after that the episode is counted in `rates`. Episodes
-    that are reset before their end are not counted. Unlike a group, running rates pay an operation that had died out,
-    as soon as somebody uses it.
-
-    An episode that was forced to begin with an operation (see `ProbeOperations`, which goes inside this wrapper) gets
-    no bonus and is counted as a probe, not as usage.
+    Both terms join `info["reward_terms"]` and the reward; then the episode is counted in `rates`, unless it was reset
+    before its end. A followed probe (see `ProbeOperations`, which goes inside this wrapper) gets no bonus.
 
     Args:
         env: an environment whose `info` has "sample_id", "usage", "failures" and "reward_terms".
@@ -54,8 +47,7 @@ class CuriosityReward(gymnasium.Wrapper, RecordConstructorArgs):
         overrides: constants of the preset, such as `alpha=1.0`.
 
     Attributes:
-        rates: the `UsageRates`. Replace them to count in a window, to go on with earlier counts, or to share one count
-            between environments of a process.
+        rates: the `UsageRates`; replace them to count in a window or to go on with earlier counts.
 
     Raises:
         ValueError, TypeError: as `curiosity_formula` does.
@@ -68,16 +60,11 @@ class CuriosityReward(gymnasium.Wrapper, RecordConstructorArgs):
         gymnasium.Wrapper.__init__(self, env)
         self.formula = curiosity_formula(preset, **overrides)
         self.rates = UsageRates()
-        self._sample_id = ""
-        self._executed = 0
-        self._failed = 0
-        self._unrepaired = False
+        self._sample_id, self._executed, self._failed, self._unrepaired = "", 0, 0, False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
-        self._sample_id = _read(info, "sample_id")
-        self._executed = self._failed = 0
-        self._unrepaired = False
+        self._sample_id, self._executed, self._failed, self._unrepaired = _read(info, "sample_id"), 0, 0, False
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -88,7 +75,7 @@ class CuriosityReward(gymnasium.Wrapper, RecordConstructorArgs):
 
         probe, before = followed_probe(info), _read(info, "reward_terms")
         if probe is None:
-            rate = max(self.expected_rate(), self.formula.rate_floor)
+            rate = max(self._expected_rate(), self.formula.rate_floor)
             bonus = self.formula.terms(self._executed, rate)
         else:
             bonus = self.formula.probe_terms(self._executed)
@@ -103,12 +90,9 @@ class CuriosityReward(gymnasium.Wrapper, RecordConstructorArgs):
         """Name under which `rates` counts this environment: its registered id, or the name of its class."""
         return self.env.spec.id if self.env.spec is not None else type(self.env.unwrapped).__name__
 
-    def expected_rate(self) -> float:
-        """Returns the rate that stands in for a group's: of the current sample if seen, else of the task, else 0."""
-        rate = self.rates.rate(self.task, self._sample_id)
-        if rate is None:
-            rate = self.rates.rate(self.task)
-        return rate if rate is not None else 0.0
+    def _expected_rate(self) -> float:
+        rates = (self.rates.rate(self.task, self._sample_id), self.rates.rate(self.task))
+        return next((rate for rate in rates if rate is not None), 0.0)
 
     def _watch_failures(self, info: Mapping[str, Any]) -> None:
         executed, failed = (sum(_read(info, key).values()) for key in ("usage", "failures"))
@@ -132,15 +116,10 @@ def _read(info: Mapping[str, Any], key: str) -> Any:
 class ProbeOperations(gymnasium.Wrapper, RecordConstructorArgs):
     """Lets whoever resets a pixel environment ask for probes: episodes whose first turn has to begin with a call.
 
-    After `reset(options={"probe": name})`, `info["probe"]` is `{"operation": name, "opening": text}` (see `ProbeInfo`).
-    Whoever writes the turns begins the first one with exactly this text and goes on by itself; the arguments, and
-    everything after, are the policy's own. From the first turn on "followed" says whether it did. Blanks at the end of
-    the opening are not asked for, so that a tokenizer may join them with what comes next.
-
-    `{"probe": None}`, or no such option, is an episode like all others. Which rollouts are probes, `Revival` decides.
-
-    Args:
-        env: a pixel environment, or wrappers around one.
+    After `reset(options={"probe": name})`, `info["probe"]` has the opening (see `ProbeInfo`). Whoever writes the turns
+    begins the first one with exactly this text and goes on by itself. Blanks at the end of the opening are not asked
+    for, so that a tokenizer may join them with what comes next. `{"probe": None}`, or no such option, is an episode
+    like all others.
     """
 
     def __init__(self, env: gymnasium.Env) -> None:
