@@ -13,6 +13,21 @@ from pxr_env.errors import quote, show
 
 Weight = Literal["yes", "maybe", "no"]
 
+#: Arguments of an environment, by the field that says what they came to.
+_RESOLVED = {
+    "pixels": ("min_pixels", "max_pixels", "size_multiple", "video_frames", "max_frame_pixels"),
+    "prompt": (
+        *("dialect", "coordinates", "operations", "max_turns", "max_operations", "system_prompt", "question_suffix"),
+        "images_in_text",
+    ),
+    "scorer": ("scorer",),
+}
+#: Start arguments of an engine that decide how much fits at once.
+_ROOM = (
+    *("block_size", "enforce_eager", "gpu_memory_utilization", "kv_cache_memory_bytes", "seed", "weight_transfer"),
+    *("max_num_batched_tokens", "max_num_seqs", "tensor_parallel_size"),
+)
+
 #: Field -> (whether a difference matters, why). The longest prefix of a field counts; what is not named may matter.
 FIELDS: Mapping[str, tuple[Weight, str]] = {
     "suite": ("no", "a name; what it stands for is compared field by field"),
@@ -21,35 +36,16 @@ FIELDS: Mapping[str, tuple[Weight, str]] = {
     "env.kwargs.data": ("no", "where the data lie; their hash is compared"),
     "env.kwargs.check_media": ("no", "only when files are checked"),
     "env.kwargs.render_mode": ("no", "only what people see"),
-    # Recorded as resolved under `pixels` and `prompt`, whether given or default.
-    **{
-        f"env.kwargs.{name}": ("no", f"compared under {where}")
-        for where, names in (
-            ("pixels", "min_pixels max_pixels size_multiple video_frames max_frame_pixels"),
-            (
-                "prompt",
-                "dialect coordinates operations max_turns max_operations system_prompt question_suffix images_in_text",
-            ),
-            ("scorer", "scorer"),
-        )
-        for name in names.split()
-    },
+    # Recorded as resolved elsewhere, whether given or default.
+    **{f"env.kwargs.{name}": ("no", f"compared under {where}") for where, names in _RESOLVED.items() for name in names},
     "env": ("no", "how it was registered"),
-    "n_samples": ("no", "only common samples are compared"),
-    "samples_sha256": ("no", "only common samples are compared"),
-    "samples": ("no", "only common samples are compared"),
+    **dict.fromkeys(("n_samples", "samples_sha256", "samples"), ("no", "only common samples are compared")),
     "data": ("maybe", "other data, or more of them; every common sample is compared by its own hash"),
     "agent": ("maybe", "another program between model and environment"),
     "engine": ("maybe", "other arithmetic (precision, kernels)"),
-    "engine.max_model_len": ("maybe", "where a conversation outgrows the context, its episode ends without an answer"),
-    "engine.images_per_prompt": ("maybe", "where a conversation has more images, its episode ends without an answer"),
-    **{
-        f"engine.{name}": ("no", "how much fits and how fast it is; answers change by rounding only")
-        for name in (
-            *("block_size", "enforce_eager", "gpu_memory_utilization", "kv_cache_memory_bytes", "seed"),
-            *("max_num_batched_tokens", "max_num_seqs", "tensor_parallel_size", "weight_transfer"),
-        )
-    },
+    "engine.max_model_len": ("maybe", "where a conversation outgrows the context, its episode has no answer"),
+    "engine.images_per_prompt": ("maybe", "where a conversation has more images, its episode has no answer"),
+    **{f"engine.{name}": ("no", "how much fits and how fast it is; answers change by rounding only") for name in _ROOM},
     "concurrency": ("no", "episodes at once; answers change by rounding only"),
     "model": ("yes", "another model"),
     "model_revision": ("maybe", "another version of the model; its files are compared by their hashes"),

@@ -29,22 +29,20 @@ class RunRecord:
     """An episode and what it took: one line of `episodes.jsonl`, in which all but the episode stands under "run".
 
     Args:
-        episode: without tokens.
         repeat: which repeat of its sample it is, from 0.
         score: of the answer, from 0 to 1; None if the episode has none.
-        seconds: from its beginning to its end. With lock-step engines that is the time of the whole batch.
-        model_seconds: the part of it in which the model's turns were waited for.
+        seconds: from its beginning to its end (with lock-step engines of the whole batch), `model_seconds` of them
+            waiting for turns.
         vision_tokens: of all images shown.
         prompt_tokens, completion_tokens: what the model read and wrote, all turns together, None if nobody counted.
         n_retries: requests that had to be repeated.
-        duplicates: calls that had been executed before.
-        clipped: executed calls of which a box or a point was cut off at the edge of its image.
-        served: model and system fingerprint as a server named them, "" without a server.
+        duplicates, clipped: calls that had been executed before, and those of which a box or a point was cut off at the
+            edge of its image.
+        served: model and system fingerprint as a server named them.
         sample_sha256: see `eval.manifest.sample_digest`; None if its data cannot be shown.
         cluster: what the sample belongs to (`Sample.cluster`), None if it stands alone.
-        judgment: what an LLM judge said, None without one.
-        image_sha256: for every observation, the first one included, the digests of its images; None in the episodes
-            of a training.
+        judgment: what an LLM judge said.
+        image_sha256: the digests of the images of every observation; None in the episodes of a training.
     """
 
     episode: Episode

@@ -294,24 +294,20 @@ def _of_samples(manifest: Mapping[str, Any], records: Sequence[RunRecord]) -> It
     # An arm of an audit has the episodes that used an operation: how many depends on the run.
     if "samples_sha256" not in manifest:
         return
-    repeats = int(manifest["repeats"])
-    counts = Counter(record.key for record in records)
     sample_ids = list(dict.fromkeys(record.episode.sample_id for record in records))
+    of_data = data_digest(record.sample_sha256 for record in records if record.repeat == 0)
     for name, was, now in (
         ("n_samples", manifest["n_samples"], len(sample_ids)),
         ("samples_sha256", manifest["samples_sha256"], sample_ids_digest(sample_ids)),
-        (
-            "data.samples_sha256",
-            manifest["data"]["samples_sha256"],
-            data_digest(record.sample_sha256 for record in records if record.repeat == 0),
-        ),
+        ("data.samples_sha256", manifest["data"]["samples_sha256"], of_data),
     ):
         if was != now:
             yield FileMismatch("manifest.json", name, _both(was, now))
-    missing = [(name, k) for name in sample_ids for k in range(repeats) if counts[name, k] != 1]
-    if missing or len(counts) != len(sample_ids) * repeats:
-        odd = f"such as {missing[0][0]!r}, repeat {missing[0][1]}" if missing else f"{len(counts)} came"
-        text = f"{len(sample_ids)} samples with {repeats} repeats each have one episode each; not all do, {odd}"
+    counts = Counter(record.key for record in records)
+    expected = Counter((name, repeat) for name in sample_ids for repeat in range(manifest["repeats"]))
+    if counts != expected:
+        name, repeat = min((counts - expected) | (expected - counts))
+        text = f"each of {manifest['repeats']} repeats of a sample has one episode; not so {name!r}, repeat {repeat}"
         yield FileMismatch("episodes.jsonl", "run.repeat", text)
 
 
@@ -380,13 +376,12 @@ def _lines(check: ReplayCheck) -> Iterator[str]:
     ):
         if count:
             yield f"  {count} {text}"
-    files = [f"  {one.file}: {one.field}: {one.difference}" for one in check.files]
-    episodes = [
-        f"  {one.sample_id}{f', repeat {one.repeat}' if one.repeat else ''}, turn {one.turn}: {one.what}: "
-        f"{one.difference}"
-        for one in check.mismatches
-    ]
+    files = [f"{one.file}: {one.field}: {one.difference}" for one in check.files]
+    episodes = []
+    for one in check.mismatches:
+        name = f"{one.sample_id}, repeat {one.repeat}" if one.repeat else one.sample_id
+        episodes.append(f"{name}, turn {one.turn}: {one.what}: {one.difference}")
     for lines, kind in ((files, " fields"), (episodes, "")):
-        yield from lines[:_SHOWN]
+        yield from (f"  {line}" for line in lines[:_SHOWN])
         if len(lines) > _SHOWN:
             yield f"  and {len(lines) - _SHOWN} more{kind}; --json FILE writes all."

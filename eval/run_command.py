@@ -193,14 +193,13 @@ def _file_name(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Whereabouts:
-    """What a manifest does not say of its agent, or what moved since.
+    """What a manifest does not say of its agent, or what moved since; None: as in the run.
 
     Args:
-        agent: another program for the same model, such as "transformers" for "vllm"; that of the run if None.
-        model: where the checkpoint is now, or what the server calls the model now; that of the run if None.
-        server: where it is served, by whatever model. It is never taken from a manifest: the key would go wherever a
-            file says.
-        concurrency: episodes at once; as many as in the run if None.
+        agent: another program for the same model, such as "transformers" for "vllm".
+        model: where the checkpoint is now, or what the server calls the model now.
+        server: never taken from a manifest: the key would go wherever a file says.
+        concurrency: episodes at once.
         engine: start arguments that differ from those of the run.
     """
 

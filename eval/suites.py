@@ -129,11 +129,7 @@ SUITES: dict[str, Suite] = {
 
 
 def get_suite(name: str) -> Suite:
-    """The suite of that name; an environment id is a suite of its own.
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """The suite of that name; an environment id is a suite of its own. What is neither is a ValueError."""
     if name in SUITES:
         return SUITES[name]
     # Ids end with their version, as Gymnasium wants it.
@@ -162,11 +158,9 @@ class Recipe:
 
     Args:
         name: of the recipe, or the path of its file; `sha256` of its bytes.
-        model: what the model is called by those who published it.
-        source: where the settings come from.
-        env: arguments of every environment.
-        suites: arguments of the environment for single suites, by their names; they override `env`.
-        sampling: `temperature`, `max_tokens` and `stop` (strings that end a turn), where it says so.
+        model: what the model is called by those who published it; `source` is where the settings come from.
+        env: arguments of every environment; `suites` those for single suites by name, which override them.
+        sampling: `temperature`, `max_tokens` and `stop`, where it says so.
         body: further fields of a server's requests.
     """
 
