@@ -185,12 +185,7 @@ def card_or_text(record: RunRecord, replayer: Replayer) -> EpisodeCard:
 
 
 def choose_samples(kinds: Sequence[object], count: int) -> list[int]:
-    """Indices of `count` episodes that show every kind: one of each kind in turn, in the order of the run.
-
-    Args:
-        kinds: the kind of every episode of the run (any hashable value).
-        count: how many to choose; all if there are fewer.
-    """
+    """Indices of `count` episodes that show every (hashable) kind: one of each in turn, in the order of the run."""
     by_kind: dict[object, list[int]] = {}
     for index, kind in enumerate(kinds):
         by_kind.setdefault(kind, []).append(index)
@@ -259,14 +254,19 @@ def _card(
 
     turns = [
         TurnCard(
-            number, split_turn(step.turn), _shorten(step.reply), of_turn(number), step.weights_version, is_cut(step)
+            number,
+            split_turn(step.turn),
+            shorten(step.reply, TEXT_LIMIT),
+            of_turn(number),
+            step.weights_version,
+            is_cut(step),
         )
         for number, step in enumerate(episode.steps, start=1)
     ]
     return EpisodeCard(
         record=record,
         question=question,
-        prompt=_shorten(episode.prompt),
+        prompt=shorten(episode.prompt, TEXT_LIMIT),
         first_views=of_turn(0),
         sources=list(sources),
         turns=turns,
@@ -317,12 +317,8 @@ def arrange(
     """The boxes of all views of one source in their order, then the evidence.
 
     Views of the whole source get no box, it would only frame the picture. Badges stand in the upper left corner of
-    their box, and to the right of a badge that stands there already.
-
-    Args:
-        source: its number, from 1.
-        frame: of a video; None for an image.
-        time: of the frame, where the video is there; else what the views say of it.
+    their box, and to the right of a badge that stands there already. `time` is that of a frame of a video, where the
+    video is there; else what the views say of it counts.
     """
     marks: list[SourceMark] = []
     for look in looks(episode, source):
@@ -346,9 +342,8 @@ def _in_time(episode: Episode, frame: int | None, time: float | None) -> bool:
     if frame is None or episode.evidence_time is None:
         return True
     start, end = episode.evidence_time
-    if time is not None:
-        return start <= time < end
-    return any(look.get("frame") == frame and start <= look.get("time", start) < end for look in looks(episode))
+    times = [look.get("time", start) for look in looks(episode) if look.get("frame") == frame]
+    return any(start <= known < end for known in ([time] if time is not None else times))
 
 
 def _mark(look: Mapping[str, Any], kind: str, label: str, turn: int, badge: Box) -> SourceMark:
@@ -374,6 +369,7 @@ def _free_place(label: str, box: Box, size: tuple[float, float], taken: Sequence
     return round(x, 2), round(y, 2), round(width, 2), round(height, 2)
 
 
-def _shorten(text: str) -> str:
-    more = len(text) - TEXT_LIMIT
-    return text if more <= 0 else f"{text[:TEXT_LIMIT]} … {more:,} more characters"
+def shorten(text: object, limit: int = 2000) -> str:
+    """At most `limit` characters of `text`, and how many more there are."""
+    shown = str(text)
+    return shown if len(shown) <= limit else f"{shown[:limit]} … {len(shown) - limit:,} more characters"

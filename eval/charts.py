@@ -14,6 +14,8 @@ TOP, BOTTOM = 12, HEIGHT - 38
 _CHARACTER, _GAP, _LABEL_GAP = 6.8, 12, 14.0
 #: Most points of a line: more than a screen shows side by side.
 MAX_POINTS = 600
+#: Colours of lines; the next one has the first again.
+COLOURS = 6
 
 Points = Sequence[tuple[float, float]]
 
@@ -27,9 +29,11 @@ class Tick(NamedTuple):
 
 class ChartLine(NamedTuple):
     """One series: `raw` and `smooth` for the `points` of an SVG polyline, `last` the value at the `end` of the smooth
-    one, to be written at height `last_y`; `points` are x and the raw y, for a reader who asks for values."""
+    one, to be written at height `last_y`; `points` are x and the raw y, for a reader who asks for values; `colour` is
+    its place among the series, from 0."""
 
     name: str
+    colour: int
     points: Points
     raw: str
     smooth: str
@@ -124,6 +128,7 @@ def line_chart(
     lines = [
         ChartLine(
             name=name,
+            colour=list(series).index(name) % COLOURS,
             points=thin(points),
             raw=scale.polyline(points, steps),
             smooth=scale.polyline(smooth[name], steps),

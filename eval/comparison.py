@@ -26,7 +26,7 @@ from pxr_env.errors import quote
 
 #: Below this a difference is called significant.
 ALPHA = 0.05
-_MATTERS = {"yes": "matters", "maybe": "may matter", "compared": "is compared", "no": "does not matter"}
+MATTERS = {"yes": "matters", "maybe": "may matter", "compared": "is compared", "no": "does not matter"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -249,7 +249,7 @@ def print_comparison(comparison: RunComparison, console: Console | None = None) 
     alike = f"Unlike manifests ({' | '.join(names)}):" if comparison.differences else "The manifests are alike."
     say(console, alike)
     for difference in comparison.differences:
-        matters = _MATTERS[difference.matters]
+        matters = MATTERS[difference.matters]
         say(console, f"  {matters:<16} {difference.field}: {describe(difference)} ({difference.why})")
     counts = ", ".join(f"{name} {n}" for name, n in zip(names, comparison.n_samples, strict=True))
     left_out = f"{comparison.n_unscored} that a run could not score, {comparison.n_changed} with other content"

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from eval.cards import SOURCE_SIDE, EpisodeCard
+from eval.cards import SOURCE_SIDE, EpisodeCard, shorten
 from eval.tables import label
 
 
@@ -60,12 +60,6 @@ def file_size(n_bytes: float) -> str:
     if n_bytes < 999_500:
         return f"{n_bytes / 1000:.0f} kB"
     return f"{n_bytes / 1e6:.1f} MB" if n_bytes < 99.95e6 else f"{n_bytes / 1e6:.0f} MB"
-
-
-def shorten(text: str, limit: int = 2000) -> str:
-    """At most `limit` characters of `text`, and how many more there are."""
-    text = str(text)
-    return text if len(text) <= limit else f"{text[:limit]} … {len(text) - limit:,} more characters"
 
 
 @functools.cache

@@ -32,6 +32,11 @@ PICTURE_BYTES = 200_000_000
 
 NOT_CHOSEN = "This file holds the pictures of other episodes; `python -m eval view` shows those of all."
 
+#: What the list of episodes holds of each, beside its tags.
+_COLUMNS = (
+    *("sample_id", "repeat", "category", "question", "answer", "target"),
+    *("outcome", "score", "usage", "failures"),
+)
 #: Filters of a quick start.
 FILTERS = {"differ": "arms differ", "needed": "operation needed", "easy": "easy", "failed": "had a failure"}
 #: Rates that are drawn over the iterations, with what their caption says.
@@ -124,20 +129,8 @@ def _pictured_cards(
 
 
 def _row(facts: Facts, is_pictured: bool) -> list[Any]:
-    """One episode for the script of the page; `COLUMNS` of report.js names the values."""
-    return [
-        facts.sample_id,
-        facts.repeat,
-        facts.category,
-        facts.question,
-        facts.answer,
-        facts.target,
-        facts.outcome,
-        facts.score,
-        facts.usage,
-        facts.failures,
-        [*facts.tags, "pictured"] if is_pictured else facts.tags,
-    ]
+    """One episode for the script of the page, which calls the values the same in its `COLUMNS`."""
+    return [*(getattr(facts, name) for name in _COLUMNS), [*facts.tags, "pictured"] if is_pictured else facts.tags]
 
 
 def _texts(records: Sequence[RunRecord], cards: Mapping[int, EpisodeCard]) -> Iterator[str]:

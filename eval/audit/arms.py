@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 from rich.console import Console
@@ -37,15 +37,8 @@ _OPERATIONS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What to measure.
-
-    Args:
-        protocols: some of `PROTOCOLS`.
-        changes: interventions of the counterfactual protocol, some of `CHANGES`.
-        limit: only the first samples of the run.
-        data: where the data lie now, if they were moved.
-        seed: of random changes of sign and of the places of shifted boxes.
-    """
+    """What to measure: some `PROTOCOLS`, with some `CHANGES`, on the first `limit` samples of a run whose data lie at
+    `data` now; `seed` is that of random changes of sign and of the places of shifted boxes."""
 
     protocols: Sequence[str] = PROTOCOLS
     changes: Sequence[str] = CHANGES
@@ -61,13 +54,8 @@ class Plan:
             raise ValueError(f"got interventions {', '.join(unknown) or 'none'}, expected some of {', '.join(CHANGES)}")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Arm:
-    """One way to play the ends again.
-
-    Args:
-        operation: whose views are changed; all if None.
-    """
+class Arm(NamedTuple):
+    """One way to play the ends again; only the views of `operation` are changed, all if None."""
 
     kind: str
     operation: str | None = None
@@ -77,14 +65,16 @@ class Arm:
         """Of its directory in `audit`."""
         return self.kind if self.operation is None else f"{self.kind}-{self.operation}"
 
+    def changes(self, record: RunRecord) -> bool:
+        """Whether it is to play an episode. An arm of one operation leaves out the episodes that used no other: there
+        the arm that changes all does the same."""
+        operations = operations_of(record)
+        return self.operation in operations and len(operations) > 1 if self.operation else bool(operations)
+
 
 class Resumed:
-    """An agent whose episodes begin with turns that were written before, and go on with its own.
-
-    Args:
-        agent: who goes on.
-        turns: by key of the episode, its first turns.
-    """
+    """An agent whose episodes begin with turns that were written before (one list for every key), and go on with its
+    own."""
 
     def __init__(self, agent: Agent, turns: Sequence[Sequence[str]]) -> None:
         self._agent = agent
@@ -125,54 +115,45 @@ class Resumed:
 def rerun(
     run: RunFiles, where: Whereabouts, plan: Plan, arms: Sequence[Arm], console: Console | None = None
 ) -> dict[Arm, list[RunRecord]]:
-    """Play the ends of all episodes that used an operation again, in every arm.
+    """Play the ends of all episodes that used an operation again, in every arm that changes something in them.
 
     Every arm is a run of its own in `audit/NAME`. What is there is not played again, and an interrupted arm goes on.
-
-    Args:
-        where: how to get its agent.
-        plan: which samples, where their data are, and the seed of the places of shifted boxes.
-
-    Returns:
-        The records by arm: those of the episodes in which the arm changes something.
     """
     manifest = run.manifest()
     records = first_samples(run.records(), plan.limit)
-    done: dict[Arm, dict[tuple[str, int], RunRecord]] = {}
-    wanted = {arm: [record for record in records if changes(arm, record)] for arm in arms}
+    found: dict[Arm, list[RunRecord]] = {}
     n_envs = where.concurrency or manifest["concurrency"]
     with ExitStack() as stack:
         # Opened when the first episode is missing: a finished audit needs neither model nor server.
         player: Agent | None = None
         for arm in arms:
+            wanted = [record for record in records if arm.changes(record)]
             directory = RunFiles(run.path / "audit" / arm.name)
             begun = _manifest(manifest, where, arm, plan.seed)
-            done[arm] = _finished(directory, begun)
-            if all(record.key in done[arm] for record in wanted[arm]):
-                continue
-            if player is None:
-                player = stack.enter_context(open_agent(agent_of(manifest, where), concurrency=n_envs))
-            done[arm] = {record.key: record for record in directory.start(begun, reopen=True)}
-            missing = [record for record in wanted[arm] if record.key not in done[arm]]
-            first = rebuild_environment(begun, plan.data)
-            assert isinstance(first, Changed)
-            played = play(
-                [Changed(env, **begun["intervention"]) for env in siblings(first.env, min(n_envs, len(missing)))],
-                Resumed(player, [recorded_turns(record) for record in missing]),
-                [record.key for record in missing],
-                directory,
-                seed=manifest["seed"],
-                n_done=len(done[arm]),
-                title=arm.name,
-                console=console,
-            )
-            first.close()
-            done[arm] |= {record.key: record for record in played}
-            finished = list(done[arm].values())
-            directory.finish(finished, evaluation_metrics(finished, score_name=score_name(manifest)))
-    for arm in arms:
-        _check_samples(wanted[arm], done[arm])
-    return {arm: [done[arm][record.key] for record in wanted[arm]] for arm in arms}
+            done = _finished(directory, begun)
+            if any(record.key not in done for record in wanted):
+                player = player or stack.enter_context(open_agent(agent_of(manifest, where), concurrency=n_envs))
+                done = {record.key: record for record in directory.start(begun, reopen=True)}
+                missing = [record for record in wanted if record.key not in done]
+                first = rebuild_environment(begun, plan.data)
+                assert isinstance(first, Changed)
+                played = play(
+                    [Changed(env, **begun["intervention"]) for env in siblings(first.env, min(n_envs, len(missing)))],
+                    Resumed(player, [recorded_turns(record) for record in missing]),
+                    [record.key for record in missing],
+                    directory,
+                    seed=manifest["seed"],
+                    n_done=len(done),
+                    title=arm.name,
+                    console=console,
+                )
+                first.close()
+                done |= {record.key: record for record in played}
+                finished = list(done.values())
+                directory.finish(finished, evaluation_metrics(finished, score_name=score_name(manifest)))
+            _check_samples(wanted, done)
+            found[arm] = [done[record.key] for record in wanted]
+    return found
 
 
 def first_samples(records: Sequence[RunRecord], limit: int | None) -> list[RunRecord]:
@@ -186,15 +167,6 @@ def operations_of(record: RunRecord) -> list[str]:
     if record.episode.error is not None:
         return []
     return [name for name, count in record.episode.usage.items() if count > 0]
-
-
-def changes(arm: Arm, record: RunRecord) -> bool:
-    """Whether an arm is to play this episode. An arm of one operation leaves out the episodes that used no other: there
-    the arm that changes all does the same."""
-    operations = operations_of(record)
-    if arm.operation is None:
-        return bool(operations)
-    return arm.operation in operations and len(operations) > 1
 
 
 def recorded_turns(record: RunRecord) -> list[str]:
@@ -221,11 +193,10 @@ def _manifest(manifest: Mapping[str, Any], where: Whereabouts, arm: Arm, seed: i
     """That of the run, with what is changed and who plays now. How many episodes there are depends on the run."""
     kept = {name: value for name, value in manifest.items() if name not in ("n_samples", "samples_sha256")}
     agent = where.agent or manifest["agent"]
-    engine = manifest["engine"] if agent == manifest["agent"] else {}
     return kept | {
         "intervention": {"kind": arm.kind, "operation": arm.operation, "seed": seed},
         "agent": agent,
-        "engine": {**engine, **where.engine},
+        "engine": {**(manifest["engine"] if agent == manifest["agent"] else {}), **where.engine},
         "versions": library_versions(agent),
         "commit": commit(),
     }
@@ -238,11 +209,8 @@ def _finished(directory: RunFiles, manifest: Mapping[str, Any]) -> dict[tuple[st
     """
     if not directory.metrics_file.exists():
         return {}
-    started = directory.manifest()
-    same_program = started | {"agent": manifest["agent"], "engine": manifest["engine"]}
-    if changes_that_matter(same_program, manifest):
-        return {}
-    return {record.key: record for record in directory.records()}
+    same_program = directory.manifest() | {"agent": manifest["agent"], "engine": manifest["engine"]}
+    return {} if changes_that_matter(same_program, manifest) else {record.key: record for record in directory.records()}
 
 
 def records_without_operations(
@@ -261,7 +229,9 @@ def records_without_operations(
     of_run = list(dict.fromkeys(record.episode.sample_id for record in run.records()))
     sample_ids = of_run[: plan.limit]
     directory = RunFiles(run.path / "audit" / "without")
-    if not _is_complete(directory, sample_ids, manifest["repeats"]):
+    # Episodes without a score are played again as long as a run is not finished.
+    done = {record.key for record in directory.records()} if directory.metrics_file.exists() else set()
+    if any((sample_id, repeat) not in done for sample_id in sample_ids for repeat in range(manifest["repeats"])):
         played = of_run[: _continue_with(directory, sample_ids)]
         evaluate(
             suite_of(manifest),
@@ -276,16 +246,7 @@ def records_without_operations(
             console=console,
         )
     _check(manifest, directory.manifest())
-    wanted = set(sample_ids)
-    return [record for record in directory.records() if record.episode.sample_id in wanted]
-
-
-def _is_complete(directory: RunFiles, sample_ids: list[str], repeats: int) -> bool:
-    """Whether every episode is there. Those without a score are played again as long as a run is not finished."""
-    if not directory.metrics_file.exists():
-        return False
-    keys = {record.key for record in directory.records()}
-    return all((sample_id, repeat) in keys for sample_id in sample_ids for repeat in range(repeats))
+    return [record for record in directory.records() if record.episode.sample_id in set(sample_ids)]
 
 
 def _continue_with(directory: RunFiles, sample_ids: list[str]) -> int:

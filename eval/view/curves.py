@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from eval.charts import Chart, line_chart
 from eval.tables import label
@@ -39,17 +38,6 @@ _CHARTS: tuple[tuple[str, str, tuple[str, ...], tuple[float, float] | None], ...
 _HIDDEN = frozenset({"seconds/total", "seconds/settle"})
 
 
-class Drawn(NamedTuple):
-    """A chart, and which colour each of its lines has, by name."""
-
-    chart: Chart
-    colours: Mapping[str, int]
-
-    @property
-    def has_names(self) -> bool:
-        return len(self.chart.lines) > 1
-
-
 class History(GrowingLines):
     """A `metrics.jsonl`, which may still grow: `rows` are the finite numbers of every line that is a JSON object."""
 
@@ -78,7 +66,7 @@ class History(GrowingLines):
         names = sorted({name for row in self.rows for name in row if name.startswith("alarm/")})
         return [(name.removeprefix("alarm/"), *stretch) for name in names for stretch in _stretches(self.series(name))]
 
-    def charts(self) -> list[Drawn]:
+    def charts(self) -> list[Chart]:
         """Everything that this run recorded, as charts; alarms are marked on usage."""
         spans = [(first, last, f"alarm: {name}") for name, first, last, _ in self.alarms()]
         drawn = []
@@ -95,7 +83,7 @@ class History(GrowingLines):
                 spans=spans if title == "Usage" else (),
             )
             if chart is not None:
-                drawn.append(Drawn(chart, {line.name: number % 6 for number, line in enumerate(chart.lines)}))
+                drawn.append(chart)
         return drawn
 
     def _names(self, wanted: Sequence[str]) -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlencode
 
 from eval.facts import FILTERS, Selection
@@ -46,10 +47,9 @@ class Query(NamedTuple):
         """The value of a field, None without one."""
         return self.values.get(name)
 
-    def number(self, name: str, default: int = 0) -> int:
-        """The value of a field as a whole number of at least 0."""
-        found = _number(self.values.get(name, ""))
-        return default if found is None else found
+    def number(self, name: str) -> int:
+        """The value of a field as a whole number, 0 without one."""
+        return _number(self.values.get(name, "")) or 0
 
     @property
     def selection(self) -> Selection:
@@ -66,6 +66,13 @@ class Query(NamedTuple):
         merged: dict[str, object] = {**self.values, **changes}
         pairs = [(name, str(value)) for name, value in merged.items() if value is not None]
         return "?" + urlencode([("show", tag) for tag in self.show] + pairs, errors="surrogatepass")
+
+    def paged(self, found: Sequence[Any], size: int) -> dict[str, Any]:
+        """What is `shown` of what was found: the `page`, from 0, of `n_pages`."""
+        n_pages = max(1, math.ceil(len(found) / size))
+        page = min(self.number("page"), n_pages - 1)
+        shown = found[page * size : (page + 1) * size]
+        return {"page": page, "n_pages": n_pages, "n_found": len(found), "shown": shown}
 
     def fields(self) -> list[tuple[str, str]]:
         """All of it but the page, for a form that asks for another one."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import importlib
 import json
-import math
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -20,10 +19,9 @@ from typing import Any, NamedTuple
 import gymnasium
 from PIL import Image
 
-from eval.cards import EpisodeCard, SourcePicture, card_or_text, encode, text_card
+from eval.cards import EpisodeCard, SourcePicture, card_or_text, encode, shorten, text_card
 from eval.facts import offered_filters
 from eval.records import RunRecord
-from eval.rendering import shorten
 from eval.replay import Replayer
 from eval.report import training_context
 from eval.tables import overview
@@ -188,7 +186,7 @@ class RunPages:
     def _of_list(self, shelf: Shelf, query: Query, found: Sequence[Any], size: int) -> dict[str, Any]:
         """What the pages share that list episodes or groups, with filters."""
         episodes = shelf.episodes
-        return _page(query, found, size) | {
+        return query.paged(found, size) | {
             "filters": offered_filters(episodes.facts),
             "operations": episodes.operations(),
             "categories": episodes.categories(),
@@ -263,7 +261,7 @@ class RunPages:
         facts = [episodes.facts[number] for number in group]
         samples = [name for name, members in episodes.samples().items() if len(members) > 1 or name == sample_id]
         place = samples.index(sample_id)
-        paged = _page(query, group, SIDE_BY_SIDE)
+        paged = query.paged(group, SIDE_BY_SIDE)
         return paged | {
             "here": f"{shorten(sample_id, 40)}, {len(group)} episodes",
             "facts": facts,
@@ -296,13 +294,6 @@ class RunPages:
             "alarms": history.alarms(),
             "iterations": [(number, query.link(iteration=number)) for number in run.iterations()],
         }
-
-
-def _page(query: Query, found: Sequence[Any], size: int) -> dict[str, Any]:
-    """Which of what was found is shown, and on which page, from 0, of how many."""
-    n_pages = max(1, math.ceil(len(found) / size))
-    page = min(query.number("page"), n_pages - 1)
-    return {"page": page, "n_pages": n_pages, "n_found": len(found), "shown": found[page * size : (page + 1) * size]}
 
 
 def _episode_link(shelf: Shelf, query: Query, number: int) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from eval.comparison import RunComparison, common_samples, compare_runs, verdict
+from eval.comparison import MATTERS, RunComparison, common_samples, compare_runs, verdict
 from eval.differences import MODEL_FIELDS, Difference, describe, find_differences
 from eval.facts import Facts
 from eval.intervals import wilson_interval
@@ -133,20 +133,16 @@ class RunTable:
         sort = query.get("sort") or "changed"
         falling = (query.get("order") or ("asc" if sort in ("name", "task", "agent") else "desc")) == "desc"
         rows.sort(key=lambda row: row.sort_key(sort), reverse=falling)
-        page = min(query.number("page"), max(0, (len(rows) - 1) // PAGE))
-        shown = rows[page * PAGE : (page + 1) * PAGE]
+        paged = query.paged(rows, PAGE)
         if baseline is not None and baseline.kind == "evaluation":
             reference = self.row(baseline)
-            shown = [self._compared(row, reference) for row in shown]
-        return {
+            paged["shown"] = [self._compared(row, reference) for row in paged["shown"]]
+        return paged | {
             "query": query,
             "describe": describe_change,
             "root": str(self._library.root),
             "n_runs": len(runs) - n_arms,
             "n_arms": n_arms,
-            "rows": shown,
-            "page": page,
-            "n_pages": max(1, math.ceil(len(rows) / PAGE)),
             "columns": COLUMNS,
             "sort": sort,
             "falling": falling,
@@ -223,14 +219,14 @@ class RunTable:
             groups = [_scored(self._indexes.get(file)) for file in files]
             _, scored, common = common_samples(groups)
             graded = baseline.metric == row.metric != "accuracy"
-            first, second = (
-                [
-                    fmean((one.score or 0.0) if graded else "correct" in one.tags for one in group[name])
-                    for name in common
+
+            def mean(group: Mapping[str, Sequence[Facts]]) -> float:
+                values = [
+                    [(one.score or 0.0) if graded else "correct" in one.tags for one in group[name]] for name in common
                 ]
-                for group in groups
-            )
-            gain = fmean(second) - fmean(first) if common else None
+                return fmean(map(fmean, values))
+
+            gain = mean(groups[1]) - mean(groups[0]) if common else None
             self._gains[key] = Gain(gain, len(common), n_changed=len(scored) - len(common))
         return self._gains[key]
 
@@ -258,6 +254,7 @@ def compare_context(library: Library, query: Query) -> dict[str, Any]:
     return {
         "comparison": comparison,
         "describe": describe,
+        "matters": MATTERS,
         "runs": [(name, run_link(run.key)) for name, run in zip(comparison.names, runs, strict=True)],
         "metric": metric,
         "rows": metric_rows(metrics, first=metric),

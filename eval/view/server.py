@@ -45,8 +45,7 @@ SANDBOX = (
 )
 STATIC = {
     "pages.css": (("pages.css",), "text/css"),
-    "view.js": (("figures.js", "view.js"), "text/javascript"),
-    "pairs.js": (("pairs.js",), "text/javascript"),
+    "view.js": (("pages.js", "view.js"), "text/javascript"),
 }
 
 

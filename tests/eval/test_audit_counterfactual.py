@@ -72,31 +72,41 @@ def test_shares_of_an_agent_that_does_all_of_it(tmp_path: Path) -> None:
     assert result["n_used"] == 9
     found = result["operations"]["all"]
     for arm in found["arms"].values():
-        assert arm["changed"][0] == pytest.approx(6 / 9)
         assert (arm["n_lost"], arm["n_gained"], arm["accuracy_lost"][0]) == (3, 3, 0.0)
-        assert arm["accuracy"][0] == pytest.approx(6 / 9)
+        assert (arm["changed"][0], arm["accuracy"][0]) == pytest.approx((6 / 9, 6 / 9))
         low, high = arm["changed"][1:]
         assert 0.2 < low < 6 / 9 < high <= 1.0
-    assert found["uses"]["causal"]["share"][0] == pytest.approx(6 / 9)
-    assert found["uses"]["decorative"]["share"][0] == pytest.approx(3 / 9)
+    assert {use: of["share"][0] for use, of in found["uses"].items()} == pytest.approx(
+        {"causal": 6 / 9, "decorative": 3 / 9, "unstable": 0.0}
+    )
     # Six changes of nine and none in the control: 2 / 2**6 is not below 0.05 / 3.
     assert found["verdict"].startswith("decorative")
+    # What used nothing is not played, and the turns up to the last call are those of the run, and so are the boxes.
+    run = tmp_path / "run"
+    recorded = {record.key: record for record in RunFiles(run).records()}
+    played = RunFiles(run / "audit" / "blank").records()
+    assert [record.episode.sample_id for record in played] == [str(n) for n in range(12) if n % 4 != 3]
+    for record in played:
+        before = recorded[record.key]
+        assert record.episode.steps[0].turn == before.episode.steps[0].turn
+        assert record.episode.views == before.episode.views
+        shown, shown_before = record.image_sha256 or [], before.image_sha256 or []
+        assert shown[0] == shown_before[0]
+        assert shown[1] != shown_before[1]
 
 
-def test_unfaithful_use_that_answers_right_is_seen(tmp_path: Path) -> None:
-    found = audited(tmp_path, "Stranger", 4)["operations"]["all"]
+def test_unfaithful_and_unstable_uses_are_told_from_causal_ones(tmp_path: Path) -> None:
+    found = audited(tmp_path / "stranger", "Stranger", 4)["operations"]["all"]
     assert found["faithfulness"]["faithful"][0] == found["faithfulness"]["coverage"] == 0.0
     assert found["faithfulness"]["faithful_correct"][0] == 0.0
     assert found["faithfulness"]["table"] == {"faithful": {}, "unfaithful": {"decorative": 4}}
     assert found["accuracy_control"][0] == 1.0
-
-
-def test_what_changes_by_itself_is_not_laid_at_the_pixels(tmp_path: Path) -> None:
-    found = audited(tmp_path, "Fickle", 8)["operations"]["all"]
+    # What changes by itself is not laid at the pixels.
+    found = audited(tmp_path / "fickle", "Fickle", 4)["operations"]["all"]
     assert found["reproduced"][0] == 0.0
     for arm in found["arms"].values():
         assert (arm["changed"][0], arm["noise"][0], arm["excess"][0]) == (1.0, 1.0, 0.0)
-    assert found["uses"]["unstable"]["n"] == 8
+    assert found["uses"]["unstable"]["n"] == 4
     assert found["verdict"].startswith("decorative")
 
 
@@ -124,22 +134,6 @@ def test_samples_that_changed_since_the_run_are_noticed(tmp_path: Path) -> None:
     rows.write_text(rows.read_text(encoding="utf-8").replace("Do the stripes", "Do these stripes"), encoding="utf-8")
     with pytest.raises(ValueError, match="2 samples are not what they were in the run, such as '0'"):
         audit_run(run, Whereabouts(), COUNTERFACTUAL, QUIET)
-
-
-def test_an_episode_that_used_nothing_is_not_played(tmp_path: Path) -> None:
-    run = evaluate_striped(tmp_path / "run", "Mixed", 4)
-    records = RunFiles(run).records()
-    audit_run(run, Whereabouts(), COUNTERFACTUAL, QUIET)
-    played = RunFiles(run / "audit" / "blank").records()
-    assert [record.episode.sample_id for record in played] == ["0", "1", "2"]
-    # The turns up to the last call are those of the run, and so are the boxes.
-    for record in played:
-        before = next(one for one in records if one.key == record.key)
-        assert record.episode.steps[0].turn == before.episode.steps[0].turn
-        assert record.episode.views == before.episode.views
-        shown, shown_before = record.image_sha256 or [], before.image_sha256 or []
-        assert shown[0] == shown_before[0]
-        assert shown[1] != shown_before[1]
 
 
 def test_nothing_is_played_twice_and_an_interrupted_audit_goes_on(
@@ -318,9 +312,10 @@ def test_the_page_is_self_contained_and_deaf_to_what_models_write(tmp_path: Path
     write_audit(tmp_path / "audit.html", {"runs": [result], "steps": [0], "drift": []})
     page = Page(tmp_path / "audit.html")
     assert HOSTILE in page.text
+    assert "Does the operation cause the answer?" in page.text
     assert len(page.all("script")) == 1
-    assert all((attributes["src"] or "").startswith("data:image/") for attributes in page.all("img"))
     assert not page.all("link")
     # Two episodes with a view in four arms.
-    assert len(page.all("img")) == 2 * 4
-    assert "Does the operation cause the answer?" in page.text
+    sources = [attributes["src"] or "" for attributes in page.all("img")]
+    assert len(sources) == 2 * 4
+    assert all(source.startswith("data:image/") for source in sources)

@@ -6,7 +6,7 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.charts import HEIGHT, WIDTH, line_chart, nice_ticks, trailing_mean
@@ -63,6 +63,7 @@ def test_nice_ticks(low: float, high: float, expected: list[float]) -> None:
     assert nice_ticks(low, high) == pytest.approx(expected)
 
 
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(st.integers(0, 100), st.floats(-1e6, 1e6)), min_size=1, max_size=40, unique_by=lambda point: point[0]
@@ -77,6 +78,7 @@ def test_everything_lies_inside_the_picture(points: list[tuple[float, float]]) -
     assert 2 <= len(chart.y_ticks) <= 9
 
 
+@settings(max_examples=40)
 @given(
     st.dictionaries(
         st.text("abc", min_size=1, max_size=3),

@@ -72,10 +72,16 @@ class Page(HTMLParser):
         ]
 
 
-@pytest.fixture
-def oracle_page(oracle_run: Path, tmp_path: Path) -> Page:
-    write_report(oracle_run, tmp_path / "report.html", n_episodes=6)
-    return Page(tmp_path / "report.html")
+@pytest.fixture(scope="module")
+def oracle_html(oracle_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("report") / "report.html"
+    write_report(oracle_run, out, n_episodes=6)
+    return out
+
+
+@pytest.fixture(scope="module")
+def oracle_page(oracle_html: Path) -> Page:
+    return Page(oracle_html)
 
 
 def test_a_run_report_shows_metrics_and_episodes(oracle_page: Page, oracle_run: Path) -> None:
@@ -107,21 +113,18 @@ def test_every_episode_is_listed_and_those_without_pictures_are_packed(oracle_pa
         assert "<img" not in text
 
 
-def test_how_many_have_pictures(oracle_run: Path, tmp_path: Path) -> None:
+def test_how_many_have_pictures(oracle_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "report.html"
     for options, count in ((["--all"], 12), (["--episodes", "0"], 0)):
-        assert main(["report", str(oracle_run), "--out", str(tmp_path / "report.html"), *options]) == 0
-        page = Page(tmp_path / "report.html")
+        assert main(["report", str(oracle_run), "--out", str(out), *options]) == 0
+        page = Page(out)
         assert len(page.all("template")) == count
         assert sum("pictured" in row[10] for row in page.rows()) == count
-    assert main(["report", str(oracle_run), "--out", str(tmp_path / "report.html"), "--episodes", "-1"]) == 2
-
-
-def test_pictures_end_where_a_file_would_be_too_large(
-    oracle_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    assert main(["report", str(oracle_run), "--out", str(out), "--episodes", "-1"]) == 2
+    # And where a file would be too large.
     monkeypatch.setattr("eval.report.PICTURE_BYTES", 150_000)
-    write_report(oracle_run, tmp_path / "report.html", n_episodes=None)
-    page = Page(tmp_path / "report.html")
+    write_report(oracle_run, out, n_episodes=None)
+    page = Page(out)
     assert 0 < len(page.all("template")) < 12
     assert "12 were asked for: more does not fit" in page.text
     assert sum(len(a["href"] or "") for a in page.all("image")) < 150_000
@@ -148,8 +151,8 @@ def test_what_cannot_be_played_again_is_shown_as_text(oracle_run: Path, tmp_path
     assert len(page.rows()) == 12
 
 
-def test_a_report_loads_nothing_and_runs_its_own_script_only(oracle_page: Page, tmp_path: Path) -> None:
-    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+def test_a_report_loads_nothing_and_runs_its_own_script_only(oracle_page: Page, oracle_html: Path) -> None:
+    html = oracle_html.read_text(encoding="utf-8")
     (script,) = re.findall(r"<script>(.*?)</script>", html, flags=re.DOTALL)
     kinds = {kind for kind, _ in oracle_page.scripts}
     assert kinds == {"", "application/json", "application/octet-stream"}
@@ -223,9 +226,8 @@ def test_a_training_report_compares_both_arms(random_run: Path, oracle_run: Path
     charts = {(a.get("aria-label") or "").partition(" over ")[0]: a for a in page.all("svg", **{"class": "chart"})}
     assert charts.keys() == {"Accuracy", "Usage", "Reward: correct", "Reward: plain", "Reward: curiosity"}
     assert charts["Usage"]["aria-label"] == "Usage over iterations; last values: plain 0.500, curiosity 0.500"
-    assert "met its target." in page.text
-    assert "Zooms start out clumsy." in page.text
-    assert "61 s" in page.text
+    for text in ("met its target.", "Zooms start out clumsy.", "61 s"):
+        assert text in page.text
     assert len(page.all("details", **{"class": "episode"})) == 4
     assert len(page.all("section", **{"class": "arm-0"})) == len(page.all("section", **{"class": "arm-1"})) == 4
     # The table holds what the evaluations measured: the oracle answers everything.
@@ -233,52 +235,34 @@ def test_a_training_report_compares_both_arms(random_run: Path, oracle_run: Path
     assert signed(1.0 - random_accuracy) in page.text
 
 
-def test_a_missed_target_is_said_plainly(random_run: Path, oracle_run: Path, tmp_path: Path) -> None:
+def test_a_missed_target_and_an_arm_without_an_evaluation(random_run: Path, oracle_run: Path, tmp_path: Path) -> None:
     directory = quick_start(tmp_path, random_run, oracle_run, targets=TARGETS)
-    write_report(directory, tmp_path / "report.html", n_episodes=1)
-    page = Page(tmp_path / "report.html")
-    assert "This run missed 1 of its 2 targets." in page.text
-    assert "Missed: accuracy gained." in page.text
-    assert "✗ missed" in page.text
-
-
-def test_arms_without_an_evaluation_show_their_summary(random_run: Path, oracle_run: Path, tmp_path: Path) -> None:
-    directory = quick_start(tmp_path, random_run, oracle_run)
     shutil.rmtree(directory / "arms" / "plain" / "eval")
-    write_report(directory, tmp_path / "report.html")
-    page = Page(tmp_path / "report.html")
-    assert "0.250" in page.text
+    write_report(directory, directory / "report.html")
+    page = Page(directory / "report.html")
+    for text in ("This run missed 1 of its 2 targets.", "Missed: accuracy gained.", "✗ missed", "0.250"):
+        assert text in page.text
     assert not page.all("details", **{"class": "episode"})
+    with (directory / "arms" / "plain" / "metrics.jsonl").open("a") as file:
+        file.write('{"iteration": 4,')
+    with pytest.raises(ValueError, match=r"metrics.jsonl, line 4"):
+        write_report(directory, directory / "report.html")
 
 
-def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_finished_run_is_refused(
+    oracle_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["report", str(tmp_path)]) == 2
     assert "neither a manifest.json nor a summary.json" in capsys.readouterr().err
-
-
-def test_an_unfinished_run_is_refused(oracle_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(oracle_run, tmp_path / "run")
     (tmp_path / "run" / "metrics.json").unlink()
     assert main(["report", str(tmp_path / "run")]) == 2
     assert "continue an interrupted evaluation" in capsys.readouterr().err
 
 
-def test_a_bad_line_of_metrics_is_named(random_run: Path, oracle_run: Path, tmp_path: Path) -> None:
-    directory = quick_start(tmp_path, random_run, oracle_run)
-    with (directory / "arms" / "plain" / "metrics.jsonl").open("a") as file:
-        file.write('{"iteration": 4,')
-    with pytest.raises(ValueError, match=r"metrics.jsonl, line 4"):
-        write_report(directory, tmp_path / "report.html")
-
-
-@pytest.mark.parametrize(("value", "text"), [(0.25, "+0.250"), (-0.25, "\N{MINUS SIGN}0.250"), (-1e-9, "0.000")])
-def test_signed(value: float, text: str) -> None:
-    assert signed(value) == text
-
-
-@pytest.mark.parametrize(
-    ("n_bytes", "text"),
-    [(0, "0 kB"), (312_400, "312 kB"), (4_060_000, "4.1 MB"), (999_600, "1.0 MB"), (2.5e8, "250 MB")],
-)
-def test_file_size(n_bytes: float, text: str) -> None:
-    assert file_size(n_bytes) == text
+def test_numbers_as_people_read_them() -> None:
+    for value, text in ((0.25, "+0.250"), (-0.25, "\N{MINUS SIGN}0.250"), (-1e-9, "0.000")):
+        assert signed(value) == text
+    sizes = ((0, "0 kB"), (312_400, "312 kB"), (4_060_000, "4.1 MB"), (999_600, "1.0 MB"), (2.5e8, "250 MB"))
+    for n_bytes, text in sizes:
+        assert file_size(n_bytes) == text

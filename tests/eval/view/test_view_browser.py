@@ -161,7 +161,7 @@ def hostile_runs(root: Path, runs: Path) -> list[str]:
         f"run/ppo?iteration=1&{urlencode({'group': attack[:200]}, errors='surrogatepass')}" for attack in ATTACKS[:3]
     ]
     pages += [
-        f"run/plain?{urlencode({'q': attack, 'category': attack}, errors='surrogatepass')}" for attack in ATTACKS[:6]
+        f"run/plain?{urlencode({'q': attack, 'category': attack}, errors='surrogatepass')}" for attack in ATTACKS[:2]
     ]
     return [*pages, "run/" + quote(ATTACKS[1])]
 

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval import report, view
@@ -150,6 +150,7 @@ def test_what_is_no_json_object_is_empty(tmp_path: Path) -> None:
     assert library.read(tmp_path / "nothing") == {}
 
 
+@settings(max_examples=50)
 @given(st.text(st.characters(exclude_characters="\0"), min_size=1))
 def test_any_directory_name_has_an_address(name: str) -> None:
     raw = os.fsdecode(name.encode("utf-8", "surrogatepass"))
@@ -170,6 +171,7 @@ def test_a_query_keeps_its_filters() -> None:
     assert Query.parse("&".join("q=1" for _ in range(1000))) == Query()
 
 
+@settings(max_examples=30)
 @given(st.text())
 def test_any_id_survives_its_address(sample_id: str) -> None:
     link = Query().link(episode=sample_id or "x")
@@ -182,19 +184,19 @@ def test_curves_of_a_training(runs: Path) -> None:
     assert history.counter == "iteration"
     assert history.series("usage/zoom_in") == [(1, 0.5), (2, 0.25), (3, 0.0), (4, 0.0), (5, 0.125)]
     assert history.alarms() == [("any", 3, 4, False)]
-    charts = {drawn.chart.title: drawn for drawn in history.charts()}
-    assert [line.name for line in charts["Usage"].chart.lines] == ["zoom_in"]
-    assert [line.name for line in charts["Seconds"].chart.lines] == ["sample", "learn"]
+    charts = {chart.title: chart for chart in history.charts()}
+    assert [line.name for line in charts["Usage"].lines] == ["zoom_in"]
+    assert [line.name for line in charts["Seconds"].lines] == ["sample", "learn"]
     assert {"Accuracy", "Reward", "Entropy", "Engine against learner"} <= charts.keys()
     assert "Loss" not in charts
-    (span,) = charts["Usage"].chart.spans
-    left, right = charts["Usage"].chart.x_range
+    (span,) = charts["Usage"].spans
+    left, right = charts["Usage"].x_range
     # Iterations 3 to 4 of 1 to 5: the third quarter of the axis.
     assert (span.start, span.width) == (
         pytest.approx((left + right) / 2, abs=0.01),
         pytest.approx((right - left) / 4, abs=0.02),
     )
-    assert charts["Accuracy"].chart.spans == []
+    assert charts["Accuracy"].spans == []
 
 
 def test_an_alarm_that_lasts_and_lines_that_are_no_numbers(tmp_path: Path) -> None:
@@ -222,49 +224,28 @@ def test_long_lines_are_thinned_and_keep_their_extremes() -> None:
     assert len(chart.lines[0].raw.split()) <= 601
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(5, "just now"), (61, "1 minute ago"), (7_300, "2 hours ago"), (90_000, "1 day ago")]
-)
-def test_age(seconds: float, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_age_and_the_name_of_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eval.view.runs_page.time.time", lambda: 1e9)
-    assert age(1e9 - seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("path", "name"),
-    [("/runs/ppo/model", "ppo/model"), ("Qwen/Qwen3-VL", "Qwen3-VL"), ("a/b/", "b"), ("model", "model"), (None, "")],
-)
-def test_the_name_of_a_model(path: str | None, name: str) -> None:
-    assert model_name(path) == name
+    ages = {5: "just now", 61: "1 minute ago", 7_300: "2 hours ago", 90_000: "1 day ago"}
+    assert {seconds: age(1e9 - seconds) for seconds in ages} == ages
+    names = {"/runs/ppo/model": "ppo/model", "Qwen/Qwen3-VL": "Qwen3-VL", "a/b/": "b", "model": "model", None: ""}
+    assert {path: model_name(path) for path in names} == names
 
 
 DOCS = Path(__file__).parents[3] / "docs"
 PAGE = (DOCS / "view.md").read_text(encoding="utf-8")
 
 
-def options() -> dict[str, argparse.Action]:
-    parser = argparse.ArgumentParser()
+def test_the_documentation_has_options_defaults_and_filters_of_the_commands() -> None:
+    parser = argparse.ArgumentParser(conflict_handler="resolve")
     view.add_arguments(parser)
-    other = argparse.ArgumentParser()
-    report.add_arguments(other)
-    actions = [*parser._actions, *other._actions]
-    return {name: action for action in actions for name in action.option_strings}
-
-
-def test_the_documentation_has_the_options_and_defaults_of_the_commands() -> None:
-    known = options()
+    report.add_arguments(parser)
+    known = parser._option_string_actions
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", PAGE)) <= known.keys() | {"--k"}
     assert f"`--port N` ({known['--port'].default})" in PAGE
     assert known["--episodes"].default == PICTURED
-    assert f"{PICTURED} by default" in PAGE
-    assert f"{PICTURE_BYTES / 1e6:.0f} MB" in PAGE
-    assert f"last {MAX_OPEN} runs" in PAGE
-
-
-def test_the_documentation_names_the_filters() -> None:
+    for text in (f"{PICTURED} by default", f"{PICTURE_BYTES / 1e6:.0f} MB", f"last {MAX_OPEN} runs"):
+        assert text in PAGE
     row = next(line for line in PAGE.splitlines() if line.startswith("| `f`"))
     assert all(text in row for tag, text in FILTERS.items() if tag not in ("truncated", "unscored"))
-
-
-def test_the_picture_of_the_documentation_is_there_and_small() -> None:
     assert 0 < (DOCS / "images" / "view.png").stat().st_size <= 300_000

@@ -1,6 +1,6 @@
 "use strict";
 // What every page has: pictures at full size with their boxes, charts that say their values, hints that more is beside
-// what is seen, keys and filters. It stands before the page's own script.
+// what is seen, keys and filters. It stands before the page's own script, where there is one.
 const help = () => document.getElementById("help")?.showModal();
 
 // What keys do: nothing while a dialog is open or somebody types; `leave` follows after Escape has left a field.
@@ -238,4 +238,28 @@ function focusSummary(episode, block) {
   document.addEventListener("scroll", hint, { capture: true, passive: true });
   window.addEventListener("resize", hint);
   hint();
+}
+
+// Episodes side by side, where a page has them: filters (all ticked ones have to hold), and j / k to walk.
+if (document.querySelector("details.episode[data-tags]")) {
+  const episodes = [...document.querySelectorAll("details.episode")];
+  const visible = () => episodes.filter((episode) => !episode.hidden);
+
+  function walk(by) {
+    const shown = visible();
+    const here = shown.findIndex((episode) => episode.contains(document.activeElement));
+    focusSummary(shown[here < 0 ? 0 : here + by], "center");
+  }
+
+  function apply() {
+    for (const episode of episodes) {
+      const tags = episode.dataset.tags.split(" ");
+      episode.hidden = !ticked().every((tag) => tags.includes(tag));
+    }
+    document.querySelector(".count").textContent = `${visible().length} of ${episodes.length} shown`;
+  }
+
+  onKeys({ j: () => walk(1), k: () => walk(-1) });
+  onFilters(document.querySelector(".toolbar"), apply, visible);
+  apply();
 }
