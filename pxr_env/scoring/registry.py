@@ -30,7 +30,7 @@ class Scorer:
 
     Args:
         name: how environments name it.
-        function: gives the score of an answer, from 0 to 1. A bool counts as 0 or 1.
+        function: gives the score of an answer, from 0 to 1; a bool counts as 0 or 1.
         source: where the rule comes from: paper and section, or the address of the official code.
         correct_from: the least score that counts as correct where a yes or no is needed.
         longest_answer: answers of more characters score 0 and never reach `function`.
@@ -54,9 +54,8 @@ class Scorer:
         if len(answer) > self.longest_answer:
             return 0.0
         score: Any = self.function(answer, sample)
-        is_number = isinstance(score, Real)
         # NaN fails the comparison.
-        if not (is_number and 0 <= score <= 1):
+        if not (isinstance(score, Real) and 0 <= score <= 1):  # type: ignore[operator]
             raise ValueError(
                 f'the scorer "{self.name}" returned {show(score)} for sample "{quote(sample.sample_id)}"; expected a '
                 "number from 0 to 1. Mend its function."
@@ -93,14 +92,8 @@ def register_scorer(
         )
 
     def register(function: ScoringFunction) -> ScoringFunction:
-        _SCORERS[name] = Scorer(
-            name=name,
-            function=function,
-            source=source,
-            correct_from=correct_from,
-            longest_answer=longest_answer,
-            require=require,
-        )
+        limits: dict[str, Any] = {"correct_from": correct_from, "longest_answer": longest_answer}
+        _SCORERS[name] = Scorer(name=name, function=function, source=source, require=require, **limits)
         return function
 
     return register
@@ -113,13 +106,8 @@ def get_scorer(name: str) -> Scorer:
         ValueError: there is none.
         ImportError: it needs a package that is not installed.
     """
-    scorer = choose(
-        _SCORERS,
-        name,
-        "scorer=",
-        "Choose the one that fits the answers of the data; import the module that registers it first if it is your "
-        "own.",
-    )
+    advice = "Choose the one that fits the answers of the data; import the module that registers it if it is your own."
+    scorer = choose(_SCORERS, name, "scorer=", advice)
     if scorer.require is not None:
         scorer.require()
     return scorer
