@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+import gymnasium
+
 from eval.agents import AgentChoice, open_agent
-from eval.demo.defaults import Defaults, find_defaults, find_model
 from eval.options import key_file, key_value
-from eval.suites import read_recipe
+from eval.suites import Recipe, read_recipe, recipe_names
 from pxr_agents.chat_client import Retries, Server
 from pxr_agents.types import Agent, Sampling
 
+#: What a run of `python -m training` leaves below its directory.
+_MODELS_OF_RUNS = ("model", "arms/curiosity/model")
+#: Parts of a model's name or `model_type`, lower case without "_" and "-" -> arguments of the environment.
+_FAMILIES: Mapping[str, Mapping[str, Any]] = {
+    "qwen3vl": {"dialect": "qwen3-vl", "coordinates": "permille", "size_multiple": 32},
+    "qwen25vl": {"dialect": "hermes", "coordinates": "pixel", "size_multiple": 28},
+    "qwen2.5vl": {"dialect": "hermes", "coordinates": "pixel", "size_multiple": 28},
+}
 #: Opens an agent for one episode, with this sampling.
 OpenPlayer = Callable[[Sampling], AbstractContextManager[Agent]]
 
@@ -76,12 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def open_demo(arguments: argparse.Namespace, at_once: int = 8) -> Iterator[tuple[Any, Defaults]]:
-    """The server of a command line, with the model loaded, and how it is asked.
-
-    Args:
-        arguments: of `add_arguments`.
-        at_once: most episodes that a server is asked for at the same time.
-    """
+    """The server of a command line, with the model loaded, and how it is asked: for `at_once` episodes at most."""
     from pxr_env.play.serving import page_server
 
     choice, defaults = choose(arguments)
@@ -101,27 +107,21 @@ def open_demo(arguments: argparse.Namespace, at_once: int = 8) -> Iterator[tuple
 def choose(arguments: argparse.Namespace) -> tuple[AgentChoice, Defaults]:
     """The agent of a command line, and how it is asked."""
     recipe = None if arguments.recipe is None else read_recipe(arguments.recipe)
-    server = None
-    model = arguments.model
-    if arguments.base_url is not None:
-        retries = Retries(attempts=3, total=60.0)
+    model, server = arguments.model, None
+    if arguments.base_url is None:
+        model = find_model(model)
+    else:
         server = Server(
             base_url=arguments.base_url,
             model=model,
             api_key_env=arguments.api_key_env,
             timeout=arguments.timeout,
-            retries=retries,
+            retries=Retries(attempts=3, total=60.0),
         )
-    else:
-        model = find_model(model)
     defaults = find_defaults(model, recipe)
     defaults = replace(defaults, arguments={**defaults.arguments, **dict(arguments.env_args)})
-    choice = AgentChoice(
-        name="transformers" if server is None else "openai",
-        model=model,
-        server=server,
-        engine=dict(arguments.engine),
-    )
+    name, engine = "transformers" if server is None else "openai", dict(arguments.engine)
+    choice = AgentChoice(name=name, model=model, server=server, engine=engine)
     return choice, defaults
 
 
@@ -129,19 +129,82 @@ def choose(arguments: argparse.Namespace) -> tuple[AgentChoice, Defaults]:
 def player(choice: AgentChoice) -> Iterator[OpenPlayer]:
     """What opens an agent for one episode: a conversation of its own with a server, or the one model that is loaded."""
     if choice.server is not None:
-
-        @contextmanager
-        def talk(sampling: Sampling) -> Iterator[Agent]:
-            with open_agent(replace(choice, sampling=sampling), concurrency=1) as agent:
-                yield agent
-
-        yield talk
+        yield lambda sampling: open_agent(replace(choice, sampling=sampling))
         return
     with open_agent(choice) as loaded:
+        agent: Any = loaded
+        yield lambda sampling: nullcontext(agent.with_sampling(sampling))
 
-        @contextmanager
-        def use(sampling: Sampling) -> Iterator[Agent]:
-            agent: Any = loaded
-            yield agent.with_sampling(sampling)
 
-        yield use
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Defaults:
+    """How a model is asked unless the visitor says otherwise: `arguments` of every environment, and of `sampling`
+    `temperature`, `max_tokens` and `stop`, as far as they are known. It was trained in `env_id`; `reason` says in words
+    where all this comes from.
+    """
+
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    env_id: str | None = None
+    reason: str = "the defaults of this project"
+
+
+def find_model(path: str) -> str:
+    """The checkpoint of a run's directory, or `path` itself."""
+    if not (Path(path) / "config.json").is_file():
+        for inside in _MODELS_OF_RUNS:
+            if (Path(path) / inside / "config.json").is_file():
+                return str(Path(path) / inside)
+    return path
+
+
+def find_defaults(model: str, recipe: Recipe | None = None) -> Defaults:
+    """What a model, a checkpoint's directory or a server's name, wants: as the recipe says, else the run that trained
+    it, a recipe with its name, or its family.
+    """
+    if recipe is not None:
+        return _of_recipe(recipe)
+    for folder in (Path(model).parent, Path(model).parent.parent):
+        env = _trained_in(folder / "recipe.json")
+        if Path(model).is_dir() and env is not None:
+            wanted = {**_budget(env["id"], env["kwargs"]), **env["kwargs"]}
+            return Defaults(arguments=wanted, env_id=env["id"], reason=f"the run {folder.resolve().name}")
+    for name in recipe_names():
+        known = read_recipe(name)
+        if known.model is not None and known.model.rpartition("/")[2].lower() in model.lower():
+            return _of_recipe(known)
+    kind = str(_read(Path(model) / "config.json").get("model_type") or model)
+    for family, arguments in _FAMILIES.items():
+        if family in kind.lower().replace("_", "").replace("-", ""):
+            return Defaults(arguments=arguments, reason="its family (docs/models.md)")
+    return Defaults()
+
+
+def _of_recipe(recipe: Recipe) -> Defaults:
+    return Defaults(arguments=recipe.env, sampling=recipe.sampling, reason=f"the recipe {recipe.name}")
+
+
+def _trained_in(path: Path) -> dict[str, Any] | None:
+    told = _read(path)
+    env = told.get("env")
+    if isinstance(env, dict) and isinstance(env.get("id"), str) and isinstance(env.get("kwargs"), dict):
+        return env
+    return None
+
+
+def _budget(env_id: str, arguments: Mapping[str, Any]) -> dict[str, int]:
+    """The pixel budget of the images a model was trained on; nothing where the environment cannot be made here."""
+    try:
+        env = gymnasium.make(env_id, disable_env_checker=True, **arguments)
+    except (gymnasium.error.Error, ValueError, TypeError, OSError, ImportError):
+        return {}
+    base: Any = env.unwrapped
+    return dict(base.rules.image_budget)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gradio as gr
 
-from eval.demo.defaults import Defaults
-from eval.demo.live import End, play
-from eval.demo.questions import SAMPLE_ID, ask_about, describe_sample, draw_sample
+from eval.demo import Defaults, OpenPlayer
+from eval.demo.live import SAMPLE_ID, End, ask_about, describe_sample, draw_sample, play
 from eval.facts import split_turn
 from eval.suites import SUITES
 from eval.view.runs_page import model_name
-from pxr_agents.types import Agent, Sampling
+from pxr_agents.types import Sampling
 from pxr_env.coordinates import FRAMES
 from pxr_env.dialects import dialect_names
 from pxr_env.play.page import seat_page
@@ -34,17 +32,13 @@ _QUIETLY: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 class ModelSeat:
     """The page. Nothing of one visitor is kept where another could see it.
 
-    Args:
-        open_player: opens an agent for one episode.
-        title: what the model is called, or the path of its checkpoint.
-        defaults: how it is asked unless a visitor says otherwise.
-        task: an environment that samples are drawn from, besides the synthetic ones.
-        at_once: most episodes that run at the same time; other visitors wait.
+    `title` is what the model is called, or the path of its checkpoint; `task` an environment that samples are drawn
+    from, besides the synthetic ones. At most `at_once` episodes run at the same time; other visitors wait.
     """
 
     def __init__(
         self,
-        open_player: Callable[[Sampling], AbstractContextManager[Agent]],
+        open_player: OpenPlayer,
         title: str,
         defaults: Defaults,
         *,
@@ -143,7 +137,7 @@ class ModelSeat:
             env, sample = draw_sample(self._tasks[task], number, self._for_samples(dialect, coordinates))
             env.close()
         except _MISTAKES as error:
-            return _error(str(error)).html(), None
+            return _error(error), None
         return describe_sample(sample), {"task": task, "seed": number}
 
     def _ask(self, data: dict[Any, Any], request: gr.Request) -> Iterator[tuple[str, str]]:
@@ -153,7 +147,7 @@ class ModelSeat:
         try:
             env, sample_id, target = self._environment(given)
         except _MISTAKES as error:
-            yield _error(str(error)).html(), ""
+            yield _error(error), ""
             return
         transcript = Transcript(lambda turn: [(part.kind, part.text) for part in split_turn(turn)])
         sampling = Sampling(
@@ -177,15 +171,13 @@ class ModelSeat:
 
     def _stop(self, request: gr.Request) -> str:
         """Ends the visitor's episode after the turn that is being written."""
-        event = self._stops.get(str(request.session_hash))
-        if event is not None:
+        if event := self._stops.get(str(request.session_hash)):
             event.set()
         return "Stops after this turn"
 
     def _forget(self, request: gr.Request) -> None:
         """The visitor has left."""
-        event = self._stops.pop(str(request.session_hash), None)
-        if event is not None:
+        if event := self._stops.pop(str(request.session_hash), None):
             event.set()
 
     def _environment(self, given: Mapping[str, Any]) -> tuple[Any, str, str | None]:
@@ -224,7 +216,7 @@ def finish(transcript: Transcript, end: End, target: str | None) -> None:
         transcript.end("Answer", *([] if target is None else [verdict]), final=episode.answer)
 
 
-def _error(message: str) -> Transcript:
+def _error(error: Exception) -> str:
     transcript = Transcript()
-    transcript.end("Error", message, is_error=True)
-    return transcript
+    transcript.end("Error", str(error), is_error=True)
+    return transcript.html()

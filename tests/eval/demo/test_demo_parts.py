@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 
 from eval.__main__ import main
-from eval.demo.defaults import find_defaults, find_model
-from eval.demo.live import End, play
-from eval.demo.questions import MAX_QUESTION, SAMPLE_ID, ask_about, describe_sample, draw_sample
+from eval.demo import find_defaults, find_model
+from eval.demo.live import MAX_QUESTION, SAMPLE_ID, End, ask_about, describe_sample, draw_sample, play
 from eval.suites import read_recipe
 from pxr_agents.agents import EachEpisode, Oracle
 from pxr_env.play.serving import Moment, Transcript
