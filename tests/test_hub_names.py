@@ -1,5 +1,5 @@
 """Checkpoints by hub name, from a Hugging Face cache as `hf download` leaves it and without a network: in every command
-that takes a model, in a process of its own (the hub's client reads its environment when it is imported)."""
+that takes a model, in processes of their own (the hub's client reads its environment when it is imported)."""
 
 from __future__ import annotations
 
@@ -15,37 +15,52 @@ import pytest
 pytest.importorskip("torch")
 
 ROOT = Path(__file__).resolve().parents[1]
-NAME, REVISION = "pxr-tests/tiny-vl", "0123456789abcdef0123456789abcdef01234567"
+NAME, HALF, REVISION = "pxr-tests/tiny-vl", "pxr-tests/half", "0123456789abcdef0123456789abcdef01234567"
 ENV = "pxr_env:pxr/SyntheticSearch-v0"
+# One process for several commands: most of its time is spent on imports.
+RUN = """
+import json, pkgutil, sys
+for package, *arguments in json.loads(sys.argv[1]):
+    print("status", pkgutil.resolve_name(f"{package}.__main__:main")(arguments), file=sys.stderr)
+"""
 
 
 @pytest.fixture
 def hub(tiny_path: Path, tmp_path: Path) -> Path:
-    """HF_HOME with one repository: files by their digests, and links to them under the revision that `main` names."""
+    """HF_HOME with two repositories, one of them without weights: files by their digests, and links to them under the
+    revision that `main` names."""
     home = tmp_path / "hf"
-    repository = home / "hub" / f"models--{NAME.replace('/', '--')}"
-    for folder in ("blobs", "refs", f"snapshots/{REVISION}"):
-        (repository / folder).mkdir(parents=True)
-    (repository / "refs" / "main").write_text(REVISION)
-    for path in tiny_path.iterdir():
-        content = path.read_bytes()
-        blob = repository / "blobs" / hashlib.sha256(content).hexdigest()
-        blob.write_bytes(content)
-        (repository / "snapshots" / REVISION / path.name).symlink_to(os.path.join("..", "..", "blobs", blob.name))
+    for name in (NAME, HALF):
+        repository = home / "hub" / f"models--{name.replace('/', '--')}"
+        for folder in ("blobs", "refs", f"snapshots/{REVISION}"):
+            (repository / folder).mkdir(parents=True)
+        (repository / "refs" / "main").write_text(REVISION)
+        for path in tiny_path.iterdir():
+            if name == HALF and path.suffix == ".safetensors":
+                continue
+            blob = repository / "blobs" / hashlib.sha256(path.read_bytes()).hexdigest()
+            blob.write_bytes(path.read_bytes())
+            (repository / "snapshots" / REVISION / path.name).symlink_to(os.path.join("..", "..", "blobs", blob.name))
     return home
 
 
-def run(hub: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+def run(hub: Path, *commands: list[object]) -> list[tuple[str, str]]:
+    """What each of the commands wrote to stderr, and its exit status."""
     variables = {"HF_HOME": str(hub), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     cache = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE")
     environment = {name: value for name, value in os.environ.items() if name not in cache} | variables
-    command = [sys.executable, "-m", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    command = [sys.executable, "-c", RUN, json.dumps([list(map(str, arguments)) for arguments in commands])]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    assert "Traceback" not in done.stderr, done.stderr
+    said = done.stderr.split("status ")
+    statuses = [text.partition("\n")[0] for text in said[1:]]
+    assert len(statuses) == len(commands), done.stderr
+    return list(zip(said, statuses, strict=False))
 
 
-def evaluate(hub: Path, agent: str, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    arguments = ["--agent", agent, "--model", NAME, "--limit", "2", "--max-tokens", "6", "--out", out, "--no-report"]
-    return run(hub, "eval", "run", ENV, "--env-arg", "max_turns=1", *arguments, *more)
+def evaluate(agent: str, out: Path, *more: str, model: str = NAME) -> list[object]:
+    arguments = ["--agent", agent, "--model", model, "--limit", "2", "--max-tokens", "6", "--out", out, "--no-report"]
+    return ["eval", "run", ENV, "--env-arg", "max_turns=1", *arguments, *more]
 
 
 def assert_names_the_model(out: Path, tiny_path: Path) -> None:
@@ -58,15 +73,6 @@ def assert_names_the_model(out: Path, tiny_path: Path) -> None:
     assert len((out / "episodes.jsonl").read_text().splitlines()) == 2
 
 
-def test_evaluation_records_the_revision_and_the_weights(hub: Path, tiny_path: Path, tmp_path: Path) -> None:
-    done = evaluate(hub, "transformers", tmp_path / "run")
-    assert done.returncode == 0, done.stderr
-    assert_names_the_model(tmp_path / "run", tiny_path)
-    done = run(hub, "eval", "rerun", tmp_path / "run", "--out", tmp_path / "again")
-    assert done.returncode == 0, done.stderr
-    assert_names_the_model(tmp_path / "again", tiny_path)
-
-
 @pytest.mark.vllm
 @pytest.mark.slow
 def test_evaluation_with_vllm(hub: Path, tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,57 +82,46 @@ def test_evaluation_with_vllm(hub: Path, tiny_path: Path, tmp_path: Path, monkey
     for name, value in VARIABLES.items():
         monkeypatch.setenv(name, value)
     engine = [item for key, value in ARGUMENTS.items() for item in ("--engine", f"{key}={json.dumps(value)}")]
-    done = evaluate(hub, "vllm", tmp_path / "run", *engine)
-    assert done.returncode == 0, done.stderr
+    [(said, status)] = run(hub, evaluate("vllm", tmp_path / "run", *engine))
+    assert status == "0", said
     assert_names_the_model(tmp_path / "run", tiny_path)
 
 
-def test_a_name_that_is_not_cached_says_what_to_do(hub: Path, tmp_path: Path) -> None:
-    done = run(
-        hub, "eval", "run", ENV, "--agent", "transformers", "--model", "pxr-tests/other", "--out", tmp_path / "o"
-    )
-    assert done.returncode != 0
-    assert "hf download pxr-tests/other" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_an_interrupted_download_is_named_before_anything_starts(hub: Path, tmp_path: Path) -> None:
-    [weights] = hub.glob("hub/*/snapshots/*/model.safetensors")
-    weights.unlink()
+def test_evaluation_and_what_is_not_there(hub: Path, tiny_path: Path, tmp_path: Path) -> None:
+    """Evaluation records the revision and the weights; a name that is not cached and an interrupted download are named
+    before anything starts."""
     traces = tmp_path / "traces.jsonl"
     traces.write_text("{}\n")
-    for arguments in (
-        ["eval", "run", ENV, "--agent", "transformers", "--model", NAME, "--out", tmp_path / "o"],
-        ["training", "sft", *recipe(tmp_path / "sft", kind="sft", traces=str(traces))],
-    ):
-        done = run(hub, *arguments)
-        assert done.returncode != 0
-        assert "has no model.safetensors" in done.stderr, done.stderr
-        assert "Traceback" not in done.stderr
-
-
-def recipe(out: Path, *, kind: str, **keys: object) -> list[str]:
-    """A recipe file by the model's name, and its name."""
-    values: dict[str, object] = {"model": NAME, "out": str(out), "wandb": False, **keys}
-    path = out.with_suffix(f".{kind}.json")
-    path.write_text(json.dumps(values))
-    return [str(path)]
+    (said, status), *refused = run(
+        hub,
+        evaluate("transformers", tmp_path / "run"),
+        evaluate("transformers", tmp_path / "other", model="pxr-tests/other"),
+        evaluate("transformers", tmp_path / "half", model=HALF),
+        ["training", "sft", f"model={HALF}", f"traces={traces}", f"out={tmp_path}/sft", "wandb=false"],
+    )
+    assert status == "0", said
+    assert_names_the_model(tmp_path / "run", tiny_path)
+    messages = ["hf download pxr-tests/other", "has no model.safetensors", "has no model.safetensors"]
+    for (said, status), message in zip(refused, messages, strict=True):
+        assert status in ("1", "2")
+        assert message in said
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_warm_start_and_ppo_from_a_name(hub: Path, tmp_path: Path) -> None:
+def test_a_warm_start_and_ppo(hub: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    env = {"id": ENV, "kwargs": {"coordinates": "pixel", "max_turns": 2}}
-    traces = tmp_path / "traces.jsonl"
-    made = run(hub, "training", "traces", f"env.id={ENV}", "env.kwargs.coordinates=pixel", "count=4", f"out={traces}")
-    assert made.returncode == 0, made.stderr
-    warm, trained = tmp_path / "warm", tmp_path / "ppo"
-    done = run(hub, "training", "sft", *recipe(warm, kind="sft", traces=str(traces), steps=1, batch_size=4))
-    assert done.returncode == 0, done.stderr
-    small = {"iterations": 1, "groups_per_iteration": 2, "group_size": 2, "num_minibatches": 1, "max_tokens": 6}
-    done = run(hub, "training", "ppo", *recipe(trained, kind="ppo", env=env, **small))
-    assert done.returncode == 0, done.stderr
+    env = [f"env.id={ENV}", "env.kwargs.coordinates=pixel", "env.kwargs.max_turns=2"]
+    traces, warm, trained = (tmp_path / name for name in ("traces.jsonl", "warm", "ppo"))
+    model = [f"model={NAME}", "wandb=false"]
+    small = ["iterations=1", "groups_per_iteration=2", "group_size=2", "num_minibatches=1", "max_tokens=6"]
+    results = run(
+        hub,
+        ["training", "traces", *env[:2], "count=4", f"out={traces}"],
+        ["training", "sft", *model, f"traces={traces}", f"out={warm}", "steps=1", "batch_size=4"],
+        ["training", "ppo", *model, *env, f"out={trained}", *small],
+    )
+    assert [status for _, status in results] == ["0"] * 3, results
     for out in (warm, trained):
         assert (out / "model" / "model.safetensors").is_file()
         assert json.loads((out / "recipe.json").read_text())["model"] == NAME

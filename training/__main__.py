@@ -117,7 +117,7 @@ def _with_a_bar(title: str, total: int, train: Callable[[Any], Path]) -> None:
     _quiet()
     from rich.console import Console
 
-    from training.progress import StageProgress
+    from training.logs import StageProgress
 
     console = Console()
     with StageProgress(console) as progress:

@@ -22,8 +22,10 @@ ANY = "any"
 CLEARLY_MORE = 0.2
 
 Sums = Mapping[str, float]
-"""What a set of episodes came to: how many "episodes", of these "correct", "truncated" and "failed" ones (in which a
-call of the operation was refused), the sum of their "reward" and of each reward term, "term/NAME"."""
+"""What iterations came to, seen from one operation: "groups", and of these "live_groups", with a user among their
+episodes (where they differ, there is something to learn from). Below "users/" for the episodes that executed it and
+"others/" for the rest: how many "episodes", of these "correct", "truncated" and "failed" ones (in which a call of the
+operation was refused), the sum of their "reward" and of each reward term, "term/NAME"."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,81 +39,10 @@ class AlarmRule:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Split:
-    """One iteration (or several), seen from one operation: the episodes that executed it, and the others."""
-
-    users: Sums = dataclasses.field(default_factory=dict)
-    others: Sums = dataclasses.field(default_factory=dict)
-    groups: int = 0
-    """Samples."""
-    live_groups: int = 0
-    """Samples with a user among their episodes: where they differ, there is something to learn from."""
-
-    @classmethod
-    def of(cls, episodes: Sequence[Episode], operation: str) -> Self:
-        """Splits the scored episodes of an iteration."""
-        users = [episode for episode in episodes if _uses(episode, operation)]
-        return cls(
-            users=outcomes(users, operation),
-            others=outcomes([episode for episode in episodes if not _uses(episode, operation)], operation),
-            groups=len({episode.sample_id for episode in episodes}),
-            live_groups=len({episode.sample_id for episode in users}),
-        )
-
-    @classmethod
-    def total(cls, splits: Iterable[Split]) -> Self:
-        """Several iterations as one."""
-        splits = list(splits)
-        return cls(
-            users=_add(split.users for split in splits),
-            others=_add(split.others for split in splits),
-            groups=sum(split.groups for split in splits),
-            live_groups=sum(split.live_groups for split in splits),
-        )
-
-    @property
-    def n_episodes(self) -> float:
-        return self.users.get("episodes", 0) + self.others.get("episodes", 0)
-
-    @property
-    def rate(self) -> float:
-        """Share of the episodes that used the operation."""
-        return self.users.get("episodes", 0) / max(self.n_episodes, 1)
-
-
-def outcomes(episodes: Sequence[Episode], operation: str) -> Sums:
-    """The sums over `episodes`; `operation` decides what counts as failed."""
-    return _add(
-        {
-            "episodes": 1,
-            "correct": float(episode.correct),
-            "failed": float(_failed(episode, operation)),
-            "truncated": float(episode.truncated_by is not None),
-            "reward": sum(term_returns(episode).values()),
-            **{f"term/{name}": value for name, value in term_returns(episode).items()},
-        }
-        for episode in episodes
-    )
-
-
-def mean(sums: Sums, name: str) -> float | None:
-    """The share or mean of what is summed up under `name`; None if there are no episodes."""
-    return sums.get(name, 0.0) / sums["episodes"] if sums.get("episodes") else None
-
-
-def _add(rows: Iterable[Sums]) -> Sums:
-    total: dict[str, float] = {}
-    for row in rows:
-        for name, value in row.items():
-            total[name] = total.get(name, 0.0) + value
-    return total
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class AlarmState:
     """What is known of earlier iterations."""
 
-    history: Mapping[str, tuple[Split, ...]] = dataclasses.field(default_factory=dict)
+    history: Mapping[str, tuple[Sums, ...]] = dataclasses.field(default_factory=dict)
     """Operation -> its latest iterations, at most twice as many as the rule asks for: those that alarm, and as many
     before them."""
     warned: frozenset[str] = frozenset()
@@ -123,13 +54,13 @@ class AlarmState:
 
     def to_dict(self) -> dict[str, Any]:
         """The state as JSON values."""
-        history = {name: [dataclasses.asdict(split) for split in splits] for name, splits in self.history.items()}
+        history = {name: [dict(sums) for sums in rows] for name, rows in self.history.items()}
         return {"history": history, "warned": sorted(self.warned)}
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Self:
         """Rebuilds what `to_dict` wrote."""
-        history = {name: tuple(Split(**row) for row in rows) for name, rows in state["history"].items()}
+        history = {name: tuple(rows) for name, rows in state["history"].items()}
         return cls(history=history, warned=frozenset(state["warned"]))
 
 
@@ -163,17 +94,17 @@ def watch_usage(
     operations = list(dict.fromkeys(name for episode in scored for name in episode.usage))
     history, warned, notices = dict(state.history), set(state.warned), []
     for name in [ANY, *(operations if len(operations) > 1 else [])]:
-        splits = history[name] = (*history.get(name, ()), Split.of(scored, name))[-2 * rule.iterations :]
-        below = [split.rate < rule.rate for split in splits[-rule.iterations :]]
+        rows = history[name] = (*history.get(name, ()), tally(scored, name))[-2 * rule.iterations :]
+        below = [usage_rate(sums) < rule.rate for sums in rows[-rule.iterations :]]
         if len(below) < rule.iterations:
             continue
         if name not in warned and all(below):
             warned.add(name)
-            notices.append(_low(name, splits, iteration, rule))
+            notices.append(_low(name, rows, iteration, rule))
         elif name in warned and not any(below):
             warned.remove(name)
             text = (
-                f"iteration {iteration}: {_title(name)} used by {splits[-1].rate:.1%} of the episodes, at "
+                f"iteration {iteration}: {_title(name)} used by {usage_rate(rows[-1]):.1%} of the episodes, at "
                 f"{rule.rate:.1%} or more for {rule.iterations} iterations again"
             )
             notices.append(Notice(kind="recovered", operation=name, text=text))
@@ -191,18 +122,56 @@ def usage_rates(episodes: Sequence[Episode]) -> dict[str, float]:
     return {key: sum(flags) / len(flags) for key, flags in rates.items() if flags}
 
 
-def likely_cause(splits: Sequence[Split], rule: AlarmRule) -> str:
+def tally(episodes: Sequence[Episode], operation: str) -> dict[str, float]:
+    """The sums over the scored episodes of an iteration."""
+    rows = []
+    for episode in episodes:
+        side, terms = "users" if _uses(episode, operation) else "others", term_returns(episode)
+        row = {
+            "episodes": 1.0,
+            "correct": float(episode.correct),
+            "failed": float(_failed(episode, operation)),
+            "truncated": float(episode.truncated_by is not None),
+            "reward": sum(terms.values()),
+            **{f"term/{name}": value for name, value in terms.items()},
+        }
+        rows.append({f"{side}/{name}": value for name, value in row.items()})
+    live = {episode.sample_id for episode in episodes if _uses(episode, operation)}
+    return add(rows) | {"groups": len({episode.sample_id for episode in episodes}), "live_groups": len(live)}
+
+
+def add(rows: Iterable[Sums]) -> dict[str, float]:
+    """Several iterations as one."""
+    total: dict[str, float] = {}
+    for row in rows:
+        for name, value in row.items():
+            total[name] = total.get(name, 0.0) + value
+    return total
+
+
+def mean(sums: Sums, side: str, name: str) -> float | None:
+    """The share or mean of `name` among "users" or "others"; None if there are no episodes."""
+    n_episodes = sums.get(f"{side}/episodes")
+    return sums.get(f"{side}/{name}", 0.0) / n_episodes if n_episodes else None
+
+
+def usage_rate(sums: Sums) -> float:
+    """Share of the episodes that used the operation."""
+    return sums.get("users/episodes", 0) / max(_n_episodes(sums), 1)
+
+
+def likely_cause(rows: Sequence[Sums], rule: AlarmRule) -> str:
     """The first of these that fits, in one sentence: calls are refused rather than avoided, nobody ever used it, users
-    are cut off, users earn less (and by which term), or none of them. `splits` are the iterations below the rate of the
+    are cut off, users earn less (and by which term), or none of them. `rows` are the iterations below the rate of the
     rule and those before them."""
-    total = Split.total(splits)
-    refused = total.others.get("failed", 0) / max(total.n_episodes, 1)
-    if refused >= max(rule.rate, total.rate):
+    total = add(rows)
+    refused = total.get("others/failed", 0) / max(_n_episodes(total), 1)
+    if refused >= max(rule.rate, usage_rate(total)):
         return (
             f"calls fail rather than being avoided: {refused:.0%} of the episodes tried and were refused. Look at the "
             f"replies in OUT/episodes: dialect, coordinates, arguments."
         )
-    if not total.users:
+    if not usage_rate(total):
         return "it was not used in any of these episodes, so there was nothing to learn from."
     truncated, reward = _difference(total, "truncated"), _difference(total, "reward")
     if truncated > CLEARLY_MORE:
@@ -228,19 +197,19 @@ def likely_cause(splits: Sequence[Split], rule: AlarmRule) -> str:
     )
 
 
-def _low(name: str, splits: Sequence[Split], iteration: int, rule: AlarmRule) -> Notice:
-    now, before = Split.total(splits[-rule.iterations :]), Split.total(splits[: -rule.iterations])
-    earlier = f"; {before.rate:.1%} before" if before.groups else ""
+def _low(name: str, rows: Sequence[Sums], iteration: int, rule: AlarmRule) -> Notice:
+    now, before = add(rows[-rule.iterations :]), add(rows[: -rule.iterations])
+    earlier = f"; {usage_rate(before):.1%} before" if before else ""
     lines = [
-        f"iteration {iteration}: {_title(name)} used by {now.rate:.1%} of the episodes, below {rule.rate:.1%} for "
-        f"{rule.iterations} iterations{earlier}",
-        *_table(Split.total(splits)),
-        f"Likely cause: {likely_cause(splits, rule)}",
+        f"iteration {iteration}: {_title(name)} used by {usage_rate(now):.1%} of the episodes, below {rule.rate:.1%} "
+        f"for {rule.iterations} iterations{earlier}",
+        *_table(add(rows)),
+        f"Likely cause: {likely_cause(rows, rule)}",
     ]
-    if not now.live_groups:
+    if not now["live_groups"]:
         lines.append(
-            f"In none of the last {now.groups} groups did anybody use it: curiosity pays nobody then, and it stays "
-            f"dead unless rollouts are made to begin with it: probes.enabled does so (docs/curiosity.md)."
+            f"In none of the last {now['groups']:.0f} groups did anybody use it: curiosity pays nobody then, and it "
+            f"stays dead unless rollouts are made to begin with it: probes.enabled does so (docs/curiosity.md)."
         )
     return Notice(kind="low", operation=name, text="\n".join(lines))
 
@@ -249,11 +218,11 @@ def _title(name: str) -> str:
     return "operations are" if name == ANY else f"{name} is"
 
 
-def _terms(total: Split) -> list[str]:
-    return sorted(name.removeprefix("term/") for name in {*total.users, *total.others} if name.startswith("term/"))
+def _terms(sums: Sums) -> list[str]:
+    return sorted({name.partition("/term/")[2] for name in sums} - {""})
 
 
-def _table(total: Split) -> list[str]:
+def _table(total: Sums) -> list[str]:
     """Users and others side by side; a dash where there is nobody."""
     rows = {
         "answered correctly": "correct",
@@ -262,19 +231,23 @@ def _table(total: Split) -> list[str]:
         "had a refused call": "failed",
         "truncated": "truncated",
     }
-    sides = (total.users, total.others)
+    sides = ("users", "others")
     lines = [f"{'':<20}{'users':>10}{'others':>10}"]
-    lines.append(f"{'episodes':<20}" + "".join(f"{side.get('episodes', 0):>10.0f}" for side in sides))
+    lines.append(f"{'episodes':<20}" + "".join(f"{total.get(f'{side}/episodes', 0):>10.0f}" for side in sides))
     for title, name in rows.items():
-        means = [mean(side, name) for side in sides]
+        means = [mean(total, side, name) for side in sides]
         lines.append(f"{title:<20}" + "".join(f"{'-' if value is None else f'{value:.3f}':>10}" for value in means))
     return lines
 
 
-def _difference(total: Split, name: str) -> float:
+def _difference(total: Sums, name: str) -> float:
     """Users minus others; where one side is empty there is no difference."""
-    one, other = mean(total.users, name), mean(total.others, name)
+    one, other = mean(total, "users", name), mean(total, "others", name)
     return 0.0 if one is None or other is None else one - other
+
+
+def _n_episodes(sums: Sums) -> float:
+    return sums.get("users/episodes", 0) + sums.get("others/episodes", 0)
 
 
 def _uses(episode: Episode, operation: str) -> bool:

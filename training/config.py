@@ -25,11 +25,9 @@ __all__ = [
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
-def _require_processes(recipe: PPORecipe | SFTRecipe) -> None:
-    require(
-        recipe, "num_learners", recipe.learner.kind == "ddp" or recipe.num_learners > 0,
-        f"1 or more where learner.kind is {recipe.learner.kind!r}: DeepSpeed needs processes of its own",
-    )  # fmt: skip
+def _processes(recipe: PPORecipe | SFTRecipe) -> tuple[str, bool, str]:
+    expected = f"1 or more where learner.kind is {recipe.learner.kind!r}: DeepSpeed needs processes of its own"
+    return "num_learners", recipe.learner.kind == "ddp" or recipe.num_learners > 0, expected
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
@@ -69,8 +67,7 @@ class EngineRecipe:
     num_cpus_per_engine: NonNegativeFloat = 1.0
     """What Ray reserves for each; may be a fraction."""
     num_gpus_per_engine: NonNegativeFloat = 0.0
-    """What Ray reserves for each: vllm.tensor_parallel_size, or a fraction where an engine shares its GPU with a
-    learner; 0 on a CPU."""
+    """What Ray reserves for each: vllm.tensor_parallel_size, a fraction beside a learner on its GPU, 0 on a CPU."""
     timeout: PositiveFloat = 600.0
     """Seconds after which an engine that does not start or take weights counts as lost."""
     turn_timeout: PositiveFloat = 600.0
@@ -106,15 +103,14 @@ class LearnerRecipe:
 
     def __post_init__(self) -> None:
         zero = self.kind != "ddp"
-        require(self, "lora_targets", not self.lora_rank or bool(self.lora_targets), "names of layers")
         require(
-            self, "micro_batch_tokens", zero or self.micro_batch_tokens is None,
-            "none where kind is 'ddp'; use 'zero2' or 'zero3'",
-        )  # fmt: skip
-        require(self, "offload_optimizer", zero or not self.offload_optimizer, "false where kind is 'ddp'")
-        require(
-            self, "offload_parameters", self.kind == "zero3" or not self.offload_parameters,
-            "false where kind is not 'zero3'",
+            self,
+            ("lora_targets", not self.lora_rank or bool(self.lora_targets), "names of layers"),
+            ("micro_batch_tokens", zero or self.micro_batch_tokens is None,
+             "none where kind is 'ddp'; use 'zero2' or 'zero3'"),
+            ("offload_optimizer", zero or not self.offload_optimizer, "false where kind is 'ddp'"),
+            ("offload_parameters", self.kind == "zero3" or not self.offload_parameters,
+             "false where kind is not 'zero3'"),
         )  # fmt: skip
 
 
@@ -131,14 +127,12 @@ class ProbesRecipe:
     window: PositiveInt = 5
     """Iterations over which usage is counted."""
     patience: PositiveInt | None = None
-    """Probes of an operation within the window from which on they become rarer, for one that does not pay; by default
-    they go on."""
+    """Probes of an operation within the window from which on they become rarer; by default they go on."""
 
     def revival(self, operations: Sequence[str], *, seed: int) -> Revival:
         """What decides which rollouts are probes."""
-        return Revival(
-            operations=tuple(operations), floor=self.floor, share=self.share, patience=self.patience, seed=seed
-        )
+        floor, share, patience = self.floor, self.share, self.patience
+        return Revival(operations=tuple(operations), floor=floor, share=share, patience=patience, seed=seed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
@@ -276,63 +270,47 @@ class PPORecipe:
     """What Ray reserves for each learner: 1, or 0 on a CPU."""
 
     def __post_init__(self) -> None:
-        require(
-            self, "group_size", self.advantage == "gae" or self.group_size > 1,
-            "2 or more where advantage is 'group', which compares rollouts",
-        )  # fmt: skip
         # Every learner splits its own share of the groups.
         groups = self.groups_per_iteration // max(self.num_learners, 1)
-        require(
-            self, "num_minibatches", (1 if self.minibatch_tokens else self.num_minibatches) <= groups,
-            f"at most groups_per_iteration per learner ({self.groups_per_iteration} for {self.num_learners} learners)",
-        )  # fmt: skip
-        self._check_rollouts()
-        if self.probes.enabled:
-            self._check_probes()
-        _require_processes(self)
-
-    def _check_rollouts(self) -> None:
         corrected = self.old_logprobs == "engine" or self.importance_cap is not None
         require(
-            self, "importance_cap", self.importance_cap is None or self.old_logprobs == "learner",
-            "none where old_logprobs is 'engine': there PPO's own ratio is the importance weight",
+            self,
+            ("group_size", self.advantage == "gae" or self.group_size > 1,
+             "2 or more where advantage is 'group', which compares rollouts"),
+            ("num_minibatches", (1 if self.minibatch_tokens else self.num_minibatches) <= groups,
+             f"at most groups_per_iteration per learner ({self.groups_per_iteration} for {self.num_learners} "
+             f"learners)"),
+            ("importance_cap", self.importance_cap is None or self.old_logprobs == "learner",
+             "none where old_logprobs is 'engine': there PPO's own ratio is the importance weight"),
+            ("importance_cap", self.uniform_groups != "replay" or corrected,
+             "a number above 0 where uniform_groups is 'replay' and old_logprobs 'learner': what is replayed comes "
+             "from older weights"),
+            ("uniform_groups", self.uniform_groups == "keep" or self.advantage == "group",
+             "'keep' where advantage is 'gae': there a group that scores alike still teaches the critic"),
+            ("importance_cap", self.max_staleness != 1 or corrected,
+             "a number above 0 where max_staleness is 1 and old_logprobs 'learner': rollouts come from older weights"),
+            ("max_staleness", self.max_staleness in (0, 1),
+             "0 or 1: sampling further ahead makes rollouts older, and no iteration shorter"),
+            ("num_env_runners", not self.max_staleness or self.num_env_runners > 0,
+             "1 or more where max_staleness is 1: rollouts that run beside the learners need processes of their own"),
+            _processes(self),
         )  # fmt: skip
-        require(
-            self, "importance_cap", self.uniform_groups != "replay" or corrected,
-            "a number above 0 where uniform_groups is 'replay' and old_logprobs 'learner': what is replayed comes "
-            "from older weights",
-        )  # fmt: skip
-        require(
-            self, "uniform_groups", self.uniform_groups == "keep" or self.advantage == "group",
-            "'keep' where advantage is 'gae': there a group that scores alike still teaches the critic",
-        )  # fmt: skip
-        require(
-            self, "importance_cap", self.max_staleness != 1 or corrected,
-            "a number above 0 where max_staleness is 1 and old_logprobs 'learner': rollouts come from older weights",
-        )  # fmt: skip
-        require(
-            self, "max_staleness", self.max_staleness in (0, 1),
-            "0 or 1: sampling further ahead makes rollouts older, and no iteration shorter",
-        )  # fmt: skip
-        require(
-            self, "num_env_runners", not self.max_staleness or self.num_env_runners > 0,
-            "1 or more where max_staleness is 1: rollouts that run beside the learners need processes of their own",
-        )  # fmt: skip
+        if self.probes.enabled:
+            self._check_probes()
 
     def _check_probes(self) -> None:
         revival = self.probes.revival(["any"], seed=self.seed)
         probed = revival.n_candidates(self.group_size)
-        require(
-            self, "advantage", self.advantage == "group",
-            "'group' where probes are enabled: a probe is compared with rollouts of its group that were left alone; a "
-            "critic would learn the value of a policy that is made to begin with operations",
-        )  # fmt: skip
-        require(self, "probes.share", probed > 0, f"at least one rollout of a group of {self.group_size}")
         counted = self.groups_per_iteration * (self.group_size - probed)
         require(
-            self, "probes.window", counted * self.probes.window >= revival.min_episodes,
-            f"{-(-revival.min_episodes // counted)} or more: there are no probes until {revival.min_episodes} episodes "
-            f"are counted, and an iteration has {counted} that are none",
+            self,
+            ("advantage", self.advantage == "group",
+             "'group' where probes are enabled: a probe is compared with rollouts of its group that were left alone; a "
+             "critic would learn the value of a policy that is made to begin with operations"),
+            ("probes.share", probed > 0, f"at least one rollout of a group of {self.group_size}"),
+            ("probes.window", counted * self.probes.window >= revival.min_episodes,
+             f"{-(-revival.min_episodes // counted)} or more: there are no probes until {revival.min_episodes} "
+             f"episodes are counted, and an iteration has {counted} that are none"),
         )  # fmt: skip
 
 
@@ -352,7 +330,7 @@ class ImagesRecipe:
     """Largest area of a frame; by default all frames together have the area of one image."""
 
     def __post_init__(self) -> None:
-        require(self, "min_pixels", self.min_pixels <= self.max_pixels, "at most max_pixels")
+        require(self, ("min_pixels", self.min_pixels <= self.max_pixels, "at most max_pixels"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
@@ -422,13 +400,12 @@ class SFTRecipe:
 
     def __post_init__(self) -> None:
         require(
-            self, "batch_size", self.batch_size >= self.num_learners,
-            f"at least one trace for each of {self.num_learners} learners",
-        )  # fmt: skip
-        _require_processes(self)
-        require(
-            self, "pack_tokens", self.pack_tokens is None or self.learner.micro_batch_tokens is None,
-            "none where learner.micro_batch_tokens is set: that is a limit for padded rows",
+            self,
+            ("batch_size", self.batch_size >= self.num_learners,
+             f"at least one trace for each of {self.num_learners} learners"),
+            _processes(self),
+            ("pack_tokens", self.pack_tokens is None or self.learner.micro_batch_tokens is None,
+             "none where learner.micro_batch_tokens is set: that is a limit for padded rows"),
         )  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 findings = examine("ppo_3b_lora_1gpu")
 print(report(findings)); sys.exit(exit_status(findings))
+
+`check_start` and `check_model` are the part that every run begins with.
 """
 
 from __future__ import annotations
@@ -9,13 +11,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import struct
 import textwrap
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import gymnasium
+
+import pxr_env  # noqa: F401  (registers the tasks)
+from pxr_agents.engines.vllm.arguments import NO_NEW_EXPERTS
 from training.config import PPORecipe, SFTRecipe, TracesRecipe, load_recipe
 from training.machine import (
+    GIB,
     Finding,
     Installed,
     Level,
@@ -27,16 +36,18 @@ from training.machine import (
     load_error,
     this_machine,
 )  # fmt: skip
-from training.memory import GIB, Memory, learner_memory, parameter_shapes
 from training.recipe_reader import read_table
+from training.run_directory import CHECKPOINTS
+
+if TYPE_CHECKING:
+    from pxr_agents.checkpoint import Checkpoint
 
 AnyRecipe = PPORecipe | SFTRecipe | TracesRecipe
+Shapes = Mapping[str, tuple[int, ...]]
 
 _SIGNS: dict[Level, str] = {"ok": "  ok ", "note": "     ", "warning": " ??  ", "error": " !!  "}
 #: Modules that are known to be installed and not to load.
 FRAGILE = ("torchvision", "decord")
-#: The checkpoint that is written and the two that are kept (see `training.run_directory`).
-CHECKPOINTS = 3
 #: Float32 weights and Adam's two averages, in sizes of a bfloat16 checkpoint.
 FULL_CHECKPOINT = 6
 #: Share of a device that weights, gradients and optimizer may take: activations, CUDA and fragments need the rest.
@@ -99,11 +110,8 @@ def _wrap(text: str, sign: str, width: int, *, break_long_words: bool = True) ->
 
 
 def load_any(source: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
-    """Reads a recipe of whatever kind its keys say: "traces" is for `sft`, an environment without a model for `traces`.
-
-    Raises:
-        RecipeError: as `load_recipe`.
-    """
+    """Reads a recipe of whatever kind its keys say: "traces" is for `sft`, an environment without a model for `traces`;
+    raises RecipeError as `load_recipe`."""
     keys = {*read_table(source), *(override.partition("=")[0].strip() for override in overrides)}
     if "traces" in keys:
         return load_recipe(source, SFTRecipe, overrides)
@@ -138,13 +146,25 @@ def processes(recipe: PPORecipe | SFTRecipe) -> dict[str, tuple[int, float, floa
 
 def check_recipe(recipe: AnyRecipe, machine: Machine, packages: Installed) -> Iterator[Finding]:
     """Yields what a recipe needs, and what of it this machine does not have. Opens its model and its environment."""
-    if not isinstance(recipe, TracesRecipe):
-        yield from _check_processes(recipe, machine)
-    yield from _check_out(recipe, machine)
-    if isinstance(recipe, TracesRecipe) or {"torch", "transformers"} <= packages.keys():
-        yield _check_start(recipe)
-    if not isinstance(recipe, TracesRecipe):
-        yield Finding("recipe", "note", _wandb(recipe.wandb, machine.environment, packages))
+    trained = None if isinstance(recipe, TracesRecipe) else recipe
+    if trained is not None:
+        yield from _check_processes(trained, machine)
+    out = Path(recipe.out)
+    if (out / "model").exists():
+        text = f"out={recipe.out} holds a finished run, which is never overwritten."
+        yield Finding("recipe", "error", text, "Choose another out=..., or remove the directory.")
+    if "RAY_ADDRESS" in machine.environment and not out.is_absolute():
+        yield Finding(
+            "recipe", "warning",
+            f"out={recipe.out} is relative: a submitted job runs in a copy of this directory, which Ray removes.",
+            "Give out=... as an absolute path on a file system that stays (docs/cluster.md).",
+        )  # fmt: skip
+    if trained is not None:
+        yield _check_disk(trained)
+    if trained is None or {"torch", "transformers"} <= packages.keys():
+        yield _check_opening(recipe)
+    if trained is not None:
+        yield Finding("recipe", "note", _wandb(trained.wandb, machine.environment, packages))
 
 
 def _check_processes(recipe: PPORecipe | SFTRecipe, machine: Machine) -> Iterator[Finding]:
@@ -167,45 +187,34 @@ def _check_processes(recipe: PPORecipe | SFTRecipe, machine: Machine) -> Iterato
         yield Finding("recipe", "warning", f"{busy} processes share {machine.cpus} CPUs.", remedy)
 
 
-def _check_out(recipe: AnyRecipe, machine: Machine) -> Iterator[Finding]:
-    out = Path(recipe.out)
-    if (out / "model").exists():
-        text = f"out={recipe.out} holds a finished run, which is never overwritten."
-        yield Finding("recipe", "error", text, "Choose another out=..., or remove the directory.")
-    if "RAY_ADDRESS" in machine.environment and not out.is_absolute():
-        yield Finding(
-            "recipe", "warning",
-            f"out={recipe.out} is relative: a submitted job runs in a copy of this directory, which Ray removes.",
-            "Give out=... as an absolute path on a file system that stays (docs/cluster.md).",
-        )  # fmt: skip
-    if isinstance(recipe, TracesRecipe):
-        return
-    # About what all checkpoints take, from the size of a local model's files; 0 for one that is not here.
-    weights = sum(file.stat().st_size for file in Path(recipe.model).glob("*.safetensors"))
-    wanted, free = CHECKPOINTS * weights * (1 if recipe.learner.lora_rank else FULL_CHECKPOINT), free_disk(out)
-    if wanted > free:
-        yield Finding(
-            "recipe", "error",
-            f"{free / GIB:.0f} GiB are free at out={recipe.out}; {CHECKPOINTS} checkpoints take about "
-            f"{wanted / GIB:.0f} GiB.",
-            "Free some, or choose out=... on a larger disk.",
-        )  # fmt: skip
-    else:
-        text = f"{free / GIB:.0f} GiB free at {out}, checkpoints take {wanted / GIB:.1f} GiB"
-        yield Finding("recipe", "ok", text)
+def _check_disk(recipe: PPORecipe | SFTRecipe) -> Finding:
+    """Room for the checkpoints that are kept and the one that is written, from the size of a local model's files."""
+    weights, n_checkpoints = sum(file.stat().st_size for file in _weight_files(recipe.model)), CHECKPOINTS + 1
+    wanted = n_checkpoints * weights * (1 if recipe.learner.lora_rank else FULL_CHECKPOINT)
+    free = free_disk(Path(recipe.out))
+    if wanted <= free:
+        text = f"{free / GIB:.0f} GiB free at {Path(recipe.out)}, checkpoints take {wanted / GIB:.1f} GiB"
+        return Finding("recipe", "ok", text)
+    return Finding(
+        "recipe", "error",
+        f"{free / GIB:.0f} GiB are free at out={recipe.out}; {n_checkpoints} checkpoints take about "
+        f"{wanted / GIB:.0f} GiB.",
+        "Free some, or choose out=... on a larger disk.",
+    )  # fmt: skip
 
 
-def _check_start(recipe: AnyRecipe) -> Finding:
-    import gymnasium
+def _weight_files(model: str | Path) -> list[Path]:
+    """None for a model that is not here."""
+    return sorted(Path(model).glob("*.safetensors"))
 
+
+def _check_opening(recipe: AnyRecipe) -> Finding:
     try:
         if isinstance(recipe, TracesRecipe):
             env: gymnasium.Env[Any, Any] = gymnasium.make(recipe.env.id, **recipe.env.kwargs)
             env.reset(seed=recipe.seed)
             env.close()
             return Finding("recipe", "ok", f"{recipe.env.id} can be opened")
-        from training.preflight import check_model, check_start
-
         if isinstance(recipe, PPORecipe):
             check_start(recipe)
             return Finding("recipe", "ok", f"{recipe.model} and {recipe.env.id} can be opened and fit")
@@ -231,6 +240,161 @@ def _wandb(wanted: bool, environment: Mapping[str, str], packages: Installed) ->
     return "wandb logs offline: WANDB_API_KEY is not set; `wandb sync OUT/wandb/offline-run-*` uploads it later"
 
 
+def check_model(model: str) -> Checkpoint:
+    """The checkpoint, after checking that all of it is there; raises FileNotFoundError or ValueError."""
+    from pxr_agents.checkpoint import check_weights, has_all_it_gets, read_checkpoint
+
+    checkpoint = read_checkpoint(model)
+    if has_all_it_gets(model):
+        check_weights(checkpoint.folder)
+    return checkpoint
+
+
+def check_start(recipe: PPORecipe) -> None:
+    """Check that the model is there, that the environment can be made, and that the two fit together: an error in a
+    second, not a traceback out of a worker.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: the environment's images do not fit the model, it has too few samples, or the engine cannot be given
+            new weights of this model.
+        Exception: whatever the environment raises when it is made.
+    """
+    checkpoint = check_model(recipe.model)
+    if checkpoint.has_experts and recipe.engine.kind == "vllm" and not recipe.engine.num_gpus_per_engine:
+        raise ValueError(f"{recipe.model} is a mixture of experts. {NO_NEW_EXPERTS}")
+    unit = checkpoint.norm.image_unit
+    env = gymnasium.make(recipe.env.id, **recipe.env.kwargs)
+    try:
+        base: Any = env.unwrapped
+        _warn_of_bad_rows(base.data)
+        if len(base.data) < recipe.groups_per_iteration:
+            raise ValueError(
+                f"got groups_per_iteration={recipe.groups_per_iteration} for {len(base.data)} samples; expected at "
+                f"most as many groups as there are samples"
+            )
+        observation, _ = env.reset(seed=recipe.seed)
+        for image in observation["images"]:
+            height, width = image.shape[:2]
+            if height % unit or width % unit:
+                raise ValueError(
+                    f"{recipe.env.id} shows images of {width}x{height} pixels, and {recipe.model} needs sides that are "
+                    f"multiples of {unit}. Set env.kwargs.size_multiple={unit}."
+                )
+    finally:
+        env.close()
+
+
+def _warn_of_bad_rows(data: Any) -> None:
+    """Warns, with the first few, of rows that a data set leaves out (`skip_bad_rows`)."""
+    if skipped := getattr(data, "skipped", ()):
+        first = "; ".join([*map(str, skipped[:3]), *(["..."] if len(skipped) > 3 else [])])
+        warnings.warn(
+            f"{len(skipped)} bad rows of {data.path} are left out, {len(data)} are used: {first}. "
+            f"`python -m pxr_env check` names them all.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """Bytes of one learner, for the whole run."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    """AdamW's two averages, and the float32 weights it steps where there are separate ones."""
+    reference: float
+    """A second copy of the checkpoint, for a KL penalty."""
+    host: float
+    """Of all these, what is offloaded to the memory of the CPU."""
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.gradients + self.optimizer + self.reference
+
+
+def parameter_shapes(model: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the parameters in the safetensors files of a directory (huggingface.co/docs/safetensors,
+    "Format"); empty if there are no such files."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in _weight_files(model):
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    return shapes
+
+
+def learner_memory(recipe: PPORecipe, shapes: Shapes) -> Memory:
+    """`estimate` for a checkpoint with these parameters. Adapters have `rank * (out + in)` for each layer's (out, in),
+    arXiv 2106.09685."""
+    n_parameters, learner = sum(map(math.prod, shapes.values())), recipe.learner
+    if not learner.lora_rank:
+        return estimate(recipe, n_parameters)
+    # They are for the linear layers of the language model only: "...layers.0.self_attn.q_proj.weight".
+    ends = tuple(f".{target}.weight" for target in learner.lora_targets)
+    layers = [
+        shape
+        for name, shape in shapes.items()
+        if name.endswith(ends) and "visual" not in name.split(".") and len(shape) == 2
+    ]
+    adapters = learner.lora_rank * sum(map(sum, layers))
+    return estimate(recipe, n_parameters + adapters, adapters)
+
+
+def estimate(recipe: PPORecipe, n_parameters: int, n_trainable: int | None = None) -> Memory:
+    """What one learner holds for the whole run, by the formulas of docs/learners.md (ZeRO, arXiv 1910.02054).
+
+    Args:
+        recipe: `learner`, `num_learners` and `kl_coef` count.
+        n_parameters: of the model, adapters included.
+        n_trainable: of these, how many are trained; all of them by default.
+
+    Raises:
+        ValueError: more are trained than there are.
+    """
+    trained = n_parameters if n_trainable is None else n_trainable
+    if not 0 < trained <= n_parameters:
+        raise ValueError(f"n_trainable is {n_trainable} with n_parameters {n_parameters}; expected 1 to n_parameters")
+    learner, n_learners = recipe.learner, max(recipe.num_learners, 1)
+    sharded = learner.kind != "ddp"
+    share = 1 / n_learners if sharded else 1.0
+    # DDP keeps float32 weights whatever it computes in, and steps those.
+    weight_bytes = 2 if sharded and learner.dtype == "bfloat16" else 4
+    weights = weight_bytes * n_parameters * (share if learner.kind == "zero3" else 1.0)
+    gradients = (8 if not sharded and n_learners > 1 else 4) * trained * share
+    optimizer = (12 if sharded else 8) * trained * share
+    # The optimizer steps where its states are: gradients go there.
+    host = (gradients + optimizer) * learner.offload_optimizer + weights * learner.offload_parameters
+    # Adapters that are switched off are a reference for nothing.
+    reference = 4.0 * n_parameters if recipe.kl_coef and not learner.lora_rank else 0.0
+    return Memory(weights=weights, gradients=gradients, optimizer=optimizer, reference=reference, host=host)
+
+
+def transient(
+    recipe: PPORecipe, *, n_tokens: int, n_actions: int, width: int, n_layers: int, n_vocabulary: int,
+    largest_layer: int = 0,
+) -> float:  # fmt: skip
+    """The bytes that come and go in one forward and backward pass of a learner, by the formulas of docs/learners.md.
+
+    Args:
+        recipe: `learner` counts.
+        n_tokens: ids in one pass, padding included (`learner.micro_batch_tokens`).
+        n_actions: of these, those the model sampled.
+        width: of the hidden states.
+        n_layers: of the language model.
+        n_vocabulary: rows of the language model's head.
+        largest_layer: parameters of the largest layer (or of the embedding, where it is larger).
+    """
+    size = 2 if recipe.learner.dtype == "bfloat16" else 4
+    inside = 34 * width * n_tokens * size / 2
+    kept = n_tokens * width * n_layers * size + inside if recipe.learner.gradient_checkpointing else inside * n_layers
+    gathered = 2 * largest_layer * size if recipe.learner.kind == "zero3" else 0
+    return float(n_actions * n_vocabulary * (12 + size) + kept + gathered)
+
+
 def check_memory(recipe: PPORecipe, machine: Machine) -> Iterator[Finding]:
     """Yields what the processes of a recipe will hold on this machine; only a note for a model that is not here."""
     shapes = parameter_shapes(Path(recipe.model))
@@ -239,20 +403,26 @@ def check_memory(recipe: PPORecipe, machine: Machine) -> Iterator[Finding]:
         yield Finding("memory", "note", text)
         return
     n_parameters, memory = sum(map(math.prod, shapes.values())), learner_memory(recipe, shapes)
-    held = ", ".join(
-        f"{name} {getattr(memory, name) / GIB:.1f}" for name in ("weights", "gradients", "optimizer", "reference")
-    )
+    held = (f"{name} {getattr(memory, name) / GIB:.1f}" for name in ("weights", "gradients", "optimizer", "reference"))
     yield Finding(
         "memory", "ok",
-        f"{n_parameters / 1e9:.2f} billion parameters; a learner holds {memory.total / GIB:.1f} GiB: {held}; "
-        f"{memory.host / GIB:.1f} of it in main memory",
+        f"{n_parameters / 1e9:.2f} billion parameters; a learner holds {memory.total / GIB:.1f} GiB: "
+        f"{', '.join(held)}; {memory.host / GIB:.1f} of it in main memory",
     )  # fmt: skip
-    if recipe.num_gpus_per_learner and machine.gpus:
-        yield from _check_device(recipe, memory, machine)
+    n_learners, on_gpu = max(recipe.num_learners, 1), recipe.num_gpus_per_learner > 0
+    device = memory.total - memory.host
+    gpu = min(machine.gpus, key=lambda gpu: gpu.memory, default=None)
+    room = gpu.memory * min(recipe.num_gpus_per_learner, 1.0) if gpu else 0
+    if gpu and on_gpu and device > ROOM * room:
+        yield Finding(
+            "memory", "error" if device > room else "warning",
+            f"a learner keeps {device / GIB:.1f} GiB on a {gpu.name} and has {room / GIB:.1f} GiB of it; "
+            f"expected at most {ROOM:.0%}, so that activations fit beside it.",
+            'More learners with learner.kind="zero3"; learner.offload_optimizer=true; learner.dtype="bfloat16"; or '
+            "adapters: learner.lora_rank=32 (docs/learners.md).",
+        )  # fmt: skip
     # Main memory: learners on the CPU or what they offload, and float32 copies of the model in env runners.
-    learners = max(recipe.num_learners, 1) * memory.total
-    if recipe.num_gpus_per_learner:
-        learners = min(max(recipe.num_learners, 1), max(len(machine.gpus), 1)) * memory.host
+    learners = min(n_learners, max(len(machine.gpus), 1)) * memory.host if on_gpu else n_learners * memory.total
     runners = max(recipe.num_env_runners, 1) * 4.0 * n_parameters if recipe.engine.kind == "transformers" else 0.0
     if learners + runners > ROOM * machine.memory:
         yield Finding(
@@ -260,17 +430,4 @@ def check_memory(recipe: PPORecipe, machine: Machine) -> Iterator[Finding]:
             f"learners take {learners / GIB:.1f} GiB of main memory and env runners {runners / GIB:.1f} GiB; there are "
             f"{machine.memory / GIB:.1f} GiB.",
             'Fewer processes, engine.kind="vllm" (env runners then hold no model), or adapters: learner.lora_rank=32.',
-        )  # fmt: skip
-
-
-def _check_device(recipe: PPORecipe, memory: Memory, machine: Machine) -> Iterator[Finding]:
-    gpu = min(machine.gpus, key=lambda gpu: gpu.memory)
-    room = gpu.memory * min(recipe.num_gpus_per_learner, 1.0)
-    if memory.device > ROOM * room:
-        yield Finding(
-            "memory", "error" if memory.device > room else "warning",
-            f"a learner keeps {memory.device / GIB:.1f} GiB on a {gpu.name} and has {room / GIB:.1f} GiB of it; "
-            f"expected at most {ROOM:.0%}, so that activations fit beside it.",
-            'More learners with learner.kind="zero3"; learner.offload_optimizer=true; learner.dtype="bfloat16"; or '
-            "adapters: learner.lora_rank=32 (docs/learners.md).",
         )  # fmt: skip

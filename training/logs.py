@@ -1,4 +1,4 @@
-"""Where numbers and episodes of a run go: files in its directory always, wandb if it is wanted and there."""
+"""Where numbers and episodes of a run go: files in its directory, wandb if wanted and there, bars in a terminal."""
 
 from __future__ import annotations
 
@@ -6,15 +6,27 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pxr_agents.types import Episode
 from training.alarm import Notice
 from training.config import PPORecipe, SFTRecipe, to_dict
 from training.episode_table import Illustrator, PicturedEpisode, choose_episodes, table_row, write_episodes
+
+Report = Callable[[int, int, dict[str, float]], None]
+"""Is told of progress: steps done, of how many, latest measurements."""
+
+LOG_SECONDS = 30.0
+"""Where bars cannot be drawn (a log file, a Ray job), a line comes this often."""
+
+SHOWN = ("accuracy", "usage_rate", "localization", "direct", "box", "hit_rate")
+"""The numbers that stand behind a bar."""
 
 
 def combine_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -36,16 +48,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 class MetricsLog:
-    """Appends one JSON line per iteration (or step).
+    """Appends one JSON line per iteration (or step), numbered by `counter`.
 
-    Args:
-        path: the file.
-        keep: iterations that are done; lines of later ones (written after the checkpoint that a run resumes from)
-            are dropped.
-        counter: the key that numbers the lines.
-
-    Attributes:
-        past: the lines that were kept.
+    Lines beyond `keep`, written after the checkpoint that a run resumes from, are dropped; `past` are those that stay.
     """
 
     def __init__(self, path: Path, *, keep: int, counter: str = "iteration") -> None:
@@ -62,13 +67,7 @@ class MetricsLog:
 
 
 class Stopwatch:
-    """Seconds spent in named parts of a loop, as they are: not smoothed, not averaged.
-
-    watch = Stopwatch()
-    with watch.part("checkpoint"):
-        ...
-    watch.take()    # {"seconds/checkpoint": 0.8, "seconds/total": 12.3}
-    """
+    """Seconds spent in named parts of a loop, as they are: not smoothed, not averaged."""
 
     def __init__(self) -> None:
         self._parts: dict[str, float] = {}
@@ -84,7 +83,7 @@ class Stopwatch:
             self._parts[name] = self._parts.get(name, 0.0) + time.perf_counter() - start
 
     def take(self) -> dict[str, float]:
-        """The parts since the last call, and "seconds/total", all the time since then."""
+        """`seconds/NAME` of the parts since the last call, and "seconds/total", all the time since then."""
         parts, since = self._parts, self._since
         self._parts, self._since = {}, time.perf_counter()
         return {**{f"seconds/{name}": seconds for name, seconds in parts.items()}, "seconds/total": self._since - since}
@@ -123,14 +122,8 @@ class WandbLog:
 class RunLog:
     """Everything that is written of a PPO run beside its checkpoints and its model.
 
-    Args:
-        recipe: of the run.
-        out: its directory.
-        wandb: where it is logged, too.
-        keep: iterations that are done (see `MetricsLog`).
-
     Attributes:
-        past: the metrics of iterations that were done before.
+        past: the metrics of iterations that were done before (see `MetricsLog`).
         watch: for what happens between the lines. It goes into the next line: "seconds/log" and
             "seconds/checkpoint" of line N were spent after iteration N - 1.
     """
@@ -157,14 +150,11 @@ class RunLog:
                 self._wandb.alert(notice)
             iteration = int(metrics["iteration"])
             if self._every and iteration % self._every == 0:
-                self._show(episodes, iteration)
+                chosen = choose_episodes(episodes, self._size)
+                pictured = [PicturedEpisode(episode=each, picture=self._illustrator.draw(each)) for each in chosen]
+                write_episodes(self._folder / str(iteration), pictured, iteration=iteration)
+                self._wandb.episodes(pictured, iteration=iteration)
         return line
-
-    def _show(self, episodes: Sequence[Episode], iteration: int) -> None:
-        chosen = choose_episodes(episodes, self._size)
-        pictured = [PicturedEpisode(episode=each, picture=self._illustrator.draw(each)) for each in chosen]
-        write_episodes(self._folder / str(iteration), pictured, iteration=iteration)
-        self._wandb.episodes(pictured, iteration=iteration)
 
     def close(self) -> None:
         """Free what pictures are drawn with."""
@@ -176,10 +166,6 @@ def open_wandb(recipe: PPORecipe | SFTRecipe, *, counter: str = "iteration") -> 
     """A log to wandb: online with an API key, offline without, nowhere if not wanted or not installed.
 
     A run that cannot be opened is a warning: training does not depend on it. A resumed run goes on under its old id.
-
-    Args:
-        recipe: its `wandb` says whether it is wanted, its `out` where offline files go.
-        counter: the metric that numbers the rows.
     """
     # wandb keeps the pictures of tables in the home directory until they are synced; an offline run is whole only with
     # them, wherever it is copied to.
@@ -219,3 +205,54 @@ def _open_run(recipe: PPORecipe | SFTRecipe) -> Any:
         return None
     id_file.write_text(f"{run.id}\n")
     return run
+
+
+def note(measured: Mapping[str, float]) -> str:
+    """What stands behind a bar: the numbers of `SHOWN`, and operations that are dying out (see `training.alarm`)."""
+    parts = [f"{key.replace('_', ' ')} {measured[key]:.2f}" for key in SHOWN if key in measured]
+    low = [key.removeprefix("alarm/") for key, flag in measured.items() if key.startswith("alarm/") and flag]
+    return ", ".join(parts + ([f"usage alarm: {' '.join(low)}"] if low else []))
+
+
+class StageProgress:
+    """A bar with remaining time for each stage: begun, advanced, ended (or skipped because its result is there)."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description:<28}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(),
+            TimeRemainingColumn(), TextColumn("[dim]{task.fields[note]}"), console=console,
+        )  # fmt: skip
+        self._task = self._progress.add_task("", visible=False, note="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def begin(self, title: str, total: int) -> Report:
+        """A new bar; returns the function that moves it."""
+        task = self._task = self._progress.add_task(title, total=total, note="")
+        said = time.monotonic()
+
+        def report(done: int, total: int, measured: dict[str, float]) -> None:
+            nonlocal said
+            text = note(measured)
+            self._progress.update(task, completed=done, total=total, note=text)
+            if not self._progress.console.is_terminal and time.monotonic() - said > LOG_SECONDS:
+                said = time.monotonic()
+                self._progress.console.print(f"{title}: {done} of {total}; {text}", highlight=False)
+
+        return report
+
+    def end(self, note: str) -> None:
+        """The stage is over, wherever its bar stands. Where bars cannot be drawn, it gets a line."""
+        task = self._progress.tasks[self._task]
+        if not self._progress.console.is_terminal:
+            seconds = f"{task.elapsed:.0f} s" if task.elapsed is not None else ""
+            self._progress.console.print(f"{task.description}: {int(task.completed)} steps, {seconds}; {note}")
+        self._progress.update(self._task, total=task.completed or 1, completed=task.completed or 1, note=note)
+
+    def skip(self, title: str) -> None:
+        self._progress.add_task(title, total=1, completed=1, note="already there")

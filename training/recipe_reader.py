@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -36,10 +36,11 @@ class RecipeError(ValueError):
     """A recipe cannot be read: where the mistake is, what was found and what was expected."""
 
 
-def require(recipe: Any, key: str, holds: bool, expected: str) -> None:
-    """Raise a ValueError that names the key first, unless what depends on several keys `holds`."""
-    if not holds:
-        raise ValueError(f"{key} is {attrgetter(key)(recipe)!r}; expected {expected}")
+def require(recipe: Any, *checks: tuple[str, bool, str]) -> None:
+    """Raise a ValueError for the first of (key, whether it holds, what is expected) that does not hold."""
+    for key, holds, expected in checks:
+        if not holds:
+            raise ValueError(f"{key} is {attrgetter(key)(recipe)!r}; expected {expected}")
 
 
 def load_recipe(source: str | Path | None, recipe_class: type[Recipe], overrides: Sequence[str] = ()) -> Recipe:
@@ -65,8 +66,12 @@ def load_recipe(source: str | Path | None, recipe_class: type[Recipe], overrides
         # As JSON: lists become tuples and strings paths, and nothing else is converted.
         return TypeAdapter(recipe_class).validate_json(json.dumps(values, default=str))
     except ValidationError as error:
-        mistakes = _Mistakes(recipe_class, values, "recipe" if source is None else str(source), overridden)
-        raise RecipeError("\n".join(mistakes.lines(error))) from error
+        file, lines = "recipe" if source is None else str(source), dict[str, str]()
+        for mistake in error.errors():
+            key = _dotted(mistake["loc"], values)
+            # Where a value may be of several kinds, each kind complains; the first one is what it should be.
+            lines.setdefault(key, f"{_origin(key, file, overridden)}: {_say(key, mistake, recipe_class)}")
+        raise RecipeError("\n".join(lines.values())) from error
 
 
 def read_table(source: str | Path) -> dict[str, Any]:
@@ -151,59 +156,45 @@ def _completed(default: Any, given: Any) -> Any:
     return default | given if isinstance(default, dict) else given
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Mistakes:
-    """Says what pydantic found wrong with a recipe in the words of who wrote it."""
+def _dotted(location: Sequence[str | int], values: Any) -> str:
+    """Where pydantic found a mistake as a dotted key, without the kinds that it tried there."""
+    key = ""
+    for step in location:
+        if isinstance(values, list) and isinstance(step, int):
+            key, values = f"{key}[{step}]", values[step] if step < len(values) else None
+        elif isinstance(values, dict):
+            key, values = f"{key}.{step}".removeprefix("."), values.get(step)
+    return key
 
-    recipe_class: type
-    values: Mapping[str, Any]
-    file: str
-    overridden: Sequence[str]
 
-    def lines(self, error: ValidationError) -> list[str]:
-        """One line for each key: where it is from, what was found and what was expected."""
-        lines: dict[str, str] = {}
-        for mistake in error.errors():
-            key = self._key(mistake["loc"])
-            # Where a value may be of several kinds, each kind complains; the first one is what it should be.
-            lines.setdefault(key, f"{self._origin(key)}: {self._text(key, mistake)}")
-        return list(lines.values())
+def _origin(key: str, file: str, overridden: Sequence[str]) -> str:
+    """Where a key was set: in the file, on the command line, or (a table) in both."""
+    if any(key == given or key.startswith((f"{given}.", f"{given}[")) for given in overridden):
+        return "command line"
+    both = any(given.startswith(f"{key}.") or not key for given in overridden)
+    return f"{file} and command line" if both else file
 
-    def _text(self, key: str, mistake: Any) -> str:
-        kind, message, value = mistake["type"], mistake["msg"], mistake["input"]
-        if kind == "missing":
-            return f"{key}: is missing; expected a value"
-        if kind == "unexpected_keyword_argument":
-            return f"{key}: there is no such key.{self._nearest(key)}"
-        if kind == "value_error":
-            # A check of several keys, which names the one.
-            return f"{key}: {message}".removeprefix(": ").replace("Value error, ", "")
-        choices = re.findall(r"'([^']*)'", mistake.get("ctx", {}).get("expected", ""))
-        expected = message.replace("Input should be", "expected", 1)
-        return f"{key}: got {show(value)}; {expected}.{did_you_mean(value, choices)}"
 
-    def _origin(self, key: str) -> str:
-        """The file, the command line, or both for a table."""
-        if any(key == given or key.startswith((f"{given}.", f"{given}[")) for given in self.overridden):
-            return "command line"
-        both = any(given.startswith(f"{key}.") or not key for given in self.overridden)
-        return f"{self.file} and command line" if both else self.file
+def _say(key: str, mistake: Mapping[str, Any], recipe_class: type) -> str:
+    """What pydantic found wrong in the words of who wrote the recipe: what was found and what was expected."""
+    kind, message, value = mistake["type"], mistake["msg"], mistake["input"]
+    if kind == "missing":
+        return f"{key}: is missing; expected a value"
+    if kind == "unexpected_keyword_argument":
+        return f"{key}: there is no such key.{_nearest(key, recipe_class)}"
+    if kind == "value_error":
+        # A check of several keys, which names the one.
+        return f"{key}: {message}".removeprefix(": ").replace("Value error, ", "")
+    choices = re.findall(r"'([^']*)'", mistake.get("ctx", {}).get("expected", ""))
+    expected = message.replace("Input should be", "expected", 1)
+    return f"{key}: got {show(value)}; {expected}.{did_you_mean(value, choices)}"
 
-    def _key(self, location: Sequence[str | int]) -> str:
-        """The dotted key, without the kinds that pydantic tried there."""
-        key, value = "", cast(Any, self.values)
-        for step in location:
-            if isinstance(value, list) and isinstance(step, int):
-                key, value = f"{key}[{step}]", value[step] if step < len(value) else None
-            elif isinstance(value, dict):
-                key, value = f"{key}.{step}".removeprefix("."), value.get(step)
-        return key
 
-    def _nearest(self, key: str) -> str:
-        """The right name in the wrong table is closer than a similar one in the right table."""
-        table, dot, name = key.rpartition(".")
-        keys = [path.removeprefix(table + dot) for path, _ in recipe_keys(self.recipe_class) if path.startswith(table)]
-        deeper = [path for path in keys if path.rpartition(".")[2] == name]
-        siblings = [table + dot + path for path in dict.fromkeys(path.partition(".")[0] for path in keys)]
-        hint = f' Did you mean "{table}{dot}{deeper[0]}"?' if deeper else did_you_mean(key, siblings)
-        return hint or f" Expected one of {', '.join(siblings)}."
+def _nearest(key: str, recipe_class: type) -> str:
+    """The right name in the wrong table is closer than a similar one in the right table."""
+    table, dot, name = key.rpartition(".")
+    keys = [path.removeprefix(table + dot) for path, _ in recipe_keys(recipe_class) if path.startswith(table)]
+    deeper = [path for path in keys if path.rpartition(".")[2] == name]
+    siblings = [table + dot + path for path in dict.fromkeys(path.partition(".")[0] for path in keys)]
+    hint = f' Did you mean "{table}{dot}{deeper[0]}"?' if deeper else did_you_mean(key, siblings)
+    return hint or f" Expected one of {', '.join(siblings)}."

@@ -1,16 +1,28 @@
-"""Supervised training on token rows: the loss, the optimizers, one step. Plain PyTorch on one process."""
+"""What a warm start trains: the loss on token rows, the optimizers, and a model that is held whole by every process, or
+spread over them by DeepSpeed.
+
+Both learners take the same steps, and give the same numbers up to rounding. All processes call the same methods in the
+same order.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from pxr_agents.types import Tokens
 from pxr_agents.vlm import VLM, TokenBatch, collate, split_by_length, token_distributions
+from training.config import SFTRecipe
+from training.deepspeed_engine import TAG, start_engine
+from training.lora import add_adapters
 
 # Decay rates of AdamW's two averages.
 ADAM_BETAS = (0.9, 0.98)
@@ -20,17 +32,12 @@ ADAM_BETAS = (0.9, 0.98)
 class TokenWeights:
     """Loss = `base` * mean over all target tokens + weight * mean over the tokens of each group.
 
-    A group is a set of ids whose own mean is added, so that rare informative tokens (coordinates, letters) are
-    not drowned by the many that are mere form.
+    A group is a set of ids whose own mean is added, so that rare informative tokens (coordinates, letters) are not
+    drowned by the many that are mere form.
     """
 
     base: float = 1.0
     groups: Mapping[str, tuple[frozenset[int], float]] = field(default_factory=dict)
-
-
-def in_group(ids: Tensor, group: frozenset[int]) -> Tensor:
-    """(T,) bool: which ids belong to the group."""
-    return torch.isin(ids, torch.tensor(sorted(group), device=ids.device))
 
 
 def cross_entropy(vlm: VLM, rows: Sequence[Tokens], weights: TokenWeights) -> Tensor:
@@ -39,19 +46,29 @@ def cross_entropy(vlm: VLM, rows: Sequence[Tokens], weights: TokenWeights) -> Te
     loss = F.nll_loss(logprobs, ids, reduction="none")
     total = weights.base * loss.mean()
     for group, weight in weights.groups.values():
-        members = in_group(ids, group)
+        members = _in_group(ids, group)
         if weight and bool(members.any()):
             total = total + weight * loss[members].mean()
     return total
 
 
-def summed_loss(vlm: VLM, batches: Sequence[TokenBatch]) -> Tensor:
-    """The sum of the cross entropies of all trained tokens, as it adds up over parts of a step and over processes."""
-    losses = []
-    for batch in batches:
-        ids, logprobs, _ = token_distributions(vlm, batch.to(vlm.device))
-        losses.append(F.nll_loss(logprobs, ids, reduction="none"))
-    return torch.cat(losses).sum()
+@torch.no_grad()
+def token_accuracy(vlm: VLM, rows: Sequence[Tokens], group: frozenset[int], *, run: int = 1) -> float:
+    """Share of runs of `run` successive group tokens that are the most likely ones, given the true text before.
+
+    With run=2 it is the share of (x, y) pairs right, with run=4 of boxes. On deterministic text this equals
+    greedy decoding up to the first error.
+    """
+    ids, logprobs = _distributions(vlm, rows)
+    right = (logprobs.argmax(-1) == ids)[_in_group(ids, group)]
+    if not len(right) or len(right) % run:
+        raise ValueError(f"got {len(right)} tokens of the group, expected a positive multiple of {run}")
+    return float(right.view(-1, run).all(1).float().mean())
+
+
+def _in_group(ids: Tensor, group: frozenset[int]) -> Tensor:
+    """(T,) bool: which ids belong to the group."""
+    return torch.isin(ids, torch.tensor(sorted(group), device=ids.device))
 
 
 def _distributions(vlm: VLM, rows: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
@@ -63,29 +80,35 @@ def _distributions(vlm: VLM, rows: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
     return torch.cat([ids for ids, _, _ in parts]), torch.cat([logprobs for _, logprobs, _ in parts])
 
 
+def summed_loss(vlm: VLM, batches: Sequence[TokenBatch]) -> Tensor:
+    """The sum of the cross entropies of all trained tokens, as it adds up over parts of a step and over processes."""
+    losses = []
+    for batch in batches:
+        ids, logprobs, _ = token_distributions(vlm, batch.to(vlm.device))
+        losses.append(F.nll_loss(logprobs, ids, reduction="none"))
+    return torch.cat(losses).sum()
+
+
 class Optimizers:
     """AdamW, or Muon for the matrices with AdamW for the rest, driven by one learning-rate factor.
 
-    Muon (orthogonalized momentum) reaches the same loss in a fraction of the steps on small transformers; it
-    applies to two-dimensional weights other than embeddings. What is frozen stays as it is.
-
-    Attributes:
-        parameters: what is trained.
+    Muon (orthogonalized momentum) reaches the same loss in a fraction of the steps on small transformers; it applies to
+    two-dimensional weights other than embeddings. What is frozen stays as it is. `parameters` are those trained.
     """
 
     def __init__(self, vlm: VLM, *, lr: float, muon_lr: float | None = None, weight_decay: float = 0.01) -> None:
         named = [(name, p) for name, p in vlm.model.named_parameters() if p.requires_grad]
-        matrices = []
-        if muon_lr is not None:
-            matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n]
-        rest = [p for _, p in named if all(p is not m for m in matrices)]
+        self.parameters = [p for _, p in named]
+        matrices = {name: p for name, p in named if muon_lr is not None and p.ndim == 2 and "embed" not in name}
+        rest = [p for name, p in named if name not in matrices]
         self._optimizers: list[tuple[torch.optim.Optimizer, float]] = [
             (torch.optim.AdamW(rest, lr=lr, weight_decay=weight_decay, betas=ADAM_BETAS), lr)
         ]
         if matrices and muon_lr is not None:
-            muon = torch.optim.Muon(matrices, lr=muon_lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+            muon = torch.optim.Muon(
+                matrices.values(), lr=muon_lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
             self._optimizers.append((muon, muon_lr))
-        self.parameters = [p for _, p in named]
 
     def step(self, loss: Tensor, lr_factor: float = 1.0, max_grad_norm: float = 1.0) -> None:
         """Backpropagate and update."""
@@ -118,16 +141,159 @@ class Optimizers:
             optimizer.load_state_dict(values)
 
 
-@torch.no_grad()
-def token_accuracy(vlm: VLM, rows: Sequence[Tokens], group: frozenset[int], *, run: int = 1) -> float:
-    """Share of runs of `run` successive group tokens that are the most likely ones, given the true text before.
+class Processes:
+    """The processes that train together, joined by `torch.distributed`; one that nobody joined is alone.
 
-    With run=2 it is the share of (x, y) pairs right, with run=4 of boxes. On deterministic text this equals
-    greedy decoding up to the first error.
+    Attributes:
+        rank: the number of this process, from 0; the first one writes what only one may write.
+        size: how many there are.
     """
-    ids, logprobs = _distributions(vlm, rows)
-    members = in_group(ids, group)
-    right = (logprobs.argmax(-1) == ids)[members]
-    if not len(right) or len(right) % run:
-        raise ValueError(f"got {len(right)} tokens of the group, expected a positive multiple of {run}")
-    return float(right.view(-1, run).all(1).float().mean())
+
+    def __init__(self) -> None:
+        joined = dist.is_initialized()
+        self.rank = dist.get_rank() if joined else 0
+        self.size = dist.get_world_size() if joined else 1
+
+    def gather(self, value: Any = None) -> list[Any]:
+        """What each process passes, in the order of their numbers; nobody goes on before all have come here."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def sum(self, *numbers: float) -> list[float]:
+        """The sum of each number over all processes."""
+        return [float(sum(column)) for column in zip(*self.gather(numbers), strict=True)]
+
+
+def open_model(recipe: SFTRecipe, device: torch.device | str = "cpu") -> VLM:
+    """The model of a recipe in float32, with what of it is trained, and how."""
+    vlm = VLM.from_pretrained(recipe.model, device=device, attn_implementation=recipe.attn_implementation)
+    if recipe.freeze_vision:
+        for name, parameter in vlm.model.named_parameters():
+            if "visual." in name:
+                parameter.requires_grad_(False)
+    if recipe.learner.lora_rank:
+        add_adapters(vlm.model, recipe.learner, seed=recipe.seed)
+    if recipe.learner.gradient_checkpointing:
+        vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # transformers checkpoints in training only. These architectures have no dropout.
+        vlm.model.train()
+    return vlm
+
+
+class PlainLearner:
+    """A whole model in every process; gradients are added up before each step.
+
+    With `learner.dtype` "bfloat16" weights stay float32, and what is computed with them is rounded.
+
+    Attributes:
+        vlm: the model.
+        equal_parts: whether all processes have to accumulate equally often.
+    """
+
+    equal_parts = False
+
+    def __init__(self, recipe: SFTRecipe, processes: Processes, device: torch.device | str = "cpu") -> None:
+        self.vlm = open_model(recipe, device)
+        self._processes, self._max_grad_norm = processes, recipe.max_grad_norm
+        self._optimizers = Optimizers(self.vlm, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        self._rounds = recipe.learner.dtype == "bfloat16"
+
+    def accumulate(self, batches: Sequence[TokenBatch], normalizer: float) -> float:
+        """Add the gradients of the summed loss over `normalizer`; returns the summed loss."""
+        with torch.autocast(self.vlm.device.type, torch.bfloat16, enabled=self._rounds):
+            loss = summed_loss(self.vlm, batches)
+        (loss / normalizer).backward()
+        return float(loss.detach())
+
+    def step(self, lr_factor: float) -> float:
+        """Update by the gradients of all processes, and forget them; returns their norm. If it is no finite number
+        nothing is updated."""
+        if self._processes.size > 1:
+            self._add_gradients()
+        norm = self._optimizers.clip(self._max_grad_norm)
+        if math.isfinite(norm):
+            self._optimizers.update(lr_factor)
+            self._optimizers.zero_grad()
+        return norm
+
+    def save(self, path: Path) -> None:
+        """Write weights and optimizer into a directory that all processes see."""
+        if self._processes.rank == 0:
+            state = {"model": self.vlm.model.state_dict(), "optimizers": self._optimizers.state_dict()}
+            torch.save(state, path / "learner.pt")
+
+    def load(self, path: Path) -> None:
+        """Read what `save` wrote."""
+        state: dict[str, Any] = torch.load(path / "learner.pt", map_location=self.vlm.device)
+        self.vlm.model.load_state_dict(state["model"])
+        self._optimizers.load_state_dict(state["optimizers"])
+
+    def _add_gradients(self) -> None:
+        """Replace each gradient by its sum over all processes; one that no process has stays away."""
+        parameters = self._optimizers.parameters
+        has = self._processes.sum(*(parameter.grad is not None for parameter in parameters))
+        shared = [parameter for parameter, somewhere in zip(parameters, has, strict=True) if somewhere]
+        for parameter in shared:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        for work in [dist.all_reduce(parameter.grad, async_op=True) for parameter in shared]:
+            work.wait()
+
+
+class _SummedLoss(torch.nn.Module):
+    """The whole of a pass, as DeepSpeed wants to see it: what comes when follows from the outermost call."""
+
+    def __init__(self, vlm: VLM) -> None:
+        super().__init__()
+        self.model = vlm.model
+        # The VLM itself is no torch module.
+        self._vlm = vlm
+
+    def forward(self, batches: Sequence[TokenBatch]) -> Tensor:
+        return summed_loss(self._vlm, batches)
+
+
+class DeepSpeedLearner:
+    """As `PlainLearner`, but optimizer and gradients (ZeRO-2), and weights (ZeRO-3), are spread over the processes."""
+
+    # Weights are gathered (ZeRO-3) and gradients added up (both) pass by pass, by all processes together.
+    equal_parts = True
+
+    def __init__(self, recipe: SFTRecipe, processes: Processes) -> None:
+        self._processes, self._lr = processes, recipe.lr
+        self.vlm = open_model(recipe)
+        trained = [parameter for parameter in self.vlm.model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=recipe.lr, weight_decay=recipe.weight_decay, betas=ADAM_BETAS)
+        module = _SummedLoss(self.vlm)
+        if recipe.learner.gradient_checkpointing:
+            module.train()
+        self._engine = start_engine(module, optimizer, recipe)
+
+    def accumulate(self, batches: Sequence[TokenBatch], normalizer: float) -> float:
+        loss = self._engine(batches)
+        # DeepSpeed takes the mean over the processes.
+        self._engine.backward(loss * (self._processes.size / normalizer))
+        return float(loss.detach())
+
+    def step(self, lr_factor: float) -> float:
+        """As the other, but weights have been updated by a norm that is no number before it is known."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = self._lr * lr_factor
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm())
+
+    def save(self, path: Path) -> None:
+        self._engine.save_checkpoint(str(path), tag=TAG, save_latest=False)
+
+    def load(self, path: Path) -> None:
+        """Read what `save` wrote; raises ValueError if other numbers of processes wrote it."""
+        n_parts = len(list(path.glob(f"{TAG}/*_optim_states.pt")))
+        if n_parts != self._processes.size:
+            raise ValueError(
+                f"{path} was written by {n_parts} learners and is read by {self._processes.size}; expected as many. "
+                f"Resume with num_learners={n_parts}."
+            )
+        self._engine.load_checkpoint(str(path), tag=TAG)

@@ -17,19 +17,19 @@ from torch import Tensor
 
 from training.config import SFTRecipe
 from training.deepspeed_engine import gathered
-from training.logs import MetricsLog, WandbLog, open_wandb
+from training.doctor import check_model
+from training.logs import MetricsLog, Report, WandbLog, open_wandb
 from training.lora import adapter_weights, export_model, plain_weights
-from training.preflight import check_model
-from training.progress import Report
-from training.run_directory import Interrupted, RunDirectory, SampleCursor, TrainingError, stop_signal
+from training.run_directory import RESUME, Interrupted, RunDirectory, SampleCursor, TrainingError, stop_signal
 from training.schedule import lr_factor
-from training.sft_batches import Batch, blank_row, note_skipped, parts, read_ahead, read_batches, tensors
-from training.sft_data import open_rows
-from training.sft_learner import DeepSpeedLearner, PlainLearner, Processes
+from training.sft import DeepSpeedLearner, PlainLearner, Processes
+from training.sft_data import Batch, blank_row, note_skipped, open_rows, parts, read_ahead, read_batches, tensors
 
-_RESOURCES = {"num_learners", "num_cpus_per_learner", "num_gpus_per_learner"}
 # What may differ between the starts of one run.
-FREE_KEYS = frozenset({"steps", "checkpoint_every", "wandb", "prefetch", "max_restarts"} | _RESOURCES)
+FREE_KEYS = frozenset({
+    "steps", "checkpoint_every", "wandb", "prefetch", "max_restarts", "num_learners", "num_cpus_per_learner",
+    "num_gpus_per_learner",
+})  # fmt: skip
 
 
 def run_sft(recipe: SFTRecipe, report: Report | None = None) -> Path:
@@ -78,11 +78,10 @@ def train(
         Interrupted, DataError, TrainingError, ValueError: as `run_sft`.
     """
     processes = Processes()
-    first = processes.rank == 0
     training = _Training(recipe, processes, device)
-    log = MetricsLog(training.run.metrics, keep=training.step, counter="step") if first else None
+    log = MetricsLog(training.run.metrics, keep=training.step, counter="step") if processes.rank == 0 else None
     try:
-        with open_wandb(recipe, counter="step") if first else nullcontext(WandbLog(None)) as wandb_log:
+        with open_wandb(recipe, counter="step") if log else nullcontext(WandbLog(None)) as wandb_log:
             while training.step < recipe.steps:
                 metrics = training.train_step()
                 if log is not None:
@@ -97,7 +96,7 @@ def train(
                 if stopped and not done:
                     raise Interrupted(
                         f"Stopped after step {training.step} of {recipe.steps}; the checkpoint is in "
-                        f"{training.run.checkpoints}. Start the same command again to resume."
+                        f"{training.run.checkpoints}. {RESUME}"
                     )
             training.export()
     finally:
@@ -108,8 +107,7 @@ class _Training:
     """Everything that changes from step to step, and how it is written down."""
 
     def __init__(self, recipe: SFTRecipe, processes: Processes, device: torch.device | str) -> None:
-        self.step = 0
-        self.run = RunDirectory(recipe.out)
+        self.step, self.run = 0, RunDirectory(recipe.out)
         self._recipe, self._processes = recipe, processes
         self._learner: PlainLearner | DeepSpeedLearner = (
             PlainLearner(recipe, processes, device)
@@ -128,15 +126,8 @@ class _Training:
             cursor.load_state_dict(state["cursor"])
             self._learner.load(newest)
         self._cursor = cursor.state_dict()
-        read = read_batches(
-            rows,
-            cursor,
-            slice(processes.rank, None, processes.size),
-            batch_size=recipe.batch_size,
-            max_length=recipe.max_length,
-            skip_bad_rows=recipe.skip_bad_rows,
-        )
-        self.batches = read_ahead(read, recipe.prefetch)
+        share = slice(processes.rank, None, processes.size)
+        self.batches = read_ahead(read_batches(rows, cursor, share, recipe), recipe.prefetch)
 
     def train_step(self) -> dict[str, float]:
         """One optimizer step; returns its metrics, the same in all processes."""
@@ -203,19 +194,16 @@ class _Training:
             note_skipped(self.run.out / "skipped_rows.jsonl", skipped)
 
     def save_checkpoint(self) -> None:
-        """Write everything that a resumed run needs; all processes together."""
+        """Write everything that a resumed run needs; all processes together, into the directory of the first one."""
 
         def save(path: Path | None) -> None:
-            folder = Path(self._processes.gather(path)[0])
-            self._learner.save(folder)
+            if path is not None:
+                torch.save({"step": self.step, "cursor": self._cursor}, path / "state.pt")
+            self._learner.save(Path(self._processes.gather(path)[0]))
             self._processes.gather()
 
-        def save_all(path: Path) -> None:
-            torch.save({"step": self.step, "cursor": self._cursor}, path / "state.pt")
-            save(path)
-
         if self._processes.rank == 0:
-            self.run.save_checkpoint(self.step, save_all)
+            self.run.save_checkpoint(self.step, save)
         else:
             with self.run.writing(self.run.checkpoints / str(self.step)):
                 save(None)

@@ -17,8 +17,10 @@ import torch
 import pxr_env  # noqa: F401  (registers the tasks)
 from pxr_agents import tiny
 from training.config import EnvRecipe, PPORecipe
+from training.demonstrations import answer_turn, zoom_turn
+from training.quickstart.recipe import TraceRecipe
+from training.quickstart.stages import search_trace, target_cell
 from training.sft import Optimizers, TokenWeights, cross_entropy
-from training.traces import TraceRecipe, answer_turn, search_trace, target_cell, zoom_turn
 
 ENV = EnvRecipe(
     id="pxr_env:pxr/SyntheticSearch-v0", kwargs={"coordinates": "pixel", "max_turns": 3, "max_operations": 2}

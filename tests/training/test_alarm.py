@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pxr_agents.types import Episode, Step
-from training.alarm import AlarmRule, AlarmState, Split, likely_cause, mean, outcomes, usage_rates, watch_usage
+from training.alarm import AlarmRule, AlarmState, add, likely_cause, mean, tally, usage_rate, usage_rates, watch_usage
 
 RULE = AlarmRule(rate=0.1, iterations=2)
 
@@ -69,7 +69,7 @@ def test_probes_are_no_users():
 def test_the_state_goes_through_json_at_any_point_and_does_not_grow():
     counts = [4, 4, 1, 1, 0, 4, 4, 4]
     straight, said = run(counts)
-    assert [len(splits) for splits in straight.history.values()] == [2 * RULE.iterations]
+    assert [len(rows) for rows in straight.history.values()] == [2 * RULE.iterations]
     for cut in range(1, len(counts)):
         state, before = run(counts[:cut])
         read = AlarmState.from_dict(json.loads(json.dumps(state.to_dict())))
@@ -117,10 +117,6 @@ def test_a_notice_shows_users_and_others_side_by_side():
     assert "docs/curiosity.md" not in notice.text  # somebody still uses it
 
 
-def split(users, others):
-    return [Split(users=outcomes(users, "zoom_in"), others=outcomes(others, "zoom_in"))]
-
-
 ZOOMED = {"zoom_in": 1}
 PLAIN = [episode() for _ in range(8)]
 
@@ -146,28 +142,24 @@ PLAIN = [episode() for _ in range(8)]
     ],
 )
 def test_the_likely_cause_follows_from_the_episodes(users, others, cause):
-    assert cause in likely_cause(split(users, others), RULE)
+    assert cause in likely_cause([tally([*users, *others], "zoom_in")], RULE)
 
 
 def test_any_counts_malformed_turns_as_failures_and_an_operation_its_own_calls_only():
     episodes = [episode(failures={"malformed": 1}), episode(failures={"zoom_in": 1}), episode()]
-    assert outcomes(episodes, "any")["failed"] == 2
-    assert outcomes(episodes, "zoom_in")["failed"] == 1
+    assert tally(episodes, "any")["others/failed"] == 2
+    assert tally(episodes, "zoom_in")["others/failed"] == 1
 
 
 def test_iterations_add_up():
-    one = Split.of([episode(terms={"correct": 1.0}), episode(terms={"correct": 0.0, "cost": -1.0})], "any")
-    both = Split.total([one, Split.of([episode("t", terms={"cost": -3.0})], "any")])
-    assert (both.groups, both.live_groups, both.rate) == (2, 0, 0.0)
-    assert {name: both.others[name] for name in ("episodes", "correct", "term/correct", "term/cost")} == {
-        "episodes": 3,
-        "correct": 1,
-        "term/correct": 1.0,
-        "term/cost": -4.0,
-    }
-    assert mean(both.others, "term/cost") == pytest.approx(-4 / 3)
-    assert mean(both.others, "reward") == -1.0
-    assert mean(both.users, "reward") is None
+    one = tally([episode(terms={"correct": 1.0}), episode(terms={"correct": 0.0, "cost": -1.0})], "any")
+    both = add([one, tally([episode("t", terms={"cost": -3.0})], "any")])
+    assert (both["groups"], both["live_groups"], usage_rate(both)) == (2, 0, 0.0)
+    names = ("episodes", "correct", "term/correct", "term/cost")
+    assert [both[f"others/{name}"] for name in names] == [3, 1, 1.0, -4.0]
+    assert mean(both, "others", "term/cost") == pytest.approx(-4 / 3)
+    assert mean(both, "others", "reward") == -1.0
+    assert mean(both, "users", "reward") is None
 
 
 def test_rates_by_operation_are_shares_of_episodes():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -8,14 +9,16 @@ import time
 from contextlib import closing
 
 import pytest
+from rich.console import Console
 
 from pxr_agents.types import Episode, Step
 from tests.training.conftest import ENV
 from tests.training.wandb_file import history, records
+from training import logs
 from training.alarm import AlarmRule, AlarmState, Notice, watch_usage
 from training.config import PPORecipe, SFTRecipe
 from training.episode_table import PicturedEpisode
-from training.logs import MetricsLog, RunLog, Stopwatch, WandbLog, combine_metrics, open_wandb
+from training.logs import MetricsLog, RunLog, StageProgress, Stopwatch, WandbLog, combine_metrics, note, open_wandb
 
 
 def test_metrics_are_combined_by_mean_and_maximum():
@@ -36,19 +39,14 @@ def test_a_log_goes_on_after_the_last_line_that_counts(tmp_path):
     assert [json.loads(line)["loss"] for line in path.read_text().splitlines()] == [1.0, 0.5, 9.0]
 
 
-@pytest.fixture
-def recipe(tmp_path):
-    return SFTRecipe(model="m", traces="t", out=str(tmp_path))
-
-
 @pytest.mark.slow
-def test_wandb_writes_an_offline_run_without_a_key(recipe, tmp_path, monkeypatch):
+def test_wandb_goes_on_with_an_offline_run_without_a_key(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     ids = []
     for step in (1, 2):
-        with open_wandb(recipe, counter="step") as log:
+        with open_wandb(SFTRecipe(model="m", traces="t", out=str(tmp_path)), counter="step") as log:
             log({"step": step, "loss": 0.5})
         ids.append((tmp_path / "wandb_id").read_text())
     assert ids[0] == ids[1]
@@ -57,7 +55,7 @@ def test_wandb_writes_an_offline_run_without_a_key(recipe, tmp_path, monkeypatch
     assert all(ids[0].strip() in run.name and run.stat().st_size > 0 for run in runs)
 
 
-def test_unwanted_wandb_does_nothing(recipe, tmp_path, monkeypatch):
+def test_unwanted_wandb_does_nothing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     for wanted in (False, True):  # with None in sys.modules it is as if it were not installed
         chosen = SFTRecipe(model="m", traces="t", out=str(tmp_path), wandb=wanted)
@@ -166,3 +164,16 @@ def test_wandb_gets_scalars_episodes_with_pictures_and_alerts(ppo_recipe, tmp_pa
         "usage", "failures", "truncated by", "probe",
     ]  # fmt: skip
     assert [row[table["columns"].index("turns")] for row in table["data"]] == [f"{ZOOM}\n\n\\boxed{{A}}", "\\boxed{B}"]
+
+
+def test_a_bar_shows_rates_and_what_is_dying_and_is_lines_where_it_cannot_be_drawn(monkeypatch):
+    alarms = {"alarm/any": 0.0, "alarm/seek": 1.0, "alarm/flip": 1.0}
+    measured = {"accuracy": 0.5, "usage_rate": 0.125, "loss": 3.0, **alarms}
+    assert note(measured) == "accuracy 0.50, usage rate 0.12, usage alarm: seek flip"
+    assert note({"accuracy": 0.5, "alarm/any": 0.0}) == "accuracy 0.50"
+    assert note({}) == ""
+    monkeypatch.setattr(logs, "LOG_SECONDS", -1.0)
+    file = io.StringIO()
+    with StageProgress(Console(file=file, width=200)) as bars:
+        bars.begin("PPO", 10)(3, 10, {"accuracy": 0.5, "alarm/any": 1.0})
+    assert "PPO: 3 of 10; accuracy 0.50, usage alarm: any" in file.getvalue()

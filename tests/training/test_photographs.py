@@ -21,12 +21,11 @@ import pxr_env  # noqa: F401  (registers the tasks)
 from pxr_agents import tiny
 from tests.training.uneven import uneven
 from training.config import EnvRecipe, PPORecipe, SFTRecipe
-from training.demonstrations import Trace, write_traces
+from training.demonstrations import Trace, answer_turn, write_traces, zoom_turn
 from training.rllib.algorithm import VLMPPOConfig
 from training.rllib.run import run_ppo
 from training.run_directory import TrainingError
 from training.sft_run import run_sft
-from training.traces import answer_turn, zoom_turn
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 

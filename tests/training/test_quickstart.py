@@ -11,10 +11,18 @@ from rich.console import Console
 
 import pxr_env  # noqa: F401
 from pxr_agents import tiny
-from training.quickstart import pretrain
+from pxr_env.synthetic import LETTERS
 from training.quickstart.pipeline import Quickstart, targets
-from training.quickstart.pretrain import ATOM, SceneRows, fixed_texts, task_texts
 from training.quickstart.recipe import ENV_ID, ENV_KWARGS, PretrainRecipe, QuickstartRecipe, WarmStartRecipe
+from training.quickstart.stages import (
+    ATOM,
+    SceneRows,
+    coordinate_ids,
+    fixed_texts,
+    held_out_ids,
+    single_ids,
+    task_texts,
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +66,12 @@ def test_rows_say_what_the_scene_shows(env, vlm):
         assert said(vlm, row) == f"\\boxed{{{base.sample.answers[0]}}}"
         row = rows.view()
         assert said(vlm, row) == f"\\boxed{{{base.sample.answers[0]}}}"
-    assert len(pretrain.coordinate_ids(env, vlm)) == 4
-    assert len(pretrain.letter_ids(vlm)) == 6
+    assert len(coordinate_ids(env, vlm)) == 4
+    assert len(single_ids(vlm, LETTERS)) == 6
 
 
-def test_stages_are_not_measured_on_what_they_train_on(env, vlm, monkeypatch):
-    held_out = set(pretrain.held_out_ids(env))
+def test_stages_are_not_measured_on_what_they_train_on(env, vlm):
+    held_out = set(held_out_ids(env))
     rows = SceneRows(env, vlm, np.random.default_rng(0))
     assert held_out.isdisjoint(rows.sample_id() for _ in range(3000))
     rows = SceneRows(env, vlm, np.random.default_rng(0), held_out=True)

@@ -17,9 +17,10 @@ import pxr_env  # noqa: F401  (registers the tasks)
 from pxr_agents.random_checkpoint import build_random
 from pxr_agents.vlm import VLM
 from training.config import EnvRecipe
-from training.preflight import check_start
+from training.doctor import check_start
+from training.quickstart.recipe import TraceRecipe
+from training.quickstart.stages import search_trace
 from training.sft import Optimizers, TokenWeights, cross_entropy
-from training.traces import TraceRecipe, search_trace
 
 pytestmark = pytest.mark.slow
 

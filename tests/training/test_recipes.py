@@ -8,8 +8,8 @@ import gymnasium
 import pytest
 
 from training.config import PPORecipe, SFTRecipe, TracesRecipe, load_recipe
-from training.doctor import load_any, parts_of, processes
-from training.memory import GIB, adapter_parameters, estimate, transient
+from training.doctor import estimate, load_any, parts_of, processes, transient
+from training.machine import GIB
 from training.recipe_reader import RECIPES
 
 #: All of them, and how many GPUs they ask for.
@@ -47,16 +47,21 @@ def test_a_recipe_can_be_read_and_begins_with_what_it_is_for(name):
 def test_learners_and_engines_fit_gpus_of_80_gigabytes(name):
     recipe = load_recipe(name, PPORecipe)
     n, width, n_layers, n_vocabulary = SIZES["3b" if "3b" in name else "7b"]
-    adapters = adapter_parameters(recipe.learner.lora_rank, LAYER_3B) * 36 if recipe.learner.lora_rank else 0
-    learner = estimate(recipe, n + adapters, adapters or None).device + transient(
-        recipe,
-        n_tokens=recipe.learner.micro_batch_tokens,
-        # The longest answers that a conversation can hold.
-        n_actions=recipe.max_tokens * recipe.env.kwargs["max_turns"],
-        width=width,
-        n_layers=n_layers,
-        n_vocabulary=n_vocabulary,
-        largest_layer=n_vocabulary * width,
+    adapters = 36 * recipe.learner.lora_rank * sum(out + into for out, into in LAYER_3B)
+    stays = estimate(recipe, n + adapters, adapters or None)
+    learner = (
+        stays.total
+        - stays.host
+        + transient(
+            recipe,
+            n_tokens=recipe.learner.micro_batch_tokens,
+            # The longest answers that a conversation can hold.
+            n_actions=recipe.max_tokens * recipe.env.kwargs["max_turns"],
+            width=width,
+            n_layers=n_layers,
+            n_vocabulary=n_vocabulary,
+            largest_layer=n_vocabulary * width,
+        )
     )
     room = 80e9 * 0.95
     engine = recipe.engine.vllm.gpu_memory_utilization * 80e9

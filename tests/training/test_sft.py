@@ -8,8 +8,9 @@ import torch
 from pxr_agents.vlm import VLM
 from tests.training.conftest import ENV
 from tests.training.rows import trained_logprobs
+from training.quickstart.recipe import TraceRecipe
+from training.quickstart.stages import search_trace
 from training.sft import Optimizers, TokenWeights, cross_entropy, token_accuracy
-from training.traces import TraceRecipe, search_trace
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,21 @@ import pxr_env  # noqa: F401  (registers the tasks)
 from pxr_agents import tiny
 from pxr_agents.vlm import VLM
 from training.config import CuriosityRecipe, PPORecipe, to_dict
-from training.progress import StageProgress
-from training.quickstart.pretrain import ATOM, Report, fixed_texts, pretrain, task_texts
+from training.logs import Report, StageProgress
 from training.quickstart.recipe import ARMS, QuickstartRecipe
-from training.quickstart.warm_start import WarmStart
+from training.quickstart.stages import ATOM, WarmStart, fixed_texts, pretrain, task_texts
 from training.run_directory import RESUME, Interrupted, write_whole
 
 SUMMARY_KEYS = ("accuracy", "accuracy_needs_operation", "accuracy_easy", "usage_rate", "hit_rate")
+
+# What a reader must know to judge the figures: always, if stage A was cut off, if stage B was.
+NOTES = (
+    "The imbalance that plain reinforcement learning falls for is engineered: the warm start ends with clumsy "
+    "demonstrations, most of whose zooms miss, so that zooming begins as a nascent skill that pays less than "
+    "answering at once.",
+    "Stage A stopped at its limit of steps, before localization and reading reached their criteria.",
+    "Stage B stopped at its limit of steps, before its criteria were reached.",
+)
 
 Stage = Callable[[Report], tuple[dict[str, float], str]]
 """Does a stage; returns what stages.json keeps of it, and what is shown of it."""
@@ -49,17 +58,12 @@ class Quickstart:
         self.out.mkdir(parents=True, exist_ok=True)
         self._check_recipe()
         self._stages_file = self.out / "stages.json"
-        self.stages: dict[str, dict[str, float]] = (
-            json.loads(self._stages_file.read_text()) if self._stages_file.exists() else {}
-        )
+        done = self._stages_file.read_text() if self._stages_file.exists() else "{}"
+        self.stages: dict[str, dict[str, float]] = json.loads(done)
         self._progress = StageProgress(console)
 
     def run(self) -> Path:
-        """Do what is missing; returns the path of the summary.
-
-        Raises:
-            Interrupted: after Ctrl-C.
-        """
+        """Do what is missing; returns the path of the summary. Raises Interrupted after Ctrl-C."""
         warm_start = self.recipe.warm_start
         try:
             with self._progress:
@@ -189,31 +193,18 @@ class Quickstart:
             arms[arm] = {"hit_rate": 0.0, **{key: metrics[key] for key in SUMMARY_KEYS if key in metrics}}
             arms[arm]["iterations"] = self.stages[f"ppo_{arm}"]["iterations"]
         seconds = {stage: values["seconds"] for stage, values in self.stages.items()}
+        base, warm = self.stages["base"], self.stages["warm"]
+        holding = (True, not base["met"], not (warm["form_met"] and warm["met"]))
         summary = {
             "seed": self.recipe.seed,
             "arms": arms,
             "seconds": {**seconds, "total": sum(seconds.values())},
             "targets": targets(arms),
-            "notes": self._notes(),
+            "notes": list(compress(NOTES, holding)),
             "stages": self.stages,
         }
         (self.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         return summary
-
-    def _notes(self) -> list[str]:
-        """What a reader must know to judge the figures."""
-        notes = [
-            "The imbalance that plain reinforcement learning falls for is engineered: the warm start ends with clumsy "
-            "demonstrations, most of whose zooms miss, so that zooming begins as a nascent skill that pays less than "
-            "answering at once."
-        ]
-        if not self.stages["base"]["met"]:
-            notes.append(
-                "Stage A stopped at its limit of steps, before localization and reading reached their criteria."
-            )
-        if not (self.stages["warm"]["form_met"] and self.stages["warm"]["met"]):
-            notes.append("Stage B stopped at its limit of steps, before its criteria were reached.")
-        return notes
 
     def _show(self, summary: dict[str, Any]) -> None:
         table = Table(title=f"Held-out samples, seed {summary['seed']}")

@@ -9,19 +9,13 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from training.config import RECIPE, EnvRecipe, PPORecipe, Share
-from training.traces import TraceRecipe
 
 ENV_ID = "pxr_env:pxr/SyntheticSearch-v0"
 
 # Pixels of the shown image, since a cell of 28 pixels is one vision token of the tiny model and its corners are then
 # four numbers, 0 to 84. At most two operations and three turns: the recipe's episodes are short.
 # Clumsy demonstrations may miss the same cell twice, so calls may come again.
-ENV_KWARGS: dict[str, Any] = {
-    "coordinates": "pixel",
-    "max_turns": 3,
-    "max_operations": 2,
-    "duplicates": "execute",
-}
+ENV_KWARGS: dict[str, Any] = {"coordinates": "pixel", "max_turns": 3, "max_operations": 2, "duplicates": "execute"}
 
 ARMS = ("plain", "curiosity")
 """The two arms: without curiosity, and with `ppo.curiosity` (preset "paper")."""
@@ -34,22 +28,10 @@ def default_ppo() -> PPORecipe:
     curiosity's own usage once fell to 0. Entropy 0.02 keeps 0.5M parameters from collapsing onto one answer.
     """
     return PPORecipe(
-        model="",
-        env=EnvRecipe(id=ENV_ID, kwargs=dict(ENV_KWARGS)),
-        iterations=80,
-        groups_per_iteration=24,
-        group_size=8,
-        num_env_runners=2,
-        lr=3e-4,
-        lr_warmup_iterations=5,
-        adam_betas=(0.9, 0.95),
-        clip_coef_high=0.28,
-        ent_coef=0.02,
-        normalize_std=True,
-        max_tokens=16,
-        checkpoint_every=40,
-        wandb=False,
-    )
+        model="", env=EnvRecipe(id=ENV_ID, kwargs=dict(ENV_KWARGS)), iterations=80, groups_per_iteration=24,
+        group_size=8, num_env_runners=2, lr=3e-4, lr_warmup_iterations=5, adam_betas=(0.9, 0.95), clip_coef_high=0.28,
+        ent_coef=0.02, normalize_std=True, max_tokens=16, checkpoint_every=40, wandb=False,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
@@ -86,6 +68,22 @@ class PretrainRecipe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
+class TraceRecipe:
+    """What demonstrations look like, as shares in [0, 1]."""
+
+    zoom: Share = 0.35
+    """Demonstrations that use the operation at all. The same for samples that need it and samples that do not: when to
+    zoom is left to reinforcement learning."""
+    correction: Share = 0.2
+    """Zooming demonstrations that begin with a wrong operation, which carries no loss."""
+    miss: Share = 0.0
+    """Zooming demonstrations whose (trained) operation misses the evidence."""
+    answer_from_view: bool = False
+    """After a miss, whether the answer that the missed view suggests is trained on (the letter it shows, or a guess);
+    otherwise that answer carries no loss."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
 class PhaseRecipe:
     """One phase: how long, how fast, and what share of rows are clean "where is" questions that keep pointing alive."""
 
@@ -119,11 +117,7 @@ class WarmStartRecipe:
     """The first phase."""
     clumsy: PhaseRecipe = field(
         default_factory=lambda: PhaseRecipe(
-            steps=150,
-            lr=2e-4,
-            measure_every=5,
-            pointing=0.5,
-            traces=TraceRecipe(miss=0.75, answer_from_view=True),
+            steps=150, lr=2e-4, measure_every=5, pointing=0.5, traces=TraceRecipe(miss=0.75, answer_from_view=True)
         )
     )
     """The second phase, whose demonstrations mostly miss."""
