@@ -37,100 +37,78 @@ def likes_the_first(body: dict[str, Any]) -> str:
     return "It says the same, so it is not INCORRECT. CORRECT" if right else "Incorrect."
 
 
+def judged(out: Path, server: ChatServer, **other: Any) -> list[bool]:
+    """What the judge decided over three answers."""
+    with serve(server) as url:
+        run_evaluation(out, agent=AGENT, limit=3, judge=judge(url, **other))
+    return [episode.correct for episode in episodes_of(out)]
+
+
 def test_the_judge_decides_over_every_answer(tmp_path: Path) -> None:
     server = ChatServer(likes_the_first)
-    with serve(server) as url:
-        metrics = run_evaluation(tmp_path / "run", agent=AGENT, limit=3, judge=judge(url))
-    records = RunFiles(tmp_path / "run").records()
-    assert [record.episode.correct for record in records] == [True, False, False]
-    assert records[0].judgment == {
-        "model": "m",
-        "said": "It says the same, so it is not INCORRECT. CORRECT",
-        "correct": True,
-    }
+    assert judged(tmp_path / "run", server) == [True, False, False]
+    records, run = RunFiles(tmp_path / "run").records(), RunFiles(tmp_path / "run")
+    said = "It says the same, so it is not INCORRECT. CORRECT"
     # Who did not answer is wrong without a judge.
-    assert records[2].judgment is None
-    assert metrics["statistics"]["accuracy"] == 1 / 3
-    assert len(server.bodies) == 2
-    prompt = server.bodies[1]["messages"][0]["content"]
-    accepted = records[1].episode.target
+    assert [records[0].judgment, records[2].judgment] == [{"model": "m", "said": said, "correct": True}, None]
+    assert run.metrics()["statistics"]["accuracy"] == 1 / 3
+    assert [body["temperature"] for body in server.bodies] == [0.0, 0.0]
+    prompt, accepted = server.bodies[1]["messages"][0]["content"], records[1].episode.target
     assert f"Accepted answers, one a line:\n{accepted}\n\nAnswer to judge:\n{{answer}}\n" in prompt
-    assert server.bodies[0]["temperature"] == 0.0
-    manifest = RunFiles(tmp_path / "run").manifest()["judge"]
-    assert (manifest["model"], manifest["prompt"]) == ("m", PROMPT)
+    assert (run.manifest()["judge"]["model"], run.manifest()["judge"]["prompt"]) == ("m", PROMPT)
 
 
-def test_what_it_said_is_kept_for_other_runs(tmp_path: Path) -> None:
-    server = ChatServer(likes_the_first)
-    with serve(server) as url:
-        choice = judge(url, cache=tmp_path / "judgments.jsonl")
-        run_evaluation(tmp_path / "one", agent=AGENT, limit=3, judge=choice)
-        assert len(server.bodies) == 2
-        # A process that was killed leaves half a line.
-        with (tmp_path / "judgments.jsonl").open("a") as file:
-            file.write('{"key": "')
-        run_evaluation(tmp_path / "two", agent=AGENT, limit=3, judge=choice)
+def test_what_it_said_is_kept_for_other_runs_and_read_by_the_grammar_of_today(tmp_path: Path) -> None:
+    server, cache = ChatServer(likes_the_first), tmp_path / "judgments.jsonl"
+    first = judged(tmp_path / "one", server, cache=cache)
+    # A process that was killed leaves half a line.
+    with cache.open("a") as file:
+        file.write('{"key": "')
+    assert judged(tmp_path / "two", server, cache=cache) == first
     assert len(server.bodies) == 2
-    assert episodes_of(tmp_path / "one") == episodes_of(tmp_path / "two")
+    lines = [json.loads(line) for line in cache.read_text().splitlines()[:2]]
+    said = ["INCORRECT. The correct answer is 5.", "Either CORRECT or INCORRECT."]
+    changed = [json.dumps(line | {"said": text}) + "\n" for line, text in zip(lines, said, strict=True)]
+    cache.write_text("".join(changed))
+    server.player = lambda body: "CORRECT"
+    assert judged(tmp_path / "three", server, cache=cache) == [False, True, False]
+    # Only the one that cannot be read was asked for again, in other words.
+    assert len(server.bodies) == 3
+    assert server.bodies[-1]["messages"][-1]["content"] == REMINDER
 
 
-def test_an_outage_drops_the_question_with_its_reason_and_is_made_up_for(tmp_path: Path) -> None:
+def test_an_outage_drops_the_question_with_its_reason_and_is_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     down = ChatServer(likes_the_first, itertools.repeat(status(503)))
     with serve(down) as url:
-        metrics = run_evaluation(tmp_path / "run", agent=AGENT, limit=3, judge=judge(url))
-        assert metrics["statistics"]["n_errors"] == 2
-        assert metrics["statistics"]["accuracy"] == 0.0
+        arguments: Any = {"agent": AGENT, "limit": 3, "judge": judge(url)}
+        metrics = run_evaluation(tmp_path / "run", **arguments)
+        assert (metrics["statistics"]["n_errors"], metrics["statistics"]["accuracy"]) == (2, 0.0)
         assert all(reason.startswith("judge: ") and "status 503" in reason for reason in metrics["errors"])
         down.faults = itertools.repeat(None)
         # Nobody answers again: what the model said is on record.
-        scripted.answers.clear()
-        try:
-            metrics = run_evaluation(tmp_path / "run", agent=AGENT, limit=3, judge=judge(url), retry_errors=True)
-        finally:
-            scripted.answers.update({"test-0": "the letter A, I think", "test-1": "{answer}", "test-2": None})
-    assert metrics["statistics"]["n_errors"] == 0
-    assert metrics["statistics"]["accuracy"] == 1 / 3
+        monkeypatch.setattr(scripted, "answers", {})
+        metrics = run_evaluation(tmp_path / "run", retry_errors=True, **arguments)
+    assert (metrics["statistics"]["n_errors"], metrics["statistics"]["accuracy"]) == (0, 1 / 3)
 
 
 def test_a_judge_that_says_neither_is_asked_again_in_other_words_and_judges_nothing(tmp_path: Path) -> None:
     server = ChatServer(lambda body: "Hard to tell.")
-    with serve(server) as url:
-        metrics = run_evaluation(tmp_path / "run", agent=AGENT, limit=3, judge=judge(url))
-    assert metrics["statistics"]["n_errors"] == 2
-    assert any("said neither CORRECT nor INCORRECT, asked 3 times: Hard to tell." in it for it in metrics["errors"])
+    judged(tmp_path / "run", server)
+    errors = RunFiles(tmp_path / "run").metrics()["errors"]
+    assert sum(errors.values()) == 2
+    assert any("said neither CORRECT nor INCORRECT, asked 3 times: Hard to tell." in reason for reason in errors)
     first, second, third = ([message["content"] for message in body["messages"]] for body in server.bodies[:3])
     assert len(server.bodies) == 6
     assert second == [first[0], "Hard to tell.", REMINDER]
     assert third == [f"{first[0]}\n\n{REMINDER}"]
     # What cannot be read is not kept.
     assert not (tmp_path / "run" / "judgments.jsonl").exists()
-
-
-def test_the_second_verdict_counts(tmp_path: Path) -> None:
+    # The second verdict counts.
     server = ChatServer(lambda body: "INCORRECT. The colour fits." if len(body["messages"]) == 3 else "CORRECT or not?")
-    with serve(server) as url:
-        metrics = run_evaluation(tmp_path / "run", agent=AGENT, limit=3, judge=judge(url))
-    assert metrics["statistics"]["n_errors"] == 0
-    assert len(server.bodies) == 4
-    assert [record.episode.correct for record in RunFiles(tmp_path / "run").records()] == [False, False, False]
-
-
-def test_earlier_judgments_are_read_by_the_grammar_of_today(tmp_path: Path) -> None:
-    server = ChatServer(lambda body: "CORRECT")
-    cache = tmp_path / "judgments.jsonl"
-    with serve(server) as url:
-        run_evaluation(tmp_path / "one", agent=AGENT, limit=3, judge=judge(url, cache=cache))
-        lines = [json.loads(line) for line in cache.read_text().splitlines()]
-        said = ["INCORRECT. The correct answer is 5.", "Either CORRECT or INCORRECT."]
-        cache.write_text(
-            "".join(json.dumps(line | {"said": text}) + "\n" for line, text in zip(lines, said, strict=True))
-        )
-        run_evaluation(tmp_path / "two", agent=AGENT, limit=3, judge=judge(url, cache=cache))
-    records = RunFiles(tmp_path / "two").records()
-    assert [record.episode.correct for record in records] == [False, True, False]
-    # Only the one that cannot be read was asked for again, in other words.
-    assert len(server.bodies) == 3
-    assert server.bodies[-1]["messages"][-1]["content"] == REMINDER
+    assert judged(tmp_path / "second", server) == [False, False, False]
+    assert (RunFiles(tmp_path / "second").metrics()["errors"], len(server.bodies)) == ({}, 4)
 
 
 def without_schema(body: dict[str, Any]) -> str:
@@ -139,19 +117,14 @@ def without_schema(body: dict[str, Any]) -> str:
 
 def test_a_server_is_asked_for_one_of_two_words_and_whether_it_can_once(tmp_path: Path) -> None:
     able = ChatServer(without_schema)
-    with serve(able) as url:
-        run_evaluation(tmp_path / "able", agent=AGENT, limit=3, judge=judge(url))
-    assert [
-        body["response_format"]["json_schema"]["schema"]["properties"]["verdict"]["enum"] for body in able.bodies
-    ] == [["CORRECT", "INCORRECT"]] * 2
+    assert judged(tmp_path / "able", able) == [True, True, False]
+    for body in able.bodies:
+        schema = body["response_format"]["json_schema"]["schema"]
+        assert schema["properties"]["verdict"]["enum"] == ["CORRECT", "INCORRECT"]
     unable = ChatServer(without_schema, iter([status(400, b'{"error": {"message": "unknown field response_format"}}')]))
-    with serve(unable) as url:
-        metrics = run_evaluation(tmp_path / "unable", agent=AGENT, limit=3, judge=judge(url))
-    assert metrics["statistics"]["n_errors"] == 0
+    assert judged(tmp_path / "unable", unable) == [True, True, False]
     assert ["response_format" in body for body in unable.bodies][-2:] == [False, False]
     assert len(unable.bodies) <= 3
-    for name in ("able", "unable"):
-        assert [record.episode.correct for record in RunFiles(tmp_path / name).records()] == [True, True, False]
 
 
 VERDICTS: dict[str, bool | None] = {
@@ -208,17 +181,9 @@ def test_options_are_named_with_their_letters(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(scripted, "answers", {"a": "the kitchen"})
     server = ChatServer(lambda body: "CORRECT")
     with serve(server) as url:
-        arguments = [
-            "--agent",
-            AGENT,
-            "--data",
-            str(tmp_path),
-            "--out",
-            str(tmp_path / "run"),
-            "--set",
-            "min_pixels=784",
-        ]
-        arguments += ["--set", "max_pixels=7056", "--judge-model", "m", "--judge-base-url", url]
+        arguments = ["--agent", AGENT, "--data", str(tmp_path), "--out", str(tmp_path / "run")]
+        arguments += ["--set", "min_pixels=784", "--set", "max_pixels=7056"]
+        arguments += ["--judge-model", "m", "--judge-base-url", url]
         assert main(["run", "--suite", "pxr_env:pxr/JSONL-v0", *arguments]) == 0
     assert "\nB (kitchen)\n" in server.bodies[0]["messages"][0]["content"]
     assert RunFiles(tmp_path / "run").metrics()["statistics"]["accuracy"] == 1.0
