@@ -52,15 +52,8 @@ def build_random(
 ) -> VLM:
     """Build a checkpoint, save it to `path` in the published layout and load it.
 
-    Args:
-        path: the directory.
-        family: "qwen2.5-vl", "qwen3-vl" or "qwen3-vl-moe".
-        texts: what the merges of the tokenizer are learned from; it encodes any text.
-        bpe: a vocabulary and its merges, the published ones for instance, instead of learned ones.
-        seed: of the weights.
-
-    Raises:
-        ValueError: an unknown family.
+    The merges of the tokenizer are learned from `texts`, if `bpe` has no vocabulary and merges (the published ones for
+    instance); it encodes any text. ValueError for an unknown family.
     """
     from transformers import AutoConfig, AutoModelForImageTextToText
 

@@ -68,11 +68,8 @@ def learn_bpe(texts: Sequence[str], *, n_merges: int) -> tuple[dict[str, int], A
 def build_tokenizer(texts: Sequence[str], atom: str, fixed: Sequence[str] = (), *, n_merges: int = 512) -> Any:
     """A byte-level BPE tokenizer that can encode any text, with the `phrases` of `texts` as added tokens.
 
-    Args:
-        texts: prompts, turns and replies of the task.
-        atom: regular expression of what varies in them.
-        fixed: whole texts that never vary (a system prompt): one token each, atoms or not.
-        n_merges: BPE merges learned from `texts`, for text that is not a phrase (error messages).
+    `fixed` are whole texts that never vary (a system prompt): one token each, atoms or not. The merges are for text
+    that is not a phrase (error messages).
     """
     from tokenizers import AddedToken
     from transformers import Qwen2Tokenizer

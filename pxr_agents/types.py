@@ -49,19 +49,15 @@ def split_observation(observation: Observation, image_places: Sequence[int] | No
 class Completion:
     """What an engine returned for one request.
 
-    Args:
-        token_ids: the sampled ids, the stop id included if one was sampled.
-        logprobs: natural log-probability of each sampled id under the distribution it was drawn from (over the
-            allowed ids, at the sampling temperature; at temperature 1 if the choice was greedy), same length.
-        finish_reason: "stop" if the stop id was sampled or a stop string completed, "length" if the token limit cut
-            the turn, "context" if there is no turn because the conversation has no room for one.
-        weights_version: version of the weights that sampled every one of the ids.
+    `logprobs` are natural logarithms under the distribution that an id was drawn from (over the allowed ids, at the
+    sampling temperature; at temperature 1 if the choice was greedy). `finish_reason` is "stop" if the stop id was
+    sampled or a stop string completed, "length" if the token limit cut the turn, "context" if there is no room for one.
     """
 
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
+    token_ids: tuple[int, ...]  # the stop id included if one was sampled
+    logprobs: tuple[float, ...]  # of each id
     finish_reason: Literal["stop", "length", "context"]
-    weights_version: int = 0
+    weights_version: int = 0  # of the weights that sampled every one of the ids
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,25 +85,15 @@ class ContextFull(Action):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tokens:
-    """One episode as the model saw it, token for token (L ids, n images).
+    """One episode as the model saw it, token for token (L ids, n images)."""
 
-    Args:
-        ids: (L,) int32, image placeholders expanded: one id per merged vision token.
-        action: (L,) bool, True where the id was sampled by the model (and may be trained on).
-        logprobs: (L,) float32, the sampling log-probability where `action`, else 0.
-        positions: (3, L) int32, the M-RoPE positions (time, height, width).
-        images: the n images in the order of their placeholders, HxWx3 uint8.
-        turn_ends: index of the last action id of every turn; turn k earned `Episode.steps[k].reward`.
-        forced: (L,) bool, True where an action id was forced on the model (`Sampling.forced`); None if none was.
-    """
-
-    ids: np.ndarray
-    action: np.ndarray
-    logprobs: np.ndarray
-    positions: np.ndarray
-    images: tuple[np.ndarray, ...]
-    turn_ends: tuple[int, ...]
-    forced: np.ndarray | None = None
+    ids: np.ndarray  # (L,) int32, image placeholders expanded: one id per merged vision token
+    action: np.ndarray  # (L,) bool, True where the id was sampled by the model (and may be trained on)
+    logprobs: np.ndarray  # (L,) float32, the sampling log-probability where `action`, else 0
+    positions: np.ndarray  # (3, L) int32, the M-RoPE positions (time, height, width)
+    images: tuple[np.ndarray, ...]  # in the order of their placeholders, HxWx3 uint8
+    turn_ends: tuple[int, ...]  # index of the last action id of every turn; turn k earned `Episode.steps[k].reward`
+    forced: np.ndarray | None = None  # (L,) bool, True where an action id was forced on the model; None if none was
 
     def spans(self) -> tuple[tuple[str, int], ...]:
         """Runs of tokens of one kind, in order: ("read", 412), ("written", 57), ...

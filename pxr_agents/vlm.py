@@ -235,9 +235,7 @@ def token_distributions(vlm: VLM, batch: TokenBatch, temperature: float = 1.0) -
 
 def split_by_length(lengths: Sequence[int], *, slack: float = 1.25, max_tokens: int = 65536) -> list[list[int]]:
     """Indices in groups, so that short rows do not pay for long ones: in each the longest is at most `slack` times the
-    shortest.
-
-    A group padded to its longest row holds at most `max_tokens` ids; a single longer row gets a group of its own.
+    shortest, and padded to the longest it holds at most `max_tokens` ids; a single longer row is a group of its own.
     """
     groups: list[list[int]] = []
     shortest = 0

@@ -93,14 +93,9 @@ class ConversationCache:
 
 
 class TransformersEngine:
-    """The `Engine` for CPUs and for single GPUs.
+    """The `Engine` for CPUs and for single GPUs. Weights may be changed in place; then call `set_weights_version`.
 
-    Args:
-        vlm: the model. Its weights may be changed in place; call `set_weights_version` afterwards.
-        max_model_len: most ids in a conversation, vision tokens included; 0 for what the checkpoint allows.
-
-    Raises:
-        ValueError: the checkpoint does not allow that many.
+    `max_model_len` is the most ids in a conversation, vision tokens included; 0 for what the checkpoint allows.
     """
 
     def __init__(self, vlm: VLM, *, max_model_len: int = 0) -> None:

@@ -21,11 +21,7 @@ class TurnEnd:
         self._window = max((len(string.encode()) for string in sampling.stop), default=0)
 
     def reached(self, ids: Sequence[int]) -> bool:
-        """Whether the turn is over.
-
-        Args:
-            ids: of the turn so far; it was not over before the last of them.
-        """
+        """Whether the turn with these ids is over; it was not before the last of them."""
         if ids[-1] == self._chat.stop_id:
             return True
         if not self._strings:
@@ -39,14 +35,8 @@ def without_room(
 ) -> Completion | None:
     """The empty completion of a conversation that has no room for a turn of `max_tokens`; None if it has.
 
-    Servers refuse by the same rule, so that an episode ends at the same turn everywhere.
-
-    Args:
-        max_model_len: most ids in a conversation.
-        images_per_prompt: most images in one; None for no limit.
-
-    Raises:
-        ValueError: no conversation has room for such a turn.
+    Servers refuse by the same rule, so that an episode ends at the same turn everywhere. ValueError if no conversation
+    has room for such a turn.
     """
     if sampling.max_tokens >= max_model_len:
         raise ValueError(

@@ -59,13 +59,8 @@ _PAIR = re.compile(r"\s*+<arg_key>([^<>]*+)</arg_key>\s*+<arg_value>(.*?)</arg_v
 
 
 class TurnReader:
-    r"""One pass over a message.
-
-    Args:
-        text: the message.
-        marks: finds <think>, <answer>, \boxed{ if it counts, and whatever calls begin with.
-        read_mark: reads what begins at any other mark into `calls` and `mistakes`.
-        answer_form: how an answer is written, for messages.
+    r"""One pass over a message. `marks` finds <think>, <answer>, \boxed{ if it counts, and whatever calls begin with;
+    `read_mark` reads what begins at such a mark into `calls` and `mistakes`. `answer_form` is for messages.
     """
 
     def __init__(self, text: str, *, marks: re.Pattern[str], read_mark: ReadMark, answer_form: str) -> None:

@@ -26,14 +26,25 @@ from typing import Any
 
 from pxr_env.coordinates import Frame
 from pxr_env.dialects.base import (
+    FUNCTION_CALLS,
+    JSON_CALLS,
+    PAIR_CALLS,
+    CallSyntax,
     Dialect,
     Wording,
     check_frame,
+    checked_answer,
+    checked_call,
     coordinates,
     describe_error,
     describe_views,
     frame_times,
+    inexpressible,
     limits,
+    tool_list,
+    write_call,
+    write_json,
+    zoom_tool,
 )
 from pxr_env.dialects.reader import (
     BEGIN_OF_BOX,
@@ -47,19 +58,6 @@ from pxr_env.dialects.reader import (
     read_json_calls,
     tagged_calls,
 )
-from pxr_env.dialects.writer import (
-    FUNCTION_CALLS,
-    JSON_CALLS,
-    PAIR_CALLS,
-    CallSyntax,
-    checked_answer,
-    checked_call,
-    inexpressible,
-    tool_list,
-    write_call,
-    write_json,
-    zoom_tool,
-)
 from pxr_env.errors import did_you_mean, quote, show
 from pxr_env.operations import Operation
 from pxr_env.types import Mistake, OperationCall, Turn
@@ -71,21 +69,14 @@ _RESPONSE = "<tool_response>\n"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hermes(Dialect):
-    """Qwen's tool-call syntax. Every form of call and answer is read, whichever is written.
+    """Qwen's tool-call syntax. Every form of call and answer is read, whichever is written."""
 
-    Args:
-        frame: the coordinate frame, stated in the system prompt.
-        released_names: operation -> the name it is advertised and called by; its own name is understood too.
-        wording: the words of the replies.
-        syntax: how calls are written.
-        answer_form: how the answer "answer" is written.
-    """
-
-    frame: Frame
+    frame: Frame  # stated in the system prompt
+    #: Operation -> the name it is advertised and called by; its own name is understood too.
     released_names: Mapping[str, str] = field(default_factory=dict)
     wording: Wording = field(default_factory=Wording)
     syntax: CallSyntax = JSON_CALLS
-    answer_form: str = "\\boxed{answer}"
+    answer_form: str = "\\boxed{answer}"  # how the answer "answer" is written
 
     @property
     def reminder(self) -> str:
@@ -206,26 +197,15 @@ _ANSWER_FORM = "<answer>answer</answer>"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ZoomDialect(Dialect):
-    """The syntax of a model that can only zoom, with answers in <answer>.
-
-    Args:
-        name: of the dialect.
-        tag: what stands around a call.
-        form: of a call, for messages.
-        read: reads calls inside the tag.
-        write: writes the call of a box, and of the number of its image.
-        tool: the name and the further arguments of its tool schema, and those that are required.
-        explanation: how to call, for the prompt; its {tools} are the tool schemas.
-        wording: the words of the replies.
-    """
+    """The syntax of a model that can only zoom, with answers in <answer>."""
 
     name: str
-    tag: str
-    form: str
-    read: ReadBlock
-    write: Callable[[Any, int], str]
-    tool: tuple[str, Mapping[str, Any], tuple[str, ...]]
-    explanation: str
+    tag: str  # around a call
+    form: str  # of a call, for messages
+    read: ReadBlock  # calls inside the tag
+    write: Callable[[Any, int], str]  # the call of a box and the number of its image
+    tool: tuple[str, Mapping[str, Any], tuple[str, ...]]  # name, further and required arguments of the tool schema
+    explanation: str  # how to call, for the prompt; {tools} are the tool schemas
     wording: Wording
 
     @property

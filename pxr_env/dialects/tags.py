@@ -27,9 +27,17 @@ from typing import Any
 from xml.sax import saxutils
 
 from pxr_env.coordinates import Frame
-from pxr_env.dialects.base import Dialect, coordinates, limits
+from pxr_env.dialects.base import (
+    Dialect,
+    checked_answer,
+    checked_call,
+    coordinates,
+    inexpressible,
+    limits,
+    rounded,
+    same_json,
+)
 from pxr_env.dialects.reader import TurnReader
-from pxr_env.dialects.writer import checked_answer, checked_call, inexpressible, rounded, same_json
 from pxr_env.operations import Operation, get_operation, operation_names
 from pxr_env.operations.registry import strict_json
 from pxr_env.types import Mistake, OperationCall, Turn

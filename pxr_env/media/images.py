@@ -320,15 +320,10 @@ def _name(file: Path | bytes) -> str:
 def fit_size(width: int, height: int, *, min_pixels: int, max_pixels: int, size_multiple: int) -> Size:
     """Returns the size at which a picture is shown: `smart_resize` of Qwen2-VL, in exact integer arithmetic.
 
-    Each side is rounded to the nearest multiple; if the area then leaves the budget, both sides are scaled to it
-    keeping the aspect ratio, rounded towards the inside. Where no multiple lies between the limits, `max_pixels`
+    Each side is rounded to the nearest multiple; if the area in pixels then leaves the budget, both sides are scaled to
+    it keeping the aspect ratio, rounded towards the inside. Where no multiple lies between the limits, `max_pixels`
     wins. No side is shorter than one multiple; a side that would then break `max_pixels`, or be more than 200 times the
     other, is cut.
-
-    Args:
-        width, height: of the picture in pixels, at least 1.
-        min_pixels, max_pixels: least and largest area of the result in pixels.
-        size_multiple: both sides of the result are multiples of this.
 
     Raises:
         ValueError: the ratio of the sides is above 200, or the budget is impossible.
@@ -379,12 +374,7 @@ def cut(source: ImageSource | Image.Image, part: Box | Quad, size: Size) -> np.n
     The pixels are resampled once, from the source. Where the part lies on whole pixels and both its sides are whole
     multiples of the size, every pixel is the rounded mean of its block (exact where the block has 2**n pixels; at the
     border of rounding one level lower may come out of others); otherwise bicubic, the filter of Qwen's processors.
-    A turned or mirrored part has the pixels of the upright one, exchanged.
-
-    Args:
-        source: where the pixels come from.
-        part: a box in source pixels, or a rectangle that may be turned, mirrored or tilted.
-        size: of the result.
+    A turned or mirrored part (`Quad`) has the pixels of the upright one, exchanged.
 
     Raises:
         ValueError: a part that is not tilted leaves the source.

@@ -20,12 +20,7 @@ from pxr_agents.types import Request
 
 
 def fold_placeholders(ids: Sequence[int], lengths: Sequence[int], image_id: int) -> list[int]:
-    """Ids in which every image has a single placeholder.
-
-    Args:
-        ids: (L,) with `lengths[k]` placeholders in a row for image k, and nowhere else.
-        lengths: vision tokens of each image, in order.
-        image_id: the placeholder.
+    """Ids in which each image has one placeholder; in `ids` image k has `lengths[k]` (its vision tokens) in a row.
 
     Raises:
         ValueError: there are more or fewer placeholders than the images have vision tokens, or they are torn apart.

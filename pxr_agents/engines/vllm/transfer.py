@@ -59,13 +59,8 @@ def open_sender(
 ) -> Any:
     """Connect this learner to the engines; `.send_weights()` of what is returned sends, on every rank in step.
 
-    Args:
-        backend: "nccl" where learners and engines have GPUs of their own, "ipc" where each engine shares its GPU with
-            a learner.
-        rank: of this learner; rank 0 drives.
-        client: calls the engines.
-        named_weights: this learner's weights.
-        rendezvous: for NCCL.
+    "nccl" is for learners and engines with GPUs of their own, "ipc" for engines that share theirs with a learner each.
+    Rank 0 of the learners drives.
     """
     info: TrainerInitInfo = IPCTrainerInitInfo(rank=rank)
     if backend == "nccl":

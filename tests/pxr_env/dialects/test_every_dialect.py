@@ -222,12 +222,12 @@ def test_half_calls_are_mistakes_and_never_calls(dialect):
 )
 def test_long_messages_take_no_time(name, piece):
     dialect = DIALECTS[name]
-    body = piece * (400_000 // len(piece))
+    body = piece * (200_000 // len(piece))
     call = dialect.render_call(ZOOM)
     for text in (body, call[: len(call) // 2] + body + call[len(call) // 2 :]):
         start = time.process_time()
         dialect.parse(text)
-        assert time.process_time() - start < 3  # quadratic takes minutes
+        assert time.process_time() - start < 2  # quadratic takes half a minute and more
 
 
 def test_many_keys_take_no_time():
@@ -279,8 +279,7 @@ def test_unknown_frames_are_refused(name, frame):
             get_dialect(name, get_frame(frame))
 
 
-@every_dialect
-def test_calls_are_compared_by_what_they_ask_for(dialect):
+def test_calls_are_compared_by_what_they_ask_for():
     def zoom(box, target_image=1):
         return OperationCall(name="zoom_in", arguments={"target_image": target_image, "bbox_2d": box})
 
