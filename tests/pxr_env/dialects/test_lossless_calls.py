@@ -227,27 +227,21 @@ KNOWN = [
 
 
 @pytest.mark.parametrize(("dialect", "frame"), KNOWN)
-def test_an_overshot_box_is_shown_and_counted(dialect, frame):
-    limits = {"max_operations": 3, "max_turns": 4, "duplicates": "execute"}
+def test_an_overshot_box_is_shown_and_counted_and_one_far_outside_refused(dialect, frame):
+    limits = {"max_operations": 3, "max_turns": 5, "duplicates": "execute"}
     env = gymnasium.make("pxr_env:pxr/SyntheticSearch-v0", dialect=dialect, coordinates=frame, **limits)
     _, info = env.reset(seed=0)
     assert info["clipped"] == 0
-    exact, over, _ = turns(dialect, frame)
-    for text, n_clipped in ((exact, 0), (over, 1), (over, 2)):
-        *_, info = env.step(text)
-        assert info["views"][-1]["box"] == (0, 0, 168, 336)
-        assert info["clipped"] == n_clipped
-
-
-@pytest.mark.parametrize(("dialect", "frame"), KNOWN)
-def test_a_box_far_outside_is_refused_with_the_limits(dialect, frame):
-    env = gymnasium.make("pxr_env:pxr/SyntheticSearch-v0", dialect=dialect, coordinates=frame)
-    env.reset(seed=0)
-    observation, *_, info = env.step(turns(dialect, frame)[2])
+    exact, over, far = turns(dialect, frame)
+    observation, *_, info = env.step(far)
     width, height = get_frame(frame).extent((84, 84))
     limits = f"with 0 <= x1 < x2 <= {width} and 0 <= y1 < y2 <= {height}"
     assert f"leaves image 1; expected [x1, y1, x2, y2] {limits}" in observation["text"]
     assert (info["clipped"], info["failures"]) == (0, {"zoom_in": 1})
+    for text, n_clipped in ((exact, 0), (over, 1), (over, 2)):
+        *_, info = env.step(text)
+        assert info["views"][-1]["box"] == (0, 0, 168, 336)
+        assert info["clipped"] == n_clipped
 
 
 def test_the_same_call_in_other_words_is_a_duplicate():

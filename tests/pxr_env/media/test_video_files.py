@@ -113,12 +113,19 @@ def test_a_file_that_changes_is_read_again(tmp_path, films):
     assert clips.number(video.frame(8)) == 8
 
 
+def open_files() -> list[str]:
+    """What this process has open, where the system tells."""
+    links = Path("/proc/self/fd")
+    return [os.readlink(link) for link in links.iterdir() if link.is_symlink()] if links.is_dir() else []
+
+
 def test_few_files_are_open_at_a_time(films):
     pool = DecoderPool(max_open=2)
     for index in (3, 30):
         for film in films:
             assert clips.number(pool.read(file_key(film), index)) == index
             assert len(pool) <= 2
+            assert len({str(film) for film in films} & {*open_files()}) <= 2
 
 
 def test_threads_share_open_files(films):
