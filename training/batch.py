@@ -1,8 +1,13 @@
-"""From groups of episodes to the rows a learner trains on. Plain functions: no Ray, no logging."""
+"""From episodes to groups, and from groups to the rows a learner trains on. Plain functions: no Ray, no logging.
+
+What is no finite number is noticed here, in a reward before anything is learned, and in a row before the first step of
+an iteration; `training.update` looks at losses and gradients.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from heapq import heapreplace
 from typing import Any, Literal
@@ -11,15 +16,69 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pxr_agents.groups import Group
+from pxr_agents.groups import Group, settle
+from pxr_agents.statistics import term_returns
 from pxr_agents.types import Episode, Tokens
 from pxr_agents.vlm import TokenBatch, collate, split_by_length
 from training.advantages import Floats, credit_tokens, gae, group_advantages
+from training.config import PPORecipe
+from training.run_directory import NonFiniteError
 
 # Advantages up to this are rounding.
 NO_ADVANTAGE = 1e-8
 # Ids that go through the model at once.
 BUCKET_TOKENS = 65536
+# Samples that an error names.
+_NAMED = 8
+
+
+def settled_groups(episodes: Sequence[Episode], recipe: PPORecipe) -> list[Group]:
+    """The groups of a rollout of `group_jobs`, with their curiosity terms.
+
+    Raises:
+        NonFiniteError: the environment gave a reward that is no finite number; names its samples.
+    """
+    bad = [episode for episode in episodes if not math.isfinite(episode.reward)]
+    if bad:
+        told = [
+            {
+                "sample_id": episode.sample_id,
+                "reward": episode.reward,
+                "reward_terms": term_returns(episode),
+                "turns": [step.turn for step in episode.steps],
+                "answer": episode.answer,
+                "target": episode.target,
+            }
+            for episode in bad
+        ]
+        raise NonFiniteError(
+            f"The environment gave a reward of {bad[0].reward} for {_samples([e.sample_id for e in bad])}; expected "
+            f"finite numbers. Look at its scorer and its reward terms",
+            told,
+        )
+    curiosity = recipe.curiosity
+    return settle(episodes, recipe.group_size, preset=curiosity.preset, overrides=curiosity.overrides)
+
+
+def failed_batch_error(problem: str, batches: Sequence[Mapping[str, Any]]) -> NonFiniteError:
+    """The error of learners that stopped before a step.
+
+    Args:
+        problem: what is no number, and in which iteration.
+        batches: `{"learner": number, "problem": what was wrong there or None, "episodes": rows}` of every learner.
+    """
+    guilty = [batch for batch in batches if batch["problem"]] or list(batches)
+    learners = ", ".join(str(batch["learner"]) for batch in guilty)
+    episodes = [row for batch in guilty for row in batch["episodes"]]
+    named = [row["sample_id"] for row in episodes if row["problem"]] or [row["sample_id"] for row in episodes]
+    word = "learner" if len(guilty) == 1 else "learners"
+    return NonFiniteError(f"{problem}, on {word} {learners}, with {_samples(named)}", batches)
+
+
+def _samples(sample_ids: Sequence[str]) -> str:
+    different = list(dict.fromkeys(sample_ids))
+    more = f" and {len(different) - _NAMED} more" if len(different) > _NAMED else ""
+    return f"sample {different[0]}" if len(different) == 1 else f"samples {', '.join(different[:_NAMED])}{more}"
 
 
 def group_bytes(group: Group) -> int:
@@ -86,6 +145,35 @@ class TrainingRow:
             return bool(mask.any())
         return bool(np.abs(self.advantages[mask]).max(initial=0.0) > NO_ADVANTAGE)
 
+    @property
+    def problem(self) -> str | None:
+        """What of it is no finite number, or None."""
+        columns = {
+            "log-probabilities of the engine": self.engine_logprobs,
+            "advantages": self.advantages,
+            "log-probabilities of the learner": self.old_logprobs,
+            "log-probabilities of the reference": self.ref_logprobs,
+            "values of the critic": self.old_values,
+        }
+        bad = [name for name, column in columns.items() if column is not None and not np.isfinite(column).all()]
+        return ", ".join(bad) or None
+
+    def described(self, sample_id: str, text: str) -> dict[str, Any]:
+        """What OUT/failed_batch.json says of it; `text` is its action ids as text."""
+        ranges = {
+            name: [float(column.min()), float(column.max())] if len(column) else []
+            for name, column in (("advantages", self.advantages), ("engine_logprobs", self.engine_logprobs))
+        }
+        return {
+            "sample_id": sample_id,
+            "problem": self.problem,
+            "ids": len(self.tokens.ids),
+            "action_ids": self.n_actions,
+            "images": [list(image.shape[:2]) for image in self.tokens.images],
+            **ranges,
+            "text": text,
+        }
+
 
 def _tokens(episode: Episode) -> Tokens:
     if episode.tokens is None:
@@ -93,10 +181,19 @@ def _tokens(episode: Episode) -> Tokens:
     return episode.tokens
 
 
-def episode_advantages(episodes: Sequence[Episode], *, normalize_std: bool) -> Floats:
+def _episode_advantages(group: Group, *, normalize_std: bool) -> Floats:
     """(n,) how much better each episode of a group did than the mean of those that are no probes."""
-    probed = [episode.probe is not None for episode in episodes]
-    return group_advantages([episode.reward for episode in episodes], probed, normalize_std=normalize_std)
+    probed = [episode.probe is not None for episode in group.episodes]
+    return group_advantages([episode.reward for episode in group.episodes], probed, normalize_std=normalize_std)
+
+
+def replay_weight(group: Group, *, normalize_std: bool, alpha: float) -> float:
+    """What the probability to replay a group is proportional to: sum(|advantage| ** alpha) of its episodes; 0 if all
+    score alike. That is how often one of its episodes would be drawn if episodes were, with probability proportional to
+    |advantage| ** alpha, as in SSR (VL-Rethinker, arXiv 2504.08837)."""
+    magnitudes = np.abs(_episode_advantages(group, normalize_std=normalize_std))
+    # 0 ** 0 is 1: an episode without an advantage would count.
+    return float((magnitudes[magnitudes > NO_ADVANTAGE] ** alpha).sum())
 
 
 def group_rows(group: Group, *, normalize_std: bool) -> list[TrainingRow]:
@@ -105,47 +202,35 @@ def group_rows(group: Group, *, normalize_std: bool) -> list[TrainingRow]:
     Of a probe that did no better than the others the ids it was made to begin with may carry no loss
     (`training.advantages.credit_tokens`).
     """
-    advantages = episode_advantages(group.episodes, normalize_std=normalize_std)
-    return [_credited(episode, advantage) for episode, advantage in zip(group.episodes, advantages, strict=True)]
-
-
-def _credited(episode: Episode, advantage: float) -> TrainingRow:
-    tokens = _tokens(episode)
-    if episode.probe is None or tokens.forced is None:
-        return TrainingRow(tokens=tokens, advantages=np.full(int(tokens.action.sum()), advantage, np.float32))
-    credit = credit_tokens(tokens.logprobs[tokens.action], tokens.forced[tokens.action], advantage)
-    return TrainingRow(tokens=tokens, advantages=credit.advantages.astype(np.float32), trained=credit.trained)
+    rows = []
+    for episode, advantage in zip(group.episodes, _episode_advantages(group, normalize_std=normalize_std), strict=True):
+        tokens, trained = _tokens(episode), None
+        earned: np.ndarray = np.full(int(tokens.action.sum()), advantage)
+        if episode.probe is not None and tokens.forced is not None:
+            earned, trained = credit_tokens(tokens.logprobs[tokens.action], tokens.forced[tokens.action], advantage)
+        rows.append(TrainingRow(tokens=tokens, advantages=earned.astype(np.float32), trained=trained))
+    return rows
 
 
 def gae_row(episode: Episode, values: np.ndarray, *, gamma: float, gae_lambda: float) -> TrainingRow:
-    """A row with generalized advantages on its action ids; `values` (T,) are the critic's where each was chosen."""
+    """A row with generalized advantages on its T action ids; `values` (T,) are the critic's where each was chosen. The
+    reward of a turn arrives at its last action id."""
     tokens = _tokens(episode)
-    rewards = [step.reward for step in episode.steps]
-    full = np.zeros(len(tokens.ids), np.float32)
-    full[tokens.action] = values
-    advantages, returns = gae(rewards, tokens.turn_ends, tokens.action, full, gamma=gamma, gae_lambda=gae_lambda)
+    rewards = np.zeros(len(tokens.ids))
+    rewards[list(tokens.turn_ends)] = [step.reward for step in episode.steps]
+    advantages, returns = gae(rewards[tokens.action], values, gamma=gamma, gae_lambda=gae_lambda)
     return TrainingRow(
         tokens=tokens,
-        advantages=np.asarray(advantages, np.float32)[tokens.action],
-        returns=np.asarray(returns, np.float32)[tokens.action],
+        advantages=advantages.astype(np.float32),
+        returns=returns.astype(np.float32),
         old_values=np.asarray(values, np.float32),
     )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bucket:
-    """Rows of similar length as tensors; T action ids in row-major order. What is None is not needed by the loss.
-
-    Attributes:
-        tokens: the rows, padded.
-        engine_logprobs: (T,) what the engine said when it sampled.
-        old_logprobs: (T,) what the ratio is taken to: the engine's, or the learner's own before its first step.
-        advantages: (T,)
-        mask: (T,) bool, which action ids carry a loss.
-        fresh: (T,) bool, which were sampled by the weights that the learner starts from.
-        weights: (T,) factor of each one's loss.
-        returns, old_values, ref_logprobs: (T,) as in `TrainingRow`.
-    """
+    """Rows of similar length as tensors: `tokens` padded, and the columns of `TrainingRow` as (T,) over the T action
+    ids of all rows. `old_logprobs` are what the ratio is taken to, and what is None is not needed by the loss."""
 
     tokens: TokenBatch
     engine_logprobs: Tensor
@@ -159,32 +244,28 @@ class Bucket:
     ref_logprobs: Tensor | None = None
 
     def to(self, device: torch.device) -> Bucket:
-        columns: dict[str, Any] = {
-            field.name: None if (column := getattr(self, field.name)) is None else column.to(device)
-            for field in fields(self)
-        }
-        return Bucket(**columns)
+        def moved(column: Any) -> Any:
+            return None if column is None else column.to(device)
+
+        return Bucket(**{field.name: moved(getattr(self, field.name)) for field in fields(self)})
 
 
 def make_bucket(rows: Sequence[TrainingRow]) -> Bucket:
-    def flat(arrays: Iterable[np.ndarray | None]) -> Tensor | None:
-        present = [array for array in arrays if array is not None]
-        return torch.from_numpy(np.concatenate(present)) if present else None
-
-    def column(arrays: Iterable[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.concatenate(list(arrays)))
+    def column(of: Callable[[TrainingRow], np.ndarray | None]) -> Any:
+        arrays = [array for row in rows if (array := of(row)) is not None]
+        return torch.from_numpy(np.concatenate(arrays)) if arrays else None
 
     return Bucket(
         tokens=collate([row.tokens for row in rows]),
-        engine_logprobs=column(row.engine_logprobs for row in rows),
-        old_logprobs=column(row.engine_logprobs if row.old_logprobs is None else row.old_logprobs for row in rows),
-        advantages=column(row.advantages for row in rows),
-        mask=column(row.mask for row in rows),
-        fresh=column(np.full(row.n_actions, row.fresh) for row in rows),
-        weights=column(np.full(row.n_actions, row.weight, np.float32) for row in rows),
-        returns=flat(row.returns for row in rows),
-        old_values=flat(row.old_values for row in rows),
-        ref_logprobs=flat(row.ref_logprobs for row in rows),
+        engine_logprobs=column(lambda row: row.engine_logprobs),
+        old_logprobs=column(lambda row: row.engine_logprobs if row.old_logprobs is None else row.old_logprobs),
+        advantages=column(lambda row: row.advantages),
+        mask=column(lambda row: row.mask),
+        fresh=column(lambda row: np.full(row.n_actions, row.fresh)),
+        weights=column(lambda row: np.full(row.n_actions, row.weight, np.float32)),
+        returns=column(lambda row: row.returns),
+        old_values=column(lambda row: row.old_values),
+        ref_logprobs=column(lambda row: row.ref_logprobs),
     )
 
 
@@ -194,10 +275,8 @@ def with_blank_image(bucket: Bucket, image_id: int, side: int) -> Bucket:
     DeepSpeed adds gradients up over the learners in the order in which they come, whichever parameters they belong to.
     Where one learner's rows show images and another's do not, the vision tower has to come at the same place in both.
 
-    Args:
-        bucket: returned as it is if it has an image.
-        image_id: the id that stands for a vision token.
-        side: of an image of one vision token, in pixels.
+    A bucket with an image is returned as it is; `image_id` stands for a vision token, and `side` is that of an image of
+    one vision token, in pixels.
     """
     tokens = bucket.tokens
     if tokens.images:
@@ -263,18 +342,11 @@ def token_minibatches(
     rng: np.random.Generator,
     max_over_ranks: Callable[[int], int] = int,
 ) -> Iterator[list[TrainingRow]]:
-    """Minibatches of whole episodes that hold at most `minibatch_tokens` ids each (see `pack`); the same number of them
-    on every learner, and in every epoch.
+    """Minibatches of whole episodes that hold at most `minibatch_tokens` ids each, padding not counted (see `pack`);
+    the same number of them on every learner, and in every epoch.
 
     Rows that teach nothing are left out; a learner with fewer rows than minibatches fills up with idle ones.
-
-    Args:
-        groups: rows of each group; at least one row in all.
-        minibatch_tokens: ids, padding not counted (buckets hold at most a quarter more); one longer episode gets a
-            minibatch of its own.
-        n_epochs: passes over the rows.
-        rng: decides the order of minibatches, and which of equally long episodes come together.
-        max_over_ranks: the largest of the numbers that all learners call it with.
+    `max_over_ranks` says the largest of the numbers that all learners call it with.
     """
     everything = [row for group in groups for row in group]
     rows = [row for row in everything if row.teaches]
@@ -331,19 +403,12 @@ def loss_weights(
 
     With l_t the loss of token t, of the trained rows of one optimizer step (all learners together):
 
-        token     sum_t l_t / number of tokens: long episodes count more (DAPO, arXiv 2503.14476)
+        token     sum_t l_t / number of tokens (DAPO, arXiv 2503.14476)
         sequence  mean over episodes of the mean over the episode's tokens (GRPO, arXiv 2402.03300)
-        group     mean over groups of the mean over the tokens of the group in this minibatch: easy samples with
-                  short answers count as much as hard ones with long ones
-        constant  mean over episodes of sum_t l_t / constant: no length changes what a token counts (Dr. GRPO,
-                  arXiv 2503.20783)
+        group     mean over groups of the mean over the tokens of the group in this minibatch
+        constant  mean over episodes of sum_t l_t / constant (Dr. GRPO, arXiv 2503.20783)
 
     All are `sum_t factor * l_t / units`. Only rows that teach count, and of them the ids that carry a loss.
-
-    Args:
-        rows: the minibatch of this learner.
-        normalization: one of these names.
-        constant: for "constant".
 
     Raises:
         ValueError: there is no such normalization.

@@ -19,13 +19,12 @@ import torch
 import pxr_env  # noqa: F401  (registers the tasks)
 from pxr_agents.agents import VLMAgent
 from pxr_agents.engines.transformers import TransformersEngine
-from pxr_agents.groups import Group, group_jobs, settle
+from pxr_agents.groups import Group, group_jobs
 from pxr_agents.rollout import rollout
 from pxr_agents.types import Episode, Sampling
-from training.alarm import Notice
+from training.batch import failed_batch_error, settled_groups
 from training.config import PPORecipe
-from training.faults import Fault, check_rewards, count_faults, failed_batch_error, skipped_steps
-from training.lora import adapter_weights, export_model, plain_weights
+from training.learners import adapter_weights, export_model, plain_weights
 from training.policy import Policy, policy_arguments
 from training.ppo_run import Books, OnIteration, open_run
 from training.probes import make_env
@@ -62,8 +61,6 @@ class PlainPPO:
         self.recipe, self.iteration = recipe, 0
         self.last_iteration: dict[str, float] = {}
         self.last_episodes: list[Episode] = []
-        self.last_notices: list[Notice] = []
-        self.last_faults: list[Fault] = []
         device = "cuda" if recipe.num_gpus_per_learner else "cpu"
         self.policy = Policy.load(**policy_arguments(recipe), device=device)
         head = self.policy.value_head
@@ -83,35 +80,30 @@ class PlainPPO:
         self.books = Books(recipe, self.envs[0])
 
     def train(self) -> None:
+        self.books.faults = []
         start = time.perf_counter()
         groups = self.sample()
         sampled = time.perf_counter()
         learned = self.learn(groups)
-        self.last_faults += skipped_steps(learned)
         self.last_episodes = [episode for group in groups for episode in group.episodes]
         tokens = [episode.tokens for episode in self.last_episodes if episode.tokens]
         self.last_iteration = {
-            **self.books.count(self.last_episodes, self.iteration),
-            **{f"learner/{name}": value for name, value in learned.items()},
+            **self.books.count(self.last_episodes, learned, self.iteration),
             "tokens/generated": float(sum(each.action.sum() for each in tokens)),
             "tokens/total": float(sum(len(each.ids) for each in tokens)),
-            **count_faults(self.last_faults),
             "seconds/sample": sampled - start,
             "seconds/learn": time.perf_counter() - sampled,
         }
-        self.last_notices = self.books.notices
         self.iteration += 1
 
     def sample(self) -> list[Group]:
         """A settled group for each of the next samples."""
-        recipe, size = self.recipe, self.recipe.group_size
+        recipe = self.recipe
         sample_ids = self.books.cursor.take(recipe.groups_per_iteration)
         probes = self.books.probes.plan(sample_ids, self.iteration) if recipe.probes.enabled else None
-        jobs = group_jobs(sample_ids, size, seed=(recipe.seed, 3, self.iteration, 0), probes=probes)
+        jobs = group_jobs(sample_ids, recipe.group_size, seed=(recipe.seed, 3, self.iteration, 0), probes=probes)
         self.engine.set_weights_version(self.iteration)
-        episodes = rollout(self.envs, self.agent, jobs)
-        check_rewards(episodes)
-        return settle(episodes, size, preset=recipe.curiosity.preset, overrides=recipe.curiosity.overrides)
+        return settled_groups(rollout(self.envs, self.agent, jobs), recipe)
 
     def learn(self, groups: list[Group]) -> dict[str, float]:
         """One update on these groups; returns its metrics."""

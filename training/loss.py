@@ -1,20 +1,73 @@
-"""The losses of PPO (arXiv 1707.06347) on action tokens: plain functions on tensors.
+"""The losses of PPO (arXiv 1707.06347) on action ids, and the objective that a recipe puts together from them.
 
-Every mean is a sum divided by a `normalizer` that the caller passes: the number of action tokens of the whole batch
-of one optimizer step. The losses of its pieces then add up to the loss of the whole, however long the episodes of a
-piece are, under gradient accumulation as under data parallelism. Where gradients are averaged over learners (DDP),
-pass the tokens of all learners divided by the number of learners.
+Every mean is a sum divided by a `normalizer` that the caller passes: the number of action ids of the whole batch of one
+optimizer step. The losses of its pieces then add up to the loss of the whole, under gradient accumulation as under data
+parallelism; where gradients are averaged over learners (DDP), it is the ids of all learners divided by their number.
 
 `weights` change what a loss is the mean of (episodes, groups; see `training.batch.loss_weights`); metrics stay means
-over tokens.
+over ids.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from training.batch import Bucket
+from training.config import PPORecipe
+
+# What a policy says of the action ids of a minibatch, all (T,): log-probabilities, entropies, values of a critic.
+LOGPROBS, ENTROPY, VALUES = "logprobs", "entropy", "values"
+
+
+def objective(
+    recipe: PPORecipe, buckets: Sequence[Bucket], out: Mapping[str, Tensor], *, normalizer: float
+) -> tuple[Tensor, dict[str, float]]:
+    """Returns policy loss - ent_coef * entropy + kl_coef * KL + vf_coef * critic's loss, and its metrics.
+
+    Args:
+        recipe: coefficients, and which of the terms there are.
+        buckets: the minibatch, with T action ids; those that its mask leaves out may hold anything.
+        out: what the policy says of them: LOGPROBS, ENTROPY and, with a critic, VALUES.
+        normalizer: see the module.
+    """
+    mask = column(buckets, "mask")
+
+    def of(name: str) -> Tensor:
+        # Selected before anything is computed: 0 * nan would be nan, in the loss and in its gradient.
+        return (out[name] if name in out else column(buckets, name))[mask]
+
+    common: Any = {"normalizer": normalizer, "weights": of("weights")}
+    importance = None
+    if recipe.importance_cap is not None:
+        importance = importance_weights(of("old_logprobs"), of("engine_logprobs"), cap=recipe.importance_cap)
+    loss, metrics = ppo_loss(
+        of(LOGPROBS),
+        of("old_logprobs"),
+        of("advantages"),
+        of(ENTROPY),
+        clip_coef=recipe.clip_coef,
+        clip_coef_high=recipe.clip_coef_high,
+        clip_coef_dual=recipe.clip_coef_dual,
+        ent_coef=recipe.ent_coef,
+        importance=importance,
+        **common,
+    )
+    if recipe.kl_coef:
+        penalty, kl_metrics = kl_penalty(of(LOGPROBS), of("ref_logprobs"), estimator=recipe.kl_estimator, **common)
+        loss, metrics = loss + recipe.kl_coef * penalty, metrics | kl_metrics
+    if recipe.advantage == "gae":
+        critic = value_loss(of(VALUES), of("old_values"), of("returns"), clip_coef=recipe.clip_coef, **common)
+        loss, metrics = loss + recipe.vf_coef * critic, metrics | {"value_loss": float(critic.detach())}
+    return loss, metrics | {"loss": float(loss.detach())}
+
+
+def column(buckets: Sequence[Bucket], name: str) -> Tensor:
+    """(T,) the numbers `name` of all buckets of a minibatch."""
+    return torch.cat([getattr(bucket, name) for bucket in buckets])
 
 
 def ppo_loss(
@@ -28,78 +81,71 @@ def ppo_loss(
     clip_coef_dual: float | None = None,
     ent_coef: float,
     normalizer: float,
-    mask: Tensor | None = None,
-    weights: Tensor | None = None,
+    weights: Tensor | float = 1.0,
     importance: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Returns the clipped surrogate loss minus the entropy bonus, per token, and its metrics.
+    """Returns the clipped surrogate loss minus the entropy bonus, per id, and its metrics.
 
-    With r = exp(logprobs - old_logprobs), of each token, and c, h, d the three clipping coefficients:
+    With r = exp(logprobs - old_logprobs), of each id, and c, h, d the three clipping coefficients:
 
         surrogate = min(r A, clip(r, 1 - c, 1 + h) A),  where A < 0 at least d A (dual clip, arXiv 1912.09729)
         loss = sum(weight * (-importance * surrogate - ent_coef * entropy)) / normalizer
 
     Args:
-        logprobs, old_logprobs: (T,) log-probability of each token under the policy that is trained, and under the one
-            that the ratio is held near: its engine's, or the learner's own before its first step.
-        advantages, entropy: (T,) of each token; the entropy is that of the policy's distribution, in nats.
-        clip_coef, clip_coef_high: the ratio earns nothing below 1 - clip_coef and above 1 + clip_coef_high (clip_coef
-            if None).
-        clip_coef_dual: a negative advantage counts at most this many times, > 1; None for no such bound.
+        logprobs, old_logprobs: (T,) log-probability of each id under the policy that is trained, and under the one that
+            the ratio is held near.
+        advantages, entropy: (T,) of each id; the entropy is that of the policy's distribution, in nats.
+        clip_coef, clip_coef_high: c, and h (c if None).
+        clip_coef_dual: d > 1; None for no such bound.
         ent_coef: weight of the entropy.
-        normalizer: number of action tokens the sums are divided by (see the module).
-        mask: (T,) bool, False where an entry is no action token (padding) and may hold anything; None if all are.
-        weights, importance: (T,) factor of each token's loss, and constant factor of its surrogate from
-            `importance_weights`; None for 1.
+        normalizer: see the module, > 0.
+        weights, importance: (T,) factor of each id's loss, and constant factor of its surrogate (`importance_weights`).
 
     Returns:
-        The scalar loss, and metrics. Add up over the pieces of a batch: "policy_loss", "entropy", "clip_frac" (share
-        of tokens that have no gradient because of clipping), "approx_kl" (k3 estimate of KL(old || new),
+        The scalar loss, and metrics. Add up over the pieces of a batch: "policy_loss", "entropy", "clip_frac" (share of
+        ids that have no gradient because of clipping), "approx_kl" (k3 estimate of KL(old || new),
         http://joschu.net/blog/kl-approx.html), "ratio_mean", "importance_mean". Take the maximum of "..._max".
 
     Raises:
-        ValueError: shapes differ, the mask is not bool or the normalizer is not > 0.
+        ValueError: shapes differ, or the normalizer is not > 0.
     """
-    optional = {name: x for name, x in (("weights", weights), ("importance", importance)) if x is not None}
-    required = {"logprobs": logprobs, "old_logprobs": old_logprobs, "advantages": advantages, "entropy": entropy}
-    mask = _check(normalizer, mask, **required, **optional)
-    # Masked before anything is computed: 0 * nan would be nan, in the loss and in its gradient.
-    zero = logprobs.new_zeros(())
-    log_ratio = torch.where(mask, logprobs - old_logprobs, zero)
-    advantages = torch.where(mask, advantages, zero)
-    entropy = torch.where(mask, entropy, zero)
-    optional = {name: torch.where(mask, x, zero) for name, x in optional.items()}
-
-    ratio, high = log_ratio.exp(), clip_coef if clip_coef_high is None else clip_coef_high
-    surrogate, clipped = _surrogate(ratio, advantages, 1 - clip_coef, 1 + high, clip_coef_dual)
+    _check(normalizer, logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages, entropy=entropy)
+    log_ratio = logprobs - old_logprobs
+    ratio, high = log_ratio.exp(), 1 + (clip_coef if clip_coef_high is None else clip_coef_high)
+    surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_coef, high) * advantages)
+    clipped = ((ratio > high) & (advantages > 0)) | ((ratio < 1 - clip_coef) & (advantages < 0))
+    if clip_coef_dual is not None:
+        surrogate = torch.where(advantages < 0, torch.maximum(surrogate, clip_coef_dual * advantages), surrogate)
+        clipped |= (ratio > clip_coef_dual) & (advantages < 0)
     if importance is not None:
-        surrogate = optional["importance"] * surrogate
-    token_weights = optional.get("weights")
-    policy_loss = -_total(surrogate, token_weights) / normalizer
-    loss = policy_loss - ent_coef * (_total(entropy, token_weights) / normalizer)
+        surrogate = importance * surrogate
+    policy_loss = -(weights * surrogate).sum() / normalizer
+    loss = policy_loss - ent_coef * ((weights * entropy).sum() / normalizer)
 
     with torch.no_grad():
-        means = {"entropy": entropy, "clip_frac": clipped, "approx_kl": (ratio - 1) - log_ratio}
+        means = {"entropy": entropy, "clip_frac": clipped, "approx_kl": (ratio - 1) - log_ratio, "ratio_mean": ratio}
+        largest = {"ratio_max": ratio}
+        if importance is not None:
+            means["importance_mean"] = largest["importance_max"] = importance
         metrics = {"policy_loss": float(policy_loss)}
         metrics |= {name: float(numbers.sum() / normalizer) for name, numbers in means.items()}
-        metrics |= _mean_and_max("ratio", torch.where(mask, ratio, zero), normalizer)
-        if importance is not None:
-            metrics |= _mean_and_max("importance", optional["importance"], normalizer)
+        metrics |= {name: float(numbers.max()) if len(numbers) else 0.0 for name, numbers in largest.items()}
     return loss, metrics
 
 
 def importance_weights(old_logprobs: Tensor, engine_logprobs: Tensor, *, cap: float) -> Tensor:
-    """Returns min(pi_learner / pi_engine, cap) of each token: truncated importance sampling (TIS).
+    """Returns min(pi_learner / pi_engine, cap) of each id: truncated importance sampling (TIS).
 
-    An engine and a learner with the same weights still compute slightly different probabilities, and a replayed
-    episode comes from older weights: the gradient is an average over tokens that another policy drew. The ratio makes
-    up for it; truncating it keeps its variance bounded, at the price of a bias where it exceeds the cap. Source: Yao
-    et al., "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training" (2025,
-    https://fengyao.notion.site/off-policy-rl); truncation: Ionides, "Truncated Importance Sampling" (2008).
+    An engine and a learner with the same weights compute slightly different probabilities, and a replayed episode comes
+    from older weights: the gradient is an average over ids that another policy drew. The ratio makes up for it;
+    truncating it keeps its variance bounded, at the price of a bias where it exceeds the cap. Source: Yao et al., "Your
+    Efficient RL Framework Secretly Brings You Off-Policy RL Training" (2025,
+    https://fengyao.notion.site/off-policy-rl);
+    truncation: Ionides, "Truncated Importance Sampling" (2008).
 
     Args:
-        old_logprobs: (T,) what the learner says of each token before its first step.
-        engine_logprobs: (T,) what the engine said when it sampled it.
+        old_logprobs, engine_logprobs: (T,) of each id, what the learner says before its first step, and what the engine
+            said when it sampled it.
         cap: the largest weight.
     """
     return (old_logprobs - engine_logprobs).exp().clamp(max=cap).detach()
@@ -111,10 +157,9 @@ def kl_penalty(
     *,
     estimator: Literal["k1", "k2", "k3"],
     normalizer: float,
-    mask: Tensor | None = None,
-    weights: Tensor | None = None,
+    weights: Tensor | float = 1.0,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Returns an estimate of KL(policy || reference) from the sampled tokens; multiply it by kl_coef and add it.
+    """Returns an estimate of KL(policy || reference) from the sampled ids; multiply it by kl_coef and add it.
 
     With d = ref_logprobs - logprobs (Schulman, "Approximating KL Divergence", http://joschu.net/blog/kl-approx.html):
 
@@ -124,21 +169,17 @@ def kl_penalty(
         k3 = exp(d) - 1 - d  unbiased, never negative, the usual choice (GRPO, arXiv 2402.03300)
 
     Args:
-        logprobs: (T,) log-probability of each token under the policy that is trained.
-        ref_logprobs: (T,) the same under the reference.
-        estimator: which one.
-        normalizer, mask, weights: as in `ppo_loss`.
+        logprobs, ref_logprobs: (T,) log-probability of each id under the policy that is trained, and the reference.
+        estimator, normalizer, weights: which one; as in `ppo_loss`.
 
     Returns:
-        The scalar penalty, and "ref_kl": the mean of the estimate over tokens.
+        The scalar penalty, and "ref_kl": the mean of the estimate over ids.
 
     Raises:
         ValueError: as in `ppo_loss`, or there is no such estimator.
     """
-    optional = {} if weights is None else {"weights": weights}
-    mask = _check(normalizer, mask, logprobs=logprobs, ref_logprobs=ref_logprobs, **optional)
-    zero = logprobs.new_zeros(())
-    difference = torch.where(mask, ref_logprobs - logprobs, zero)
+    _check(normalizer, logprobs=logprobs, ref_logprobs=ref_logprobs)
+    difference = ref_logprobs - logprobs
     if estimator == "k1":
         estimate = -difference
     elif estimator == "k2":
@@ -147,87 +188,49 @@ def kl_penalty(
         estimate = difference.exp() - 1 - difference
     else:
         raise ValueError(f"estimator is {estimator!r}; expected 'k1', 'k2' or 'k3'")
-    token_weights = None if weights is None else torch.where(mask, weights, zero)
-    return _total(estimate, token_weights) / normalizer, {"ref_kl": float(estimate.detach().sum() / normalizer)}
+    return (weights * estimate).sum() / normalizer, {"ref_kl": float(estimate.detach().sum() / normalizer)}
+
+
+def value_loss(
+    values: Tensor,
+    old_values: Tensor,
+    returns: Tensor,
+    *,
+    clip_coef: float,
+    normalizer: float,
+    weights: Tensor | float = 1.0,
+) -> Tensor:
+    """Returns half the mean squared error of the critic; multiply it by vf_coef and add it to `ppo_loss`.
+
+    Args:
+        values, old_values: (T,) value of the state in which each id was chosen, now and at sampling time.
+        returns: (T,) the targets, from `training.advantages.gae`.
+        clip_coef: a value that moved further than this from its old one earns nothing by it.
+        normalizer, weights: as in `ppo_loss`.
+
+    Raises:
+        ValueError: as in `ppo_loss`.
+    """
+    _check(normalizer, values=values, old_values=old_values, returns=returns)
+    near = old_values + (values - old_values).clamp(-clip_coef, clip_coef)
+    error = torch.maximum((values - returns).square(), (near - returns).square())
+    return 0.5 * (weights * error).sum() / normalizer
 
 
 def logprob_gap(logprobs: Tensor, old_logprobs: Tensor) -> dict[str, float]:
-    """Returns "logprob_gap_mean" and "logprob_gap_max", the absolute differences in nats.
+    """Returns "logprob_gap_mean" and "logprob_gap_max", the absolute differences of (T,) log-probabilities in nats, T >
+    0.
 
-    Measured before the first optimizer step both come from the same weights: what is left is the disagreement of the
-    engine that sampled and the learner that trains, which should be rounding (1e-5 in float32).
-
-    Args:
-        logprobs, old_logprobs: (T,) with T > 0, as in `ppo_loss`.
+    Before the first optimizer step both come from the same weights: what is left is the disagreement of the engine that
+    sampled and the learner that trains, which should be rounding (1e-5 in float32).
     """
     gap = (logprobs.detach() - old_logprobs).abs()
     return {"logprob_gap_mean": float(gap.mean()), "logprob_gap_max": float(gap.max())}
 
 
-def value_loss(
-    values: Tensor,
-    old_values: Tensor | None,
-    returns: Tensor,
-    *,
-    clip_coef: float | None,
-    normalizer: float,
-    mask: Tensor | None = None,
-    weights: Tensor | None = None,
-) -> Tensor:
-    """Returns half the mean squared error of the critic; multiply it by vf_coef and add it to `ppo_loss`.
-
-    Args:
-        values: (T,) value of the state in which each token was chosen.
-        old_values: (T,) the values at sampling time; needed for clipping only.
-        returns: (T,) the targets, from `training.advantages.gae`.
-        clip_coef: a value that moved further than this from its old one earns nothing by it; None for no clipping.
-        normalizer, mask, weights: as in `ppo_loss`.
-
-    Raises:
-        ValueError: as in `ppo_loss`, or clip_coef without old_values.
-    """
-    optional = {} if weights is None else {"weights": weights}
-    mask = _check(normalizer, mask, values=values, returns=returns, **optional)
-    # Selected before anything is computed, for the same reason as in `ppo_loss`.
-    values, returns = values[mask], returns[mask]
-    error = (values - returns).square()
-    if clip_coef is not None:
-        if old_values is None:
-            raise ValueError("clip_coef came without old_values; expected both, or clip_coef=None for no clipping")
-        _check(normalizer, mask, old_values=old_values)
-        old_values = old_values[mask]
-        near = old_values + (values - old_values).clamp(-clip_coef, clip_coef)
-        error = torch.maximum(error, (near - returns).square())
-    return 0.5 * _total(error, None if weights is None else weights[mask]) / normalizer
-
-
-def _surrogate(ratio: Tensor, advantages: Tensor, low: float, high: float, dual: float | None) -> tuple[Tensor, Tensor]:
-    """The clipped surrogate of each token, and whether it has no gradient because of clipping."""
-    surrogate = torch.minimum(ratio * advantages, ratio.clamp(low, high) * advantages)
-    clipped = ((ratio > high) & (advantages > 0)) | ((ratio < low) & (advantages < 0))
-    if dual is not None:
-        surrogate = torch.where(advantages < 0, torch.maximum(surrogate, dual * advantages), surrogate)
-        clipped |= (ratio > dual) & (advantages < 0)
-    return surrogate, clipped
-
-
-def _total(numbers: Tensor, weights: Tensor | None) -> Tensor:
-    return numbers.sum() if weights is None else (weights * numbers).sum()
-
-
-def _mean_and_max(name: str, numbers: Tensor, normalizer: float) -> dict[str, float]:
-    largest = float(numbers.max()) if numbers.numel() else 0.0
-    return {f"{name}_mean": float(numbers.sum() / normalizer), f"{name}_max": largest}
-
-
-def _check(normalizer: float, mask: Tensor | None, **tensors: Tensor) -> Tensor:
-    """Returns the mask, all True if there is none, after checking that everything fits."""
-    first = next(iter(tensors.values()))
-    if mask is None:
-        mask = torch.ones_like(first, dtype=torch.bool)
+def _check(normalizer: float, **tensors: Tensor) -> None:
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    if mask.dtype != torch.bool or any(shape != list(mask.shape) for shape in shapes.values()):
-        raise ValueError(f"shapes are {shapes} with a mask {mask.dtype}{list(mask.shape)}; expected one bool per entry")
+    if any(shape != shapes[next(iter(shapes))] for shape in shapes.values()):
+        raise ValueError(f"shapes are {shapes}; expected one number of each per action id")
     if not normalizer > 0:
-        raise ValueError(f"normalizer is {normalizer!r}; expected the number of action tokens of the batch, > 0")
-    return mask
+        raise ValueError(f"normalizer is {normalizer!r}; expected the number of action ids of the batch, > 0")

@@ -13,8 +13,8 @@ from torch import Tensor
 from pxr_agents.vlm import VLM, token_distributions
 from training.batch import Bucket
 from training.config import LearnerRecipe, PPORecipe
-from training.lora import add_adapters
-from training.objective import ENTROPY, LOGPROBS, VALUES
+from training.learners import add_adapters
+from training.loss import ENTROPY, LOGPROBS, VALUES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,11 +22,8 @@ class Policy:
     """Called with the buckets of a minibatch, it returns what it says of their T action ids, in the buckets' order:
     LOGPROBS, ENTROPY and, with a critic, VALUES, each (T,).
 
-    Attributes:
-        vlm: the model.
-        value_head: of the critic, on the last hidden state of each id; it starts at 0.
-        temperature: of sampling.
-        autocast: computes in bfloat16 with float32 weights.
+    The critic is a `value_head` on the last hidden state of each id. `autocast` computes in bfloat16 with float32
+    weights.
     """
 
     vlm: VLM

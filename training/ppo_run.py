@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -14,11 +17,11 @@ from pxr_agents.types import Episode
 from training.alarm import AlarmRule, AlarmState, Notice, usage_rates, watch_usage
 from training.config import PPORecipe
 from training.doctor import check_start
-from training.faults import Fault, FaultLog
 from training.logs import RunLog, WandbLog, open_wandb
 from training.probes import ProbePlanner
 from training.run_directory import (
     RESUME,
+    Fault,
     Interrupted,
     NonFiniteError,
     RunDirectory,
@@ -47,6 +50,7 @@ class Books:
 
     Attributes:
         notices: what the alarm has to say of the latest iteration (see `training.alarm`).
+        faults: what was lost, hung or was left out in it; of one under way, so far.
     """
 
     def __init__(self, recipe: PPORecipe, env: Any) -> None:
@@ -56,12 +60,17 @@ class Books:
         self.probes = ProbePlanner(recipe, env)
         self.alarm = AlarmState()
         self.notices: list[Notice] = []
+        self.faults: list[Fault] = []
         self._n_bad_rows = len(getattr(data, "skipped", ()))
 
-    def count(self, episodes: Sequence[Episode], iteration: int) -> dict[str, float]:
-        """Count the episodes of an iteration (from 0); returns what is to be said of them."""
+    def count(self, episodes: Sequence[Episode], learned: Mapping[str, float], iteration: int) -> dict[str, float]:
+        """Count the episodes of an iteration (from 0) and what learners say of it; returns all that is to be said."""
         self.probes.count(episodes, iteration)
         self.alarm, self.notices = watch_usage(self.alarm, episodes, iteration=iteration + 1, rule=self._rule)
+        if skipped := int(learned.get("skipped_steps", 0)):
+            text = f"{skipped} steps were left out, whose gradients have no finite norm"
+            self.faults.append(Fault("skipped step", text))
+        kinds = Counter(fault.kind for fault in self.faults)
         return {
             "iteration": float(iteration + 1),
             **self.probes.metrics(),
@@ -69,6 +78,8 @@ class Books:
             **usage_rates(episodes),
             **self.alarm.flags(),
             **({"data/bad_rows": float(self._n_bad_rows)} if self._n_bad_rows else {}),
+            **{f"learner/{name}": value for name, value in learned.items()},
+            **{f"faults/{kind.replace(' ', '_')}": float(n) for kind, n in kinds.items()},
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -88,15 +99,13 @@ class Trainer(Protocol):
         iteration: how many are done.
         last_iteration: numbers of the latest one, unsmoothed.
         last_episodes: its episodes.
-        last_notices: what the alarm has to say of it.
-        last_faults: what was lost, hung or was left out in it; of one under way, so far.
+        books: its books.
     """
 
     iteration: int
     last_iteration: dict[str, float]
     last_episodes: list[Episode]
-    last_notices: list[Notice]
-    last_faults: list[Fault]
+    books: Books
 
     def train(self) -> Any: ...
     def save_to_path(self, path: str) -> Any: ...
@@ -106,12 +115,7 @@ class Trainer(Protocol):
 
 @dataclass
 class PPORun:
-    """A run in its directory; open one with `open_run`.
-
-    Attributes:
-        faults: where they are written down.
-        iteration: the one under way, from 1.
-    """
+    """A run in its directory; open one with `open_run`. `iteration` is the one under way, from 1."""
 
     recipe: PPORecipe
     directory: RunDirectory
@@ -120,9 +124,6 @@ class PPORun:
     on_iteration: OnIteration | None
     iteration: int = 0
     _told: int = 0
-
-    def __post_init__(self) -> None:
-        self.faults = FaultLog(self.directory.faults)
 
     def train(self, trainer: Trainer) -> None:
         """Go on from the newest checkpoint, if there is one, to the end.
@@ -146,16 +147,25 @@ class PPORun:
         except NonFiniteError as error:
             raise self._not_finite(error) from error
         finally:
-            self.faults.write(trainer.last_faults, iteration=self.iteration)
+            self.write(trainer.books.faults)
+
+    def write(self, faults: Sequence[Fault]) -> None:
+        """Append to OUT/faults.jsonl, and warn of them. Earlier lines stay, in runs that are resumed, too."""
+        for fault in faults:
+            logging.getLogger("training").warning("%s: %s", fault.kind, fault.text)
+            row = {"iteration": self.iteration, "time": time.time(), "kind": fault.kind, "text": fault.text}
+            sample = {} if fault.sample_id is None else {"sample_id": fault.sample_id}
+            with self.directory.faults.open("a") as file:
+                file.write(json.dumps(row | sample) + "\n")
 
     def _iterate(self, trainer: Trainer, log: RunLog) -> None:
         recipe, run = self.recipe, self.directory
         self.iteration = trainer.iteration + 1
         trainer.train()
         with run.writing(run.metrics):
-            self.faults.write(trainer.last_faults, iteration=self.iteration)
-            trainer.last_faults = []
-            metrics = log.write(trainer.last_iteration, trainer.last_episodes, trainer.last_notices)
+            self.write(trainer.books.faults)
+            trainer.books.faults = []
+            metrics = log.write(trainer.last_iteration, trainer.last_episodes, trainer.books.notices)
         self._tell(metrics)
         done = trainer.iteration >= recipe.iterations
         if done or self.stop_requested() or trainer.iteration % recipe.checkpoint_every == 0:
@@ -195,10 +205,7 @@ def _save(trainer: Trainer, path: Path) -> None:
 @contextmanager
 def open_run(recipe: PPORecipe, on_iteration: OnIteration | None = None) -> Iterator[PPORun]:
     """Claim the directory of a run, and let Ctrl-C and SIGTERM stop it after an iteration, or at once the second time.
-
-    Args:
-        recipe: what to do.
-        on_iteration: called with the metrics of every iteration, those of earlier starts of this run first.
+    `on_iteration` is called with the metrics of every iteration, those of earlier starts of this run first.
 
     Raises:
         FinishedRunError: the run is finished already.

@@ -20,14 +20,8 @@ class ProbePlanner:
     """Counts the episodes of a run, and decides from the counts alone which rollouts come next as probes.
 
     A group that was lost with its process is sampled again with the same probes, even if episodes were counted since,
-    and a resumed run goes on with those of an uninterrupted one.
-
-    Args:
-        recipe: its `probes`, `group_size` and `seed`.
-        env: the environment, for its operations.
-
-    Attributes:
-        rates: the counts, of the latest `probes.window` iterations.
+    and a resumed run goes on with those of an uninterrupted one. `rates` are the counts, of the latest
+    `probes.window` iterations.
     """
 
     def __init__(self, recipe: PPORecipe, env: gymnasium.Env[Any, Any]) -> None:
@@ -46,19 +40,16 @@ class ProbePlanner:
         """What every rollout of these groups is made to begin with."""
         if self._revival is None:
             return {}
-        planned = self._planned.setdefault(iteration, {})
+        planned, size = self._planned.setdefault(iteration, {}), self._group_size
         for sample_id in sample_ids:
             if sample_id not in planned:
-                planned[sample_id] = self._group(self._revival, sample_id, iteration)
+                planned[sample_id] = [
+                    self._revival.decide(
+                        self.rates, self._task, sample_id, rollout=k, group_size=size, iteration=iteration
+                    )
+                    for k in range(size)
+                ]
         return {sample_id: planned[sample_id] for sample_id in sample_ids}
-
-    def _group(self, revival: Revival, sample_id: str, iteration: int) -> list[str | None]:
-        return [
-            revival.decide(
-                self.rates, self._task, sample_id, rollout=k, group_size=self._group_size, iteration=iteration
-            )
-            for k in range(self._group_size)
-        ]
 
     def count(self, episodes: Sequence[Episode], iteration: int) -> None:
         """Add the episodes of an iteration, which is not earlier than any before."""
@@ -69,11 +60,9 @@ class ProbePlanner:
                 self.rates.record(episode.task, episode.sample_id, episode.usage, probe=episode.probe)
 
     def state_dict(self) -> dict[str, Any]:
-        """Counts and open decisions, as values that can be pickled."""
         return {"rates": self.rates.to_dict(), "planned": copy.deepcopy(self._planned)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
         self.rates = UsageRates.from_dict(state["rates"])
         self._planned = copy.deepcopy(state["planned"])
 

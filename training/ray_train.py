@@ -20,7 +20,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from training.config import SFTRecipe
 from training.logs import Report, read_lines
-from training.rllib.cluster import joined_ray
+from training.rllib.run import joined_ray
 from training.run_directory import Interrupted, RunDirectory
 
 # How often the driver looks for progress, and for a request to stop.

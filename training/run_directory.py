@@ -14,9 +14,10 @@ import shutil
 import signal
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -60,6 +61,29 @@ class NonFiniteError(TrainingError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What was lost, hung or was left out in a run that goes on: a line of OUT/faults.jsonl.
+
+    Attributes:
+        kind: "env runner" and "engine" for processes that were lost, "stuck" for an environment that did not come back
+            or cannot show its sample, "given up" for a sample that is left out, "skipped step" of the optimizer,
+            "restart" of the whole run from a checkpoint.
+        text: what happened, and what was done.
+        sample_id: the sample it is about, if it is about one.
+    """
+
+    kind: Literal["env runner", "engine", "stuck", "given up", "skipped step", "restart"]
+    text: str
+    sample_id: str | None = None
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in short."""
+    lines = str(getattr(error, "cause", None) or error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200].rstrip(".")
 
 
 class RunDirectory:

@@ -21,8 +21,7 @@ from torch import Tensor
 from pxr_agents.types import Tokens
 from pxr_agents.vlm import VLM, TokenBatch, collate, split_by_length, token_distributions
 from training.config import SFTRecipe
-from training.deepspeed_engine import TAG, start_engine
-from training.lora import add_adapters
+from training.learners import TAG, add_adapters, start_engine
 
 # Decay rates of AdamW's two averages.
 ADAM_BETAS = (0.9, 0.98)

@@ -16,12 +16,10 @@ import torch
 from torch import Tensor
 
 from training.config import SFTRecipe
-from training.deepspeed_engine import gathered
 from training.doctor import check_model
+from training.learners import adapter_weights, export_model, lr_factor, plain_weights
 from training.logs import MetricsLog, Report, WandbLog, open_wandb
-from training.lora import adapter_weights, export_model, plain_weights
 from training.run_directory import RESUME, Interrupted, RunDirectory, SampleCursor, TrainingError, stop_signal
-from training.schedule import lr_factor
 from training.sft import DeepSpeedLearner, PlainLearner, Processes
 from training.sft_data import Batch, blank_row, note_skipped, open_rows, parts, read_ahead, read_batches, tensors
 
@@ -211,8 +209,8 @@ class _Training:
     def export(self) -> None:
         """Write the trained model as a plain checkpoint, adapters merged into it and once more in `adapter`."""
         model = self._learner.vlm.model
-        weights = self._collect(plain_weights(model, gathered))
-        adapters = self._collect(adapter_weights(model, gathered))
+        weights = self._collect(plain_weights(model))
+        adapters = self._collect(adapter_weights(model))
         if self._processes.rank == 0:
             self.run.finish(lambda path: export_model(self._recipe, weights, adapters, path))
         self._processes.gather()

@@ -40,16 +40,17 @@ from training.batch import (
     with_blank_image,
 )
 from training.config import PPORecipe
-from training.faults import SKIPS, describe_row, row_problem
+from training.learners import adapters_off, lr_factor
 from training.logs import combine_metrics
-from training.lora import adapters_off
-from training.loss import logprob_gap
-from training.objective import LOGPROBS, VALUES, column, objective
+from training.loss import LOGPROBS, VALUES, column, logprob_gap, objective
 from training.policy import Policy
 from training.run_directory import NonFiniteError
-from training.schedule import lr_factor
+
+SKIPS = 3
+"""So many optimizer steps in a row may not be left out: single gradients overflow in bfloat16, and cost one step."""
 
 Forward = Callable[[Sequence[Bucket]], Mapping[str, Tensor]]
+Says = Callable[[Sequence[Bucket]], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +80,12 @@ class Ranks:
 
 
 class Minibatch(list[Bucket]):
-    """The buckets of one optimizer step on one learner.
+    """The buckets of one optimizer step on one learner, with `n_turns` turns.
 
     Attributes:
         normalizer: action ids a learner's loss is divided by: the mean over learners, since DDP averages gradients. 0
             if there is nothing to learn on any of them.
         first: whether no optimizer step lies between the sampling and this minibatch.
-        n_turns: turns of its episodes.
     """
 
     normalizer: float = 1.0
@@ -104,15 +104,14 @@ class Update:
     on exactly as it would have.
 
     Args:
-        recipe: the recipe.
-        policy: what is trained.
+        recipe, policy: what is trained, and how.
         ranks: this learner and the others; by default it is alone.
         forward: a pass that is only looked at; by default the policy's.
         in_step: all learners have to run equally many passes, each with an image: where each of them gathers weights
             from the others (ZeRO-3), or adds gradients up in the order in which they come (ZeRO-2).
 
     Attributes:
-        failed_batch: what this learner was about to learn from when something was no number (see `training.faults`).
+        failed_batch: what this learner was about to learn from when something was no number.
     """
 
     def __init__(
@@ -141,12 +140,8 @@ class Update:
     def minibatches(
         self, groups: Sequence[Group], *, iteration: int, weights_version: int | None = None
     ) -> Iterator[Minibatch]:
-        """What to learn from in each optimizer step of an iteration.
-
-        Args:
-            groups: settled.
-            iteration: from 0.
-            weights_version: of the weights that the policy has, to know which episodes older ones sampled.
+        """What to learn from in each optimizer step of an iteration (from 0). `weights_version` is that of the weights
+        that the policy has: older ones sampled some episodes.
 
         Raises:
             NonFiniteError: numbers to learn from are not finite, on any learner.
@@ -156,9 +151,9 @@ class Update:
         self._sample_ids = [group.sample_id for group in groups]
         scored = self._scored(self._rows(groups, weights_version))
         self._rows_at_hand = [row for rows in scored for row in rows]
-        problems = [problem for row in self._rows_at_hand if (problem := row_problem(row))]
+        problems = [row.problem for row in self._rows_at_hand if row.problem]
         self._stop_if(problems[0] if problems else None, "Not all numbers to learn from are finite")
-        for k, part in enumerate(self._parts(scored, np.random.default_rng([self._recipe.seed, 4, iteration]))):
+        for k, part in enumerate(self._parts(scored)):
             self._rows_at_hand = part
             yield self._minibatch(part, first=k == 0)
 
@@ -205,17 +200,13 @@ class Update:
         summary = {"lr": self.lr(self._iteration), "grad_norm": self._grad_norm}
         return combine_metrics(self._metrics) | summary | skipped
 
-    def _parts(self, groups: Sequence[Sequence[TrainingRow]], rng: np.random.Generator) -> Iterator[list[TrainingRow]]:
-        recipe = self._recipe
+    def _parts(self, groups: Sequence[Sequence[TrainingRow]]) -> Iterator[list[TrainingRow]]:
+        recipe, n_epochs = self._recipe, self._recipe.num_epochs
+        rng = np.random.default_rng([recipe.seed, 4, self._iteration])
         if recipe.minibatch_tokens is None:
-            return minibatches(groups, n_minibatches=recipe.num_minibatches, n_epochs=recipe.num_epochs, rng=rng)
-        return token_minibatches(
-            groups,
-            minibatch_tokens=recipe.minibatch_tokens,
-            n_epochs=recipe.num_epochs,
-            rng=rng,
-            max_over_ranks=self._ranks.max,
-        )
+            return minibatches(groups, n_minibatches=recipe.num_minibatches, n_epochs=n_epochs, rng=rng)
+        limit, agree = recipe.minibatch_tokens, self._ranks.max
+        return token_minibatches(groups, minibatch_tokens=limit, n_epochs=n_epochs, rng=rng, max_over_ranks=agree)
 
     def _minibatch(self, rows: Sequence[TrainingRow], *, first: bool) -> Minibatch:
         recipe = self._recipe
@@ -246,10 +237,8 @@ class Update:
         rows = [group_rows(group, normalize_std=recipe.normalize_std) for group in groups]
         if recipe.advantage == "gae":
             values = iter(self._score([row for members in rows for row in members], self._says(VALUES)))
-            rows = [
-                [gae_row(e, next(values), gamma=recipe.gamma, gae_lambda=recipe.gae_lambda) for e in group.episodes]
-                for group in groups
-            ]
+            rates = {"gamma": recipe.gamma, "gae_lambda": recipe.gae_lambda}
+            rows = [[gae_row(episode, next(values), **rates) for episode in group.episodes] for group in groups]
         return [
             [
                 replace(row, group=k, fresh=_sampled_by(episode, weights_version))
@@ -273,9 +262,7 @@ class Update:
         remaining = iter(rows)
         return [[next(remaining) for _ in group] for group in groups]
 
-    def _score_teaching(
-        self, rows: Sequence[TrainingRow], says: Callable[[Sequence[Bucket]], Tensor]
-    ) -> list[np.ndarray]:
+    def _score_teaching(self, rows: Sequence[TrainingRow], says: Says) -> list[np.ndarray]:
         """As `_score`; rows that teach nothing get any number, since they carry no loss."""
         scores = [row.engine_logprobs for row in rows]
         teaching = [k for k, row in enumerate(rows) if row.teaches] or [0]
@@ -284,15 +271,15 @@ class Update:
         return scores
 
     @torch.no_grad()
-    def _score(self, rows: Sequence[TrainingRow], says: Callable[[Sequence[Bucket]], Tensor]) -> list[np.ndarray]:
+    def _score(self, rows: Sequence[TrainingRow], says: Says) -> list[np.ndarray]:
         """(T,) numbers for each row's action ids, without gradients."""
         flat = np.asarray(says(self._buckets(rows)).float().cpu().numpy())
         return split_by_row(flat[: sum(row.n_actions for row in rows)], rows, max_tokens=self._max_tokens)
 
-    def _says(self, name: str) -> Callable[[Sequence[Bucket]], Tensor]:
+    def _says(self, name: str) -> Says:
         return lambda batch: self._forward(batch)[name]
 
-    def _reference_says(self) -> Callable[[Sequence[Bucket]], Tensor]:
+    def _reference_says(self) -> Says:
         """Log-probabilities by the policy without its adapters, if it has some; else by a frozen copy of the checkpoint
         that the run started from, which costs the memory of the weights once more on every learner."""
         recipe = self._recipe
@@ -311,7 +298,7 @@ class Update:
             return
         chat = self._policy.vlm.chat
         rows = [
-            describe_row(row, self._sample_ids[row.group], chat.decode(row.tokens.ids[row.tokens.action].tolist()))
+            row.described(self._sample_ids[row.group], chat.decode(row.tokens.ids[row.tokens.action].tolist()))
             for row in self._rows_at_hand
         ]
         self.failed_batch = {"learner": self._ranks.rank, "problem": problem, "episodes": rows}

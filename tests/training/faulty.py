@@ -38,8 +38,10 @@ class Faulty(gymnasium.Wrapper):
         if what == "sleep":
             time.sleep(1000)
         if what == "native":
-            # Keeps the interpreter, as careless extensions do.
-            ctypes.PyDLL(None).sleep(1000)
+            # Waits for itself and keeps the interpreter, as careless extensions do: no signal gets through.
+            mutex = ctypes.create_string_buffer(64)
+            for _ in range(2):
+                ctypes.PyDLL(None).pthread_mutex_lock(mutex)
         if what == "stubborn":
             sleep_whatever_comes(1000)
         if what == "unreadable":

@@ -21,6 +21,7 @@ from training.batch import (
     make_bucket,
     minibatches,
     pack,
+    replay_weight,
     split_by_row,
     token_minibatches,
 )
@@ -137,11 +138,6 @@ class TestProbes:
         probes = [make_episode([reward], turns=[4], n_forced=n_forced, usage=1) for reward in probed]
         return Group(sample_id="s", episodes=[*probes, *(make_episode([reward], turns=[4]) for reward in others)])
 
-    def test_they_are_compared_with_the_others(self):
-        rows = group_rows(self.group(1.0, 0.0), normalize_std=False)
-        # The mean of the four others is 1/4.
-        assert [row.advantages[-1] for row in rows] == [0.75, -0.25, 0.75, -0.25, -0.25, -0.25]
-
     def test_a_dead_opening_is_learned_where_it_paid(self):
         # exp(-3 - 4) is 9e-4 and exp(-3 - 4 - 5) is 6e-6: alive and dead.
         alive = group_rows(self.group(1.0, 0.0), normalize_std=False)
@@ -170,13 +166,6 @@ class TestProbes:
         assert rows[1].mask.all()
         # Five others, of whom one is right.
         assert rows[0].advantages[0] == pytest.approx(0.8)
-
-
-def test_idle_rows_carry_no_loss():
-    idle = replace(row_of([2]), idle=True)
-    assert idle.n_trained == 0
-    assert not idle.teaches
-    assert make_bucket([idle]).mask.tolist() == [False, False]
 
 
 class TestLossWeights:
@@ -215,15 +204,6 @@ class TestLossWeights:
                 id(row): f for part, (fs, _) in zip(parts, split, strict=True) for row, f in zip(part, fs, strict=True)
             }
             assert [by_row[id(row)] for row in made] == factors
-
-    @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 3)), min_size=1, max_size=12))
-    def test_a_constant_loss_keeps_its_mean(self, rows):
-        """The mean of ones is one, whatever it is a mean over."""
-        made = [replace(row_of([n]), group=g) for n, g in rows]
-        for normalization in ("token", "sequence", "group"):
-            factors, units = loss_weights(made, normalization)
-            total = sum(factor * row.n_trained for factor, row in zip(factors, made, strict=True))
-            assert total / units == pytest.approx(1)
 
     def test_mistakes(self):
         with pytest.raises(ValueError, match="normalization is 'mean'; expected 'token'"):
@@ -290,3 +270,18 @@ def test_bytes_of_a_group_count_a_shared_image_once():
         episode.tokens = replace(episode.tokens, images=images)
     # Four ids each: 4 + 1 + 4 bytes, and three positions of 4 bytes.
     assert group_bytes(Group(sample_id="s", episodes=episodes)) == 2 * 4 * (4 + 1 + 4 + 12) + 48 + 12
+
+
+@pytest.mark.parametrize(
+    ("rewards", "alpha", "weight"),
+    [
+        ([1.0, 0.0, 0.5], 1.0, 0.5 + 0.5),
+        # The third has no advantage, and counts for nothing, also where 0 ** 0 would be 1.
+        ([1.0, 0.0, 0.5], 0.0, 2.0),
+        ([0.75, 0.0, 0.0], 2.0, 0.5**2 + 2 * 0.25**2),
+        ([0.1, 0.1, 0.1], 0.0, 0.0),
+    ],
+)
+def test_the_weight_of_a_group_is_what_its_episodes_would_have(rewards, alpha, weight):
+    group = Group(sample_id="s", episodes=[make_episode([reward]) for reward in rewards])
+    assert replay_weight(group, normalize_std=False, alpha=alpha) == pytest.approx(weight)

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("ray")
 
 from training.config import EnvRecipe, to_dict
-from training.rllib.cluster import NodeView, check_job, node_problems
+from training.rllib.run import NodeView, check_job, node_problems
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": {"working_dir": "gcs://_ray_pkg_1.zip"}})}
@@ -68,7 +68,7 @@ import json, sys
 import ray
 from training.config import PPORecipe, load_recipe
 from training.rllib.algorithm import VLMPPOConfig
-from training.rllib.cluster import check_nodes
+from training.rllib.run import check_nodes
 
 ray.init(log_to_driver=False)
 recipe = load_recipe(sys.argv[1], PPORecipe)
@@ -78,7 +78,7 @@ def look(runner):
     return ray.get_runtime_context().get_node_id(), {name: runner.env.spec.kwargs[name] for name in recipe.env.kwargs}
 seen = algorithm.env_runner_group.foreach_env_runner(look, local_env_runner=False)
 algorithm.train()
-groups = algorithm._sample(["train-1", "train-2"])
+groups = algorithm.sampler.sample(["train-1", "train-2"])
 print(json.dumps({"seen": seen, "metrics": algorithm.last_iteration, "workers": [group.worker for group in groups]}))
 algorithm.stop()
 """

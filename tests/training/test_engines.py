@@ -194,16 +194,16 @@ def test_ppo_trains_on_what_vllm_sampled(vllm_ray, make_recipe):
             assert metrics["learner/logprob_gap_max"] < 1e-4
             assert metrics["learner/ratio_mean"] == pytest.approx(1, abs=1e-4)
             assert metrics["learner/grad_norm"] > 1e-3
-            assert algorithm.weights_version == version
+            assert algorithm.sampler.weights_version == version
             if version == 1:
                 # vLLM's process hangs below an actor that answers.
                 hung = [process for process in vllm_processes() if process not in others]
                 for process in hung:
                     process.suspend()
-        assert [fault.kind for fault in algorithm.last_faults].count("engine") >= 1
+        assert [fault.kind for fault in algorithm.books.faults].count("engine") >= 1
         assert metrics["faults/engine"] >= 1
         assert not [process for process in hung if process.is_running() and process.status() != "zombie"]
-        sampled = algorithm._sample(["train-7"])
+        sampled = algorithm.sampler.sample(["train-7"])
         assert {step.weights_version for e in sampled[0].episodes for step in e.steps} == {2}
         assert not any(r for r in algorithm.env_runner_group.foreach_env_runner(lambda runner: runner.module))
     finally:
@@ -222,6 +222,6 @@ def test_engines_sample_ahead_with_the_weights_before(vllm_ray, make_recipe):
             assert {step.weights_version for step in steps} == {sampled_by}
             assert algorithm.last_iteration["async/staleness_max"] == trained - sampled_by
             assert algorithm.last_iteration["learner/ratio_max"] == pytest.approx(1, abs=1e-3)
-            assert algorithm.weights_version == trained + 1
+            assert algorithm.sampler.weights_version == trained + 1
     finally:
         algorithm.stop()

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from tests.training.conftest import ENV
 from tests.training.uneven import uneven
 from training.config import EngineRecipe, LearnerRecipe, ProbesRecipe
+from training.learners import plain_weights
 from training.loop import PlainPPO, plain_recipe, run_plain
-from training.lora import plain_weights
 from training.run_directory import Interrupted
 
 UNEVEN = uneven(ENV)

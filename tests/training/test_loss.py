@@ -1,13 +1,28 @@
-"""The losses of PPO against gradients derived by hand and against sums over their pieces."""
+"""The losses of PPO against gradients derived by hand, and the default objective against the plain formula."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.loss import importance_weights, kl_penalty, logprob_gap, ppo_loss, value_loss
+from tests.training.rows import make_tokens
+from training.batch import TrainingRow, buckets
+from training.config import EnvRecipe, PPORecipe
+from training.loss import (
+    ENTROPY,
+    LOGPROBS,
+    VALUES,
+    column,
+    importance_weights,
+    kl_penalty,
+    logprob_gap,
+    objective,
+    ppo_loss,
+    value_loss,
+)
 
 CLIP = {"clip_coef": 0.2, "clip_coef_high": 0.28}
 
@@ -39,21 +54,26 @@ class TestPpoLoss:
             assert metrics[name] == 0.0
 
     @pytest.mark.parametrize(
-        ("ratio", "advantage", "loss", "gradient", "clip_frac"),
+        ("ratio", "advantage", "dual", "loss", "gradient", "clip_frac"),
         [
             # Inside the bounds: loss -r A, gradient d(-r A)/dlogp = -r A
-            (1.1, 2.0, -2.2, -2.2, 0),
-            (0.9, -2.0, 1.8, 1.8, 0),
+            (1.1, 2.0, None, -2.2, -2.2, 0),
+            (0.9, -2.0, None, 1.8, 1.8, 0),
             # Beyond the bound the advantage pushes to: -1.28 * 2 and -.8 * -2, constant
-            (1.5, 2.0, -2.56, 0.0, 1),
-            (0.5, -2.0, 1.6, 0.0, 1),
+            (1.5, 2.0, None, -2.56, 0.0, 1),
+            (0.5, -2.0, None, 1.6, 0.0, 1),
             # Beyond the other bound nothing is clipped: the update goes back
-            (0.5, 2.0, -1.0, -1.0, 0),
-            (1.5, -2.0, 3.0, 3.0, 0),
+            (0.5, 2.0, None, -1.0, -1.0, 0),
+            (1.5, -2.0, None, 3.0, 3.0, 0),
+            # Dual clip: a negative advantage counts at most three times, -(3 * -2), constant.
+            (5.0, -2.0, 3.0, 6.0, 0.0, 1),
+            # Below three times nothing changes, and a positive advantage is none of its business.
+            (2.0, -2.0, 3.0, 4.0, 4.0, 0),
+            (5.0, 2.0, 3.0, -2.56, 0.0, 1),
         ],
     )
-    def test_gradient_by_hand(self, ratio, advantage, loss, gradient, clip_frac):
-        got_loss, got_gradient, metrics = one_token(ratio, advantage)
+    def test_gradient_by_hand(self, ratio, advantage, dual, loss, gradient, clip_frac):
+        got_loss, got_gradient, metrics = one_token(ratio, advantage, clip_coef_dual=dual)
         assert got_loss == pytest.approx(loss)
         assert got_gradient == pytest.approx(gradient)
         assert metrics["clip_frac"] == clip_frac
@@ -79,41 +99,16 @@ class TestPpoLoss:
         assert loss.item() == pytest.approx(-0.1 * 0.6)
         assert torch.autograd.grad(loss, entropy)[0].tolist() == pytest.approx([-0.05, -0.05])
 
-    def test_masked_entries_may_hold_anything(self):
-        mask = torch.tensor([True, False])
-        clean = ppo_loss(tensor(-0.5), tensor(-0.6), tensor(1.0), tensor(0.3), ent_coef=0.1, normalizer=1, **CLIP)
-        logprobs = tensor(-0.5, math.nan).requires_grad_()
-        entropy = tensor(0.3, math.nan).requires_grad_()
-        loss, metrics = ppo_loss(
-            logprobs,
-            tensor(-0.6, -math.inf),
-            tensor(1.0, math.nan),
-            entropy,
-            ent_coef=0.1,
-            normalizer=1,
-            mask=mask,
-            **CLIP,
-        )
-        loss.backward()
-        assert loss.item() == clean[0].item()
-        assert metrics == clean[1]
-        assert logprobs.grad.tolist() == pytest.approx([-math.exp(0.1), 0.0])
-        assert entropy.grad.tolist() == pytest.approx([-0.1, 0.0])
-
     @given(st.data(), st.integers(2, 12))
     def test_pieces_with_one_normalizer_add_up_to_the_whole(self, data, length):
         numbers = st.lists(st.floats(-3, 3), min_size=length, max_size=length)
         columns = [tensor(*data.draw(numbers)) for _ in range(4)]
-        mask = torch.tensor(data.draw(st.lists(st.booleans(), min_size=length, max_size=length)))
         cut = data.draw(st.integers(0, length))
-        normalizer = max(int(mask.sum()), 1)
 
         def of(part):
             logprobs, old, advantages, entropy = (column[part].clone() for column in columns)
             logprobs.requires_grad_()
-            loss, metrics = ppo_loss(
-                logprobs, old, advantages, entropy, ent_coef=0.01, normalizer=normalizer, mask=mask[part], **CLIP
-            )
+            loss, metrics = ppo_loss(logprobs, old, advantages, entropy, ent_coef=0.01, normalizer=length, **CLIP)
             return loss.item(), torch.autograd.grad(loss, logprobs)[0].tolist(), metrics
 
         (whole, gradient, metrics), first, second = of(slice(None)), of(slice(cut)), of(slice(cut, None))
@@ -123,29 +118,11 @@ class TestPpoLoss:
             pair = first[2][name], second[2][name]
             assert (max(pair) if name.endswith("_max") else sum(pair)) == pytest.approx(value)
 
-    @pytest.mark.parametrize(
-        ("ratio", "advantage", "loss", "gradient", "clip_frac"),
-        [
-            # A negative advantage counts at most three times: -(3 * -2), constant.
-            (5.0, -2.0, 6.0, 0.0, 1),
-            # Below three times nothing changes, and a positive advantage is none of its business.
-            (2.0, -2.0, 4.0, 4.0, 0),
-            (5.0, 2.0, -2.56, 0.0, 1),
-        ],
-    )
-    def test_dual_clip_by_hand(self, ratio, advantage, loss, gradient, clip_frac):
-        got_loss, got_gradient, metrics = one_token(ratio, advantage, clip_coef_dual=3.0)
-        assert got_loss == pytest.approx(loss)
-        assert got_gradient == pytest.approx(gradient)
-        assert metrics["clip_frac"] == clip_frac
-
     def test_weights_and_importance_by_hand(self):
-        logprobs = tensor(-1.0, -2.0, math.nan).requires_grad_()
-        entropy = tensor(0.5, 0.25, math.nan).requires_grad_()
+        logprobs, entropy = tensor(-1.0, -2.0).requires_grad_(), tensor(0.5, 0.25).requires_grad_()
         loss, metrics = ppo_loss(
-            logprobs, tensor(-1.0, -2.0, 0.0), tensor(2.0, -1.0, 1.0), entropy, ent_coef=0.1, normalizer=2,
-            mask=torch.tensor([True, True, False]),
-            weights=tensor(3.0, 0.5, math.nan), importance=tensor(0.5, 2.0, math.nan), **CLIP,
+            logprobs, tensor(-1.0, -2.0), tensor(2.0, -1.0), entropy, ent_coef=0.1, normalizer=2,
+            weights=tensor(3.0, 0.5), importance=tensor(0.5, 2.0), **CLIP,
         )  # fmt: skip
         # Surrogates .5 * 2 and 2 * -1: -(3 * 1 + .5 * -2) / 2 = -1; entropies (3 * .5 + .5 * .25) / 2 = .8125
         assert loss.item() == pytest.approx(-1 - 0.1 * 0.8125)
@@ -155,31 +132,19 @@ class TestPpoLoss:
         assert metrics["importance_mean"] == pytest.approx(1.25)
         assert metrics["importance_max"] == 2.0
         gradients = torch.autograd.grad(loss, [logprobs, entropy])
-        assert gradients[0].tolist() == pytest.approx([-3 * 0.5 * 2 / 2, -0.5 * 2 * -1 / 2, 0.0])
-        assert gradients[1].tolist() == pytest.approx([-0.1 * 3 / 2, -0.1 * 0.5 / 2, 0.0])
+        assert gradients[0].tolist() == pytest.approx([-3 * 0.5 * 2 / 2, -0.5 * 2 * -1 / 2])
+        assert gradients[1].tolist() == pytest.approx([-0.1 * 3 / 2, -0.1 * 0.5 / 2])
 
     def test_mistakes(self):
         three = torch.zeros(3)
         options = {"clip_coef": 0.2, "ent_coef": 0.0}
         with pytest.raises(ValueError, match=r"'advantages': \[1\]"):
             ppo_loss(three, three, torch.zeros(1), three, normalizer=3, **options)
-        with pytest.raises(ValueError, match=r"mask torch.float32\[3\]"):
-            ppo_loss(three, three, three, three, normalizer=3, mask=torch.ones(3), **options)
         with pytest.raises(ValueError, match="normalizer is 0"):
             ppo_loss(three, three, three, three, normalizer=0, **options)
 
 
 class TestValueLoss:
-    def test_by_hand(self):
-        values = tensor(1.0, 3.0, 99.0).requires_grad_()
-        loss = value_loss(
-            values, None, tensor(0.0, 1.0, math.nan), clip_coef=None, normalizer=2,
-            mask=torch.tensor([True, True, False]),
-        )  # fmt: skip
-        # (1^2 + 2^2) / 2 / 2 tokens; gradient (value - return) / 2 tokens
-        assert loss.item() == pytest.approx(1.25)
-        assert torch.autograd.grad(loss, values)[0].tolist() == pytest.approx([0.5, 1.0, 0.0])
-
     @pytest.mark.parametrize(
         ("value", "target", "loss", "gradient"),
         [
@@ -197,11 +162,14 @@ class TestValueLoss:
         assert got.item() == pytest.approx(loss)
         assert torch.autograd.grad(got, values)[0].item() == pytest.approx(gradient)
 
+    def test_it_is_weighed_as_the_policy_is(self):
+        values = tensor(1.0, 3.0)
+        loss = value_loss(values, values, tensor(0.0, 1.0), clip_coef=0.2, normalizer=2, weights=tensor(2.0, 0.5))
+        assert loss.item() == pytest.approx(0.5 * (2 * 1 + 0.5 * 4) / 2)
+
     def test_mistakes(self):
-        with pytest.raises(ValueError, match="clip_coef came without old_values"):
-            value_loss(tensor(1.0), None, tensor(1.0), clip_coef=0.2, normalizer=1)
         with pytest.raises(ValueError, match=r"'returns': \[2\]"):
-            value_loss(tensor(1.0), None, tensor(1.0, 2.0), clip_coef=None, normalizer=1)
+            value_loss(tensor(1.0), tensor(1.0), tensor(1.0, 2.0), clip_coef=0.2, normalizer=1)
 
 
 def test_logprob_gap():
@@ -227,14 +195,12 @@ class TestKlPenalty:
         ],
     )
     def test_by_hand(self, estimator, value, gradient):
-        logprob = tensor(math.log(0.5), math.nan).requires_grad_()
-        penalty, metrics = kl_penalty(
-            logprob, tensor(math.log(0.2), 0.0), estimator=estimator, normalizer=2,
-            mask=torch.tensor([True, False]), weights=tensor(4.0, math.nan),
-        )  # fmt: skip
+        logprob = tensor(math.log(0.5)).requires_grad_()
+        other = tensor(math.log(0.2))
+        penalty, metrics = kl_penalty(logprob, other, estimator=estimator, normalizer=2, weights=tensor(4.0))
         assert penalty.item() == pytest.approx(4 * value / 2, abs=1e-5)
         assert metrics["ref_kl"] == pytest.approx(value / 2, abs=1e-5)
-        assert torch.autograd.grad(penalty, logprob)[0].tolist() == pytest.approx([4 * gradient / 2, 0.0], abs=1e-5)
+        assert torch.autograd.grad(penalty, logprob)[0].tolist() == pytest.approx([4 * gradient / 2], abs=1e-5)
 
     @given(st.lists(st.floats(-4, 4), min_size=2, max_size=6), st.data())
     def test_in_expectation(self, logits, data):
@@ -264,10 +230,48 @@ class TestKlPenalty:
             kl_penalty(tensor(1.0), tensor(1.0, 2.0), estimator="k1", normalizer=1)
 
 
-def test_the_critic_is_weighed_as_the_policy_is():
-    values = tensor(1.0, 3.0, 99.0).requires_grad_()
-    loss = value_loss(
-        values, None, tensor(0.0, 1.0, 0.0), clip_coef=None, normalizer=2,
-        mask=torch.tensor([True, True, False]), weights=tensor(2.0, 0.5, 7.0),
+def plain_ppo(logprobs, old_logprobs, advantages, entropy, *, low, high, ent_coef, normalizer):
+    ratio = (logprobs - old_logprobs).exp()
+    surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
+    return -surrogate.sum() / normalizer - ent_coef * (entropy.sum() / normalizer)
+
+
+def plain_critic(values, old_values, returns, *, clip, normalizer):
+    near = old_values + (values - old_values).clamp(-clip, clip)
+    error = torch.maximum((values - returns).square(), (near - returns).square())
+    return 0.5 * error.sum() / normalizer
+
+
+@pytest.mark.parametrize("advantage", ["group", "gae"])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_default_objective_is_the_plain_one(advantage, seed):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(12):
+        tokens = make_tokens(rng.integers(1, 20, rng.integers(1, 4)).tolist())
+        numbers = rng.normal(size=(3, int(tokens.action.sum()))).astype(np.float32)
+        critic = {"returns": numbers[1], "old_values": numbers[2]} if advantage == "gae" else {}
+        rows.append(TrainingRow(tokens=tokens, advantages=numbers[0], **critic))
+    batch = buckets(rows)
+    assert len(batch) > 1
+    old_logprobs = column(batch, "engine_logprobs")
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(3, len(old_logprobs), generator=generator)
+    out = {LOGPROBS: old_logprobs + 0.3 * noise[0], ENTROPY: noise[1].abs(), VALUES: noise[2]}
+    leaves = [tensor.requires_grad_() for tensor in out.values()]
+    recipe = PPORecipe(model="m", env=EnvRecipe(id="e"), advantage=advantage, ent_coef=0.01)
+
+    n = float(len(old_logprobs))
+    loss, _ = objective(recipe, batch, out, normalizer=n)
+    plain = plain_ppo(
+        out[LOGPROBS], old_logprobs, column(batch, "advantages"), out[ENTROPY],
+        low=0.2, high=0.35, ent_coef=0.01, normalizer=n,
     )  # fmt: skip
-    assert loss.item() == pytest.approx(0.5 * (2 * 1 + 0.5 * 4) / 2)
+    if advantage == "gae":
+        plain = plain + 0.5 * plain_critic(
+            out[VALUES], column(batch, "old_values"), column(batch, "returns"), clip=0.2, normalizer=n
+        )
+    assert torch.equal(loss, plain)
+    used = leaves if advantage == "gae" else leaves[:2]
+    for ours, theirs in zip(torch.autograd.grad(loss, used), torch.autograd.grad(plain, used), strict=True):
+        assert torch.equal(ours, theirs)

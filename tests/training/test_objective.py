@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from pxr_agents.chat import Conversation
+from pxr_agents.groups import Group
 from pxr_agents.types import Completion
-from tests.training.rows import make_tokens
+from tests.training.rows import make_episode, make_tokens
 from training.batch import TrainingRow, buckets, loss_weights, make_bucket
 from training.config import EnvRecipe, PPORecipe
-from training.objective import ENTROPY, LOGPROBS, VALUES, column, objective
+from training.loss import ENTROPY, LOGPROBS, VALUES, column, objective
 from training.policy import Policy
+from training.run_directory import NonFiniteError
 from training.update import Update
 
 EVERYTHING = PPORecipe(
@@ -71,6 +73,9 @@ def test_all_terms_against_numpy(normalization, masked):
     # Numbers of an id follow from its log-probability, so that the order of rows in the buckets does not matter.
     engine = column(batch, "engine_logprobs").double()
     out = {LOGPROBS: 1.1 * engine, ENTROPY: engine.abs(), VALUES: engine.sin()}
+    for said in out.values():
+        # What carries no loss may be anything.
+        said[~column(batch, "mask")] = torch.nan
     loss, metrics = objective(recipe, batch, out, normalizer=n)
 
     total, counts = 0.0, {"token": n, "sequence": 5, "group": 3, "constant": 5 * recipe.max_tokens}
@@ -180,3 +185,14 @@ def test_the_reference_says_what_the_checkpoint_says(policy, tiny_path, noise_im
         policy.vlm.model.lm_head.weight.mul_(1.5)
         assert not torch.allclose(policy(batch)[LOGPROBS], expected)
         assert torch.equal(update._reference_says()(batch), expected)
+
+
+def test_a_critic_that_says_no_number_stops_before_a_step(policy, noise_image):
+    tokens = talk(policy.vlm.chat, (3,), noise_image())
+    episode = replace(make_episode([1.0], turns=[3], sample_id="s7"), tokens=tokens)
+    torch.nn.init.constant_(policy.value_head.bias, torch.nan)
+    update = Update(replace(EVERYTHING, kl_coef=0.0), policy)
+    with pytest.raises(NonFiniteError, match="Not all numbers to learn from are finite in iteration 4"):
+        next(update.minibatches([Group(sample_id="s7", episodes=[episode])], iteration=3))
+    assert update.failed_batch["problem"] == "advantages, values of the critic"
+    assert [row["sample_id"] for row in update.failed_batch["episodes"]] == ["s7"]

@@ -125,7 +125,7 @@ def test_two_iterations_on_two_env_runners(recipe, warm):
 
 def test_a_lost_file_is_named_across_processes(recipe, env_recipe):
     algorithm = VLMPPOConfig().recipe(recipe).build_algo()
-    groups = algorithm._sample(["q0", "q1"])
+    groups = algorithm.sampler.sample(["q0", "q1"])
     images = [ray.get(group.group).episodes[0].tokens.images[0] for group in groups]
     assert [image.shape for image in images] == [(84, 112, 3), (84, 112, 3)]
     lost = Path(env_recipe.kwargs["data"]) / "images" / "3.png"
@@ -133,7 +133,7 @@ def test_a_lost_file_is_named_across_processes(recipe, env_recipe):
     lost.unlink()
     try:
         with pytest.raises(TrainingError, match=r"(?s)An env runner could not sample.*3\.png"):
-            algorithm._sample(["q3"])
+            algorithm.sampler.sample(["q3"])
     finally:
         lost.write_bytes(content)
         algorithm.stop()

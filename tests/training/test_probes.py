@@ -19,7 +19,7 @@ from tests.training.rows import make_episode
 from tests.training.uneven import uneven
 from training.batch import group_rows, make_bucket
 from training.config import PPORecipe, ProbesRecipe
-from training.objective import ENTROPY, LOGPROBS, objective
+from training.loss import ENTROPY, LOGPROBS, objective
 from training.probes import ProbePlanner, make_env
 
 TASK, UNEVEN = "pxr/SyntheticSearch-v0", "uneven/Any-v0"
@@ -214,9 +214,10 @@ class TestTrainer:
 
     def test_what_nobody_does_is_probed_and_the_rates_stay_the_policys(self, build, probing):
         algorithm = build(probing(env=uneven(ENV)))
-        for _ in range(4):  # 16 episodes each
-            algorithm.train()
-            assert algorithm.last_iteration["usage_rate"] == algorithm.last_iteration["probe_rate"] == 0
+        # 16 more are enough.
+        algorithm.books.probes.count(played(48, task=UNEVEN), 0)
+        algorithm.train()
+        assert algorithm.last_iteration["usage_rate"] == algorithm.last_iteration["probe_rate"] == 0
         algorithm.train()
         assert self.plans(algorithm) == ["zoom_in", None, None, None] * 4
         metrics = algorithm.last_iteration
@@ -234,7 +235,7 @@ class TestTrainer:
 
         algorithm = build(probing(lr=3e-4))
         self.count_enough(algorithm)
-        groups = algorithm._sample(["train-1", "train-2", "train-3", "train-4"])
+        groups = algorithm.sampler.sample(["train-1", "train-2", "train-3", "train-4"])
         for group in groups:
             for episode in group.group.episodes:
                 episode.steps[-1] = replace(episode.steps[-1], reward=float(episode.probe is not None))

@@ -89,6 +89,6 @@ def test_weights_go_from_gpu_to_gpu(make_recipe, monkeypatch, backend, n_gpus, s
             algorithm.train()
             # The second iteration was sampled with what the first one sent; kernels differ more than on a CPU.
             assert algorithm.last_iteration["learner/logprob_gap_max"] < 1e-2
-            assert algorithm.weights_version == version
+            assert algorithm.sampler.weights_version == version
     finally:
         algorithm.stop()

@@ -1,49 +1,51 @@
-"""The algorithm as RLlib sees it: its configuration, and one iteration: sample whole groups, update, sync."""
+"""The algorithm as RLlib sees it: its configuration, one iteration (sample whole groups, choose, update, sync), and
+which groups are trained on, on which learner."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import ray
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
+from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.metrics import LEARNER_RESULTS, WEIGHTS_SEQ_NO
 
 from pxr_agents.types import Episode
-from training.alarm import Notice
+from training.batch import balanced
 from training.config import PPORecipe
-from training.faults import Fault, check_rewards, count_faults, skipped_steps
 from training.logs import combine_metrics
 from training.policy import policy_arguments
 from training.ppo_run import Books
-from training.rllib.deepspeed_learner import DeepSpeedPPOLearner
 from training.rllib.engines import EngineGroup
-from training.rllib.env_runner import SampledGroup, VLMEnvRunner, sampling_costs, weights_bytes
-from training.rllib.group_selection import GroupSelection, training_data
-from training.rllib.learner import LearnerWatch, TokenPPOLearner, VLMModule, failed_batch
-from training.rllib.pipeline import SamplingPipeline, staleness
-from training.rllib.sampling import RunnerPool, SamplingAttempt, SamplingCall, attempt_of, sample_all, sample_on
-from training.rllib.weights import WeightSync, export, learner_state, learner_version, load_shards, save_shards
+from training.rllib.env_runner import SampledGroup, VLMEnvRunner, sampling_costs
+from training.rllib.learner import DeepSpeedPPOLearner, LearnerWatch, TokenPPOLearner, VLMModule, failed_batch
+from training.rllib.sampling import Sampler
+from training.rllib.weights import (
+    WeightSync,
+    export,
+    learner_state,
+    learner_version,
+    load_shards,
+    save_shards,
+    weights_bytes,
+)
 from training.run_directory import NonFiniteError
 
 STATE = "pxr"
 
 
 class VLMPPOConfig(PPOConfig):
-    """`VLMPPOConfig().recipe(recipe).build_algo()` is a trainer; everything of ours is in `self.ppo`.
-
-    Attributes:
-        ppo: the recipe.
-        threads_per_env_runner: torch threads of each remote env runner.
-    """
+    """`VLMPPOConfig().recipe(recipe).build_algo()` is a trainer; everything of ours is in the recipe, `ppo`."""
 
     def __init__(self, algo_class: Any = None) -> None:
         super().__init__(algo_class or VLMPPO)
         self.ppo: PPORecipe | None = None
-        self.threads_per_env_runner = 1
         self.env_runner_cls = VLMEnvRunner
         self.use_gae = False
         self.use_critic = False
@@ -92,11 +94,9 @@ class VLMPPO(PPO):
     """PPO on groups of VLM episodes. `train()` runs one iteration.
 
     Attributes:
-        last_iteration, last_episodes, last_notices, last_faults: as of `training.ppo_run.Trainer`; the episodes come
-            without tokens.
-        books: which samples come next, and what was counted.
-        weights_version: how many updates made the weights that are sampled with from now on. It is known here alone:
-            who samples is told it with every call, and refuses if it has other weights.
+        last_iteration, last_episodes, books: as of `training.ppo_run.Trainer`; the episodes come without tokens.
+        sampler: has the groups of every iteration.
+        selection: chooses those that are trained on.
         learner_watch: ends waits for learners that die or hang.
     """
 
@@ -105,7 +105,8 @@ class VLMPPO(PPO):
         return VLMPPOConfig()
 
     engines: EngineGroup | None = None
-    _runners: RunnerPool | None = None
+    # What `cleanup` needs; `setup` may fail before they are there.
+    sampler: Any = None
     # A reference to what env runners with an engine of their own got last.
     _pushed: ray.ObjectRef | None = None
 
@@ -116,134 +117,57 @@ class VLMPPO(PPO):
             self.engines = EngineGroup.start(ppo.model, ppo.engine)
             self._weight_sync = WeightSync(self.engines, ppo.engine.vllm.weight_transfer)
         self.books = Books(ppo, self.env_runner.env)
-        self.selection = GroupSelection(ppo)
-        self.pipeline = SamplingPipeline(
-            ppo, take=self.books.cursor.take, sample=self._sample, begin=self._begin, finish=self._finish
+        self.sampler = Sampler(
+            ppo, self.books, self.env_runner, self.env_runner_group, engines=self.engines, make_ready=self._make_ready
         )
+        self.selection = GroupSelection(ppo)
         self.last_iteration: dict[str, float] = {}
         self.last_episodes: list[Episode] = []
-        self.last_notices: list[Notice] = []
-        self.last_faults: list[Fault] = []
-        self._runners = RunnerPool(
-            self.env_runner_group,
-            timeout=ppo.rollout_timeout,
-            restore=lambda: self.restore_env_runners(self.env_runner_group),
-        )
         self.learner_watch = LearnerWatch(self.learner_group, ppo.learner_timeout)
         self._sync()
 
     def training_step(self) -> None:
+        self.books.faults = []
         start = time.perf_counter()
-        self.last_faults = []
-        groups = self.pipeline.groups(self.iteration, self.weights_version)
-        self.pipeline.begin(self.iteration)
+        groups = self.sampler.groups(self.iteration)
+        self.sampler.begin()
         sampled = time.perf_counter()
         with self.learner_watch.bounded():
-            learned = self._learn(groups)
+            learned, chosen = self._learn(groups)
         updated = time.perf_counter()
-        self.pipeline.finish()
+        self.sampler.finish()
         joined = time.perf_counter()
         with self.learner_watch.bounded():
             moved = self._sync()
-        episodes = [episode for group in groups for episode in group.episodes]
-        self.last_episodes = episodes
+        self.last_episodes = [episode for group in groups for episode in group.episodes]
         self.last_iteration = {
-            **self.books.count(episodes, self.iteration),
-            **learned,
+            **self.books.count(self.last_episodes, learned, self.iteration),
+            **chosen,
             **sampling_costs(groups),
             "bytes/weights": float(moved),
-            **count_faults(self.last_faults),
             "seconds/sample": sampled - start,
             "seconds/learn": updated - sampled,
             "seconds/sync": time.perf_counter() - joined,
-            **self.pipeline.books(),
+            **self.sampler.metrics(),
         }
-        self.last_notices = self.books.notices
 
-    def _sample(
-        self,
-        sample_ids: Sequence[str],
-        *,
-        iteration: int | None = None,
-        first_attempt: int = 0,
-        begun: SamplingAttempt | None = None,
-    ) -> list[SampledGroup]:
-        """A group of every sample (see `training.rllib.sampling`).
-
-        Args:
-            sample_ids: the samples.
-            iteration: the one whose groups they are, by default the one under way.
-            first_attempt: the number that attempts are counted from, so that noise never comes twice.
-            begun: what came of the first attempt, if that was begun earlier.
-        """
-
-        def once(asked: Sequence[str], attempt: int, alone: bool) -> SamplingAttempt:
-            if begun is not None and attempt == first_attempt:
-                return self._ready_again(begun, len(asked))
-            call = self._call(asked, self.iteration if iteration is None else iteration, attempt)
-            if self._runners is not None and self.config.num_env_runners:
-                result = self._runners.sample(asked, call, alone=alone)
-            else:
-                result = attempt_of([sample_on(self.env_runner, sample_ids=asked, call=call)])
-            return self._ready_again(result, len(asked))
-
-        groups: list[SampledGroup] = sample_all(
-            sample_ids, once, another=self._another, report=self.last_faults.append, first_attempt=first_attempt
-        )
-        check_rewards([episode for group in groups for episode in group.episodes])
-        return groups
-
-    def _another(self, taken: Sequence[str]) -> str:
-        """The next sample that is none of these."""
-        while True:
-            [sample_id] = self.books.cursor.take(1)
-            if sample_id not in taken:
-                return sample_id
-
-    def _call(self, sample_ids: Sequence[str], iteration: int, attempt: int) -> SamplingCall:
-        return SamplingCall(
-            seed=(self.config.ppo.seed, 3, iteration, attempt),
-            weights_version=self.weights_version,
-            engines=None if self.engines is None else self.engines.handles,
-            probes=self.books.probes.plan(sample_ids, iteration),
-        )
-
-    def _begin(self, sample_ids: Sequence[str], iteration: int) -> None:
-        assert self._runners is not None
-        self._runners.begin(sample_ids, self._call(sample_ids, iteration, 0))
-
-    def _finish(self, sample_ids: Sequence[str], iteration: int) -> tuple[list[SampledGroup], float]:
-        assert self._runners is not None
-        attempt = self._runners.finish()
-        return self._sample(sample_ids, iteration=iteration, begun=attempt), attempt.seconds
-
-    def _ready_again(self, result: SamplingAttempt, n: int) -> SamplingAttempt:
-        """What came of asking for n groups; whoever owes some is made ready to be asked for them."""
-        if len(result.groups) < n:
-            if self.engines is not None and any(fault.kind == "engine" for fault in result.faults):
-                self.engines.check(timeout=min(60.0, self.config.ppo.engine.turn_timeout))
-            # An env runner that was started again has the weights it began with, and refused to sample with them.
-            self.restore_env_runners(self.env_runner_group)
-            self._push()
-        return result
-
-    def _learn(self, groups: Sequence[SampledGroup]) -> dict[str, float]:
-        age = max(staleness(group, self.weights_version) for group in groups)
-        selected, books = self.selection.select(groups, self.iteration, age=age)
+    def _learn(self, groups: Sequence[SampledGroup]) -> tuple[dict[str, float], dict[str, float]]:
+        """One update; returns what the learners say of it, and the books of the selection."""
+        version = self.sampler.weights_version
+        age = max(group.staleness(version) for group in groups)
+        chosen, books = self.selection.select(groups, self.iteration, age=age)
         try:
             results = self.learner_group.update(
-                training_data=training_data(selected, self.config.ppo),
+                training_data=training_data(chosen, self.config.ppo),
                 iteration=self.iteration,
-                weights_version=self.weights_version,
+                weights_version=version,
                 timesteps={},
             )
         except NonFiniteError as error:
             raise failed_batch(error, self.learner_group) from error
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
-        updates = [result.get() for result in self.learner_group.foreach_learner(_metrics)]
-        learned = combine_metrics(updates)
-        self.last_faults += skipped_steps(learned)
-        return {f"learner/{name}": value for name, value in learned.items()} | books
+        updates = self.learner_group.foreach_learner(lambda learner: learner.ppo.metrics())
+        return combine_metrics([result.get() for result in updates]), books
 
     def _sync(self) -> int:
         """Give every env runner or engine the learners' weights, and wait until all have them.
@@ -251,10 +175,10 @@ class VLMPPO(PPO):
         Returns the bytes of the one copy that left the learners; 0 where nothing leaves this process.
         """
         if self.engines is not None:
-            self.weights_version = learner_version(self.learner_group)
-            return self._weight_sync.sync(self.learner_group, self.weights_version)
+            self.sampler.weights_version = learner_version(self.learner_group)
+            return self._weight_sync.sync(self.learner_group, self.sampler.weights_version)
         weights = learner_state(self.learner_group)
-        self.weights_version = weights[WEIGHTS_SEQ_NO]
+        self.sampler.weights_version = weights[WEIGHTS_SEQ_NO]
         if not self.config.num_env_runners:
             self.env_runner.set_state(weights)
             return weights_bytes(weights) if self.config.num_learners else 0
@@ -272,11 +196,15 @@ class VLMPPO(PPO):
                 timeout_seconds=self.config.sample_timeout_s,
             )
 
+    def _make_ready(self) -> None:
+        self.restore_env_runners(self.env_runner_group)
+        self._push()
+
     def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
         with self.learner_watch.bounded():
             saved = str(super().save_to_path(path, **kwargs))
             save_shards(self.learner_group, Path(saved))
-        self.pipeline.save(Path(saved))
+        self.sampler.save(Path(saved))
         return saved
 
     def export(self, path: Path) -> None:
@@ -288,15 +216,12 @@ class VLMPPO(PPO):
         # First: what RLlib restores last is the state, whose weights go to the env runners.
         load_shards(self.learner_group, Path(path))
         super().restore_from_path(path, *args, **kwargs)
-        self.pipeline.load(Path(path))
+        self.sampler.load(Path(path))
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
-        state[STATE] = {
-            **self.books.state_dict(),
-            "replay": self.selection.state_dict(),
-            "ahead": self.pipeline.state_dict(),
-        }
+        own = {"replay": self.selection.state_dict(), "ahead": self.sampler.state_dict()}
+        state[STATE] = self.books.state_dict() | own
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -304,16 +229,142 @@ class VLMPPO(PPO):
         if STATE in state:
             self.books.load_state_dict(state[STATE])
             self.selection.load_state_dict(state[STATE]["replay"])
-            self.pipeline.load_state_dict(state[STATE]["ahead"])
+            self.sampler.load_state_dict(state[STATE]["ahead"])
         self._sync()
 
     def cleanup(self) -> None:
-        if self._runners is not None:
-            self._runners.close()
+        if self.sampler is not None:
+            self.sampler.close()
         super().cleanup()
         if self.engines is not None:
             self.engines.close()
 
 
-def _metrics(learner: TokenPPOLearner) -> dict[str, float]:
-    return learner.ppo.metrics()
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A kept group, and the iteration that it was sampled in."""
+
+    group: SampledGroup
+    iteration: int
+
+
+class ReplayBuffer:
+    """Selective sample replay (SSR, VL-Rethinker, arXiv 2504.08837): keeps the newest groups within bounds of number,
+    bytes and age, and draws from them with probability proportional to their weights (`training.batch.replay_weight`).
+
+    Args:
+        size: groups, at most.
+        max_bytes: bytes, at most; a group that is larger alone is not kept.
+        staleness: iterations after which a group is dropped.
+    """
+
+    def __init__(self, *, size: int, max_bytes: int, staleness: int) -> None:
+        self._size, self._max_bytes, self._staleness = size, max_bytes, staleness
+        # Oldest first.
+        self.kept: list[Replayed] = []
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(entry.group.n_bytes for entry in self.kept)
+
+    def add(self, group: SampledGroup, *, iteration: int) -> None:
+        """Keep a group that was sampled in `iteration`; the oldest ones make room. One without weight is not kept."""
+        if group.weight <= 0 or group.n_bytes > self._max_bytes:
+            return
+        self.kept.append(Replayed(group, iteration))
+        while len(self.kept) > self._size or self.n_bytes > self._max_bytes:
+            del self.kept[0]
+
+    def draw(self, n: int, *, iteration: int, seed: int) -> list[Replayed]:
+        """Up to `n` different groups that are not stale; they stay in the buffer.
+
+        The same (seed, iteration) draws the same out of the same buffer. Stale groups are dropped.
+        """
+        self.kept = [entry for entry in self.kept if iteration - entry.iteration <= self._staleness]
+        n = min(n, len(self.kept))
+        if not n:
+            return []
+        weights = np.array([entry.group.weight for entry in self.kept])
+        rng = np.random.default_rng([seed, 5, iteration])
+        return [self.kept[k] for k in rng.choice(len(self.kept), n, replace=False, p=weights / weights.sum())]
+
+
+class GroupSelection:
+    """Leaves out groups whose rollouts all score alike, or replays earlier groups in their place, as the recipe's
+    `uniform_groups` and `replay_...` say.
+
+    Every minibatch of every learner needs a group. Where too few are left, uniform ones stay to fill up; they carry no
+    loss.
+    """
+
+    def __init__(self, recipe: PPORecipe) -> None:
+        self._recipe = recipe
+        self._buffer = ReplayBuffer(
+            size=recipe.replay_size, max_bytes=recipe.replay_bytes, staleness=recipe.replay_staleness
+        )
+
+    def select(
+        self, groups: Sequence[SampledGroup], iteration: int, *, age: int = 0
+    ) -> tuple[list[SampledGroup], dict[str, float]]:
+        """Returns what to train on in an iteration, and the books of it. The groups were sampled `age` iterations
+        before.
+
+        The books: "groups/uniform" and "groups/dropped" (numbers), with replay also "groups/replayed" (number),
+        "replay/share" (of the groups that are trained on), "replay/age" (mean iterations since they were sampled),
+        "replay/size" (groups that are kept) and "replay/bytes".
+        """
+        recipe, buffer = self._recipe, self._buffer
+        if recipe.uniform_groups == "keep":
+            return list(groups), {}
+        useful = [group for group in groups if group.weight > 0]
+        uniform = [group for group in groups if group.weight <= 0]
+        books, replayed = {"groups/uniform": float(len(uniform))}, []
+        if recipe.uniform_groups == "replay":
+            replayed = buffer.draw(len(uniform), iteration=iteration, seed=recipe.seed)
+            ages = [iteration - entry.iteration for entry in replayed]
+            books |= {"groups/replayed": float(len(replayed)), "replay/age": float(np.mean(ages or [0]))}
+            for group in useful:
+                buffer.add(replace(group, episodes=[]), iteration=iteration - age)
+            books |= {"replay/size": float(len(buffer.kept)), "replay/bytes": float(buffer.n_bytes)}
+        chosen = useful + [entry.group for entry in replayed]
+        per_learner = 1 if recipe.minibatch_tokens else recipe.num_minibatches
+        fill = uniform[: max(0, per_learner * max(recipe.num_learners, 1) - len(chosen))]
+        books["groups/dropped"] = float(len(uniform) - len(fill))
+        if recipe.uniform_groups == "replay":
+            books["replay/share"] = len(replayed) / (len(chosen) + len(fill))
+        return chosen + fill, books
+
+    def state_dict(self) -> list[Replayed]:
+        """The replayed groups themselves, to be pickled: up to `replay_bytes`."""
+        return [replace(entry, group=entry.group.loaded()) for entry in self._buffer.kept]
+
+    def load_state_dict(self, state: list[Replayed]) -> None:
+        """Go on where `state_dict` was taken, with learners here or elsewhere."""
+        elsewhere = self._recipe.num_learners > 0 or self._recipe.num_env_runners > 0
+        self._buffer.kept = [replace(e, group=e.group.stored()) if elsewhere else e for e in state]
+
+
+class AssignedGroups(TrainingData):
+    """References to groups that are already assigned to learners (RLlib would cut the list into equal lengths)."""
+
+    def __init__(self, parts: Sequence[Sequence[Any]]) -> None:
+        super().__init__(episodes_refs=[ref for part in parts for ref in part])
+        self._parts = parts
+
+    def shard(self, num_shards: int, **kwargs: Any) -> list[tuple[TrainingData, dict[str, Any]]]:
+        return [(TrainingData(episodes_refs=list(part)), {}) for part in self._parts]
+
+
+def training_data(groups: Sequence[SampledGroup], recipe: PPORecipe) -> TrainingData:
+    """What the learners get: whole groups, spread over them so that each has about as much to do.
+
+    With `minibatch_tokens` the numbers of ids of two learners' shares differ by at most the largest group (see
+    `training.batch.balanced`); else the numbers of groups differ by at most one.
+    """
+    data = [group.group for group in groups]
+    if not recipe.num_env_runners and not recipe.num_learners:
+        return TrainingData(episodes=data)
+    if recipe.num_learners < 2 or (recipe.minibatch_tokens is None and recipe.uniform_groups == "keep"):
+        return TrainingData(episodes_refs=data)
+    sizes = [group.n_tokens if recipe.minibatch_tokens else 1.0 for group in groups]
+    return AssignedGroups([[data[k] for k in part] for part in balanced(sizes, recipe.num_learners)])

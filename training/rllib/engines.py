@@ -4,8 +4,8 @@
     group.push(weights, version=3)
     engine = RemoteEngine(group.handles, weights_version=3)          # in any process
 
-An engine that dies is started again by Ray. It begins with the checkpoint it was made from, fetches the weights that
-were pushed last from the `WeightStore`, and completes nothing before: every request says which version it wants.
+An engine that dies is started again by Ray. It fetches the weights that were pushed last from the `WeightStore`, and
+completes nothing before: every request says which version it wants.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import RayActorError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from torch import Tensor
@@ -37,7 +37,8 @@ MAX_DEATHS = 3
 
 
 class WeightStore:
-    """A Ray actor that knows the weights pushed last: number of the push, version, and a reference to them."""
+    """A Ray actor that knows the weights pushed last: the number of the push, the version, and a list of one reference
+    to them; an empty one before the first push."""
 
     def __init__(self) -> None:
         self._latest: tuple[int, int, list[ray.ObjectRef]] = (0, 0, [])
@@ -47,7 +48,6 @@ class WeightStore:
         self._latest = (self._latest[0] + 1, version, weights)
 
     def get(self) -> tuple[int, int, list[ray.ObjectRef]]:
-        """The number of the push, the version, and a list of one reference; an empty one before the first push."""
         return self._latest
 
 
@@ -84,6 +84,7 @@ class EngineActor:
             )
         return completion
 
+    @ray.method(max_task_retries=-1)
     async def refresh(self) -> int:
         """Take the weights in the store unless they are loaded already; returns the version of those that are."""
         core = await self._started()
@@ -91,6 +92,7 @@ class EngineActor:
             await self._take_stored(core)
         return int(core.weights_version)
 
+    @ray.method(max_task_retries=-1)
     async def check_health(self) -> None:
         """Returns if vLLM is alive; ends this process if not."""
         try:
@@ -176,7 +178,6 @@ class EngineGroup:
 
     @property
     def handles(self) -> EngineHandles:
-        """What clients need."""
         return EngineHandles(self._path, tuple(self.actors), self._recipe.turn_timeout)
 
     def push(self, weights: Mapping[str, Tensor], version: int) -> None:
@@ -186,7 +187,7 @@ class EngineGroup:
 
     def check(self, timeout: float = 60.0) -> None:
         """Restart engines that died or do not answer within `timeout` seconds, with the current weights."""
-        self._call_all("check_health", first_timeout=timeout)
+        self._call_all("check_health", timeout=timeout)
         self._call_all("refresh")
 
     def close(self) -> None:
@@ -195,43 +196,33 @@ class EngineGroup:
             ray.kill(actor)
         remove_placement_group(self._placement)
 
-    def _call_all(self, method: str, *arguments: Any, first_timeout: float | None = None) -> dict[int, Any]:
-        """Results of all engines by number; those that hang are killed, restarted and asked again.
+    def _call_all(self, method: str, *, timeout: float | None = None) -> None:
+        """Wait until all engines have answered. Those that hang are killed, and restarted by Ray, which asks them
+        again.
 
         Raises:
             EngineError: one did not answer after that, either.
         """
-        everybody = range(len(self.actors))
-        results = self._call(everybody, method, arguments, first_timeout or self._recipe.timeout)
-        hung = [k for k in everybody if k not in results]
-        for k in hung:
-            ray.kill(self.actors[k], no_restart=False)
-        results |= self._call(hung, method, arguments, self._recipe.timeout)
-        lost = [k for k in everybody if k not in results]
+        calls = [getattr(actor, method).remote() for actor in self.actors]
+        _, hung = ray.wait(calls, num_returns=len(calls), timeout=timeout or self._recipe.timeout)
+        for call in hung:
+            ray.kill(self.actors[calls.index(call)], no_restart=False)
+        ready, _ = ray.wait(calls, num_returns=len(calls), timeout=self._recipe.timeout if hung else 0)
+        lost = [k for k, call in enumerate(calls) if call not in ready or not _answered(call)]
         if lost:
             raise EngineError(
                 f"Engines {lost} of {len(self.actors)} did not answer {method!r} within {self._recipe.timeout:g} s, "
                 f"nor after a restart. Is there too little memory (engine.vllm.gpu_memory_utilization), or is "
                 f"engine.timeout too short?"
             )
-        return dict(sorted(results.items()))
 
-    def _call(self, engines: Sequence[int], method: str, arguments: Sequence[Any], timeout: float) -> dict[int, Any]:
-        """The results of those that answered in time; what died meanwhile is asked again."""
-        deadline = time.monotonic() + timeout
-        calls = {k: getattr(self.actors[k], method).remote(*arguments) for k in engines}
-        results: dict[int, Any] = {}
-        while calls and time.monotonic() < deadline:
-            for k, call in list(calls.items()):
-                try:
-                    results[k] = ray.get(call, timeout=RETRY_AFTER)
-                    del calls[k]
-                except GetTimeoutError:
-                    continue
-                except RayActorError:
-                    time.sleep(RETRY_AFTER)
-                    calls[k] = getattr(self.actors[k], method).remote(*arguments)
-        return results
+
+def _answered(call: ray.ObjectRef) -> bool:
+    try:
+        ray.get(call)
+    except RayActorError:
+        return False
+    return True
 
 
 class Router:
@@ -259,12 +250,8 @@ class Router:
 
 @dataclass(frozen=True, slots=True)
 class EngineHandles:
-    """What a client needs to reach the engines of a group; may be sent to any process.
-
-    Attributes:
-        path: the checkpoint, for its tokenizer.
-        timeout: seconds without any completion after which a client gives up.
-    """
+    """What a client needs to reach the engines of a group, in any process: the checkpoint, for its tokenizer, the
+    actors, and the seconds without any completion after which it gives up."""
 
     path: str
     actors: tuple[Any, ...]
@@ -283,13 +270,8 @@ class _Turn:
 
 
 class RemoteEngine:
-    """An `Engine` whose work is done by the actors of an `EngineGroup`. It needs a tokenizer, and no weights.
-
-    Args:
-        handles: of the group.
-        weights_version: what to sample with; engines with other weights complete nothing.
-        first: as for `Router`.
-    """
+    """An `Engine` whose work is done by the actors of an `EngineGroup`, with weights of this version only; `first` as
+    for `Router`."""
 
     def __init__(self, handles: EngineHandles, *, weights_version: int = 0, first: int = 0) -> None:
         self._handles = handles

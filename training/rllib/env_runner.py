@@ -1,10 +1,11 @@
-"""Samples whole groups: the rollout loop inside an RLlib env runner."""
+"""Whole groups of episodes, sampled by the rollout loop inside an RLlib env runner, and what is said of them."""
 
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import gymnasium
@@ -20,27 +21,29 @@ from pxr_agents.agents import VLMAgent
 from pxr_agents.chat import ChatFormat
 from pxr_agents.checkpoint import read_checkpoint
 from pxr_agents.engines.transformers import TransformersEngine
-from pxr_agents.groups import Group, group_jobs, settle
+from pxr_agents.engines.vllm.arguments import EngineError
+from pxr_agents.groups import Group, group_jobs
 from pxr_agents.rollout import rollout
 from pxr_agents.types import Episode, Sampling
 from pxr_env.env import VisualReasoningEnv
-from training.batch import group_bytes
+from training.batch import group_bytes, replay_weight, settled_groups
 from training.probes import ProbePlan, make_env
 from training.rllib.engines import EngineHandles, RemoteEngine
+from training.run_directory import Fault, NonFiniteError, TrainingError
 from training.watchdog import StuckEnvironmentError, Watchdog
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SampledGroup:
     """A group for the learners, and its episodes without tokens or images for the driver's books.
 
     Attributes:
         sample_id: the sample it belongs to.
-        group: the `Group`, or a reference to it in the object store that belongs to the driver. None of one that a
-            remote env runner keeps until it is handed over.
+        group: the `Group`, or a reference to it in the object store that belongs to the driver.
         episodes: its episodes.
         worker: index of the env runner.
-        moved_bytes: of the arrays that went through the object store; 0 where the group stayed in its process.
+        weight: see `training.batch.replay_weight`; 0 if its episodes all score alike.
+        n_bytes: of its arrays.
         settle_seconds: what its settlement took.
         n_tokens: ids of its episodes, context included.
         n_action_ids: those of them that were generated.
@@ -49,11 +52,25 @@ class SampledGroup:
     sample_id: str
     group: Any
     episodes: list[Episode]
-    worker: int
-    moved_bytes: int = 0
+    worker: int = 0
+    weight: float = 0.0
+    n_bytes: int = 0
     settle_seconds: float = 0.0
     n_tokens: int = 0
     n_action_ids: int = 0
+
+    def staleness(self, weights_version: int) -> int:
+        """How many versions older than `weights_version` the oldest weights are that sampled in it."""
+        versions = [step.weights_version for episode in self.episodes for step in episode.steps]
+        return max((weights_version - version for version in versions if version is not None), default=0)
+
+    def loaded(self) -> SampledGroup:
+        """With the group itself, which can be pickled. Raises RayError if it is gone."""
+        return replace(self, group=ray.get(self.group)) if isinstance(self.group, ray.ObjectRef) else self
+
+    def stored(self) -> SampledGroup:
+        """With a reference to the group, which belongs to this process."""
+        return replace(self, group=ray.put(self.group))
 
 
 def sampling_costs(groups: Sequence[SampledGroup]) -> dict[str, float]:
@@ -63,16 +80,11 @@ def sampling_costs(groups: Sequence[SampledGroup]) -> dict[str, float]:
     for group in groups:
         by_worker[group.worker] = by_worker.get(group.worker, 0.0) + group.settle_seconds
     return {
-        "bytes/groups": float(sum(group.moved_bytes for group in groups)),
+        "bytes/groups": float(sum(group.n_bytes for group in groups if isinstance(group.group, ray.ObjectRef))),
         "seconds/settle": max(by_worker.values(), default=0.0),
         "tokens/generated": float(sum(group.n_action_ids for group in groups)),
         "tokens/total": float(sum(group.n_tokens for group in groups)),
     }
-
-
-def weights_bytes(state: dict[str, Any]) -> int:
-    """Bytes of the weights in a state as `VLMEnvRunner.set_state` takes it."""
-    return sum(int(array.nbytes) for array in state[COMPONENT_RL_MODULE][DEFAULT_MODULE_ID].values())
 
 
 class VLMEnvRunner(EnvRunner, Checkpointable):
@@ -83,11 +95,10 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         # With remote runners the local one exists only to describe spaces and state: it needs no model.
         self._samples = self.worker_index != 0 or config.num_env_runners == 0
         if self._samples and self.worker_index != 0:
-            torch.set_num_threads(config.threads_per_env_runner)
+            torch.set_num_threads(1)
         self.module: Any = None
         self._engine: Any = None
         self._chat: ChatFormat | None = None
-        self._kept: dict[str, Group] = {}
         self._watchdog = Watchdog(config.ppo.env_timeout)
         self.envs: list[gymnasium.Env[Any, Any]] = []
         self.make_env()
@@ -145,10 +156,11 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         Raises:
             StuckEnvironmentError: an environment did not come back within `env_timeout`, or cannot show its sample; all
                 are made anew.
+            NonFiniteError: it gave a reward that is no finite number.
         """
         ppo = self.config.ppo
-        self._grow_envs(len(sample_ids) * ppo.group_size)
-        self._kept = {}
+        n_envs = min(len(sample_ids) * ppo.group_size, ppo.max_envs_per_runner)
+        self.envs += [self._new_env() for _ in range(n_envs - len(self.envs))]
         # Said to every rollout: the wrapper would decide by itself where nothing is said.
         told = (probes or {}) if ppo.probes.enabled else None
         jobs = group_jobs(sample_ids, ppo.group_size, seed=seed, probes=told)
@@ -164,40 +176,27 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
                 self._engine.set_weights_version(version)
             raise
         start = time.perf_counter()
-        curiosity = ppo.curiosity
-        groups = settle(episodes, ppo.group_size, preset=curiosity.preset, overrides=curiosity.overrides)
+        groups = settled_groups(episodes, ppo)
         settled = (time.perf_counter() - start) / len(groups)
         return [self._sampled(group, settled) for group in groups]
 
     def _sampled(self, group: Group, settle_seconds: float) -> SampledGroup:
         """The group as the driver gets it: only what leaves this process goes through the object store."""
-        stays = self.worker_index == 0 and self.config.num_learners == 0
-        remote = self.worker_index != 0
-        if remote:
-            self._kept[group.sample_id] = group
+        ppo = self.config.ppo
+        # What a remote env runner returns goes there by itself.
+        put = self.worker_index == 0 and self.config.num_learners > 0
         tokens = [episode.tokens for episode in group.episodes if episode.tokens]
         return SampledGroup(
-            group.sample_id,
-            group if stays else None if remote else ray.put(group),
-            [replace(episode, tokens=None) for episode in group.episodes],
-            self.worker_index,
-            moved_bytes=0 if stays else group_bytes(group),
+            sample_id=group.sample_id,
+            group=ray.put(group) if put else group,
+            episodes=[replace(episode, tokens=None) for episode in group.episodes],
+            worker=self.worker_index,
+            weight=replay_weight(group, normalize_std=ppo.normalize_std, alpha=ppo.replay_alpha),
+            n_bytes=group_bytes(group),
             settle_seconds=settle_seconds,
             n_tokens=sum(len(each.ids) for each in tokens),
             n_action_ids=sum(int(each.action.sum()) for each in tokens),
         )
-
-    def hand_over(self, sample_ids: Sequence[str]) -> tuple[Any, ...]:
-        """None, and the groups of these samples, which are forgotten here.
-
-        Called with as many `num_returns`: what a process puts into the object store dies with it, what a call returns
-        belongs to the caller. Who has the first value knows that all of them are there.
-        """
-        return (None, *(self._kept.pop(sample_id) for sample_id in sample_ids))
-
-    def _grow_envs(self, n: int) -> None:
-        n = min(n, self.config.ppo.max_envs_per_runner)
-        self.envs += [self._new_env() for _ in range(n - len(self.envs))]
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         state: dict[str, Any] = {WEIGHTS_SEQ_NO: self.weights_version}
@@ -231,3 +230,81 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
     def stop(self) -> None:
         for env in self.envs:
             env.close()
+
+
+@dataclass(kw_only=True, slots=True)
+class SamplingAttempt:
+    """What came of asking for groups once, of one env runner or of all.
+
+    Attributes:
+        groups: those that are there, and stay whatever dies from now on.
+        stuck: samples whose environment did not come back, or could not show them, with what is known of it.
+        lost: of each env runner that did not come back, what it was sampling, with how it was lost.
+        faults: what else went wrong.
+        error: what an env runner would raise again.
+        seconds: what the env runner took that was at it longest.
+    """
+
+    groups: list[Any] = field(default_factory=list)
+    stuck: dict[str, str] = field(default_factory=dict)
+    lost: list[tuple[list[str], str]] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    error: TrainingError | None = None
+    seconds: float = 0.0
+
+    def add(self, other: SamplingAttempt) -> None:
+        """Raises TrainingError if the other one has an error."""
+        if other.error is not None:
+            raise other.error
+        self.groups += other.groups
+        self.stuck |= other.stuck
+        self.faults += other.faults
+        self.seconds = max(self.seconds, other.seconds)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingCall:
+    """How groups are to be sampled.
+
+    Attributes:
+        seed: numbers that make the sampling noise unique and repeatable.
+        weights_version: of the weights to sample with.
+        engines: where they are, unless every env runner has its own.
+        probes: which rollouts are made to begin with which operation.
+    """
+
+    seed: tuple[int, ...]
+    weights_version: int
+    engines: EngineHandles | None
+    probes: ProbePlan
+
+
+def sample_on(runner: VLMEnvRunner, *, sample_ids: Sequence[str], call: SamplingCall) -> SamplingAttempt:
+    """Runs where the env runner is; brings nothing if its weights are not those that were asked for."""
+    attempt = SamplingAttempt()
+    start = time.perf_counter()
+    try:
+        if call.engines is not None:
+            runner.connect(call.engines, call.weights_version)
+        if runner.weights_version == call.weights_version:
+            attempt.groups = runner.sample_groups(sample_ids, seed=call.seed, probes=call.probes)
+    except StuckEnvironmentError as error:
+        attempt.stuck[error.sample_id] = str(error)
+    except EngineError as error:
+        attempt.faults.append(Fault("engine", str(error)))
+    except NonFiniteError as error:
+        attempt.error = error
+    except Exception:
+        # RLlib would start an env runner that raises one again, and again, and keep its cause to itself.
+        attempt.error = TrainingError(f"An env runner could not sample:\n{traceback.format_exc()}")
+    attempt.seconds = time.perf_counter() - start
+    return attempt
+
+
+def sample_apart(runner: VLMEnvRunner, *, sample_ids: Sequence[str], call: SamplingCall) -> tuple[Any, ...]:
+    """As `sample_on`; its groups come beside it, as values of their own: what a process puts into the object store dies
+    with it, what a call returns belongs to the caller."""
+    attempt = sample_on(runner, sample_ids=sample_ids, call=call)
+    whole = [sampled.group for sampled in attempt.groups] or [None] * len(sample_ids)
+    attempt.groups = [replace(sampled, group=None) for sampled in attempt.groups]
+    return attempt, *whole

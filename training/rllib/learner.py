@@ -1,6 +1,7 @@
 """RLlib's torch learner with a data plane of whole episodes: no connectors, no SingleAgentEpisode.
 
-What is learned is in `training.update`; here it meets RLlib's steps, DDP, and learners that fail, die or hang.
+What is learned is in `training.update`; here it meets RLlib's steps, DDP, DeepSpeed, and learners that fail, die or
+hang.
 """
 
 from __future__ import annotations
@@ -9,16 +10,17 @@ import contextlib
 import os
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 import torch.distributed
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
-from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core import COMPONENT_OPTIMIZER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.core.rl_module.torch import TorchRLModule
@@ -26,11 +28,11 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import _get_default_store
 
 from pxr_agents.vlm import VLM
-from training.batch import Bucket
-from training.faults import failed_batch_error
-from training.lora import has_adapters, plain_weights
+from training.batch import Bucket, failed_batch_error
+from training.learners import TAG, has_adapters, plain_weights, start_engine
+from training.loss import objective
 from training.policy import Policy
-from training.run_directory import Interrupted, LostProcessError, NonFiniteError, TrainingError
+from training.run_directory import Interrupted, LostProcessError, NonFiniteError, TrainingError, first_line
 from training.update import Minibatch, Ranks, Update
 
 _FAILED = "pxr/failed_learner"
@@ -38,7 +40,6 @@ _FAILED = "pxr/failed_learner"
 _SECONDS_TO_REPORT = 5.0
 # Answers of living processes, and of dead ones, come at once.
 _PING_TIMEOUT = 10.0
-_LINE = 200
 
 
 class VLMModule(TorchRLModule):
@@ -48,7 +49,7 @@ class VLMModule(TorchRLModule):
 
     def setup(self) -> None:
         known = ("path", "temperature") if self.inference_only else ("path", "temperature", "critic", "learner", "seed")
-        self.policy = Policy.load(**{name: self.model_config[name] for name in known if name in self.model_config})
+        self.policy = Policy.load(**{name: self.model_config[name] for name in known})
         # Registers the parameters; the policy itself is no torch module.
         self.model, self.value_head = self.policy.vlm.model, self.policy.value_head
 
@@ -81,29 +82,20 @@ class RLlibMinibatch:
 
 
 class TokenPPOLearner(TorchLearner):
-    """Runs `training.update.Update`. Its `update` gets references to groups and the keywords of `Update.minibatches`.
-
-    Attributes:
-        ppo: the update.
-    """
+    """Runs an `Update`, `ppo`. Its `update` gets references to groups and the keywords of `Update.minibatches`."""
 
     ppo: Update
 
     def build(self) -> None:
         super().build()
-        self.ppo = self._make_update()
+        ranks = Ranks(self.config.num_learners, self._device)
+        self.ppo = Update(
+            self.config.ppo, self.module[DEFAULT_MODULE_ID].unwrapped().policy, ranks=ranks, **self._passes()
+        )
 
-    def _make_update(self) -> Update:
-        return Update(self.config.ppo, self._policy, ranks=self._ranks)
-
-    @property
-    def _policy(self) -> Policy:
-        policy: Policy = self.module[DEFAULT_MODULE_ID].unwrapped().policy
-        return policy
-
-    @property
-    def _ranks(self) -> Ranks:
-        return Ranks(self.config.num_learners, self._device)
+    def _passes(self) -> dict[str, Any]:
+        """How `Update` passes rows through the model, where that is not as the policy does."""
+        return {}
 
     def get_parameters(self, module: Any) -> list[Tensor]:
         return [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -159,6 +151,84 @@ class TokenPPOLearner(TorchLearner):
         self.metrics.log_dict(self.ppo.metrics(), key=DEFAULT_MODULE_ID, window=1)
 
 
+class DeepSpeedPPOLearner(TokenPPOLearner):
+    """`TokenPPOLearner` whose optimizer states and gradients (ZeRO-2) and weights (ZeRO-3) are split over the learners.
+
+    Only the step differs: each bucket of a minibatch goes forward and backward by itself, and DeepSpeed averages the
+    gradients over the learners, clips them and steps. The numbers are the same, up to rounding.
+
+    RLlib asks its first learner alone for weights and for the state of the optimizer. Here it has but a part of them:
+    they are gathered by all learners together (`training.rllib.weights`), and checkpoints are written by all of them.
+    """
+
+    # DeepSpeed's, around the module.
+    engine: Any = None
+
+    def build(self) -> None:
+        # DeepSpeed asks for what `torchrun` would have set. A learner sees its own GPU only, which is number 0.
+        rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": "0", "LOCAL_SIZE": str(world)}
+        super().build()
+
+    def _passes(self) -> dict[str, Any]:
+        # DeepSpeed follows which weights come when, pass by pass, from the outermost call.
+        return {"forward": lambda batch: _joined([self.engine([bucket]) for bucket in batch]), "in_step": True}
+
+    def _map_module_to_device(self, module: Any) -> None:
+        """The model stays in the memory of the CPU; DeepSpeed moves what belongs on this learner's GPU."""
+
+    def _make_modules_ddp_if_necessary(self) -> None:
+        module = self._module[DEFAULT_MODULE_ID]
+        if module.value_head is not None:
+            module.value_head.register_forward_pre_hook(_cast_to_weight)
+        [(_, optimizer)] = self.get_optimizers_for_module(DEFAULT_MODULE_ID)
+        self.engine = start_engine(module, optimizer, self.config.ppo)
+
+    def _uncompiled_update(self, batch: dict[str, Minibatch], **kwargs: Any) -> tuple[Any, Any, Any]:
+        """One optimizer step on a minibatch: a pass for each bucket, whose gradients add up."""
+        buckets, parts = batch[DEFAULT_MODULE_ID], []
+        total = 0.0
+        for bucket in buckets:
+            out = self.engine([bucket])
+            loss, _ = objective(self.config.ppo, [bucket], out, normalizer=buckets.normalizer or 1.0)
+            total += float(loss.detach())
+            self.engine.backward(loss)
+            parts.append({name: tensor.detach() for name, tensor in out.items()})
+        self.ppo.check_loss(total)
+        # DeepSpeed leaves a step out by itself where the norm is no number.
+        self.engine.step()
+        self.ppo.takes_step(float(self.engine.get_global_grad_norm()))
+        whole = {DEFAULT_MODULE_ID: _joined(parts)}
+        # The loss of the whole minibatch once more, for its metrics.
+        return whole, self.compute_losses(fwd_out=whole, batch=batch), {}
+
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """Without weights and optimizer: this learner has but a part of them (see `save_shard`)."""
+        others = [not_components] if isinstance(not_components, str) else not_components or []
+        without = sorted({COMPONENT_RL_MODULE, COMPONENT_OPTIMIZER, *others})
+        state: dict[str, Any] = super().get_state(components, not_components=without, **kwargs)
+        return state
+
+    def get_checkpointable_components(self) -> list[Any]:
+        return []
+
+    def save_shard(self, path: Path) -> None:
+        """Write this learner's part of the weights and of the optimizer. All learners have to, together."""
+        self.engine.save_checkpoint(str(path), tag=TAG, save_latest=False)
+
+    def load_shard(self, path: Path) -> None:
+        """Read what `save_shard` wrote. All learners have to, together; there must be as many as then."""
+        self.engine.load_checkpoint(str(path), tag=TAG)
+
+
+def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _cast_to_weight(module: torch.nn.Linear, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    return (inputs[0].to(module.weight.dtype),)
+
+
 def leave_group() -> None:
     """What one of several learners does about an exception, in its `except` block, before it raises it again.
 
@@ -185,17 +255,12 @@ def leave_group() -> None:
 
 
 class LearnerWatch:
-    """Ends the wait for learners that do not finish: RLlib would wait for ever for one that hangs in a collective.
-
-    Args:
-        learner_group: RLlib's.
-        timeout: seconds.
-    """
+    """Ends the wait for learners of RLlib's group that do not finish within `timeout` seconds: RLlib would wait for
+    ever for one that hangs in a collective."""
 
     def __init__(self, learner_group: Any, timeout: float) -> None:
-        self._group, self._timeout, self._expired = learner_group, timeout, False
-        remote = learner_group.is_remote
-        self._actors = [result.get() for result in learner_group.foreach_learner(_itself)] if remote else []
+        self._timeout, self._expired = timeout, False
+        self._actors = list(learner_group._worker_manager.actors().values()) if learner_group.is_remote else []
 
     @contextmanager
     def bounded(self) -> Iterator[None]:
@@ -223,29 +288,26 @@ class LearnerWatch:
     def _why(self) -> str | None:
         if self._expired:
             return f"The learners did not finish within learner_timeout={self._timeout:g} s and were killed"
-        dead = self._dead()
+        dead = [str(number) for number, actor in enumerate(self._actors) if _is_dead(actor)]
         if not dead:
             return None
-        numbers = ", ".join(map(str, dead))
+        numbers = ", ".join(dead)
         return f"Learner {numbers} of {len(self._actors)} died" if len(dead) == 1 else f"Learners {numbers} died"
-
-    def _dead(self) -> list[int]:
-        """Numbers of the learners whose processes are gone."""
-        calls = [actor.__ray_ready__.remote() for actor in self._actors]
-        dead = []
-        for number, call in enumerate(calls):
-            try:
-                ray.get(call, timeout=_PING_TIMEOUT)
-            except RayActorError:
-                dead.append(number)
-            except (RayTaskError, GetTimeoutError):
-                continue
-        return dead
 
     def _expire(self) -> None:
         self._expired = True
         for actor in self._actors:
             ray.kill(actor)
+
+
+def _is_dead(actor: Any) -> bool:
+    try:
+        ray.get(actor.__ray_ready__.remote(), timeout=_PING_TIMEOUT)
+    except RayActorError:
+        return True
+    except (RayTaskError, GetTimeoutError):
+        pass
+    return False
 
 
 def failed_batch(error: NonFiniteError, learner_group: Any) -> NonFiniteError:
@@ -256,13 +318,3 @@ def failed_batch(error: NonFiniteError, learner_group: Any) -> NonFiniteError:
     batches = [batch for result in results if result.ok and (batch := result.get()) is not None]
     # From another process it comes with its traceback around it.
     return failed_batch_error(str(getattr(error, "cause", error)), batches)
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in short."""
-    lines = str(getattr(error, "cause", None) or error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:_LINE].rstrip(".")
-
-
-def _itself(learner: Any) -> Any:
-    return ray.get_runtime_context().current_actor

@@ -1,65 +1,65 @@
 """Every sample becomes a group, whatever dies or hangs meanwhile; what cannot be sampled is named and given up.
 
-`sample_all` decides, without Ray, what is asked for again and who is blamed; `RunnerPool` asks env runners.
+`sample_all` decides, without Ray, what is asked for again and who is blamed; `RunnerPool` asks env runners; `Sampler`
+has the groups of every iteration.
 
-What env runners owe is asked for again, of those that are left, as long as anything comes of it. A sample is blamed
+What env runners owe is asked for again, of those that are left, as long as anything comes of it. A sample is blamed by
+name, where its environment did not come back and could be interrupted, or could not show it; or by elimination, where
+processes died: what was with two that died is then sampled alone. One that is blamed `BLAMES` times is given up.
 
-- by name, where its environment did not come back and could be interrupted, or could not show it;
-- by elimination, where processes died: what was with two that died is then sampled alone.
+With `max_staleness = 1` env runners sample the next groups while learners work at these:
 
-One that is blamed `BLAMES` times is given up: another takes its place.
+    iteration          1                  2                3
+    env runners   | 1 || 2        |  | 3         |  |              ...
+    learners           | 1    |      | 2     |      | 3     |
+    weights       0                  1              2              3
+
+They are begun with the weights that the iteration starts from, and waited for before the new ones leave the learners:
+every episode has one version, one older than the weights that it trains. Between iterations nothing is under way, so a
+checkpoint holds everything.
 """
 
 from __future__ import annotations
 
-import functools
+import contextlib
+import pickle
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 from ray.exceptions import RayError
 
-from pxr_agents.engines.vllm.arguments import EngineError
-from training.faults import Fault
-from training.probes import ProbePlan
-from training.rllib.engines import EngineHandles
-from training.rllib.env_runner import VLMEnvRunner
-from training.run_directory import RESUME, LostProcessError, TrainingError
-from training.watchdog import StuckEnvironmentError
+from training.config import PPORecipe
+from training.ppo_run import Books
+from training.rllib.engines import EngineGroup
+from training.rllib.env_runner import (
+    SampledGroup,
+    SamplingAttempt,
+    SamplingCall,
+    VLMEnvRunner,
+    sample_apart,
+    sample_on,
+)
+from training.run_directory import RESUME, Fault, LostProcessError, TrainingError
 
-# What closing environments may take before their processes are ended anyway.
-_CLOSE_TIMEOUT = 10.0
-# What is ready when it is asked for may still have to travel.
-_SECONDS_TO_FETCH = 10.0
-
+AHEAD = "ahead"
+"""Folder of a checkpoint with the groups that were sampled for the next iteration, one file each."""
 BLAMES = 2
 """After so many times nobody tries a sample again."""
 IDLE_ATTEMPTS = 5
 """So many attempts in a row may bring nothing."""
 
-
-@dataclass(kw_only=True, slots=True)
-class SamplingAttempt:
-    """What came of asking for groups once.
-
-    Attributes:
-        groups: those that are there, and stay whatever dies from now on.
-        stuck: samples whose environment did not come back, or could not show them, with what is known of it.
-        lost: of each env runner that did not come back, what it was sampling, with how it was lost.
-        faults: what else went wrong.
-        seconds: what the env runner took that was at it longest.
-    """
-
-    groups: list[Any] = field(default_factory=list)
-    stuck: dict[str, str] = field(default_factory=dict)
-    lost: list[tuple[list[str], str]] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
-    seconds: float = 0.0
+# What closing environments may take before their processes are ended anyway.
+_CLOSE_TIMEOUT = 10.0
+# What is ready when it is asked for may still have to travel.
+_SECONDS_TO_FETCH = 10.0
+# Attempts at a group count on where it was sampled ahead: noise never comes twice.
+_LATER_ATTEMPTS = 1000
 
 
 Once = Callable[[Sequence[str], int, bool], SamplingAttempt]
@@ -87,20 +87,20 @@ def sample_all(
         LostProcessError: nothing came of several attempts.
         TrainingError: more than a tenth of the samples had to be given up (and more than one).
     """
-    books = _Books(list(sample_ids), another, report)
-    while missing := books.missing():
+    batch = _Batch(list(sample_ids), another, report)
+    while missing := batch.missing():
         # Those that were seldom there when a process died come first: where one succeeds, processes do not die of all.
-        suspects = sorted((s for s in missing if books.deaths[s] >= BLAMES), key=lambda s: books.deaths[s])
-        attempt = once(suspects or missing, first_attempt + books.attempts, bool(suspects))
-        books.enter(attempt, alone=bool(suspects))
-    return [books.done[s] for s in books.places]
+        suspects = sorted((s for s in missing if batch.deaths[s] >= BLAMES), key=lambda s: batch.deaths[s])
+        attempt = once(suspects or missing, first_attempt + batch.attempts, bool(suspects))
+        batch.enter(attempt, alone=bool(suspects))
+    return [batch.done[s] for s in batch.places]
 
 
-class _Books:
+class _Batch:
     """What is there, what is owed, and who is blamed for it.
 
     Attributes:
-        places: the samples of the batch, with those that took the place of others.
+        places: the samples, with those that took the place of others.
         done: their groups.
         deaths: how many processes died while they had a sample.
         attempts: how many there were.
@@ -112,10 +112,10 @@ class _Books:
         self.places, self._another, self._report = places, another, report
         self.done: dict[str, Any] = {}
         self.deaths: Counter[str] = Counter()
-        self.attempts = 0
+        self.attempts = self._idle = 0
         self._blames: Counter[str] = Counter()
         self._given_up: dict[str, str] = {}
-        self._idle, self._last = 0, ""
+        self._last = ""
 
     def missing(self) -> list[str]:
         return [s for s in self.places if s not in self.done]
@@ -168,94 +168,15 @@ class _Books:
         self._report(fault)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SamplingCall:
-    """How groups are to be sampled.
-
-    Attributes:
-        seed: numbers that make the sampling noise unique and repeatable; the number of the env runner's part is added.
-        weights_version: of the weights to sample with.
-        engines: where they are, unless every env runner has its own.
-        probes: which rollouts are made to begin with which operation.
-    """
-
-    seed: tuple[int, ...]
-    weights_version: int
-    engines: EngineHandles | None
-    probes: ProbePlan
-
-
-@dataclass(kw_only=True, slots=True)
-class RunnerReport(SamplingAttempt):
-    """What an env runner says when it is done.
-
-    Attributes:
-        part: the number of the part it was asked for.
-        actor: itself, where it is remote.
-        error: traceback of an exception that it would raise again. RLlib would start an env runner that raises one
-            again, and again, and keep its cause to itself.
-    """
-
-    part: int
-    actor: Any = None
-    error: str | None = None
-
-
-def sample_on(runner: VLMEnvRunner, *, sample_ids: Sequence[str], call: SamplingCall, part: int = 0) -> RunnerReport:
-    """Runs where the env runner is; brings nothing if its weights are not those that were asked for."""
-    report = RunnerReport(part=part, actor=ray.get_runtime_context().current_actor if runner.worker_index else None)
-    try:
-        if sample_ids and call.engines is not None:
-            runner.connect(call.engines, call.weights_version)
-        if sample_ids and runner.weights_version == call.weights_version:
-            start = time.perf_counter()
-            report.groups = runner.sample_groups(sample_ids, seed=call.seed, probes=call.probes)
-            report.seconds = time.perf_counter() - start
-    except StuckEnvironmentError as error:
-        report.stuck[error.sample_id] = str(error)
-    except EngineError as error:
-        report.faults.append(Fault("engine", str(error)))
-    except Exception:
-        report.error = traceback.format_exc()
-    return report
-
-
-def attempt_of(reports: Sequence[RunnerReport]) -> SamplingAttempt:
-    """What came of it, all in all.
-
-    Raises:
-        TrainingError: an env runner raised an exception, which it would raise again.
-    """
-    attempt = SamplingAttempt(seconds=max((report.seconds for report in reports), default=0.0))
-    for report in reports:
-        if report.error is not None:
-            raise TrainingError(f"An env runner could not sample:\n{report.error}")
-        attempt.groups += report.groups
-        attempt.stuck |= report.stuck
-        attempt.faults += report.faults
-    return attempt
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Order:
-    """What was asked of which env runner: of the k-th of `workers` the samples in the k-th of `parts`."""
-
-    workers: list[int]
-    parts: list[list[str]]
-    calls: list[Callable[[VLMEnvRunner], RunnerReport]]
-    tag: str
-    since: float
-
-
 class RunnerPool:
     """The remote env runners of RLlib's `group`: one that has not come back after `timeout` seconds is killed and
     started again, and `restore` brings it back into service."""
 
     def __init__(self, group: Any, *, timeout: float, restore: Callable[[], object]) -> None:
         self._group, self._timeout, self._restore = group, timeout, restore
-        self._actors: dict[int, Any] = dict(group.foreach_env_runner(_itself, local_env_runner=False))
-        self._begun: _Order | None = None
-        self._n_orders = 0
+        # Env runner -> what it was asked for, and references to an attempt and its groups.
+        self._calls: dict[int, tuple[list[str], list[ray.ObjectRef]]] = {}
+        self._since = 0.0
 
     def sample(self, sample_ids: Sequence[str], call: SamplingCall, *, alone: bool) -> SamplingAttempt:
         """Ask every env runner for its part of the groups, or (alone) for one at most.
@@ -263,29 +184,50 @@ class RunnerPool:
         Raises:
             LostProcessError: there are none any more.
         """
-        workers = self._healthy()
-        if not workers:
-            raise LostProcessError(f"No env runner came back within rollout_timeout={self._timeout:g} s")
-        order = self._order(workers, sample_ids[: len(workers)] if alone else sample_ids, call)
-        reports: list[RunnerReport] = self._group.foreach_env_runner(
-            order.calls, local_env_runner=False, remote_worker_ids=workers, timeout_seconds=self._timeout
-        )
-        return self._attempt(order, reports)
+        deadline = time.monotonic() + self._timeout
+        while not (workers := self._group.healthy_worker_ids()):
+            if time.monotonic() > deadline:
+                raise LostProcessError(f"No env runner came back within rollout_timeout={self._timeout:g} s")
+            time.sleep(0.5)
+            self._restore()
+        self.begin(sample_ids[: len(workers)] if alone else sample_ids, call)
+        return self.finish()
 
     def begin(self, sample_ids: Sequence[str], call: SamplingCall) -> None:
         """Ask the env runners that are up for their parts of the groups, and do not wait for them."""
-        self._begun = order = self._order(list(self._group.healthy_worker_ids()), sample_ids, call)
-        if order.workers:
-            self._group.foreach_env_runner_async(order.calls, tag=order.tag, remote_worker_ids=order.workers)
+        workers, actors = self._group.healthy_worker_ids(), self._group._worker_manager.actors()
+        parts = np.array_split(np.array(sample_ids, object), len(workers) or 1)
+        self._calls, self._since = {}, time.monotonic()
+        for worker, samples in zip(workers, parts, strict=False):
+            if part := list(samples):
+                remote = actors[worker].apply.options(num_returns=1 + len(part))
+                self._calls[worker] = part, remote.remote(sample_apart, sample_ids=part, call=call)
 
     def finish(self) -> SamplingAttempt:
-        """Wait for what was begun."""
-        order, self._begun = self._begun, None
-        if order is None or not order.workers:
-            return SamplingAttempt()
-        left = self._timeout - (time.monotonic() - order.since)
-        answers = self._group.fetch_ready_async_reqs(tags=order.tag, timeout_seconds=max(left, _SECONDS_TO_FETCH))
-        return self._attempt(order, [report for _, report in answers])
+        """Wait for what was begun. Env runners that did not answer are started again."""
+        calls, self._calls = self._calls, {}
+        attempt = SamplingAttempt()
+        firsts = [references[0] for _, references in calls.values()]
+        left = max(self._timeout - (time.monotonic() - self._since), _SECONDS_TO_FETCH)
+        ready = ray.wait(firsts, num_returns=len(firsts), timeout=left)[0] if firsts else []
+        for worker, (part, (first, *groups)) in calls.items():
+            how = f"env runner {worker} died"
+            if first in ready:
+                try:
+                    answer: SamplingAttempt = ray.get(first)
+                except RayError:
+                    pass
+                else:
+                    answer.groups = [replace(s, group=ref) for s, ref in zip(answer.groups, groups, strict=False)]
+                    attempt.add(answer)
+                    continue
+            else:
+                # It may wait in native code, or for a machine that is gone.
+                ray.kill(self._group._worker_manager.actors()[worker], no_restart=False)
+                how = f"env runner {worker} did not come back within rollout_timeout={self._timeout:g} s and was killed"
+            self._group._worker_manager.set_actor_state(worker, healthy=False)
+            attempt.lost.append((part, how))
+        return attempt
 
     def close(self) -> None:
         """Let env runners close their environments, and end those that hang: RLlib would wait for them for ever.
@@ -293,67 +235,11 @@ class RunnerPool:
         What was begun and not waited for is ended, too.
         """
         closed: list[int] = []
-        if self._begun is None:
+        if not self._calls:
             closed = self._group.foreach_env_runner(_close, local_env_runner=False, timeout_seconds=_CLOSE_TIMEOUT)
-        for worker, actor in self._actors.items():
+        for worker, actor in self._group._worker_manager.actors().items():
             if worker not in closed:
                 ray.kill(actor)
-
-    def _order(self, workers: list[int], sample_ids: Sequence[str], call: SamplingCall) -> _Order:
-        self._n_orders += 1
-        parts = [list(part) for part in np.array_split(np.array(sample_ids, object), len(workers) or 1)]
-        return _Order(
-            workers=workers,
-            parts=parts,
-            calls=[functools.partial(sample_on, sample_ids=part, call=call, part=k) for k, part in enumerate(parts)],
-            # An answer that comes after its timeout finds nobody who asks for it.
-            tag=f"groups-{self._n_orders}",
-            since=time.monotonic(),
-        )
-
-    def _attempt(self, order: _Order, reports: Sequence[RunnerReport]) -> SamplingAttempt:
-        """What came of it, with references to groups that outlive env runners; those that did not answer are started
-        again."""
-        calls = [self._hand_over(report) if report.groups else [] for report in reports]
-        lost = []
-        for report, call in zip(reports, calls, strict=True):
-            if not call:
-                continue
-            try:
-                ray.get(call[0], timeout=self._timeout)
-                report.groups = [replace(group, group=ref) for group, ref in zip(report.groups, call[1:], strict=True)]
-            except RayError:
-                report.groups = []
-                how = f"env runner {order.workers[report.part]} died before it handed its groups over"
-                lost.append((order.parts[report.part], how))
-        answered = {report.part for report in reports}
-        silent = [k for k in range(len(order.parts)) if k not in answered]
-        attempt = attempt_of(reports)
-        lost = [(order.parts[k], self._give_up(order.workers[k])) for k in silent] + lost
-        attempt.lost = [(part, how) for part, how in lost if part]
-        return attempt
-
-    @staticmethod
-    def _hand_over(report: RunnerReport) -> list[ray.ObjectRef]:
-        """A receipt, and references to the groups, which belong to this process."""
-        call = report.actor.hand_over.options(num_returns=1 + len(report.groups))
-        references: list[ray.ObjectRef] = call.remote([group.sample_id for group in report.groups])
-        return references
-
-    def _healthy(self) -> list[int]:
-        """Indices of the env runners that are up, after waiting for a restart if there is none."""
-        deadline = time.monotonic() + self._timeout
-        while not (healthy := list(self._group.healthy_worker_ids())) and time.monotonic() < deadline:
-            time.sleep(0.5)
-            self._restore()
-        return healthy
-
-    def _give_up(self, worker: int) -> str:
-        if worker not in self._group.healthy_worker_ids():
-            return f"env runner {worker} died"
-        # It may wait in native code, or for a machine that is gone.
-        ray.kill(self._actors[worker], no_restart=False)
-        return f"env runner {worker} did not come back within rollout_timeout={self._timeout:g} s and was killed"
 
 
 def _close(runner: VLMEnvRunner) -> int:
@@ -361,5 +247,164 @@ def _close(runner: VLMEnvRunner) -> int:
     return int(runner.worker_index)
 
 
-def _itself(runner: VLMEnvRunner) -> tuple[int, Any]:
-    return int(runner.worker_index), ray.get_runtime_context().current_actor
+class Sampler:
+    """The groups of every iteration, and with `max_staleness` of the next one.
+
+    Args:
+        recipe, books: of the run; who is left out is written into the books.
+        local, runners: the env runner of this process, and RLlib's group of remote ones.
+        engines: which sample, unless env runners do.
+        make_ready: brings env runners that were started again into service, and gives all the weights of now.
+
+    Attributes:
+        weights_version: of the weights that are sampled with from now on. Who samples is told it with every call, and
+            refuses if it has other weights.
+    """
+
+    def __init__(
+        self,
+        recipe: PPORecipe,
+        books: Books,
+        local: VLMEnvRunner,
+        runners: Any,
+        *,
+        engines: EngineGroup | None,
+        make_ready: Callable[[], object],
+    ) -> None:
+        self._recipe, self._books, self._local, self._engines = recipe, books, local, engines
+        self._make_ready = make_ready
+        self._runners = RunnerPool(runners, timeout=recipe.rollout_timeout, restore=make_ready)
+        self.weights_version = 0
+        self._iteration = 0
+        # What the next iteration owes, of that what is there, and whether the rest is under way.
+        self._ids: list[str] = []
+        self._ready: list[SampledGroup] = []
+        self._begun = False
+        self._metrics: dict[str, float] = {}
+
+    def groups(self, iteration: int) -> list[SampledGroup]:
+        """The groups to train in an iteration (from 0): those that were sampled ahead, or freshly sampled ones.
+
+        Groups that are lost, or older than `max_staleness` allows, are sampled again with the weights of now.
+        """
+        self._iteration, start = iteration, time.perf_counter()
+        ahead, version = bool(self._ids), self.weights_version
+        ids = self._ids or self._books.cursor.take(self._recipe.groups_per_iteration)
+        kept = {each.sample_id: each for each in self._ready if each.staleness(version) <= self._recipe.max_staleness}
+        missing = [sample_id for sample_id in ids if sample_id not in kept]
+        # Not by their own names: a sample that was given up has another in its place.
+        kept |= zip(missing, self.sample(missing, first_attempt=_LATER_ATTEMPTS if ahead else 0), strict=True)
+        waited = time.perf_counter() - start
+        groups = [kept[sample_id] for sample_id in ids]
+        ages = [group.staleness(version) for group in groups]
+        self._metrics = {
+            "async/staleness_mean": float(np.mean(ages)),
+            "async/staleness_max": float(max(ages)),
+            "async/resampled": float(len(missing) if ahead else 0),
+            "seconds/sample": waited if missing else 0.0,
+            "seconds/wait": waited,
+        }
+        self._ids, self._ready = [], []
+        return groups
+
+    def begin(self) -> None:
+        """Let env runners start with the groups of the iteration after this one, unless this is the last."""
+        if self._recipe.max_staleness and self._iteration + 1 < self._recipe.iterations:
+            self._ids, self._begun = self._books.cursor.take(self._recipe.groups_per_iteration), True
+            self._iteration += 1
+            self._runners.begin(self._ids, self._call(self._ids, 0))
+
+    def finish(self) -> None:
+        """Wait for what was begun; what a lost env runner owed is sampled by the others, with the same weights."""
+        if self._begun:
+            start = time.perf_counter()
+            attempt = self._runners.finish()
+            self._ready = self.sample(self._ids, begun=attempt)
+            self._ids, self._begun = [group.sample_id for group in self._ready], False
+            self._metrics["seconds/sample"] += attempt.seconds
+            self._metrics["seconds/wait"] += time.perf_counter() - start
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers of the iteration, nothing where nothing is sampled ahead.
+
+        `async/staleness_mean` and `_max` (versions between the weights that sampled a group and those that it trains),
+        `async/resampled` (groups that were sampled ahead in vain), `seconds/sample` (the env runner that took longest),
+        `seconds/wait` (what the iteration waited for rollouts) and `async/overlap`: the share of `seconds/sample` that
+        nobody waited for.
+        """
+        if not self._recipe.max_staleness:
+            return {}
+        sample, wait = self._metrics["seconds/sample"], self._metrics["seconds/wait"]
+        return self._metrics | ({"async/overlap": max(0.0, 1.0 - wait / sample)} if sample else {})
+
+    def sample(
+        self, sample_ids: Sequence[str], *, first_attempt: int = 0, begun: SamplingAttempt | None = None
+    ) -> list[SampledGroup]:
+        """A group of every sample.
+
+        Args:
+            sample_ids: the samples.
+            first_attempt: the number that attempts are counted from, so that noise never comes twice.
+            begun: what came of the first attempt, if that was begun earlier.
+
+        Raises:
+            LostProcessError, TrainingError: as `sample_all`, or an environment raised an exception.
+        """
+
+        def once(asked: Sequence[str], number: int, alone: bool) -> SamplingAttempt:
+            if begun is not None and number == first_attempt:
+                attempt = begun
+            elif self._recipe.num_env_runners:
+                attempt = self._runners.sample(asked, self._call(asked, number), alone=alone)
+            else:
+                attempt = SamplingAttempt()
+                attempt.add(sample_on(self._local, sample_ids=asked, call=self._call(asked, number)))
+            if len(attempt.groups) < len(asked):
+                if self._engines is not None and any(fault.kind == "engine" for fault in attempt.faults):
+                    self._engines.check(timeout=min(60.0, self._recipe.engine.turn_timeout))
+                # An env runner that was started again has the weights it began with, and refused to sample with them.
+                self._make_ready()
+            return attempt
+
+        report = self._books.faults.append
+        return sample_all(sample_ids, once, another=self._another, report=report, first_attempt=first_attempt)
+
+    def _call(self, sample_ids: Sequence[str], attempt: int) -> SamplingCall:
+        return SamplingCall(
+            seed=(self._recipe.seed, 3, self._iteration, attempt),
+            weights_version=self.weights_version,
+            engines=None if self._engines is None else self._engines.handles,
+            probes=self._books.probes.plan(sample_ids, self._iteration),
+        )
+
+    def _another(self, taken: Sequence[str]) -> str:
+        """The next sample that is none of these."""
+        while (sample_id := self._books.cursor.take(1)[0]) in taken:
+            continue
+        return sample_id
+
+    def state_dict(self) -> dict[str, Any]:
+        """The samples that the next iteration owes, without their groups (see `save`)."""
+        return {"sample_ids": self._ids}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken; without `load`, groups are sampled again."""
+        self._ids, self._ready = list(state["sample_ids"]), []
+
+    def save(self, path: Path) -> None:
+        """Write the groups that are ready into a checkpoint, one after the other: `bytes/groups` on disk."""
+        for k, sampled in enumerate(self._ready):
+            # One whose node is gone will be sampled again, here and by whoever resumes.
+            with contextlib.suppress(RayError):
+                whole = pickle.dumps(sampled.loaded())
+                (path / AHEAD).mkdir(exist_ok=True)
+                (path / AHEAD / f"{k}.pkl").write_bytes(whole)
+
+    def load(self, path: Path) -> None:
+        """Read what `save` wrote."""
+        files = sorted((path / AHEAD).glob("*.pkl"), key=lambda file: int(file.stem))
+        saved: list[SampledGroup] = [pickle.loads(file.read_bytes()) for file in files]
+        self._ready = [each.stored() for each in saved]
+
+    def close(self) -> None:
+        self._runners.close()

@@ -5,6 +5,7 @@ What is sharded is gathered by all learners together; whatever asks one learner 
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,11 +20,12 @@ from torch import Tensor
 
 from pxr_agents.checkpoint import published_weights
 from training.config import PPORecipe
-from training.deepspeed_engine import gathered
-from training.lora import adapter_weights, export_model, plain_weights
+from training.learners import adapter_weights, export_model, plain_weights
 from training.rllib.engines import EngineGroup
 
 SHARDS = "shards"
+# Seconds a step of a weight transfer may take.
+_STEP_TIMEOUT = 600.0
 
 
 def on_learners(learner_group: Any, function: Callable[[Any], Any]) -> list[Any]:
@@ -36,11 +38,8 @@ def on_learners(learner_group: Any, function: Callable[[Any], Any]) -> list[Any]
 
 
 def named_weights(learner: Any) -> Iterator[tuple[str, Tensor]]:
-    """The model's weights on a learner, one tensor after the other, under the names transformers gives them.
-
-    Adapters are merged. All learners have to iterate together; a tensor is whole until the next one is asked for.
-    """
-    return plain_weights(learner.module[DEFAULT_MODULE_ID].unwrapped().model, gathered)
+    """The model's weights on a learner, with adapters merged, as `training.learners.plain_weights` has them."""
+    return plain_weights(_model(learner))
 
 
 def learner_weights(learner_group: Any) -> dict[str, Tensor]:
@@ -57,6 +56,11 @@ def learner_state(learner_group: Any) -> dict[str, Any]:
     }
 
 
+def weights_bytes(state: dict[str, Any]) -> int:
+    """Bytes of the weights in what `learner_state` returns."""
+    return sum(int(array.nbytes) for array in state[COMPONENT_RL_MODULE][DEFAULT_MODULE_ID].values())
+
+
 def learner_version(learner_group: Any) -> int:
     """How many updates made the learners' weights: the version that env runners and engines know them by."""
     state = learner_group.get_state(components=f"{COMPONENT_LEARNER}/{WEIGHTS_SEQ_NO}")
@@ -64,17 +68,17 @@ def learner_version(learner_group: Any) -> int:
 
 
 def export(learner_group: Any, recipe: PPORecipe, path: Path) -> None:
-    """Write the trained model as `training.lora.export_model` does; all learners are alive."""
-    adapters = _from_first(learner_group, _named_adapters) if recipe.learner.lora_rank else {}
+    """Write the trained model as `training.learners.export_model` does; all learners are alive."""
+    adapters: dict[str, Any] = {}
+    if recipe.learner.lora_rank:
+        adapters = _from_first(learner_group, lambda learner: adapter_weights(_model(learner)))
     named = {name: torch.as_tensor(x) for name, x in adapters.items()}
     export_model(recipe, learner_weights(learner_group), named, path)
 
 
 def save_shards(learner_group: Any, path: Path) -> None:
-    """Let every learner write its part of a checkpoint below `path`, a directory that all of them see.
-
-    Learners that each hold everything write nothing: RLlib saves what the first of them has.
-    """
+    """Let every learner write its part of a checkpoint below `path`, a directory that all of them see. Of learners that
+    each hold everything RLlib saves what the first one has."""
     folder = Path(path).absolute() / SHARDS
     on_learners(learner_group, lambda learner: learner.save_shard(folder) if hasattr(learner, "save_shard") else None)
 
@@ -97,22 +101,18 @@ def load_shards(learner_group: Any, path: Path) -> None:
     on_learners(learner_group, lambda learner: learner.load_shard(folder))
 
 
-def _named_adapters(learner: Any) -> Iterator[tuple[str, Tensor]]:
-    return adapter_weights(learner.module[DEFAULT_MODULE_ID].unwrapped().model, gathered)
+def _model(learner: Any) -> Any:
+    return learner.module[DEFAULT_MODULE_ID].unwrapped().model
 
 
 def _from_first(learner_group: Any, named: Callable[[Any], Iterator[tuple[str, Tensor]]]) -> dict[str, Any]:
     """What the first learner gets by iterating over `named(learner)` while all others do."""
-    return on_learners(learner_group, lambda learner: _collect(named(learner)))[0]
 
+    def collect(learner: Any) -> dict[str, Any]:
+        first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+        return {name: _portable(tensor) for name, tensor in named(learner) if first}
 
-def _collect(named: Iterator[tuple[str, Tensor]]) -> dict[str, Any]:
-    first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-    collected = {}
-    for name, tensor in named:
-        if first:
-            collected[name] = _portable(tensor)
-    return collected
+    return on_learners(learner_group, collect)[0]
 
 
 def _portable(tensor: Tensor) -> np.ndarray | Tensor:
@@ -122,7 +122,7 @@ def _portable(tensor: Tensor) -> np.ndarray | Tensor:
 
 
 class WeightSync:
-    """Gives engines the learners' weights.
+    """Gives engines the learners' weights, in the way that `engine.vllm.weight_transfer` names.
 
     | way | learners and engines | what happens |
     |---|---|---|
@@ -131,10 +131,6 @@ class WeightSync:
     | "ipc" | the same GPUs | engines map the learner's memory, by vLLM's weight transfer |
 
     Transfers are written against vLLM 0.32.
-
-    Args:
-        engines: of the run.
-        way: what `engine.vllm.weight_transfer` names.
     """
 
     def __init__(self, engines: EngineGroup, way: Literal["none", "nccl", "ipc"]) -> None:
@@ -156,47 +152,38 @@ class WeightSync:
 
 
 class ActorsClient:
-    """What vLLM's sender calls on the engines' side: every step on all engines at once.
+    """What vLLM's sender calls on the side of the engine actors, which have `gpus` each: every step on all at once.
+    `version` is that of the weights that are sent next."""
 
-    Args:
-        actors: the engine actors.
-        gpus: of each engine; its ranks follow those of the engines before it.
-        timeout: seconds a step may take.
-
-    Attributes:
-        version: of the weights that are sent next.
-    """
-
-    def __init__(self, actors: Sequence[Any], gpus: int, *, timeout: float = 600.0) -> None:
-        self.actors, self.gpus, self.timeout = actors, gpus, timeout
-        self.version = 0
+    def __init__(self, actors: Sequence[Any], gpus: int) -> None:
+        self.actors, self.gpus, self.version = actors, gpus, 0
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         infos = [dict(init_info) for _ in self.actors]
         for k, info in enumerate(infos):
+            # The ranks of an engine follow those of the engines before it.
             if "rank_offset" in info:
                 info["rank_offset"] += k * self.gpus
-        self._get([actor.transfer.remote("open", info) for actor, info in zip(self.actors, infos, strict=True)])
+        calls = [actor.transfer.remote("open", info) for actor, info in zip(self.actors, infos, strict=True)]
+        ray.get(calls, timeout=_STEP_TIMEOUT)
 
     def start_weight_update(self) -> None:
-        self._get([actor.transfer.remote("begin") for actor in self.actors])
+        self._step("begin")
 
     def update_weights(self, update_info: Any) -> None:
-        self._get([actor.transfer.remote("receive", update_info) for actor in self.actors])
+        self._step("receive", update_info)
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        self._get([actor.transfer.remote("end", self.version) for actor in self.actors])
+        self._step("end", self.version)
 
-    def _get(self, calls: list[Any]) -> None:
-        ray.get(calls, timeout=self.timeout)
+    def _step(self, name: str, *arguments: Any) -> None:
+        ray.get([actor.transfer.remote(name, *arguments) for actor in self.actors], timeout=_STEP_TIMEOUT)
 
 
 def _open(
     learner: Any, backend: Literal["nccl", "ipc"], actors: tuple[Any, ...], gpus: int, address: tuple[str, int]
 ) -> None:
     """Runs on every learner."""
-    import torch.distributed
-
     from pxr_agents.engines.vllm.transfer import Rendezvous, open_sender
 
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
@@ -214,8 +201,7 @@ def _open(
 def _counted(learner: Any) -> Iterator[tuple[str, Tensor]]:
     """The weights of a learner as checkpoints have them; it counts their bytes in `sent_bytes`."""
     learner.sent_bytes = 0
-    model_type = learner.module[DEFAULT_MODULE_ID].unwrapped().model.config.model_type
-    for name, tensor in published_weights(model_type, named_weights(learner)):
+    for name, tensor in published_weights(_model(learner).config.model_type, named_weights(learner)):
         learner.sent_bytes += tensor.nbytes
         yield name, tensor
 
@@ -230,8 +216,6 @@ def _send(learner: Any, version: int) -> int:
 
 def _free_address(learner: Any) -> tuple[str, int]:
     """An address of the node of this learner and a port that is free there."""
-    import socket
-
     with socket.socket() as free:
         free.bind(("", 0))
         return ray.util.get_node_ip_address(), int(free.getsockname()[1])

@@ -1,4 +1,4 @@
-"""Low-rank adapters: what is trained, what the model is without them, and what leaves it, merged and as peft's."""
+"""Adapters: what is trained, what the model is without them, what leaves it, merged and as peft's; learning rates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ import torch
 
 from pxr_agents.vlm import VLM
 from training.config import LearnerRecipe, SFTRecipe
-from training.lora import adapter_weights, adapters_off, add_adapters, export_model, has_adapters, plain_weights
+from training.learners import (
+    adapter_weights,
+    adapters_off,
+    add_adapters,
+    export_model,
+    has_adapters,
+    lr_factor,
+    plain_weights,
+)
 
 RANK = 4
 LORA = LearnerRecipe(lora_rank=RANK, lora_alpha=16.0, lora_targets=("q_proj", "down_proj"))
@@ -119,3 +127,9 @@ def test_bfloat16_weights_are_rounded_once(adapted):
 def test_no_such_layer(tiny_path):
     with pytest.raises(ValueError, match=r"'q_porj'.*q_proj"):
         add_adapters(VLM.from_pretrained(tiny_path).model, LearnerRecipe(lora_rank=1, lora_targets=("q_porj",)))
+
+
+def test_rates_go_up_over_the_warm_up_and_down_over_the_last_share():
+    factors = [lr_factor(step, 10, warmup=4, decay_fraction=0.5) for step in range(10)]
+    assert factors == [0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.2]
+    assert {lr_factor(step, 5, warmup=0, decay_fraction=0.0) for step in range(5)} == {1.0}
