@@ -21,6 +21,9 @@ def used(times, episodes, **others):
     return rates
 
 
+DEAD = used(0, 64)
+
+
 def share(revival, rates, n=4000, **options):
     names = [revival.decide(rates, "A", str(k), rollout=0, **options) for k in range(n)]
     return {name: names.count(name) / n for name in set(names) - {None}}
@@ -81,18 +84,15 @@ class TestDecide:
     def test_decisions_depend_on_nothing_else(self, seed, sample_id, rollout, iteration):
         where = {"rollout": rollout, "group_size": 32, "iteration": iteration}
         first, second = (Revival(operations=ZOOM, probability=0.5, seed=seed) for _ in range(2))
-        decision = first.decide(used(0, 64), "A", sample_id, **where)
-        for _ in range(3):
-            first.decide(used(0, 64), "A", "another", rollout=0)
-        assert second.decide(used(0, 64), "A", sample_id, **where) == decision
+        decision = first.decide(DEAD, "A", sample_id, **where)
+        first.decide(DEAD, "A", "another", rollout=0)
+        assert second.decide(DEAD, "A", sample_id, **where) == decision
 
     def test_seed_iteration_and_rollout_each_change_them(self):
-        rates = used(0, 64)
-
         def decisions(seed=0, iteration=0, rollout=0):
             revival = Revival(operations=ZOOM, probability=0.5, seed=seed)
             where = {"rollout": rollout, "group_size": 32, "iteration": iteration}
-            return [revival.decide(rates, "A", str(k), **where) for k in range(64)]
+            return [revival.decide(DEAD, "A", str(k), **where) for k in range(64)]
 
         different = [decisions(), decisions(seed=1), decisions(iteration=1), decisions(rollout=1)]
         assert len({tuple(d) for d in different}) == 4

@@ -1,30 +1,37 @@
 """The counts of operations against values computed by hand and a naive recount."""
 
 import json
-from collections import Counter
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pxr_env.curiosity import UsageRates
 
-# A finished episode: task, sample, usage.
-EPISODES = st.lists(
-    st.tuples(
-        st.sampled_from(["A", "B"]),
-        st.sampled_from(["1", "2", "3"]),
-        st.dictionaries(st.sampled_from(["zoom_in", "select_frames"]), st.integers(0, 3)),
+# What happens in one process: an episode with its probe, or a step to the next tick.
+STEPS = st.lists(
+    st.one_of(
+        st.just("next tick"),
+        st.tuples(
+            st.sampled_from(["A", "B"]),
+            st.sampled_from(["1", "2", "3"]),
+            st.dictionaries(st.sampled_from(["zoom_in", "seek"]), st.integers(0, 2)),
+            st.sampled_from([None, None, "zoom_in"]),
+        ),
     ),
     max_size=20,
 )
+WINDOWS = st.sampled_from([None, 1, 2, 3])
 
 
-def counted(episodes, **options):
-    rates = UsageRates(**options)
-    for episode in episodes:
-        rates.record(*episode)
+def lived(steps, rates=None, **options):
+    rates = rates or UsageRates(**options)
+    for step in steps:
+        if step == "next tick":
+            rates.advance(rates.tick + 1)
+        else:
+            *episode, probe = (*step, None)[:4]
+            rates.record(*episode, probe=probe)
     return rates
 
 
@@ -41,64 +48,71 @@ class TestUsageRates:
         assert rates.rate("A", operation="zoom_in") == 2 / 4
         assert rates.rate("A", "2", operation="select_frames") == 2 / 2
         assert rates.rate("A", "1", operation="select_frames") == 0.0
-        assert rates.episodes("A") == 4
-        assert rates.episodes("A", "1") == 2
+        assert (rates.episodes("A"), rates.episodes("A", "1"), rates.episodes("B")) == (4, 2, 0)
+        # Unseen is None, not zero.
+        assert rates.rate("A", "3") is rates.rate("B") is None
 
-    def test_unseen_is_none_not_zero(self):
-        rates = counted([("A", "1", {"zoom_in": 1})])
+    def test_probes_are_counted_apart(self):
+        rates = lived([("A", "1", {"zoom_in": 1}), ("A", "1", {})])
+        rates.record("A", "1", {"zoom_in": 1, "seek": 2}, probe="seek")
+        rates.record("A", "2", {"zoom_in": 1}, probe="zoom_in")
+        assert rates.rate("A") == rates.rate("A", operation="zoom_in") == 1 / 2
+        assert rates.rate("A", operation="seek") == 0.0
+        assert rates.episodes("A") == 2
         assert rates.rate("A", "2") is None
-        assert rates.rate("B") is None
-        assert rates.episodes("B") == 0
+        assert (rates.probes("A"), rates.probes("A", operation="seek"), rates.probes("A", "2")) == (2, 1, 1)
 
-    @given(EPISODES)
-    def test_recount(self, episodes):
-        rates = counted(episodes)
-        for task, sample in {(task, sample) for task, sample, _ in episodes}:
-            usages = [usage for t, s, usage in episodes if (t, s) == (task, sample)]
-            assert rates.rate(task, sample) == np.mean([any(usage.values()) for usage in usages])
-            for name in ("zoom_in", "select_frames"):
-                assert rates.rate(task, sample, operation=name) == np.mean([usage.get(name, 0) > 0 for usage in usages])
-        for task, episodes_of_task in Counter(task for task, _, _ in episodes).items():
-            assert rates.episodes(task) == episodes_of_task
+    @given(STEPS, WINDOWS)
+    def test_recount(self, steps, window):
+        rates = lived(steps, window=window)
+        ticks = [sum(other == "next tick" for other in steps[:number]) for number in range(len(steps) + 1)]
+        seen = [
+            step
+            for step, tick in zip(steps, ticks, strict=False)
+            if step != "next tick" and (window is None or tick > ticks[-1] - window)
+        ]
+        own = [step for step in seen if step[3] is None]
+        for task in "AB":
+            mine = [step for step in own if step[0] == task]
+            assert rates.episodes(task) == len(mine)
+            assert rates.probes(task) == sum(step[0] == task for step in seen) - len(mine)
+            for sample in "123":
+                usages = [usage for _, name, usage, _ in mine if name == sample]
+                used = [[any(usage.values()), usage.get("seek", 0) > 0] for usage in usages]
+                expected = [sum(column) / len(column) for column in zip(*used, strict=True)] or [None, None]
+                assert [rates.rate(task, sample), rates.rate(task, sample, operation="seek")] == expected
 
-    @given(EPISODES, EPISODES, EPISODES)
-    def test_merge_is_counting_together(self, first, second, third):
-        a, b, c = counted(first), counted(second), counted(third)
-        assert a.merge(b) == b.merge(a) == counted(first + second)
-        assert a.merge(b).merge(c) == a.merge(b.merge(c)) == counted(first + second + third)
-        assert a.merge(UsageRates()) == a == counted(first)
+    @given(STEPS, STEPS, STEPS, WINDOWS)
+    def test_merging_is_exact_in_every_order(self, first, second, third, window):
+        a, b, c = (lived(steps, window=window) for steps in (first, second, third))
+        assert a.merge(b) == b.merge(a)
+        assert a.merge(b).merge(c) == a.merge(b.merge(c)) == c.merge(a).merge(b)
+        assert a.merge(UsageRates(window=window)) == a == lived(first, window=window)
+        if "next tick" not in first + second:
+            assert a.merge(b) == lived(first + second, window=window)
 
-    @given(EPISODES, EPISODES, st.one_of(st.none(), st.integers(0, 4)))
-    def test_json_round_trip_goes_on_identically(self, first, second, max_samples):
-        rates = counted(first, max_samples=max_samples)
+    @given(STEPS, STEPS, st.sampled_from([None, 0, 1, 4]), WINDOWS)
+    def test_json_round_trip_goes_on_identically(self, first, second, max_samples, window):
+        rates = lived(first, max_samples=max_samples, window=window)
         copy = UsageRates.from_dict(json.loads(json.dumps(rates.to_dict(), sort_keys=True)))
         assert copy == rates
-        for episode in second:
-            rates.record(*episode)
-            copy.record(*episode)
-        assert copy.to_dict() == rates.to_dict()
+        assert lived(second, copy).to_dict() == lived(second, rates).to_dict()
 
     def test_the_sample_met_longest_ago_is_forgotten_but_the_task_is_exact(self):
-        rates = counted([("A", str(i % 3), {"zoom_in": i % 2}) for i in range(4)], max_samples=2)
+        rates = lived([("A", str(i % 3), {"zoom_in": i % 2}) for i in range(4)], max_samples=2)
         # met in the order 0, 1, 2, 0: at the third sample 0 goes, and the fourth brings it back in place of 1
         assert [rates.episodes("A", str(i)) for i in range(3)] == [1, 0, 1]
         assert rates.episodes("A") == 4
         assert rates.rate("A") == 2 / 4
 
-    @given(EPISODES, EPISODES)
-    def test_merge_keeps_the_limit_and_the_tasks(self, first, second):
-        merged = counted(first, max_samples=1).merge(counted(second, max_samples=2))
-        assert merged.max_samples == 2
-        assert len(merged.to_dict()["samples"]) <= 2
-        together = counted(first + second)
-        assert [(merged.rate(t), merged.episodes(t)) for t in "AB"] == [
-            (together.rate(t), together.episodes(t)) for t in "AB"
-        ]
-
     def test_merge_forgets_the_samples_with_fewest_episodes(self):
-        often = counted([("A", "often", {})] * 2, max_samples=1)
-        merged = often.merge(counted([("A", "seldom", {})], max_samples=1))
-        assert (merged.episodes("A", "often"), merged.episodes("A", "seldom"), merged.episodes("A")) == (2, 0, 3)
+        often = lived([("A", "often", {})] * 2, max_samples=1)
+        merged = often.merge(lived([("A", "seldom", {}), ("A", "never", {})], max_samples=1))
+        assert merged.max_samples == 1
+        assert len(merged.to_dict()["samples"]) == 1
+        assert (merged.episodes("A", "often"), merged.episodes("A", "seldom"), merged.episodes("A")) == (2, 0, 4)
+        assert often.merge(UsageRates(max_samples=2)).max_samples == 2
+        assert often.merge(UsageRates(max_samples=None)).max_samples is None
 
     @pytest.mark.parametrize(
         "state",
@@ -119,46 +133,6 @@ class TestUsageRates:
     def test_limits_are_checked(self, options, message):
         with pytest.raises(ValueError, match=message):
             UsageRates(**options)
-
-    def test_probes_are_counted_apart(self):
-        rates = counted([("A", "1", {"zoom_in": 1}), ("A", "1", {})])
-        rates.record("A", "1", {"zoom_in": 1, "seek": 2}, probe="seek")
-        rates.record("A", "2", {"zoom_in": 1}, probe="zoom_in")
-        assert rates.rate("A") == rates.rate("A", operation="zoom_in") == 1 / 2
-        assert rates.rate("A", operation="seek") == 0.0
-        assert rates.episodes("A") == 2
-        assert rates.rate("A", "2") is None
-        assert (rates.probes("A"), rates.probes("A", operation="seek"), rates.probes("A", "2")) == (2, 1, 1)
-
-
-# What happens in one process: an episode with its probe, or a step to the next tick.
-STEPS = st.lists(
-    st.one_of(
-        st.just("next tick"),
-        st.tuples(
-            st.sampled_from(["A", "B"]),
-            st.sampled_from(["1", "2", "3"]),
-            st.dictionaries(st.sampled_from(["zoom_in", "seek"]), st.integers(0, 2)),
-            st.sampled_from([None, None, "zoom_in"]),
-        ),
-    ),
-    max_size=20,
-)
-
-
-def lived(steps, **options):
-    rates = UsageRates(**options)
-    for step in steps:
-        live(rates, step)
-    return rates
-
-
-def live(rates, step):
-    if step == "next tick":
-        rates.advance(rates.tick + 1)
-    else:
-        *episode, probe = step
-        rates.record(*episode, probe=probe)
 
 
 class TestWindow:
@@ -186,31 +160,6 @@ class TestWindow:
         # 2 of 10 in 20 of 30 ticks: 40 of 300; in the last three nobody
         assert whole.rate("A") == 40 / 300
         assert window.rate("A") == 0.0
-
-    @given(STEPS, st.integers(1, 3))
-    def test_recount(self, steps, window):
-        rates = lived(steps, window=window)
-        tick, episodes = 0, []
-        for step in steps:
-            if step == "next tick":
-                tick += 1
-            else:
-                episodes.append((tick, *step))
-        seen = [e for e in episodes if e[0] > tick - window]
-        own = [e for e in seen if e[4] is None]
-        for task in "AB":
-            mine = [e for e in own if e[1] == task]
-            assert rates.episodes(task) == len(mine)
-            assert rates.probes(task) == sum(e[1] == task for e in seen) - len(mine)
-            for sample in "123":
-                used = [e[3].get("seek", 0) > 0 for e in mine if e[2] == sample]
-                assert rates.rate(task, sample, operation="seek") == (sum(used) / len(used) if used else None)
-
-    @given(STEPS, STEPS, STEPS, st.integers(1, 3))
-    def test_merging_is_exact_in_every_order(self, first, second, third, window):
-        a, b, c = (lived(steps, window=window) for steps in (first, second, third))
-        assert a.merge(b) == b.merge(a)
-        assert a.merge(b).merge(c) == a.merge(b.merge(c)) == c.merge(a).merge(b)
 
     def test_memory_is_bounded_by_the_window(self):
         rates = UsageRates(window=3)
