@@ -49,12 +49,20 @@ _SMALLEST_CELL = 240
 _DEFAULT_SIDE = 6
 
 
+# Shape and colour.
+_Kind = tuple[str, str]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Object:
     shape: str
     colour: str
     box: Place
     hidden: bool
+
+    @classmethod
+    def at(cls, kind: _Kind, x: int, y: int, size: int, *, hidden: bool = False) -> _Object:
+        return cls(shape=kind[0], colour=kind[1], box=(x, y, x + size, y + size), hidden=hidden)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -221,12 +229,15 @@ class SyntheticCount(ProceduralSamples):
         large = [large[int(number)] for number in rng.permutation(len(large))]
         objects = []
         if not hard and large:
-            objects.append(_in_tray(large.pop(), tray))
+            middle = (_TRAY - _OBJECT_IN_TRAY) // 2
+            objects.append(_Object.at(large.pop(), tray[0] + middle, tray[1] + middle, _OBJECT_IN_TRAY))
         objects += [self._in_cell(rng, kind, int(cell)) for kind, cell in zip(large, cells[1:], strict=False)]
         if hard:
             small = [asked] * n_hidden + _others(rng, kinds, asked, int(rng.integers(self.n_distractors // 2 + 1)))
-            slots = rng.permutation(_SLOTS**2)
-            objects += [_in_slot(kind, tray, int(slot)) for kind, slot in zip(small, slots, strict=False)]
+            for kind, slot in zip(small, rng.permutation(_SLOTS**2).tolist(), strict=False):
+                row, column = divmod(slot, _SLOTS)
+                x, y = tray[0] + _MARGIN + column * _PITCH, tray[1] + _MARGIN + row * _PITCH
+                objects.append(_Object.at(kind, x, y, _STAMP, hidden=True))
         objects.sort(key=lambda item: (item.shape, item.colour) != asked)
         return _CountScene(
             corner=corner,
@@ -244,13 +255,13 @@ class SyntheticCount(ProceduralSamples):
         x, y = (number * self.cell + _FRAME + REDUCTION * int(rng.integers(room + 1)) for number in (column, row))
         return x, y, x + _TRAY, y + _TRAY
 
-    def _in_cell(self, rng: np.random.Generator, kind: tuple[str, str], cell: int) -> _Object:
+    def _in_cell(self, rng: np.random.Generator, kind: _Kind, cell: int) -> _Object:
         row, column = divmod(cell, self.grid)
         size = int(rng.integers(self.cell * 2 // 5, self.cell * 2 // 3))
         # A hand's breadth to the neighbours.
         room = self.cell - size - REDUCTION
         x, y = (number * self.cell + REDUCTION // 2 + int(rng.integers(room)) for number in (column, row))
-        return _Object(shape=kind[0], colour=kind[1], box=(x, y, x + size, y + size), hidden=False)
+        return _Object.at(kind, x, y, size)
 
     def draw(self, index: int) -> Image.Image:
         """Draws a scene, RGB."""
@@ -268,25 +279,11 @@ class SyntheticCount(ProceduralSamples):
         return image
 
 
-def _others(
-    rng: np.random.Generator, kinds: list[tuple[str, str]], asked: tuple[str, str], n: int
-) -> list[tuple[str, str]]:
+def _others(rng: np.random.Generator, kinds: list[_Kind], asked: _Kind, n: int) -> list[_Kind]:
     """Draws kinds that are not asked for, mostly such that share the shape or the colour."""
     near = [kind for kind in kinds if kind[0] == asked[0] or kind[1] == asked[1]]
     pools = [near if rng.random() < 0.75 else kinds for _ in range(n)]
     return [pool[int(rng.integers(len(pool)))] for pool in pools]
-
-
-def _in_tray(kind: tuple[str, str], tray: Place) -> _Object:
-    x, y = (tray[axis] + (_TRAY - _OBJECT_IN_TRAY) // 2 for axis in (0, 1))
-    box = (x, y, x + _OBJECT_IN_TRAY, y + _OBJECT_IN_TRAY)
-    return _Object(shape=kind[0], colour=kind[1], box=box, hidden=False)
-
-
-def _in_slot(kind: tuple[str, str], tray: Place, slot: int) -> _Object:
-    row, column = divmod(slot, _SLOTS)
-    x, y = tray[0] + _MARGIN + column * _PITCH, tray[1] + _MARGIN + row * _PITCH
-    return _Object(shape=kind[0], colour=kind[1], box=(x, y, x + _STAMP, y + _STAMP), hidden=True)
 
 
 @functools.lru_cache(maxsize=len(SHAPES) * len(COLOURS))

@@ -26,14 +26,10 @@ SMALL_PRINT = "small print"
 
 
 class Template(NamedTuple):
-    """What a section may be about.
+    """What a section may be about: names of its rows, and of the columns of a table, to draw from.
 
-    Args:
-        title: its heading.
-        names: its rows are called after some of these.
-        of_value: question about a number, with {name} and, in tables, {column}.
-        of_most, of_least: questions about the row with the largest and the smallest number, if anybody would ask.
-        columns: what a table counts.
+    The questions are about a number, with {name} and, in tables, {column}; and about the rows with the largest and the
+    smallest number, if anybody would ask.
     """
 
     title: str
@@ -46,15 +42,10 @@ class Template(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One section of a page; if it is `fine`, what decides a question about it is not shown by the first view.
+    """One section of a page: names of its rows and columns (one without a name outside of tables), numbers by both.
 
-    Args:
-        kind: "bars", "pie", "table", "line", "facts" or `SMALL_PRINT`.
-        template: what it is about.
-        names: names of its rows.
-        columns: names of its columns of numbers; one without a name outside of tables.
-        values: the numbers, by row and column.
-        fine: whether it is in fine print.
+    `kind` is "bars", "pie", "table", "line", "facts" or `SMALL_PRINT`. If it is `fine`, the first view does not show
+    what decides a question about it.
     """
 
     kind: str
@@ -116,16 +107,9 @@ class Polyline:
 
 @dataclass(frozen=True, slots=True)
 class TextLabel:
-    """A piece of text inside a place, made smaller where it would not fit.
+    """A piece of text, `size` overview pixels high inside a place, made smaller where it would not fit.
 
-    Args:
-        text: what it says.
-        place: where it is.
-        size: height of the text in overview pixels.
-        colour: of the text.
-        align: "l", "m" or "r".
-        key: what questions know it by.
-        strip: the colour of the strip below fine print; None for a plain label.
+    `align` is "l", "m" or "r"; questions know it by its `key`; `strip` is the colour of the strip below fine print.
     """
 
     text: str
@@ -181,13 +165,9 @@ PALETTES = (
 
 
 def lay_out(size: Size, title: str, sections: Sequence[Section], palette: Palette) -> list[Shape]:
-    """Returns the shapes of a page in the order in which they are drawn.
+    """Returns the shapes of a page in the order in which they are drawn; of the sections the small print is the last.
 
-    Args:
-        size: width and height of the overview in pixels.
-        title: of the page.
-        sections: from above to below, the small print last.
-        palette: the colours.
+    `size` is that of the overview in pixels.
     """
     width, height = size
     inner = (_MARGIN, width - _MARGIN)
@@ -359,12 +339,9 @@ def box_of(shapes: Sequence[Shape], keys: Collection[Key]) -> Box:
 
 
 def draw_page(size: Size, shapes: Sequence[Shape], *, without: Collection[Key] = ()) -> Image.Image:
-    """Draws a page at its full resolution, RGB.
+    """Draws a page, whose overview has that size, at its full resolution, RGB.
 
-    Args:
-        size: width and height of the overview in pixels.
-        shapes: what `lay_out` returned.
-        without: keys of labels whose text is left out; their strips stay.
+    The text of labels with the keys `without` is left out; their strips stay.
     """
     image = Image.new("RGB", (size[0] * REDUCTION, size[1] * REDUCTION))
     draw = ImageDraw.Draw(image)

@@ -258,12 +258,8 @@ def square_side(*, max_pixels: int, step: int) -> int:
 def draw_letter(letter: str, fill: Colour, *, hard: bool, pixel: int, reduction: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the ink of a letter, (h, w) bool, and the colours of its inked pixels, (n, 3) uint8. Do not change them.
 
-    Args:
-        letter: one of `LETTERS`.
-        fill: the colour around it.
-        hard: whether it is a texture whose mean over every block is `fill`, instead of dark.
-        pixel: side of one pixel of the letter, a multiple of `reduction`.
-        reduction: side of the blocks, even.
+    A hard one is a texture whose mean over every block, of side `reduction` (even), is the `fill` around it, instead of
+    dark. `pixel` is the side of one pixel of the letter, a multiple of `reduction`.
     """
     ink = GLYPHS[letter].repeat(pixel, axis=0).repeat(pixel, axis=1)
     if not hard:
@@ -289,19 +285,10 @@ def draw_letter_box(
 
 
 def hide(fill: Colour, paint: Colour, cover: np.ndarray, *, reduction: int) -> np.ndarray:
-    """Returns paint on a flat fill, with a glow around it, such that the mean of every block is the fill exactly.
+    """Returns paint on a flat fill and a glow that make the mean of every block the fill exactly, (h, w, 3) uint8.
 
-    Where the glow would leave 0..255, both paint and glow of that block are weakened until it does not; a block that
-    the paint covers wholly stays empty.
-
-    Args:
-        fill: the colour that the means keep.
-        paint: the colour of the paint.
-        cover: how much of each pixel is painted, (h, w) from 0 to 1; h and w are multiples of `reduction`.
-        reduction: side of the blocks in pixels.
-
-    Returns:
-        (h, w, 3) uint8.
+    `cover` is how much of each pixel is painted, (h, w) from 0 to 1. Where the glow would leave 0..255, both paint and
+    glow of that block are weakened until it does not; a block that the paint covers wholly stays empty.
 
     Raises:
         ValueError: the sides are no multiples of `reduction`.
@@ -336,10 +323,7 @@ def noise(side: int) -> np.ndarray:
 
 
 def noise_corner(rng: np.random.Generator, side: int, split: str) -> tuple[int, int]:
-    """Draws where the noise of a scene begins, as row and column.
-
-    Even columns are for one split, odd ones for the other: no picture can be in both.
-    """
+    """Draws row and column where the noise of a scene begins; the column is even for one split, odd for the other."""
     top, left = rng.integers(0, side, 2).tolist()
     return top, left // 2 * 2 + SPLITS.index(split)
 

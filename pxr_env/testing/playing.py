@@ -45,14 +45,7 @@ _ROOMY = 256
 
 
 class TaskSubject:
-    """A task under check.
-
-    Args:
-        make: makes a new environment.
-        name: what reports call it.
-        samples: how many samples are looked at, or their ids.
-        seed: seed of everything that is drawn.
-    """
+    """A task under check: what makes its environments, and the samples (how many, or which) that are looked at."""
 
     def __init__(self, make: Maker, *, name: str, samples: int | Sequence[str], seed: int) -> None:
         self._make, self.name, self.seed = make, name, seed
@@ -309,9 +302,9 @@ class Playthrough:
 def play(
     env: Environment, turns: Iterable[str], *, sample_id: str | None = None, seed: int | None = None
 ) -> Playthrough:
-    """Plays an episode until it ends or the turns do. Does not raise: an exception ends the record.
+    """Plays an episode until it ends or the turns do, each asked for when the one before was answered.
 
-    Each of the turns is asked for when the one before was answered.
+    Does not raise: an exception ends the record.
     """
     recording = Playthrough()
 

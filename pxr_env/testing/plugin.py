@@ -133,14 +133,11 @@ def check_task(
     Args:
         task: an id such as "my_module:my/Task-v0", an environment that `gymnasium.make` made (new ones are made from
             its spec), or a function that returns a new environment.
-        samples: how many samples to look at, or their ids. With a number: the first, the last and drawn ones.
+        samples: how many samples to look at (the first, the last and drawn ones), or their ids.
         seed: seed of everything that is drawn.
         arguments: those of the task, as for `gymnasium.make` or for the function.
         processes: whether to run also the checks that start Python processes. They take some seconds; a script that
             runs them needs `if __name__ == "__main__":`.
-
-    Returns:
-        what the checks found; `report.raise_if_failed()` or `assert report.passed, report`.
 
     Raises:
         ValueError: `task` is none of these.
@@ -153,10 +150,7 @@ def check_task(
 def check_operation(name: str, *, data: SampleSource | Sequence[Sample] = (), seed: int = 0) -> Report:
     """Checks a registered operation with drawn arguments, in every coordinate frame.
 
-    Args:
-        name: its name.
-        data: samples to try it on; by default one with two images and a video, of noise.
-        seed: seed of what is drawn.
+    It is tried on the first of the samples in `data`, by default one with two images and a video, of noise.
 
     Raises:
         ValueError: there is no operation of that name.
@@ -176,9 +170,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Checks a task and prints pytest's report.
 
-    Returns:
-        0 if all checks passed, 1 if one failed, 2 if there is no such task, the arguments are none, or pytest is
-        missing.
+    Returns 0 if all checks passed, 1 if one failed, 2 if task, arguments or pytest are missing.
     """
     try:
         subject = _find_task(args.task, samples=args.samples, seed=args.seed, settings=args.set)

@@ -262,13 +262,7 @@ def test_the_reward_is_the_sum_of_its_terms(steps: list[PlayedTurn]) -> None:
 
 
 def assert_region(region: dict[str, Any], sample: Sample, where: str) -> None:
-    """Asserts that the provenance of a region is right.
-
-    Args:
-        region: an entry of `info["views"]` or of its panels.
-        sample: whose sources it refers to.
-        where: begins the messages.
-    """
+    """Asserts that the provenance of a region, an entry of `info["views"]` or of its panels, is right."""
     number, n_sources = region["source"], len(sample.sources)
     assert 1 <= number <= n_sources, f"{where}: got source {number}; expected 1 to {n_sources}."
     source = sample.sources[number - 1]
