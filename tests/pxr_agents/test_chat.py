@@ -37,13 +37,8 @@ def test_trains_exactly_the_sampled_ids(tiny_vlm, noise_image):
     assert not tokens.action[end + 1 :].any()
 
 
-HOSTILE = st.lists(
-    st.one_of(
-        st.text(max_size=8),
-        st.sampled_from(["<|im_end|>", "<|im_start|>", "<|image_pad|>", "<|vision_start|>", "<|endoftext|>", "\n"]),
-    ),
-    max_size=6,
-).map("".join)
+SPECIAL = ["<|im_end|>", "<|im_start|>", "<|image_pad|>", "<|vision_start|>", "<|endoftext|>", "\n"]
+HOSTILE = st.lists(st.text(max_size=8) | st.sampled_from(SPECIAL), max_size=6).map("".join)
 
 
 @settings(max_examples=60, deadline=None)
@@ -71,15 +66,8 @@ def test_hostile_reply_leaves_placeholders_alone(tiny_vlm, noise_image):
 
 def test_banned_ids_are_all_special_ones_but_the_stop(tiny_vlm):
     tokens = tiny_vlm.chat.tokenizer.convert_ids_to_tokens(list(tiny_vlm.chat.banned_ids))
-    assert set(tokens) == {
-        "<|endoftext|>",
-        "<|im_start|>",
-        "<|vision_start|>",
-        "<|vision_end|>",
-        "<|vision_pad|>",
-        "<|image_pad|>",
-        "<|video_pad|>",
-    }
+    names = ("endoftext", "im_start", "vision_start", "vision_end", "vision_pad", "image_pad", "video_pad")
+    assert set(tokens) == {f"<|{name}|>" for name in names}
 
 
 def test_equal_images_are_one_array(noise_image):

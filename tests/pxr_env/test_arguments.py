@@ -4,7 +4,6 @@ import contextlib
 import functools
 import inspect
 import json
-import warnings
 from pathlib import Path
 
 import gymnasium
@@ -22,6 +21,7 @@ from pxr_env.rules import Limits
 from pxr_env.scoring import get_scorer
 
 TASK = "pxr_env:pxr/SyntheticSearch-v0"
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def some_function():
@@ -51,9 +51,7 @@ def sample(sample_id="a"):
 def refusal(make, arguments):
     """The message with which an environment is refused; None where it is made and begins an episode."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            env = make(**arguments)
+        env = make(**arguments)
     except (ValueError, TypeError) as error:
         return str(error)
     # Limits hold from the first image on.
@@ -126,10 +124,7 @@ def test_messages_can_hold_anything(kind):
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (None, "None"),
-        (True, "True"),
-        (1.5, "1.5"),
-        ("a\nb", '"a\\nb"'),
+        *((None, "None"), (True, "True"), (1.5, "1.5"), ("a\nb", '"a\\nb"')),
         ([None, {"a": True}], '[None, {"a": True}]'),
         (some_function, "<function some_function>"),
         (Path("a/b"), "PosixPath('a/b')"),

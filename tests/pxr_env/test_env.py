@@ -99,15 +99,11 @@ def test_two_calls_in_one_turn_are_one_observation():
         'Error in call 2: there is no operation "zoom_on"; expected zoom_in. Did you mean "zoom_in"?',
         "Image 3 (112x56).",
     ]
-    assert len(observation["images"]) == 2
-    assert (reward, terminated, truncated) == (0.0, False, False)
-    assert info["usage"] == {"zoom_in": 2}
-    assert info["failures"] == {"malformed": 1}
+    assert (len(observation["images"]), reward, terminated, truncated) == (2, 0.0, False, False)
+    assert (info["usage"], info["failures"]) == ({"zoom_in": 2}, {"malformed": 1})
     assert info["views"][2]["box"] == (100, 50, 200, 100)
-    assert [(done.arguments["bbox_2d"], views) for done, views in env.calls] == [
-        ([0, 0, 0.5, 0.5], (2,)),
-        ([0.5, 0.5, 1, 1], (3,)),
-    ]
+    done = [(done.arguments["bbox_2d"], views) for done, views in env.calls]
+    assert done == [([0, 0, 0.5, 0.5], (2,)), ([0.5, 0.5, 1, 1], (3,))]
 
 
 @pytest.mark.parametrize(
@@ -129,47 +125,43 @@ def test_without_operations_nothing_says_that_there_are_any(arguments, expected)
 
 
 @pytest.mark.parametrize(
-    ("turn", "failures", "message"),
+    ("turn", "counted", "message"),
     [
-        ("I do not know.", {"malformed": 1}, "no operation call and no final answer; expected <tool_call>"),
-        ("", {"malformed": 1}, "no operation call and no final answer"),
-        (zoom([0, 0, 1, 1]) + r"\boxed{B}", {"malformed": 1}, 'a call and the answer "B"; expected one of both'),
-        (r"\boxed{B} or \boxed{C}", {"malformed": 1}, '2 answers, "B" and "C"; expected one'),
-        (r"\boxed{B", {"malformed": 1}, "not closed"),
-        (r"\boxed{B} <tool_call>", {"malformed": 1}, "not closed"),
-        ("<tool_call>{}</tool_call>", {"malformed": 1}, "the call has no name"),
-        (call("rotate"), {"malformed": 1}, 'no operation "rotate"; expected zoom_in.'),
-        (call("crop_image_normalized", bbox_2d=[0, 0, 1, 1], target_image=1), {"malformed": 1}, "no operation"),
-        (zoom([0, 0, 2, 2]), {"zoom_in": 1}, "leaves image 1"),
-        (zoom([0, 0, 1, 1], target=2), {"zoom_in": 1}, "there is no image 2; only image 1 was shown"),
-        (zoom([0, 0, 1, 0.5], target=0), {"zoom_in": 1}, "target_image is 0"),
-        (zoom([0, 0, 0.001, 1]), {"zoom_in": 1}, "0.20x100.00 pixels"),
-        ("<tool_call>" * 100_000, {"malformed": 1}, "not closed"),
-        (r"\boxed{}" * 100_000, {"malformed": 1}, "the answer is empty"),
+        ("I do not know.", "malformed", "no operation call and no final answer; expected <tool_call>"),
+        ("", "malformed", "no operation call and no final answer"),
+        (zoom([0, 0, 1, 1]) + r"\boxed{B}", "malformed", 'a call and the answer "B"; expected one of both'),
+        (r"\boxed{B} or \boxed{C}", "malformed", '2 answers, "B" and "C"; expected one'),
+        (r"\boxed{B", "malformed", "not closed"),
+        (r"\boxed{B} <tool_call>", "malformed", "not closed"),
+        ("<tool_call>{}</tool_call>", "malformed", "the call has no name"),
+        (call("rotate"), "malformed", 'no operation "rotate"; expected zoom_in.'),
+        (call("crop_image_normalized", bbox_2d=[0, 0, 1, 1], target_image=1), "malformed", "no operation"),
+        (zoom([0, 0, 2, 2]), "zoom_in", "leaves image 1"),
+        (zoom([0, 0, 1, 1], target=2), "zoom_in", "there is no image 2; only image 1 was shown"),
+        (zoom([0, 0, 1, 0.5], target=0), "zoom_in", "target_image is 0"),
+        (zoom([0, 0, 0.001, 1]), "zoom_in", "0.20x100.00 pixels"),
+        ("<tool_call>" * 100_000, "malformed", "not closed"),
+        (r"\boxed{}" * 100_000, "malformed", "the answer is empty"),
     ],
 )
-def test_mistakes_of_the_model_are_answered(turn, failures, message):
+def test_mistakes_of_the_model_are_answered(turn, counted, message):
     env = make()
     observation, reward, terminated, truncated, info = env.step(turn)
-    assert observation["text"].startswith("Error: ")
-    assert message in observation["text"]
-    assert "\n" not in observation["text"]
-    assert len(observation["text"]) < 400
-    assert observation["images"] == ()
-    assert (reward, terminated, truncated) == (0.0, False, False)
-    assert info["failures"] == failures
-    assert info["usage"] == {"zoom_in": 0}
-    assert len(info["views"]) == 1
+    text = observation["text"]
+    assert text.startswith("Error: ")
+    assert message in text
+    assert "\n" not in text
+    assert len(text) < 400
+    assert (observation["images"], reward, terminated, truncated) == ((), 0.0, False, False)
+    assert (info["failures"], info["usage"], len(info["views"])) == ({counted: 1}, {"zoom_in": 0}, 1)
     assert env.step(r"Then \boxed{B}")[1:4] == (1.0, True, False)
 
 
 @settings(max_examples=40)
-@given(
-    st.text(max_size=20) | st.sampled_from(["<think>", "<tool_call>", "</tool_call>", r"\boxed{", "\ud800"]), st.text()
-)
-def test_any_text_is_answered(first, second):
+@given(st.sampled_from(["", "<think>", "<tool_call>", "</tool_call>", r"\boxed{", "\ud800"]), st.text())
+def test_any_text_is_answered(beginning, text):
     env = make()
-    observation, *_ = env.step(first + second)
+    observation, *_ = env.step(beginning + text)
     assert observation in env.observation_space
     assert len(observation["text"]) < 3000
 
@@ -180,9 +172,7 @@ def test_a_narrow_box_is_refused():
     assert info["failures"] == {"zoom_in": 1}
 
 
-HALVES = ([0, 0, 0.5, 1], [0.5, 0, 1, 1], [0, 0, 1, 0.5], [0, 0.5, 1, 1])
-
-
+HALVES = ([0, 0, 0.5, 1], [0.5, 0, 1, 1], [0, 0, 1, 0.5])
 # The sample is shown at 140x56, 10 tokens of 28x28 pixels; each half at 112x112, 16 tokens.
 LIMITS = [
     ("max_operations", 1, "all 1 operations are used up"),
@@ -199,11 +189,8 @@ def test_limits_are_checked_before_an_operation_runs(limit, most, message):
     first, second = observation["text"].splitlines()
     assert first == "Image 2 (112x112)."
     assert message in second
-    assert (terminated, truncated) == (False, False)
-    assert len(observation["images"]) == 1
-    assert info["usage"] == {"zoom_in": 1}
-    assert info["failures"] == {"zoom_in": 1}
-    assert info["vision_tokens"] == 26
+    assert (len(observation["images"]), terminated, truncated) == (1, False, False)
+    assert (info["usage"], info["failures"], info["vision_tokens"]) == ({"zoom_in": 1}, {"zoom_in": 1}, 26)
     assert env.step(r"\boxed{B}")[1:4] == (1.0, True, False)
 
 
@@ -215,15 +202,9 @@ def test_limits_can_end_the_episode(limit, most, message):
     assert (reward, terminated, truncated) == (0.0, False, True)
     assert message in observation["text"]
     assert "\n" not in observation["text"]  # nothing after the limit
-    assert info["truncated_by"] == limit
-    assert info["answer"] is None
+    assert (info["truncated_by"], info["answer"]) == (limit, None)
     with pytest.raises(ResetNeeded):
         env.step("x")
-
-
-def test_a_sample_beyond_the_limits_is_a_data_mistake():
-    with pytest.raises(DataError, match=r'sample "a" cannot be shown: .* 10 vision tokens .* expected at most 9'):
-        make(max_vision_tokens=9)
 
 
 def test_a_call_that_was_made_before_is_refused():
@@ -251,13 +232,8 @@ def test_costs_are_terms_of_the_reward():
     env.step("hm")
     _, reward, *_, info = env.step(r"\boxed{B}")
     # Two executed zooms of 16 tokens, one of them twice; a refused box costs nothing, an unreadable turn does.
-    assert info["reward_terms"] == {
-        "correct": 1.0,
-        "operation_cost": -0.25,
-        "duplicate_cost": -0.5,
-        "format_cost": -0.25,
-        "vision_token_cost": -32 / 1024,
-    }
+    costs = {"operation_cost": -0.25, "duplicate_cost": -0.5, "format_cost": -0.25, "vision_token_cost": -32 / 1024}
+    assert info["reward_terms"] == {"correct": 1.0, **costs}
     assert reward == 1 - 0.25 - 0.5 - 0.25 - 32 / 1024
     assert make(costs={"operation": 1}).step(r"\boxed{B}")[1] == 1.0
 
@@ -330,6 +306,8 @@ def test_a_sample_that_cannot_be_shown_is_a_data_mistake(tmp_path):
     env = VisualReasoningEnv([missing, sample("long", sizes=[(2010, 10)])])
     with pytest.raises(MediaError, match=r"no\.png"):
         env.reset(options={"sample_id": "m"})
+    with pytest.raises(DataError, match=r'sample "a" cannot be shown: .* 10 vision tokens .* expected at most 9'):
+        make(max_vision_tokens=9)
     with pytest.raises(DataError, match=r'sample "long" cannot be shown.*2010x10.*Change it or leave it out'):
         env.reset(options={"sample_id": "long"})
     with pytest.raises(ResetNeeded):
@@ -443,15 +421,8 @@ def test_frames_can_be_selected_sought_and_zoomed_into():
     assert [int(image[0, 0, 0]) for image in observation["images"]] == [10, 11, 12]
     assert [view["time"] for view in info["views"][7:]] == pytest.approx([1.0, 1.1, 1.2])
     observation, _, _, _, info = env.step(zoom([0.5, 0, 1, 0.5], target=9))
-    assert info["views"][-1] == {
-        "index": 11,
-        "turn": 3,
-        "source": 2,
-        "box": (32, 0, 64, 24),
-        "frame": 11,
-        "time": pytest.approx(1.1),
-        "size": (28, 28),
-    }
+    where = {"index": 11, "turn": 3, "source": 2, "box": (32, 0, 64, 24), "frame": 11, "time": pytest.approx(1.1)}
+    assert info["views"][-1] == {**where, "size": (28, 28)}
     assert int(observation["images"][0][0, 0, 0]) == 11
     assert "image 1 is no frame" in env.step(call("select_frames", target_frames=[1]))[0]["text"]
     assert info["usage"] == {"zoom_in": 1, "select_frames": 1, "seek": 1}
