@@ -174,9 +174,7 @@ class ChatClient:
     def served_model(self) -> dict[str, Any] | None:
         """What the server's list says of the model: `id`, `root`, `owned_by`, `max_model_len`; None without a list.
 
-        Raises:
-            ServerRefused: the key is wrong.
-            Unanswered: it cannot be reached.
+        ServerRefused if the key is wrong, Unanswered if it cannot be reached.
         """
         try:
             listed = self._run(self._ask(self._api.models.with_raw_response.list, lambda payload, attempts: payload))

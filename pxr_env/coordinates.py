@@ -33,14 +33,10 @@ class Frame:
         return size if self.limit is None else (self.limit, self.limit)
 
     def region(self, numbers: Sequence[float], view: View, *, padding: float = 0.0) -> Region:
-        """What is inside a box that the model wrote for `view`.
+        """What is inside a box that the model wrote for `view`; an OperationError for the model if it is none.
 
         What overshoots an edge by at most `OVERSHOOT` is cut off there, and noted in `clipped`. `padding` is added on
         each side, as a share of the picture's width and height, and cut off at its edges.
-
-        Raises:
-            OperationError: it is no box inside the view, lies across both pictures of a comparison, or covers less
-                than one source pixel. The text is for the model.
         """
         width, height = self.extent(view.size)
         rule = f"expected [x1, y1, x2, y2] with 0 <= x1 < x2 <= {width} and 0 <= y1 < y2 <= {height} ({self.name})"
@@ -65,11 +61,7 @@ class Frame:
         return region
 
     def point(self, numbers: Sequence[float], view: View) -> Point:
-        """The source point of a point [x, y] that the model wrote for a view of a single region, cut off as a box is.
-
-        Raises:
-            OperationError: it is no point inside the view. The text is for the model.
-        """
+        """The source point of a point [x, y] that the model wrote for a view of a single region, read as a box is."""
         width, height = self.extent(view.size)
         rule = f"expected [x, y] with 0 <= x <= {width} and 0 <= y <= {height} ({self.name})"
         if len(numbers) != 2:
@@ -80,8 +72,7 @@ class Frame:
     def from_source(self, box: Box, view: View, *, source: int | None = None) -> list[float]:
         """Writes a box of source pixels in this frame: the smallest one that covers the part of it inside `view`.
 
-        `source` is the number of the source, by default that of the view. ValueError where the view shows nothing of
-        the box.
+        `source` is by default that of the view. ValueError where the view shows nothing of the box.
         """
         number = view.source if source is None else source
         for panel in view.panels:

@@ -262,8 +262,7 @@ def frame_budget(
 ) -> dict[str, int]:
     """The pixel budget of a frame of a video's overview, as keyword arguments of `fit_size`.
 
-    By default all `video_frames` frames together have at most the area of one image, and each at least one token.
-    ValueError where `max_frame_pixels` is not even one token, or more than an image may have.
+    By default all frames together have at most the area of one image, and each at least one token.
     """
     least = size_multiple**2
     most = max(max_pixels // video_frames, least) if max_frame_pixels is None else max_frame_pixels

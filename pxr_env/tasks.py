@@ -78,10 +78,8 @@ class Task:
         return of_data, dict(rest)
 
     def _complete(self, given: dict[str, Any]) -> dict[str, Any]:
-        """The arguments with what the data class wants its environment to be like: its scorer, its pixel budget.
-
-        Procedural images need a pixel budget that fits them, and narrow one that does not.
-        """
+        """The arguments with what the data class wants its environment to be like: its scorer, its pixel budget."""
+        # Procedural images need a pixel budget that fits them, and narrow one that does not.
         data_class = self.data_class()
         wanted = {"scorer": data_class.scorer} if hasattr(data_class, "scorer") else {}
         if hasattr(data_class, "environment_defaults"):
@@ -124,10 +122,7 @@ TASKS: dict[str, Task] = {
 
 
 def make(task: str, *, module: str | None = None, **arguments: Any) -> VisualReasoningEnv:
-    """The entry point of all registered ids: the environment of a task of the table, see `Task.build`.
-
-    `module` is imported where the task is not in the table yet, as in another process.
-    """
+    """The entry point of all registered ids; `module` is imported where another process does not know the task yet."""
     if task not in TASKS and module is not None:
         importlib.import_module(module)
     return find_task(task).build(**arguments)

@@ -63,8 +63,8 @@ class Quad:
     @property
     def is_upright(self) -> bool:
         """Whether it shows its box as it is: not turned, mirrored or tilted."""
-        (x, y), (right_x, right_y), (below_x, below_y) = self.top_left, self.top_right, self.bottom_left
-        return y == right_y and x == below_x and x < right_x and y < below_y
+        (x, y), (right, _), (_, below) = self.top_left, self.top_right, self.bottom_left
+        return not self.is_tilted and x < right and y < below
 
     @property
     def width(self) -> float:

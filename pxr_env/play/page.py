@@ -311,12 +311,14 @@ class PersonSeat:
         seat = person.seat
         drawn = {place: "" for form in self._forms.values() for _, place in form.of_kind(*DRAWN)}
         images = {place: person.looked for form in self._forms.values() for _, place in form.of_kind("image")}
+        times = ["" if view.get("time") is None else f" · {view['time']:.2f} s" for view in seat.info["views"]]
+        labels = [f"{number}{time}" for number, time in enumerate(times, start=1)]
         return {
             self._state: person,
             self._question: f'<div class="pxr"><h2>{text(seat.env.sample.question)}</h2></div>',
             self._picture: self._drawn(person, drawn),
             self._caption: self._describe(person),
-            self._gallery: gr.Gallery([*zip(seat.images, map(_label, seat.info["views"]), strict=True)]),
+            self._gallery: gr.Gallery([*zip(seat.images, labels, strict=True)]),
             self._turn: gr.Column(visible=not seat.is_over),
             self._status: _status(seat),
             self._transcript: person.transcript.html(),
@@ -430,10 +432,6 @@ class PersonSeat:
         if person.operation is not None and self._forms[person.operation].draws is not None:
             line += f" · clicks draw for {person.operation}"
         return f'<div class="pxr"><p>{text(line)}</p></div>'
-
-
-def _label(view: Mapping[str, Any]) -> str:
-    return f"{view['index']}" if view.get("time") is None else f"{view['index']} · {view['time']:.2f} s"
 
 
 def _status(seat: Seat) -> str:
