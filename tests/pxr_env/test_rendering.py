@@ -95,8 +95,7 @@ def test_marks_stay_at_their_place_in_the_source():
         Mark(kind="box", points=((200, 100), (300, 100), (300, 300), (200, 300))),
         Mark(kind="line", points=((20, 380), (380, 380))),
     )
-    region = Region.from_box(1, (0, 0, 400, 400))
-    region = Region(source=1, quad=region.quad, marks=marks)
+    region = Region(source=1, quad=Quad.from_box((0, 0, 400, 400)), marks=marks)
 
     def is_red(pixels, x, y):
         return tuple(pixels[y, x]) == MARK_COLOUR
@@ -120,9 +119,9 @@ def test_labels_and_grids_are_drawn_inside():
     white = Image.new("RGB", (300, 300), (255, 255, 255))
     quad = Quad.from_box((0, 0, 300, 300))
     for corner in ((0, 0), (300, 300)):
-        labelled = Region(source=1, quad=quad, marks=(Mark(kind="point", points=(corner,), label="exit"),))
-        plain = Region(source=1, quad=quad, marks=(Mark(kind="point", points=(corner,)),))
-        assert np.any(show(labelled, (300, 300), white) != show(plain, (300, 300), white))
+        marks = (Mark(kind="point", points=(corner,), label=label) for label in ("exit", None))
+        labelled, plain = (show(Region(source=1, quad=quad, marks=(mark,)), (300, 300), white) for mark in marks)
+        assert np.any(labelled != plain)
     grid = show(Region(source=1, quad=quad, grid=Grid(lines=3, frame="permille")), (280, 280), white)
     rows = np.flatnonzero((grid == (255, 255, 0)).all(axis=2).mean(axis=1) > 0.9)
     assert rows.tolist() == [70, 140, 210]

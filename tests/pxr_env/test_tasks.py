@@ -24,7 +24,6 @@ LOOK = '<tool_call>{"name": "zoom_in", "arguments": {"bbox_2d": [0, 0, 0.5, 0.5]
         # The largest multiple of 3 * 28 whose square is in the budget: 5 * 84 = 420, 420 * 420 = 176400.
         ({"max_pixels": 200_000}, 420),
         ({"max_pixels": 448 * 448, "min_pixels": 3136}, 420),
-        ({"max_pixels": 1_003_520, "size_multiple": 32}, 960),
     ],
     ids=str,
 )

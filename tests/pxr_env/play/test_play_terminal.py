@@ -73,14 +73,9 @@ def test_mistakes_that_a_model_could_make_are_answered_as_to_a_model(search, tmp
     lines = ["zoom_in 0 0 2 2 1", "raw I think.", "raw", "<tool_call>", "{}", "</tool_call>", "."]
     written = play(search, tmp_path, *lines)
     search.reset(seed=0)
-    turns = (
-        '<tool_call>{"name": "zoom_in", "arguments": {"bbox_2d": [0, 0, 2, 2], "target_image": 1}}</tool_call>',
-        "I think.",
-        "<tool_call>\n{}\n</tool_call>",
-    )
-    replies = [search.step(turn)[0]["text"] for turn in turns]
-    for reply in replies:
-        assert reply in written
+    zoom = '<tool_call>{"name": "zoom_in", "arguments": {"bbox_2d": [0, 0, 2, 2], "target_image": 1}}</tool_call>'
+    for turn in (zoom, "I think.", "<tool_call>\n{}\n</tool_call>"):
+        assert search.step(turn)[0]["text"] in written
     assert "truncated by max_turns" in written
     assert "answer no answer" in written
 
@@ -137,12 +132,11 @@ def test_blocks_by_hand():
     )
 
 
-@pytest.mark.parametrize(("shape", "columns", "n_lines"), [((100, 100), 40, 20), ((10, 400), 80, 1), ((1, 1), 3, 2)])
-def test_blocks_keep_the_shape_of_the_image(shape, columns, n_lines):
+def test_blocks_keep_the_shape_of_the_image():
     # A character is about twice as high as wide: as many lines as half the columns times height over width.
-    lines = blocks(np.zeros((*shape, 3), dtype=np.uint8), columns).split("\n")
-    assert len(lines) == n_lines
-    assert {line.count("▀") for line in lines} == {columns}
+    for shape, columns, n_lines in (((100, 100), 40, 20), ((10, 400), 80, 1), ((1, 1), 3, 2)):
+        lines = blocks(np.zeros((*shape, 3), dtype=np.uint8), columns).split("\n")
+        assert [line.count("▀") for line in lines] == [columns] * n_lines
 
 
 def test_the_terminal_is_told_from_its_environment():
@@ -151,12 +145,9 @@ def test_the_terminal_is_told_from_its_environment():
         assert detect(environment, is_terminal=False) == "files"
 
 
-@pytest.mark.parametrize(("width", "columns"), [(20, 40), (56, 56), (84, 80)])
-def test_columns_for_images_of_different_widths(ask, tmp_path, width, columns):
-    out = io.StringIO()
-    terminal = Terminal(Seat(ask()), read_line=line_reader(out, out), out=out, directory=tmp_path, mode="blocks")
-    terminal._draw(np.zeros((10, width, 3), np.uint8))
-    assert out.getvalue().split("\n")[0].count("▀") == columns
+def test_small_images_are_enlarged_to_half_the_terminal(ask, tmp_path):
+    written = play(ask(min_pixels=28 * 28, max_pixels=28 * 28), tmp_path, "quit", mode="blocks", seed=0)
+    assert {line.count("▀") for line in written.splitlines() if "▀" in line} == {40}
 
 
 def test_a_contact_sheet_shows_every_image_in_its_place():
