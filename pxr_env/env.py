@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import gymnasium
@@ -202,7 +203,7 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
 
     def source_image(self, source: int, frame: int | None = None) -> Image.Image:
         """A copy of source number `source` (from 1) at full resolution; of a video, its frame (from 0)."""
-        return self._picture(source, frame).copy()
+        return _picture(self.sample, source, frame).copy()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -230,11 +231,11 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
             raise DataError(
                 f'sample "{sample.sample_id}" cannot be shown: {error} Change it or leave it out.'
             ) from error
-        self._episode = episode
         observation = {
-            "images": self._pixels(episode.views),
+            "images": self._pixels(sample, episode.views),
             "text": "\n".join([*introductions, sample.question]) + self.question_suffix,
         }
+        self._episode = episode
         tools = self.dialect.tools(list(self.operations.values()))
         info = {**self._info({}), "system_prompt": self.system_prompt, "tools": tools}
         return observation, self._placed(info, (0,) * len(observation["images"]))
@@ -264,7 +265,7 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
         n_shown = len(episode.views)
         lines, limit = self.rules.play(episode, turn)
         text = "\n".join(line.text for line in lines)
-        observation = {"images": self._pixels(episode.views[n_shown:]), "text": text}
+        observation = {"images": self._pixels(episode.sample, episode.views[n_shown:]), "text": text}
         if limit is None and episode.n_turns >= self.limits.max_turns:
             limit = "max_turns"
         if limit is None:
@@ -274,23 +275,14 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
     def render(self) -> np.ndarray | None:  # type: ignore[override]
         """The sources, each frame that was shown apart, with the boxes of all views so far, uint8 HxWx3 of one size for
         all episodes; None without a render mode."""
-        return None if self.render_mode is None else draw_overview(self._current().views, self._picture)
+        if self.render_mode is None:
+            return None
+        return draw_overview(self._current().views, partial(_picture, self.sample))
 
     def _current(self) -> EpisodeState:
         if self._episode is None:
             raise ResetNeeded("no episode is running; expected reset() first. Call env.reset().")
         return self._episode
-
-    def _picture(self, number: int, frame: int | None) -> Image.Image:
-        sources = self._current().sample.sources
-        if not 1 <= number <= len(sources):
-            raise ValueError(f"got source {number}; expected 1 to {len(sources)}.")
-        source = sources[number - 1]
-        if isinstance(source, ImageSource):
-            return source.image
-        if frame is None:
-            raise ValueError(f"got source {number}, a video, without a frame; expected 0 to {source.n_frames - 1}.")
-        return source.frame(frame)
 
     def _placed(self, info: dict[str, Any], places: tuple[int, ...]) -> dict[str, Any]:
         return info | {"image_places": places} if self.images_in_text else info
@@ -307,8 +299,8 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
             return find_id(options["sample_id"], ids)
         return ids[int(self.np_random.integers(len(ids)))]
 
-    def _pixels(self, views: Sequence[View]) -> tuple[np.ndarray, ...]:
-        return tuple(render(view, self._picture) for view in views)
+    def _pixels(self, sample: Sample, views: Sequence[View]) -> tuple[np.ndarray, ...]:
+        return tuple(render(view, partial(_picture, sample)) for view in views)
 
     def _end(
         self, answer: str | None, observation: dict[str, Any], limit: str | None = None
@@ -350,6 +342,17 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
             "reward_terms": reward_terms,
             **{name: fact for name in facts if (fact := getattr(episode.sample, name)) is not None},
         }
+
+
+def _picture(sample: Sample, number: int, frame: int | None) -> Image.Image:
+    if not 1 <= number <= len(sample.sources):
+        raise ValueError(f"got source {number}; expected 1 to {len(sample.sources)}.")
+    source = sample.sources[number - 1]
+    if isinstance(source, ImageSource):
+        return source.image
+    if frame is None:
+        raise ValueError(f"got source {number}, a video, without a frame; expected 0 to {source.n_frames - 1}.")
+    return source.frame(frame)
 
 
 def _one_of(choices: tuple[object, ...], name: str, value: str | None) -> str | None:

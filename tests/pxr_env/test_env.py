@@ -10,6 +10,7 @@ import pytest
 from gymnasium.error import InvalidAction, ResetNeeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from pxr_env import Sample, VisualReasoningEnv
 from pxr_env.errors import DataError, MediaError
@@ -287,16 +288,25 @@ def test_reset_options_are_checked():
 
 
 def test_a_sample_that_cannot_be_shown_is_a_data_mistake(tmp_path):
-    missing = Sample(sample_id="m", question="?", answers=("A",), sources=(ImageSource(path=tmp_path / "no.png"),))
-    env = VisualReasoningEnv([missing, sample("long", sizes=[(2010, 10)])])
-    with pytest.raises(MediaError, match=r"no\.png"):
-        env.reset(options={"sample_id": "m"})
+    Image.fromarray(noise(200, 100)).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:9000])
+
+    def broken(index):
+        raise MediaError(f"frame {index} is broken")
+
+    film = VideoSource(key="broken", load_frame=broken, n_frames=9, fps=1.0, size=(64, 48))
+    images = [(name, ImageSource(path=tmp_path / name)) for name in ("no.png", "cut.png")]
+    for name, source in (*images, ("frame 0 is broken", film)):
+        env = VisualReasoningEnv([sample(), Sample(sample_id="m", question="?", answers=("A",), sources=(source,))])
+        env.reset(options={"sample_id": "a"})
+        with pytest.raises(MediaError, match=name):
+            env.reset(options={"sample_id": "m"})
+        with pytest.raises(ResetNeeded):
+            env.step("x")
     with pytest.raises(DataError, match=r'sample "a" cannot be shown: .* 10 vision tokens .* expected at most 9'):
         make(max_vision_tokens=9)
     with pytest.raises(DataError, match=r'sample "long" cannot be shown.*2010x10.*Change it or leave it out'):
-        env.reset(options={"sample_id": "long"})
-    with pytest.raises(ResetNeeded):
-        env.step("x")
+        make(sample("long", sizes=[(2010, 10)]))
 
 
 @pytest.mark.parametrize(

@@ -301,8 +301,8 @@ def a_zoom_of_a_zoom_that_is_cut_from_what_was_shown():
     class Shrinking(VisualReasoningEnv):
         """Cuts from the picture at the size of its view, as it was shown."""
 
-        def _pixels(self, views):
-            pixels = super()._pixels(views)
+        def _pixels(self, sample, views):
+            pixels = super()._pixels(sample, views)
             return tuple(
                 image if view.box[0] == 0 or view.index < 3 else image // 2 * 2
                 for image, view in zip(pixels, views, strict=True)
