@@ -6,7 +6,7 @@ import argparse
 import itertools
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol
@@ -117,12 +117,11 @@ def compare_runs(
     asked = set(shared) - (set(scored) - set(common))
     graded = {score_name(manifest) for manifest in manifests}
     metric = graded.pop() if len(graded) == 1 else "score"
-    clusters = _clusters(groups, common)
+    clusters = [groups[0][name][0].belongs_to for name in common]
     metrics = []
     for group, of_run in zip(groups, recorded, strict=True):
-        kept = [replace(record, cluster=clusters[name]) for name in common for record in group[name]]
-        all_asked = [record for record in of_run if record.episode.sample_id in asked]
-        metrics.append(_metrics(kept, all_asked, metric))
+        kept = [record for name in common for record in group[name]]
+        metrics.append(_metrics(kept, [one for one in of_run if one.episode.sample_id in asked], metric))
     return RunComparison(
         names=names,
         differences=tuple(find_differences(manifests, compared)),
@@ -130,9 +129,9 @@ def compare_runs(
         n_common=len(common),
         n_changed=len(scored) - len(common),
         n_unscored=len(shared) - len(scored),
-        n_clusters=len(set(clusters.values())),
+        n_clusters=len(set(clusters)),
         metrics=tuple(metrics),
-        pairs=_pairs(names, [_scores(group, common, metric) for group in groups], list(clusters.values()), seed),
+        pairs=_pairs(names, [_scores(group, common, metric) for group in groups], clusters, seed),
     )
 
 
@@ -170,14 +169,6 @@ def _metrics(scored: Sequence[RunRecord], asked: Sequence[RunRecord], graded: st
     for part in ("statistics", "intervals", "counts"):
         metrics[part] |= {name: value for name, value in of_all[part].items() if name.endswith("_all")}
     return metrics
-
-
-def _clusters(groups: Sequence[Mapping[str, list[RunRecord]]], common: Sequence[str]) -> dict[str, str]:
-    """What each sample belongs to, as far as some run knows."""
-    return {
-        name: next((record.cluster for group in groups for record in group[name] if record.cluster is not None), name)
-        for name in common
-    }
 
 
 def _pairs(

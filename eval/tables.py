@@ -158,10 +158,7 @@ def cell(run: Mapping[str, Any], name: str) -> Cell | None:
     low, high = run.get("intervals", {}).get(name, (None, None))
     count, total = run.get("counts", {}).get(name, (None, None))
     n_unscored = int(statistics.get("n_errors", 0)) if _says_how_right(name) else 0
-    strict = None
-    if n_unscored:
-        n_scored = statistics.get("n_episodes", 0)
-        strict = statistics.get(f"{name}_all", statistics[name] * n_scored / (n_scored + n_unscored))
+    strict = statistics.get(f"{name}_all") if n_unscored else None
     return Cell(statistics[name], low, high, count, total, strict, n_unscored)
 
 

@@ -147,20 +147,18 @@ def analyse(
 ) -> dict[str, Any]:
     """What the re-run ends of episodes say of one operation, or of all together.
 
-    Every arm is compared with the control arm, in which the same turns were forced and the true pixels shown. The
-    control itself is compared with the record: how often an answer changes although nothing did.
+    Every arm is compared with the control, in which the same turns were forced and the true pixels shown, and the
+    control with the record: how often an answer changes although nothing did.
 
     Args:
-        recorded: the episodes of the run that used it.
-        control: the same, played again with the true pixels.
+        recorded, control: the episodes of the run that used it, and the same in the control.
         arms: intervention -> the same, played again with other pixels.
 
     Returns:
-        `n` (episodes whose control has a score), `n_lost` (those whose control has none),
+        `n` (episodes whose control has a score), `n_lost` (those whose control has none), and unless `n` is 0
         `reproduced` [share, low, high] (the control's answer is the one on record), `accuracy_recorded`,
-        `accuracy_control`; `arms`: see `_arm`; `uses`: see `_uses`; `need`: "needed" and "not needed" -> kind of use ->
-        episodes, None where no sample knows; `faithfulness`: see `_faithfulness`; `verdict`: in words. Nothing but the
-        first two if `n` is 0.
+        `accuracy_control`, `arms` (see `_arm`), `uses` (kind -> `n`, `share`), `need` ("needed" and "not needed" ->
+        kind of use -> episodes, None where no sample knows), `faithfulness` (see `_faithfulness`), `verdict` in words.
     """
     by_key = _scored(control)
     pairs = [(record, by_key[record.key]) for record in recorded if record.key in by_key]
@@ -172,6 +170,8 @@ def analyse(
     every = list(clusters.values())
     scored = {name: _scored(records) for name, records in arms.items()}
     uses = _uses(pairs, scored)
+    needs = [(record, record.episode.needs_operation) for record in played]
+    any_need = any(needed is not None for _, needed in needs)
     of_uses = {use: [of == use for of in uses.values()] for use in USES if uses}
     result |= {
         "reproduced": share([same_answer(before.episode, now.episode) for before, now in pairs], every),
@@ -182,7 +182,7 @@ def analyse(
             use: {"n": sum(holds), "share": share(holds, [clusters[key] for key in uses])}
             for use, holds in of_uses.items()
         },
-        "need": _need(played, uses),
+        "need": _counted(needs, uses, {"needed": True, "not needed": False}) if any_need else None,
         "faithfulness": _faithfulness(played, uses, is_correct),
     }
     return result | {"verdict": verdict(result)}
@@ -207,8 +207,8 @@ def share(holds: Sequence[bool], clusters: Sequence[str]) -> list[float]:
 def verdict(result: Mapping[str, Any]) -> str:
     """What the numbers of one operation say, in a few words.
 
-    "causal": in some arm more answers changed than without any change, by a paired test after Bonferroni. With
-    it "helps" or "harms" where the accuracy lost, or gained, is significant in the same way. "decorative": none did.
+    "causal": in some arm more answers changed than without any change, by a paired test after Bonferroni; "helps" or
+    "harms" where the accuracy lost, or gained, is significant in the same way; "decorative": none did.
     """
     arms = [arm for arm in result["arms"].values() if arm["n"]]
     if not arms:
@@ -281,14 +281,6 @@ def _uses(pairs: Sequence[_Pair], scored: Mapping[str, Mapping[_Key, RunRecord]]
         if others := [records[before.key] for records in scored.values() if before.key in records]:
             uses[before.key] = use_of(before, now, others)
     return uses
-
-
-def _need(recorded: Sequence[RunRecord], uses: Mapping[_Key, str]) -> dict[str, dict[str, int]] | None:
-    """Kinds of use by whether the question needs an operation, as far as samples know."""
-    known = [(record, record.episode.needs_operation) for record in recorded]
-    if all(needs is None for _, needs in known):
-        return None
-    return _counted(known, uses, {"needed": True, "not needed": False})
 
 
 def _counted(

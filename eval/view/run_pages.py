@@ -282,16 +282,12 @@ class RunPages:
         history, recipe = self._histories.get(run.lines), self._library.read(run.path / "recipe.json")
         last = history.rows[-1] if history.rows else {}
         return {
-            "task": env_name(recipe),
+            "history": history,
+            "recipe": recipe,
             "recipe_text": json.dumps(recipe, indent=2) if recipe else "",
-            "model": str(recipe.get("model", "")),
-            "counter": history.counter,
+            "task": env_name(recipe),
             "done": int(last.get(history.counter, len(history.rows))),
-            "total": recipe.get("iterations") or recipe.get("steps"),
-            "n_unreadable": history.n_unreadable,
             "tiles": [(name, last[name]) for name in _TILES if name in last],
-            "charts": history.charts(),
-            "alarms": history.alarms(),
             "iterations": [(number, query.link(iteration=number)) for number in run.iterations()],
         }
 

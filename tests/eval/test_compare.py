@@ -147,12 +147,12 @@ def test_graded_scores_are_compared_beside_accuracy(tmp_path: Path) -> None:
 def test_questions_that_belong_together_count_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = write_run(tmp_path / "a", right("-" * 12 + "+" * 8)), write_run(tmp_path / "b", right("+" * 20))
     assert sentences(compare_runs([a, b]))[0].startswith("b is better than a")
-    # The newer run knows that four each are one question.
-    directory = RunFiles(b)
-    records = directory.records()
-    for number, record in enumerate(records):
-        record.cluster = f"question {number // 4}"
-    directory.finish(records, {})
+    # Four each are one question.
+    for directory in map(RunFiles, (a, b)):
+        records = directory.records()
+        for number, record in enumerate(records):
+            record.cluster = f"question {number // 4}"
+        directory.finish(records, {})
     comparison = compare_runs([a, b])
     assert (comparison.n_common, comparison.n_clusters) == (20, 5)
     assert comparison.pairs[0].tests["accuracy"].p_value == 0.25

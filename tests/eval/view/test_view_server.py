@@ -106,18 +106,6 @@ def test_an_episode_is_played_again(runs: Path, client: Client) -> None:
     assert "not recorded" in page
 
 
-def test_tokens_are_shown_in_their_order(tmp_path: Path, serve: Serve, copy: Copy) -> None:
-    spans = [["read", 1200], ["forced", 3], ["written", 20], ["read", 30], ["written", 7]]
-    copy(how=lambda k, record: record | {"token_spans": spans})
-    page = serve(tmp_path).text("/run/run?episode=test-0")
-    strip = re.findall(r'<rect class="(read|written|forced)" x="(\d+)" width="(\d+)"', page)
-    starts = ["0", "1200", "1203", "1223", "1253"]
-    assert strip == [(kind, start, str(n)) for (kind, n), start in zip(spans, starts, strict=True)]
-    assert "1,260 tokens" in page
-    assert "27 written by the model" in page
-    assert "1,230 read, masked" in page
-
-
 def test_neighbours_keep_the_filters(runs: Path, client: Client) -> None:
     records = RunFiles(runs / "eval" / "groups").records()
     used = [r.key for r in records if r.episode.n_operations]
@@ -167,14 +155,6 @@ def test_a_picture_of_the_training_stands_in(runs: Path, tmp_path: Path, serve: 
     assert '<svg viewBox="0 0 40 20"' in page
     assert '<image href="data:image/png;base64,' in page
     assert "<image" not in client.text("/run/ppo?iteration=2&episode=test-0&nth=1")
-
-
-def test_a_replay_that_fails_leaves_the_text(tmp_path: Path, serve: Serve, copy: Copy) -> None:
-    copy(how=lambda k, record: record | {"prompt": "Another question?"})
-    page = serve(tmp_path).text("/run/run?episode=test-0")
-    assert "does not replay: after turn 0" in page
-    assert "Another question?" in page
-    assert "<image" not in page
 
 
 def test_without_pictures_no_environment_is_made(runs: Path, tmp_path: Path, serve: Serve, copy: Copy) -> None:
@@ -376,18 +356,6 @@ def test_what_has_no_score_is_visible_wherever_a_score_is(tmp_path: Path, serve:
     assert '<span class="unscored">2</span>' in client.text("/")
 
 
-def test_the_suites_own_metric_is_the_headline(tmp_path: Path, serve: Serve, copy: Copy) -> None:
-    def half(k: int, record: dict[str, Any]) -> dict[str, Any]:
-        record["run"]["score"] = 0.5
-        return record | {"correct": False}
-
-    finish(copy(how=half, scorer={"name": "anls", "source": ""}))
-    client = serve(tmp_path)
-    assert re.search(r'class="tile"><h3>ANLS</h3><div class="number">0.500<', client.text("/run/run"))
-    assert '<th scope="col" class="number">ANLS</th>' in client.text("/run/run")
-    assert "0.500<small><b>ANLS</b>" in client.text("/")
-
-
 def test_the_baseline_is_compared_on_common_samples_only(tmp_path: Path, serve: Serve, copy: Copy) -> None:
     def worse(k: int, record: dict[str, Any]) -> dict[str, Any]:
         return record | {"correct": k not in (0, 1)} | ({"sample_id": "new"} if k == 11 else {})
@@ -442,14 +410,40 @@ def test_a_source_comes_as_large_as_it_is(client: Client) -> None:
     assert "no episode" in client.text("/run/eval/oracle?episode=gone&picture=1", status=404)
 
 
-def test_a_cut_turn_is_marked(tmp_path: Path, serve: Serve, copy: Copy) -> None:
-    def cut(k: int, record: dict[str, Any]) -> dict[str, Any]:
-        record["steps"][0]["finish_reason"] = "length" if k == 0 else "stop"
-        return record
+SPANS = [["read", 1200], ["forced", 3], ["written", 20], ["read", 30], ["written", 7]]
 
-    copy(how=cut)
+
+def test_what_single_episodes_have(tmp_path: Path, serve: Serve, copy: Copy) -> None:
+    def change(k: int, record: dict[str, Any]) -> dict[str, Any]:
+        record["run"]["score"] = 0.5
+        record["steps"][0]["finish_reason"] = "length" if k == 0 else "stop"
+        more = {"token_spans": SPANS} if k == 0 else {"prompt": "Another question?"} if k == 2 else {}
+        return record | {"correct": False} | more
+
+    finish(copy(how=change, scorer={"name": "anls", "source": ""}))
     client = serve(tmp_path)
-    assert client.text("/run/run").count('<span class="badge failed">cut off</span>') == 1
+    first, second, third = (client.text(f"/run/run?episode=test-{k}") for k in range(3))
+    # The tokens in their order.
+    strip = re.findall(r'<rect class="(read|written|forced)" x="(\d+)" width="(\d+)"', first)
+    starts = ["0", "1200", "1203", "1223", "1253"]
+    assert strip == [(kind, start, str(n)) for (kind, n), start in zip(SPANS, starts, strict=True)]
+    for text in (
+        "1,260 tokens",
+        "27 written by the model",
+        "1,230 read, masked",
+        'title="by the limit of tokens">cut off',
+    ):
+        assert text in first
+    # A turn that was cut is marked, others are not.
+    assert "cut off" not in second
+    listed = client.text("/run/run")
+    assert listed.count('<span class="badge failed">cut off</span>') == 1
     assert "1 of 12 episodes" in client.text("/run/run?show=cut")
-    assert 'title="by the limit of tokens">cut off' in client.text("/run/run?episode=test-0")
-    assert "cut off" not in client.text("/run/run?episode=test-1")
+    # A replay that fails leaves the text.
+    assert "does not replay: after turn 0" in third
+    assert "Another question?" in third
+    assert "<image" not in third
+    # The suite's own metric is the headline.
+    assert re.search(r'class="tile"><h3>ANLS</h3><div class="number">0.500<', listed)
+    assert '<th scope="col" class="number">ANLS</th>' in listed
+    assert "0.500<small><b>ANLS</b>" in client.text("/")
