@@ -74,10 +74,10 @@ class JSONL(Dataset):
 
     def _details(self, fields: Fields, media: Sequence[Medium]) -> dict[str, Any]:
         box, time = fields.numbers("evidence_box", 4), fields.numbers("evidence_time", 2)
-        problem = box and box_problem(box, self._media.size(media[0]))
+        medium, (start, end) = media[0], fields.span("start", "end")
+        problem = box and box_problem(box, self._media.size(medium))
         if time and not problem:
             # How long a video file is, is found when it is opened.
-            medium, (start, end) = media[0], fields.span("start", "end")
             try:
                 source = medium.open() if isinstance(medium, VideoFile) and medium.fps is not None else None
                 problem = time_problem(time, source, None if end is None else end - (start or 0.0))
@@ -153,8 +153,7 @@ class _SavedTable:
     def rows(self) -> Iterator[TableRow]:
         labels = label_names(self.table.features.to_dict())
         table = self.table.select_columns(list(set(self._columns.values())))
-        rows = (row for batch in table.iter(batch_size=_BATCH) for row in batch.to_pylist())
-        for number, row in enumerate(rows):
+        for number, row in enumerate(row for batch in table.iter(batch_size=_BATCH) for row in batch.to_pylist()):
             row = with_labels(row, labels)
             yield TableRow({name: row[column] for name, column in self._columns.items()}, f"row {number}", number)
 
@@ -222,6 +221,7 @@ FORMATS: Mapping[str, type[Dataset] | type[SFTData]] = {
 }
 #: Bytes of a json file that are searched for the names of its fields.
 _BEGINNING = 64 * 1024
+_SUFFIXES = {".parquet": "rl_data", ".tsv": "hrbench"}
 # A json file is the format whose fields it begins with.
 _JSON_FIELDS = {
     "sft": {"message_list"},
@@ -232,12 +232,9 @@ _JSON_FIELDS = {
 
 
 def open_dataset(path: str | Path, format: str = "auto", **arguments: Any) -> Dataset | SFTData:
-    """Opens a data set of any format.
+    """Opens the data set of a directory or file, in a format of `FORMATS`, or "auto" to recognize it from the files.
 
-    Args:
-        path: its directory or file.
-        format: a name of `FORMATS`, or "auto" to recognize it from the files.
-        arguments: further arguments of the format's class, such as `skip_bad_rows` or TallyQA's `subset`.
+    `arguments` are those of the format's class, such as `skip_bad_rows` or TallyQA's `subset`.
 
     Raises:
         DataError: the format is not recognized, or the data are not as described.
@@ -262,9 +259,7 @@ def open_dataset(path: str | Path, format: str = "auto", **arguments: Any) -> Da
 
 
 def recognize(path: str | Path) -> str:
-    """Returns the name of the format of a directory or file.
-
-    An evaluation set looks like RL data and is recognized as that; the two are read alike.
+    """Returns the name of the format of a directory or file; an evaluation set is RL data here, which is read alike.
 
     Raises:
         DataError: there is nothing, or it looks like no format, or like several.
@@ -288,18 +283,16 @@ def _candidates(path: Path) -> set[str]:
     files = [path] if path.is_file() else sorted(entry for entry in path.iterdir() if entry.is_file())
     if any(file.name == "test_questions.jsonl" for file in files):
         return {"vstar"}
-    found = {name for file in files if (name := _by_name(file)) is not None}
-    folders = [path / "json", path / "infographicsvqa_qas"] if path.is_dir() else []
-    for file in [*files, *(file for folder in folders for file in sorted(folder.glob("*.json"))[:3])]:
-        if file.suffix == ".json":
-            found |= _by_fields(file)
+    for folder in (path / "json", path / "infographicsvqa_qas"):
+        files += sorted(folder.glob("*.json"))[:3]
+    found: set[str] = set()
+    for file in files:
+        if file.suffix in _SUFFIXES:
+            found.add(_SUFFIXES[file.suffix])
+        elif file.suffix in (".json", ".jsonl"):
+            fields = _by_fields(file)
+            found |= fields if file.suffix == ".json" else (fields & {"sft"} or {"jsonl"})
     return found
-
-
-def _by_name(file: Path) -> str | None:
-    if file.suffix == ".jsonl":
-        return "sft" if "sft" in _by_fields(file) else "jsonl"
-    return {".parquet": "rl_data", ".tsv": "hrbench"}.get(file.suffix)
 
 
 def _by_fields(file: Path) -> set[str]:
