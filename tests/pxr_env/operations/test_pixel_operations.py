@@ -11,7 +11,6 @@ from pxr_env.coordinates import get_frame
 from pxr_env.errors import OperationError
 from pxr_env.media import VideoSource
 from pxr_env.operations import OperationContext, get_operation, operation_names
-from pxr_env.types import OperationCall
 from pxr_env.views import Adjustment, Comparison, Grid, Mark, Region, View
 
 WHOLE = Region.from_box(1, (0.0, 0.0, 400.0, 200.0))
@@ -196,21 +195,29 @@ def test_every_operation_tells_the_model_how_to_call_it():
 
 
 scalars = (
-    st.none() | st.booleans() | st.integers(-3, 20) | st.floats(-2, 20) | st.sampled_from(["horizontal", "x" * 90])
+    *(st.none(), st.booleans(), st.integers(), st.integers(-3, 20), st.floats(), st.floats(-2, 20)),
+    *(st.text(max_size=200), st.sampled_from(["horizontal", [0.1, 0.1, 0.5, 0.5]])),
 )
-values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=9), max_leaves=12)
+values = st.recursive(
+    st.one_of(scalars),
+    lambda inner: st.lists(inner, max_size=20) | st.dictionaries(st.text(max_size=90), inner, max_size=20),
+    max_leaves=40,
+)
 
 
 @given(st.data(), st.sampled_from(operation_names()))
 def test_any_arguments_show_something_or_give_a_short_text(data, name):
-    properties = get_operation(name).parameters["properties"]
-    arguments = data.draw(st.dictionaries(st.sampled_from(sorted(properties)), values))
-    call = OperationCall(name=name, arguments=arguments)
+    names = [*get_operation(name).parameters["properties"], "x"]
+    arguments = data.draw(st.dictionaries(st.sampled_from(names), values | st.just(1)))
     shown, text = [], ""
     try:
-        shown = run(name, **call.arguments)
+        shown = get_operation(name).run(context(), arguments)
     except OperationError as error:
         text = str(error)
     assert (10 < len(text) < 500) != bool(shown)
     for item in shown:
         View.of(9, item, (56, 56)).as_dict()
+        if name == "zoom_in" and item.source == 1:
+            x1, y1, x2, y2 = item.box
+            assert 0 <= x1 < x2 <= 400
+            assert 0 <= y1 < y2 <= 200
