@@ -23,34 +23,39 @@ def column(terms, name):
     return [term[name] for term in terms]
 
 
-class TestPaper:
-    def test_one_user_of_eight(self):
-        terms = curiosity_terms([1, 0, 0, 0, 0, 0, 0, 0])
+RELEASED = {"preset": "released-code"}
+
+
+@pytest.mark.parametrize(
+    ("counts", "options", "curiosity", "penalty"),
+    [
         # RaPR = 1/8 = .125; .5 * (.3 - .125) = .5 * .175 = .0875, for the user only
-        assert column(terms, "curiosity") == pytest.approx([0.0875] + [0.0] * 7)
-        assert column(terms, "penalty") == [0.0] * 8
-
-    def test_two_users_of_eight_one_with_four_operations(self):
-        terms = curiosity_terms([0, 4, 0, 1, 0, 0, 0, 0])
+        ([1, 0, 0, 0, 0, 0, 0, 0], {}, [0.0875] + [0] * 7, [0] * 8),
         # RaPR = .25; .5 * (.3 - .25) = .025 for both; n = 4: .05 * min(1 - 4, 0) = -.15
-        assert column(terms, "curiosity") == pytest.approx([0, 0.025, 0, 0.025, 0, 0, 0, 0])
-        assert column(terms, "penalty") == pytest.approx([0, -0.15, 0, 0, 0, 0, 0, 0])
-
-    def test_three_users_of_eight_are_enough(self):
+        ([0, 4, 0, 1, 0, 0, 0, 0], {}, [0, 0.025, 0, 0.025, 0, 0, 0, 0], [0, -0.15, 0, 0, 0, 0, 0, 0]),
         # RaPR = .375 > .3: no bonus; n = 2: .05 * (1 - 2) = -.05
-        terms = curiosity_terms([2, 1, 1, 0, 0, 0, 0, 0])
-        assert column(terms, "curiosity") == [0.0] * 8
-        assert column(terms, "penalty") == pytest.approx([-0.05, 0, 0, 0, 0, 0, 0, 0])
-
-    def test_nobody_is_paid_at_rate_zero(self):
-        assert curiosity_terms([0] * 8) == [{"curiosity": 0.0, "penalty": 0.0}] * 8
-
-    def test_overrides(self):
-        terms = curiosity_terms([1, 3, 0, 0], alpha=1.0, H=0.75, N=2, beta=0.1)
+        ([2, 1, 1, 0, 0, 0, 0, 0], {}, [0] * 8, [-0.05] + [0] * 7),
+        # Nobody is paid at rate zero.
+        ([0] * 8, {}, [0] * 8, [0] * 8),
+        ([0] * 4, RELEASED, [0] * 4, [0] * 4),
         # RaPR = .5; 1 * (.75 - .5) = .25; .1 * (2 - 3) = -.1
-        assert column(terms, "curiosity") == pytest.approx([0.25, 0.25, 0, 0])
-        assert column(terms, "penalty") == pytest.approx([0, -0.1, 0, 0])
+        ([1, 3, 0, 0], {"alpha": 1.0, "H": 0.75, "N": 2, "beta": 0.1}, [0.25, 0.25, 0, 0], [0, -0.1, 0, 0]),
+        # (.3 - .125) / 2 / .125 * .25 = .0875 / .125 * .25 = .7 * .25 = .175; -.05 * (3 - 1) = -.1
+        ([3, 0, 0, 0, 0, 0, 0, 0], RELEASED, [0.175] + [0] * 7, [-0.1] + [0] * 7),
+        # (.3 - .25) / 1.5 / .25 * .25 = .05 / 1.5 = .0333...; one operation costs nothing
+        ([1, 1, 0, 0, 0, 0, 0, 0], RELEASED | {"media": "video"}, [1 / 30, 1 / 30] + [0] * 6, [0] * 8),
+        # Running rates have a floor, large groups have not: (.3 - .0625) / 2 / .0625 * .25 = .11875 * 4 = .475
+        ([1] + [0] * 15, RELEASED, [0.475] + [0] * 15, [0] * 16),
+        ([0, 5, 1], {"preset": "off"}, [0] * 3, [0] * 3),
+    ],
+)
+def test_by_hand(counts, options, curiosity, penalty):
+    terms = curiosity_terms(counts, **options)
+    assert column(terms, "curiosity") == pytest.approx(curiosity)
+    assert column(terms, "penalty") == pytest.approx(penalty)
 
+
+class TestPaper:
     def test_counts_of_numpy(self):
         assert curiosity_terms(np.array([1, 0, 0, 0, 0, 0, 0, 0])) == curiosity_terms([1, 0, 0, 0, 0, 0, 0, 0])
 
@@ -70,31 +75,6 @@ class TestPaper:
         random.shuffle(order)
         terms = curiosity_terms(group)
         assert curiosity_terms([group[i] for i in order]) == [terms[i] for i in order]
-
-
-class TestReleasedCode:
-    def test_images(self):
-        terms = curiosity_terms([3, 0, 0, 0, 0, 0, 0, 0], preset="released-code")
-        # (.3 - .125) / 2 / .125 * .25 = .0875 / .125 * .25 = .7 * .25 = .175; -.05 * (3 - 1) = -.1
-        assert column(terms, "curiosity") == pytest.approx([0.175] + [0] * 7)
-        assert column(terms, "penalty") == pytest.approx([-0.1] + [0] * 7)
-
-    def test_video(self):
-        terms = curiosity_terms([1, 1, 0, 0, 0, 0, 0, 0], preset="released-code", media="video")
-        # (.3 - .25) / 1.5 / .25 * .25 = .05 / 1.5 = .0333...; one operation costs nothing
-        assert column(terms, "curiosity") == pytest.approx([1 / 30, 1 / 30] + [0] * 6)
-        assert column(terms, "penalty") == [0.0] * 8
-
-    def test_the_floor_of_running_rates_leaves_large_groups_alone(self):
-        # RaPR = 1/16 = .0625; (.3 - .0625) / 2 / .0625 * .25 = .11875 * 4 = .475
-        assert curiosity_terms([1] + [0] * 15, preset="released-code")[0]["curiosity"] == pytest.approx(0.475)
-
-    def test_nobody_is_paid_at_rate_zero(self):
-        assert curiosity_terms([0] * 4, preset="released-code") == [{"curiosity": 0.0, "penalty": 0.0}] * 4
-
-
-def test_off_is_zero():
-    assert curiosity_terms([0, 5, 1], preset="off") == [{"curiosity": 0.0, "penalty": 0.0}] * 3
 
 
 class TestProbed:

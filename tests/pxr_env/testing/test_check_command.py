@@ -173,7 +173,8 @@ def test_arguments_that_are_none(capsys):
 
 
 def test_subjects_of_other_kinds():
-    env = gymnasium.make("pxr_env:pxr/SyntheticSearch-v0", hard_fraction=0.0)
+    env = gymnasium.make("pxr_env:pxr/SyntheticSearch-v0", max_turns=2, dialect="tags")
+    assert env.unwrapped.limits.max_turns == 2
     report = check_task(env, samples=1)
     assert report.passed, str(report)
     assert report.subject == "pxr/SyntheticSearch-v0"
@@ -183,9 +184,3 @@ def test_subjects_of_other_kinds():
         check_task(env, arguments={"grid": 3})
     with pytest.raises(ValueError, match="got a task of type int; expected an id"):
         check_task(3)
-
-
-def test_the_specs_arguments_are_kept():
-    env = gymnasium.make("pxr_env:pxr/SyntheticSearch-v0", max_turns=2, dialect="tags")
-    assert env.unwrapped.limits.max_turns == 2
-    assert check_task(env, samples=1).passed
