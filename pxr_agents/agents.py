@@ -35,6 +35,10 @@ from pxr_env.dialects import Dialect
 from pxr_env.env import oracle_turns
 from pxr_env.errors import show
 
+#: This many turns in a row for which a server failed mean that it is down. A request that it calls wrong (too many
+#: images, a filter) is the question's own trouble, and does not count.
+_MOST_FAILURES = 20
+
 
 class VLMAgent:
     """A vision-language model: keeps one token-exact conversation per episode and lets an engine complete it.
@@ -237,21 +241,12 @@ class OpenAIAgent:
             back where that is known.
         concurrency: most requests at once.
         extra: further fields of the request body, such as {"top_p": 0.9}.
-        most_failures: this many turns in a row for which the server failed mean that it is down. A request that it
-            calls wrong (too many images, a filter) is the question's own trouble, and does not count.
     """
 
     def __init__(
-        self,
-        client: ChatClient,
-        sampling: Sampling,
-        *,
-        concurrency: int = 8,
-        extra: Mapping[str, Any] | None = None,
-        most_failures: int = 20,
+        self, client: ChatClient, sampling: Sampling, *, concurrency: int = 8, extra: Mapping[str, Any] | None = None
     ) -> None:
-        self.client, self.sampling = client, sampling
-        self._extra, self._most_failures = dict(extra or {}), most_failures
+        self.client, self.sampling, self._extra = client, sampling, dict(extra or {})
         self._talks: dict[int, _Talk] = {}
         self._waiting: queue.SimpleQueue[tuple[int, Observation, dict[str, Any]] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[int, Action | Exception]] = queue.SimpleQueue()
@@ -279,7 +274,7 @@ class OpenAIAgent:
 
         Raises:
             ServerRefused: no request would be answered.
-            RemoteError: `most_failures` turns in a row failed.
+            RemoteError: so many turns in a row failed that the server must be down.
         """
         if self._error is not None:
             raise self._error
@@ -296,7 +291,7 @@ class OpenAIAgent:
                 self._n_failures_in_a_row = 0
             elif result.is_down:
                 self._n_failures_in_a_row += 1
-                if self._n_failures_in_a_row >= self._most_failures:
+                if self._n_failures_in_a_row >= _MOST_FAILURES:
                     self._error = RemoteError(
                         f"{self._n_failures_in_a_row} turns in a row could not be had, the last one because of: "
                         f"{result.reason}. The same command continues when the server is back."

@@ -28,7 +28,6 @@ from pxr_env.env import VisualReasoningEnv
 from pxr_env.errors import DataError, did_you_mean, quote
 from pxr_env.operations import Operation
 from pxr_env.types import OperationCall
-from pxr_env.views import Size
 
 #: Facts of the sample that would help to answer: told at the end.
 _SECRETS = ("needs_operation", "evidence_box", "evidence_time", "category")
@@ -179,20 +178,6 @@ class Field:
         except (ValueError, RecursionError) as error:
             raise ValueError(f'{self.name} is "{quote(text)}"; expected {self.expects}.') from error
 
-    def example(self, frame: Frame, size: Size) -> str:
-        """Something that could be typed for an image shown at `size`."""
-        if self.kind in DRAWN:
-            width, height = frame.extent(size)
-            edges = (width * 0.25, height * 0.25, width * 0.5, height * 0.75)[: DRAWN[self.kind]]
-            return ",".join(f"{edge:g}" if frame.decimals else f"{edge:.0f}" for edge in edges)
-        low, high = self.schema.get("minimum", 0), self.schema.get("maximum", 1)
-        others = {
-            "image": "1", "images": "1,2", "flag": "true", "texts": '"one;two"', "json": "'{}'",
-            "integer": str(max(1, low)), "number": f"{low + (high - low) * 0.75:g}",
-            "choice": str(self.schema.get("enum", [""])[0]),
-        }  # fmt: skip
-        return others.get(self.kind, "word")
-
     def _value(self, text: str) -> Any:
         if self.kind == "json" or (text.startswith(("[", "{")) and self.kind not in ("text", "choice")):
             return json.loads(text, parse_constant=_no_constant)
@@ -312,17 +297,8 @@ def usage(operation: Operation) -> str:
     return " ".join([operation.name, *names])
 
 
-def example(operation: Operation, frame: Frame, size: Size) -> str:
-    """A call that could be typed for an image shown at `size`."""
-    fields = fields_of(operation)
-    # Where nothing is required, a call without arguments would show nothing.
-    chosen = [field for field in fields if field.required]
-    chosen += [field for field in fields if not field.required][: 1 if len(chosen) < 2 else 0]
-    return " ".join([operation.name, *(f"{field.name}={field.example(frame, size)}" for field in chosen)])
-
-
-def explain(operation: Operation, frame: Frame, size: Size) -> str:
-    """The help of an operation: its usage, what it does, its arguments and an example."""
+def explain(operation: Operation, frame: Frame) -> str:
+    """The help of an operation: its usage, what it does, and its arguments."""
     fields = fields_of(operation)
     width = max((len(field.name) for field in fields), default=0)
     lines = [usage(operation), f"  {operation.description}", ""]
@@ -332,7 +308,7 @@ def explain(operation: Operation, frame: Frame, size: Size) -> str:
         lines.append(f"  {field.name:<{width}}  {field.expects}{optional}{'. ' + about if about else ''}")
     if any(field.kind in DRAWN for field in fields):
         lines += ["", f"  {frame.description}"]
-    return "\n".join([*lines, "", f"  For example: {example(operation, frame, size)}"])
+    return "\n".join(lines)
 
 
 def _number(text: str) -> int | float:

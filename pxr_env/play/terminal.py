@@ -126,7 +126,6 @@ class Terminal:
 
     def _help(self, name: str) -> None:
         env = self.seat.env
-        height, width = self.seat.images[0].shape[:2] if self.seat.images else (1, 1)
         if not name:
             rows = [(usage(operation), operation.description) for operation in env.operations.values()]
             rows += [(f"{command} {argument}".rstrip(), text) for command, (argument, text) in COMMANDS.items()]
@@ -134,7 +133,7 @@ class Terminal:
             self._write("\n".join(f"  {usage:<{left}}  {text}" for usage, text in rows))
             self._write("\n  `help NAME` explains the arguments of an operation.")
         elif name in env.operations:
-            self._write(explain(env.operations[name], env.frame, (width, height)))
+            self._write(explain(env.operations[name], env.frame))
         elif name in COMMANDS:
             argument, text = COMMANDS[name]
             self._write(f"{name} {argument}".rstrip() + f"\n  {text}")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pxr_env.coordinates import FRAMES
 from pxr_env.operations import get_operation, operation_names
-from pxr_env.play.seat import KINDS, Field, example, explain, fields_of, kind_of, read_arguments, read_call, usage
+from pxr_env.play.seat import KINDS, Field, explain, fields_of, kind_of, read_arguments, read_call, usage
 
 NUMBER = {"type": "number"}
 NUMBERS = {"type": "array", "items": NUMBER}
@@ -106,23 +106,16 @@ def test_any_text_is_read_or_refused(kind, text):
 
 
 @pytest.mark.parametrize("name", operation_names())
-@pytest.mark.parametrize("frame", FRAMES.values(), ids=lambda frame: frame.name)
-def test_every_operation_has_help_whose_example_can_be_typed(name, frame):
+def test_every_operation_has_help(name):
     operation = get_operation(name)
-    text = explain(operation, frame, (80, 40))
-    assert operation.description in text
+    text = explain(operation, FRAMES["permille"])
+    assert text.startswith(f"{usage(operation)}\n  {operation.description}\n")
     for field in fields_of(operation):
-        assert f"  {field.name}" in text
-    typed = example(operation, frame, (80, 40))
-    assert typed in text
-    arguments = read_call(operation, typed.removeprefix(name))
-    assert set(operation.parameters["required"]) <= set(arguments)
+        assert f"  {field.name} " in text
+        assert field.expects in text
 
 
-def test_the_example_of_a_box_by_hand():
-    for frame, box in (("unit", "0.25,0.25,0.5,0.75"), ("pixel", "20,10,40,30"), ("permille", "250,250,500,750")):
-        typed = example(get_operation("zoom_in"), FRAMES[frame], (80, 40))
-        assert typed == f"zoom_in bbox_2d={box} target_image=1"
+def test_the_usage_has_what_is_optional_in_brackets():
     assert usage(get_operation("seek")) == "seek start end [target_video]"
 
 
