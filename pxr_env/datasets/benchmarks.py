@@ -115,7 +115,7 @@ class TallyQA(Dataset):
     """
 
     scorer: ClassVar[str] = "number"
-    names: ClassVar[Names] = Names(id="question_id")
+    names: ClassVar[Names] = Names(id="question_id", prefixes=("", "images/"))
 
     subset: str = "complex"
     split: str = "test"
@@ -123,10 +123,6 @@ class TallyQA(Dataset):
     def open_table(self, directory: Path) -> Table:
         choose(dict.fromkeys(("complex", "simple", "all")), self.subset, "subset=", "Choose one.")
         return JSONList(find_file(directory, f"{text('split', self.split)}.json", "the questions"))
-
-    @property
-    def prefixes(self) -> Sequence[str]:
-        return ("", "images/")
 
     def _record(self, fields: Fields) -> Record | None:
         self._sample_id(fields)
@@ -205,7 +201,7 @@ class HRBench(Dataset):
     """
 
     scorer: ClassVar[str] = "multiple_choice"
-    names: ClassVar[Names] = Names(id="index")
+    names: ClassVar[Names] = Names(id="index", prefixes=("", "images/"))
     answer_form: ClassVar[str] = "letter"
 
     name: str | None = None
@@ -214,10 +210,6 @@ class HRBench(Dataset):
         self._images: dict[str, tuple[Medium, ...]] = {}
         path = find_file(directory, f"{self.name or '*'}.tsv", "or its name (name=...)")
         return TSVTable(path, ("index", "question", "answer", *"ABCD", "image"))
-
-    @property
-    def prefixes(self) -> Sequence[str]:
-        return ("", "images/")
 
     def _find_media(self, fields: Fields) -> tuple[Medium, ...]:
         image = fields.values["image"]

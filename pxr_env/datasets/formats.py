@@ -107,17 +107,13 @@ class HuggingFaceData(Dataset):
         split: which split of a `DatasetDict`; not needed if there is only one.
     """
 
-    names: ClassVar[Names] = _NAMES
+    names: ClassVar[Names] = _NAMES._replace(prefixes=("", "images/"))
 
     columns: Mapping[str, str] | None = None
     split: str | None = None
 
     def open_table(self, directory: Path) -> Table:
         return _SavedTable(directory, self.split, self.columns or {})
-
-    @property
-    def prefixes(self) -> Sequence[str]:
-        return ("", "images/")
 
     def _sample_id(self, fields: Fields) -> str:
         if "id" in fields.values:

@@ -38,7 +38,7 @@ class RLData(Dataset):
         ImportError: pyarrow is not installed.
     """
 
-    names: ClassVar[Names] = Names(id="qid")
+    names: ClassVar[Names] = Names(id="qid", prefixes=("", "images/"))
 
     fps: float = 1.0
 
@@ -46,7 +46,7 @@ class RLData(Dataset):
         return _parquet(directory, "*", "the table of questions")
 
     def _find_media(self, fields: Fields) -> tuple[Medium, ...]:
-        return _images_or_video(self._media, fields, ("", "images/"), ("", "videos/"), self.fps)
+        return _images_or_video(self._media, fields, self.prefixes, ("", "videos/"), self.fps)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -235,7 +235,9 @@ def time_problem(time: tuple[float, float], video: VideoSource | None, end: floa
 
 
 class Names(NamedTuple):
-    """What a format calls its columns; "" for those it does not have."""
+    """What a format calls its columns, "" for those it does not have; and what comes before the names of media in the
+    places where they are looked for, in this order.
+    """
 
     id: str
     question: str = "question"
@@ -244,6 +246,7 @@ class Names(NamedTuple):
     options: str = ""
     category: str = ""
     cluster: str = ""
+    prefixes: Sequence[str] = ("",)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -299,8 +302,8 @@ class Dataset:
 
     @property
     def prefixes(self) -> Sequence[str]:
-        """What comes before the names of media where they are looked for, in this order."""
-        return ("",)
+        """Those of `names`, unless they follow from an argument."""
+        return self.names.prefixes
 
     def open_table(self, directory: Path) -> Table:
         """Returns the table of the rows."""
