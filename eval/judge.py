@@ -205,8 +205,10 @@ def dispute(
 
 
 def _prompt(sample: Sample, answer: str) -> str:
+    letters = {chr(ord("A") + index): text for index, text in enumerate(sample.options)}
+    accepted = [f"{one} ({letters[one]})" if one in letters else one for one in sample.answers]
     # Not `format`: answers may hold braces.
-    texts = {"question": sample.question, "accepted": "\n".join(_accepted(sample)), "answer": answer}
+    texts = {"question": sample.question, "accepted": "\n".join(accepted), "answer": answer}
     return re.sub(r"\{(question|accepted|answer)\}", lambda found: texts[found[1]], PROMPT)
 
 
@@ -218,12 +220,6 @@ def _read_verdict(said: str) -> bool | None:
     """The verdict of a reply, of what comes behind its thoughts; None if it states none, or both."""
     found = _VERDICT.findall(said.rpartition("</think>")[2])
     return found[0] == "" if found else None
-
-
-def _accepted(sample: Sample) -> list[str]:
-    """The accepted answers; a letter with the text of its option."""
-    letters = {chr(ord("A") + index): text for index, text in enumerate(sample.options)}
-    return [f"{answer} ({letters[answer]})" if answer in letters else answer for answer in sample.answers]
 
 
 def read_judgments(path: Path) -> dict[str, str]:

@@ -98,7 +98,8 @@ def build_manifest(
         "repeats": repeats,
         "judge": judge,
         "seed": seed,
-        "recipe": None if recipe is None else recipe.as_manifest(),
+        # Its settings stand where they belong.
+        "recipe": None if recipe is None else {key: getattr(recipe, key) for key in ("name", "sha256", "source")},
         "versions": library_versions(agent.name),
         "commit": commit(),
     }

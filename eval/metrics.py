@@ -32,15 +32,12 @@ def evaluation_metrics(records: Sequence[RunRecord], *, score_name: str = "score
         score_name: what the mean of the scores is called, such as "anls".
 
     Returns:
-        `statistics`: those of `pxr_agents.statistics.episode_statistics`; `accuracy_all` and `SCORE_NAME_all`, over all
-        episodes with those without a score counted as wrong; means per episode: `score_name`, `operations/NAME`
-        (executed), `failures/NAME` (refused), `duplicates`, `clipped`, `evidence_iou` (over episodes that used an
-        operation and know an evidence box), `vision_tokens`, `prompt_tokens`, `completion_tokens`, `seconds`; with
-        several repeats of a sample also `pass@k` and `majority_accuracy`;
+        `statistics`: those of `pxr_agents.statistics.episode_statistics`, and the others of docs/evaluation.md
+        (`NAME_all` is over all episodes, with those without a score counted as wrong);
         `intervals`: [low, high] of every rate and mean (of means none with fewer than two clusters), and
         `interval_method`, how they are made; `n_clusters`: groups of samples that belong together;
         `counts`: for every rate [how many, out of how many];
-        `by_category`: the same four for every category that the samples name (empty if they name none);
+        `by_category`: the same four for every category that the samples name;
         `errors`: why episodes have no score -> how many; `served`: what servers called their model -> how many.
     """
     metrics = _measure(records, score_name)
@@ -126,14 +123,12 @@ def _rates(groups: _Groups) -> _Measured:
 def _with_unscored(records: Sequence[RunRecord], score_name: str | None) -> _Measured:
     """`NAME_all` for the accuracy and the mean score, over all episodes: those without a score count as wrong."""
     singles = [[record] for record in records]
-    measured = {"accuracy_all": _sums(singles, lambda record: float(_scored(record) and record.episode.correct))}
+    measured = {"accuracy_all": _sums(singles, lambda record: record.episode.error is None and record.episode.correct)}
     if score_name is not None:
-        measured[f"{score_name}_all"] = _sums(singles, lambda record: (_scored(record) and record.score) or 0.0)
+        measured[f"{score_name}_all"] = _sums(
+            singles, lambda record: 0.0 if record.episode.error is not None else record.score or 0.0
+        )
     return measured
-
-
-def _scored(record: RunRecord) -> bool:
-    return record.episode.error is None
 
 
 def _scores(groups: _Groups, score_name: str) -> _Measured:

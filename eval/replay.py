@@ -65,7 +65,7 @@ class Replayer:
         self._env = rebuild_environment(manifest, data)
 
     def observations(self, episode: Episode) -> Iterator[tuple[Observation, dict[str, Any]]]:
-        """Play the recorded turns of `episode` again: every observation with its info, the first one included.
+        """Play the recorded turns again: every observation with its info, the first one included.
 
         Raises:
             MediaError, DataError, OSError: the sample cannot be shown any more.

@@ -29,7 +29,7 @@ from eval.preflight import PreflightChoice, find_out
 from eval.records import RunFiles, RunRecord
 from eval.suites import Choice, Recipe, Suite, get_suite
 from pxr_agents.agents import FailedAction, RemoteAction
-from pxr_agents.chat_client import ChatClient, RemoteError, Retries
+from pxr_agents.chat_client import ChatClient, RemoteError, Retries, Server
 from pxr_agents.rollout import rollout
 from pxr_agents.types import Action, Agent, Episode, Job, Observation, Tokens, episode_seed
 from pxr_env.env import VisualReasoningEnv
@@ -68,7 +68,7 @@ def evaluate(
         choice: which samples, all by default.
         seed: of noise and random turns, together with sample, repeat and turn.
         repeats, n_envs: episodes per sample, and how many run at once.
-        judge: the model that judges answers; by default the scorer of the environment does.
+        judge: the model that judges answers instead of the environment's scorer.
         retry_errors: continue a finished run, too, with the episodes that could not be scored.
         recipe, console: where the arguments are from, for the manifest; where progress is shown (standard error).
         preflight: whether a server is asked first what it can do, see `eval.preflight`.
@@ -92,13 +92,14 @@ def evaluate(
     sample_ids = choice.choose(first)
     run = RunFiles(out)
     manifest = build_manifest(
-        env=first, suite=suite, sample_ids=sample_ids, choice=choice, agent=agent, repeats=repeats, seed=seed,
-        judge=None if judge is None else judge.as_manifest(), concurrency=n_envs, recipe=recipe, served=_served(agent),
+        env=first, suite=suite, sample_ids=sample_ids, choice=choice, agent=agent, served=_served(agent.server),
+        judge=None if judge is None else judge.as_manifest(), repeats=repeats, seed=seed, concurrency=n_envs,
+        recipe=recipe,
     )  # fmt: skip
     # Before a model is loaded for nothing.
     run.check(manifest, reopen=retry_errors)
     if agent.server is not None and preflight != "none":
-        manifest["server"]["preflight"] = _preflight(agent, first, console, may_be_blind=preflight == "blind")
+        manifest["server"]["preflight"] = _preflight(agent.server, agent, first, console, preflight == "blind")
     # All repeats of a sample in a row: its pictures are decoded once.
     keys = [(sample_id, repeat) for sample_id in sample_ids for repeat in range(repeats)]
     with open_agent(agent, concurrency=min(n_envs, len(keys))) as player:
@@ -125,30 +126,28 @@ def _finish(run: RunFiles, records: Sequence[RunRecord]) -> dict[str, Any]:
     return metrics
 
 
-def _hurried(agent: AgentChoice, timeout: float) -> closing[ChatClient]:
+def _hurried(server: Server, timeout: float) -> closing[ChatClient]:
     """A client that asks a few times only: what is wrong should be known at once."""
-    assert agent.server is not None
-    server = replace(agent.server, timeout=min(timeout, agent.server.timeout), retries=Retries(attempts=3))
-    return closing(ChatClient(server))
+    return closing(ChatClient(replace(server, timeout=min(timeout, server.timeout), retries=Retries(attempts=3))))
 
 
-def _served(agent: AgentChoice) -> dict[str, Any] | None:
+def _served(server: Server | None) -> dict[str, Any] | None:
     """What the server says of its model, None where there is no server."""
-    if agent.server is None:
+    if server is None:
         return None
-    with _hurried(agent, 20.0) as client:
+    with _hurried(server, 20.0) as client:
         return client.served_model()
 
 
 def _preflight(
-    agent: AgentChoice, env: gymnasium.Env, console: Console | None, *, may_be_blind: bool
+    server: Server, agent: AgentChoice, env: gymnasium.Env, console: Console | None, may_be_blind: bool
 ) -> dict[str, Any]:
     """What the server was found to do, for the manifest.
 
     Raises:
         RemoteError: it lacks what the task needs.
     """
-    with _hurried(agent, 300.0) as client:
+    with _hurried(server, 300.0) as client:
         found = find_out(client, env, agent.sampling, agent.body, may_be_blind=may_be_blind)
     say(console or Console(stderr=True), found.summary(), *(f"preflight: {note}" for note in found.notes))
     if found.problems:

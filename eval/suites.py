@@ -189,10 +189,6 @@ class Recipe:
                 )
         return wanted
 
-    def as_manifest(self) -> dict[str, str]:
-        """What the manifest says of it; its settings stand where they belong."""
-        return {"name": self.name, "sha256": self.sha256, "source": self.source}
-
 
 #: The keys of a recipe, and of those of its tables that have a fixed set.
 _KEYS = {
@@ -388,10 +384,11 @@ def run(arguments: argparse.Namespace) -> int:
     table = Table("suite", "task", "data", "known by", "size", box=None)
     for suite in suites:
         given = dict(arguments.env_args) | ({} if arguments.data is None else {"data": arguments.data})
-        size = "" if suite.needs_data and "data" not in given else _size(suite, given)
-        data = "none: drawn"
+        size, data = "", "none: drawn"
         if suite.needs_data:
             data = f"--data DIR ({TASKS[suite.task].data.rpartition(':')[2]} in docs/data.md)"
+        if not suite.needs_data or "data" in given:
+            size = _size(suite, given)
         table.add_row(suite.name, suite.task, data, suite.metrics[0], size)
     console.print(table)
     for suite in suites if arguments.names else ():
