@@ -9,26 +9,19 @@ from pxr_env.curiosity.formulas import (
     PRESETS,
     CuriosityFormula,
     CuriosityTerms,
-    NoCuriosity,
-    PaperCuriosity,
-    ReleasedCodeCuriosity,
     curiosity_formula,
     curiosity_terms,
     settle_group,
 )
 from pxr_env.curiosity.usage import Revival, UsageRates
-from pxr_env.curiosity.wrappers import CuriosityReward, ProbeInfo, ProbeOperations, followed_probe
+from pxr_env.curiosity.wrappers import CuriosityReward, ProbeOperations, followed_probe
 
 __all__ = [
     "PRESETS",
     "CuriosityFormula",
     "CuriosityReward",
     "CuriosityTerms",
-    "NoCuriosity",
-    "PaperCuriosity",
-    "ProbeInfo",
     "ProbeOperations",
-    "ReleasedCodeCuriosity",
     "Revival",
     "UsageRates",
     "curiosity_formula",

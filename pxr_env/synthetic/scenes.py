@@ -135,7 +135,7 @@ class ProceduralSamples(ABC):
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         for name, value in typed_arguments(hints_of(type(self)), given).items():
             object.__setattr__(self, name, value)
-        if not isinstance(self.split, str) or self.split not in SPLITS:
+        if self.split not in SPLITS:
             raise ValueError(f'got split={represent(self.split)}, expected "train" or "test".')
         check_range("num_samples", self.num_samples, 1, 10**9)
         check_range("hard_fraction", self.hard_fraction, 0, 1, integer=False)
@@ -242,9 +242,8 @@ class SampleIds(Sequence[str]):
 
 
 def check_range(name: str, value: float, low: float, high: float, *, integer: bool = True) -> None:
-    """Raises ValueError if an argument is no number, or outside of its range (both ends belong to it)."""
-    kinds = (int,) if integer else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+    """Raises ValueError if an argument is outside of its range (both ends belong to it)."""
+    if not low <= value <= high:
         kind = "an integer" if integer else "a number"
         raise ValueError(f"got {name}={represent(value)}, expected {kind} from {low} to {high}.")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import gc
 import json
 import os
@@ -231,7 +231,7 @@ def test_gymnasium_accepts_it(task: TaskSubject) -> None:
 
 def test_the_spec_travels_as_json(spec: EnvSpec, oracle: Playthrough, sample_id: str) -> None:
     """`gymnasium.make(EnvSpec.from_json(spec.to_json()))` gives the same episode."""
-    env = _Maker(spec.to_json())()
+    env = _made_of(spec.to_json())
     again = play(env, oracle.turns, sample_id=sample_id)
     env.close()
     assert as_plain(again) == as_plain(oracle), "made from the spec as JSON, and as it is"
@@ -245,7 +245,7 @@ def test_vector_environments_work(task: TaskSubject) -> None:
 def test_vector_environments_in_processes_work(task: TaskSubject, spec: EnvSpec) -> None:
     """Two environments in an `AsyncVectorEnv` of new processes show what each of them shows alone."""
     try:
-        makers = [_Maker(spec.to_json())] * 2
+        makers = [functools.partial(_made_of, spec.to_json())] * 2
         _assert_as_alone(task, AsyncVectorEnv(makers, shared_memory=False, context="spawn"))
     except (ConnectionError, EOFError):
         pytest.fail(
@@ -254,14 +254,9 @@ def test_vector_environments_in_processes_work(task: TaskSubject, spec: EnvSpec)
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Maker:
+def _made_of(spec: str) -> Environment:
     """Makes an environment from a spec as JSON, also in another process."""
-
-    spec: str
-
-    def __call__(self) -> Environment:
-        return gymnasium.make(EnvSpec.from_json(self.spec), disable_env_checker=True)
+    return gymnasium.make(EnvSpec.from_json(spec), disable_env_checker=True)
 
 
 def _assert_as_alone(task: TaskSubject, vector: SyncVectorEnv | AsyncVectorEnv) -> None:
