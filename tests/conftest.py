@@ -22,10 +22,8 @@ settings.load_profile("pxr")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Before any test loads torch: threads that spin while they wait starve the Ray processes of other tests, and models as
-# tiny as these lose more by sharing a step between threads than they gain.
+# Before any test loads torch: threads that spin while they wait starve the Ray processes of other tests.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TEXTS = [
     "What letter is in the red box?",
