@@ -43,10 +43,7 @@ SANDBOX = (
     "sandbox allow-scripts allow-popups; default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; frame-ancestors 'none'"
 )
-STATIC = {
-    "pages.css": (("pages.css",), "text/css"),
-    "view.js": (("pages.js", "view.js"), "text/javascript"),
-}
+STATIC = {"pages.css": (("pages.css",), "text/css"), "view.js": (("pages.js", "view.js"), "text/javascript")}
 
 
 class ViewServer(PageServer):
