@@ -192,7 +192,7 @@ def test_a_picture_opens_at_full_size_with_its_boxes(place: str, show: Callable[
     assert not page.locator(".stage .mark.view").is_visible()
     page.keyboard.press("Escape")
     # A dialog gives the focus back after it is closed.
-    page.wait_for_function("document.activeElement.matches('.source .enlarge')")
+    page.wait_for_selector(".source .enlarge:focus")
     assert page.locator("#lightbox[open]").count() == 0
 
 
