@@ -153,7 +153,7 @@ def _kind(record: RunRecord) -> tuple[object, ...]:
     return not episode.prompt, episode.correct, used(episode), any(episode.failures.values()), episode.needs_operation
 
 
-class Arm(NamedTuple):
+class TrainedArm(NamedTuple):
     """One training of a quick start: its metrics by iteration, and of its evaluation the metrics, the records by sample
     and the manifest. Without an evaluation the metrics are those of the summary, and there is no manifest."""
 
@@ -200,7 +200,7 @@ def training_context(directory: Path, *, n_episodes: int | None) -> dict[str, An
     }
 
 
-def _charts(arms: Sequence[Arm]) -> list[Chart]:
+def _charts(arms: Sequence[TrainedArm]) -> list[Chart]:
     """Rates first, then the reward and one chart for each of its terms; what no arm recorded is left out."""
     terms = sorted({key for arm in arms for row in arm.history for key in row if key.startswith("reward/")})
     wanted: list[tuple[str, str, tuple[float, float] | None]]
@@ -220,13 +220,13 @@ def _charts(arms: Sequence[Arm]) -> list[Chart]:
     return [chart for chart in drawn if chart is not None]
 
 
-def _load_arm(directory: Path, name: str, summary: Mapping[str, Any]) -> Arm:
+def _load_arm(directory: Path, name: str, summary: Mapping[str, Any]) -> TrainedArm:
     history, run = _read_history(directory / "metrics.jsonl"), RunFiles(directory / "eval")
     if not run.metrics_file.exists():
         numbers = {key: float(value) for key, value in summary.items() if isinstance(value, int | float)}
-        return Arm(name, history, {"statistics": numbers}, {}, None)
+        return TrainedArm(name, history, {"statistics": numbers}, {}, None)
     records = {record.episode.sample_id: record for record in run.records()}
-    return Arm(name, history, run.metrics(), records, run.manifest())
+    return TrainedArm(name, history, run.metrics(), records, run.manifest())
 
 
 def _read_history(path: Path) -> list[dict[str, Any]]:
@@ -242,7 +242,7 @@ def _read_history(path: Path) -> list[dict[str, Any]]:
 
 
 def _pairs(
-    arms: Sequence[Arm], shared: Sequence[str], n_episodes: int | None
+    arms: Sequence[TrainedArm], shared: Sequence[str], n_episodes: int | None
 ) -> list[tuple[list[EpisodeCard], list[str]]]:
     """For every chosen sample the episode of each arm, with the filters it passes."""
     rows = [[arm.records[sample_id] for arm in arms] for sample_id in shared]

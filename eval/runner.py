@@ -310,7 +310,7 @@ class WatchedEnv(gymnasium.Wrapper):
 
 
 @dataclass(kw_only=True, slots=True)
-class _Running:
+class _Spending:
     """An episode: its environment, when it began and was asked last, and what it has taken so far."""
 
     env: WatchedEnv
@@ -333,13 +333,13 @@ class Watch:
 
     def __init__(self, agent: Agent, repeats: Sequence[int]) -> None:
         self._agent, self._repeats = agent, repeats
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, _Spending] = {}
         self._given_up: list[int] = []
         self._finished: tuple[str | None, dict[str, Any]] = (None, {})
 
     def start(self, key: int, env: gymnasium.Env) -> None:
         assert isinstance(env, WatchedEnv)
-        self._running[key] = _Running(env=env, started=time.perf_counter())
+        self._running[key] = _Spending(env=env, started=time.perf_counter())
         if env.reason is None:
             self._agent.start(key, env)
 
@@ -381,7 +381,7 @@ class Watch:
         return RunRecord(episode=episode, **facts)
 
     @staticmethod
-    def _count(running: _Running, action: Action) -> None:
+    def _count(running: _Spending, action: Action) -> None:
         running.add("model_seconds", time.perf_counter() - running.asked)
         if isinstance(action, FailedAction):
             running.env.reason = f"model: {action.reason}"

@@ -57,16 +57,7 @@ def decompose(
         ValueError: no sample is scored in both, or a sample differs between them.
     """
     first, second = by_sample(with_operations), by_sample(without)
-    shared = [sample_id for sample_id in first if sample_id in second]
-    scored = [sample_id for sample_id in shared if first[sample_id] and second[sample_id]]
-    if not scored:
-        raise ValueError("no question was scored both with and without operations; expected at least one")
-    changed = [name for name in scored if first[name][0].sample_sha256 != second[name][0].sample_sha256]
-    if changed:
-        raise ValueError(
-            f"{len(changed)} samples are not the same with and without operations, such as {changed[0]!r}: the "
-            "data changed in between. Delete audit/without and audit again, or evaluate again."
-        )
+    shared, scored = _scored(first, second)
 
     def shares(groups: Mapping[str, list[RunRecord]], holds: IsCorrect) -> np.ndarray:
         return np.array([sum(map(holds, groups[name])) / len(groups[name]) for name in scored])
@@ -121,6 +112,21 @@ def decompose(
         "intervals": {name: interval(name) for name in measured},
         "gap_test": {"name": test.name, "p_value": test.p_value, "low": test.low, "high": test.high},
     }
+
+
+def _scored(first: Mapping[str, list[RunRecord]], second: Mapping[str, list[RunRecord]]) -> tuple[list[str], list[str]]:
+    """The samples that both runs have, and of these the ones that both scored."""
+    shared = [sample_id for sample_id in first if sample_id in second]
+    scored = [sample_id for sample_id in shared if first[sample_id] and second[sample_id]]
+    if not scored:
+        raise ValueError("no question was scored both with and without operations; expected at least one")
+    changed = [name for name in scored if first[name][0].sample_sha256 != second[name][0].sample_sha256]
+    if changed:
+        raise ValueError(
+            f"{len(changed)} samples are not the same with and without operations, such as {changed[0]!r}: the "
+            "data changed in between. Delete audit/without and audit again, or evaluate again."
+        )
+    return shared, scored
 
 
 def called(record: RunRecord) -> bool:
