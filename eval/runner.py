@@ -84,10 +84,7 @@ def evaluate(
     started, choice = time.perf_counter(), choice or Choice()
     suite = get_suite(suite) if isinstance(suite, str) else suite
     agent = AgentChoice(name=agent) if isinstance(agent, str) else agent
-    if n_envs < 1 or repeats < 1:
-        raise ValueError(f"got n_envs={n_envs} and repeats={repeats}, expected at least 1 of each")
-    if repeats > 1 and agent.has_model and agent.sampling.temperature == 0:
-        raise ValueError(f"got {repeats} repeats with temperature 0, at which all are alike; expected a temperature")
+    _check(agent, repeats=repeats, n_envs=n_envs)
     first = gymnasium.make(suite.env_id, **{**suite.arguments, **(env_args or {})})
     sample_ids = choice.choose(first)
     run = RunFiles(out)
@@ -114,6 +111,13 @@ def evaluate(
         Judge(judge, judge.cache or out / "judgments.jsonl").judge(records, get_sample)
     first.close()
     return _finish(run, records) | {"seconds": time.perf_counter() - started}
+
+
+def _check(agent: AgentChoice, *, repeats: int, n_envs: int) -> None:
+    if n_envs < 1 or repeats < 1:
+        raise ValueError(f"got n_envs={n_envs} and repeats={repeats}, expected at least 1 of each")
+    if repeats > 1 and agent.has_model and agent.sampling.temperature == 0:
+        raise ValueError(f"got {repeats} repeats with temperature 0, at which all are alike; expected a temperature")
 
 
 def _finish(run: RunFiles, records: Sequence[RunRecord]) -> dict[str, Any]:

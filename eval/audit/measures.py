@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product, starmap
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def decompose(
         ValueError: no sample is scored in both, or a sample differs between them.
     """
     first, second = by_sample(with_operations), by_sample(without)
-    shared, scored = _scored(first, second)
+    shared, scored = _in_both(first, second)
 
     def shares(groups: Mapping[str, list[RunRecord]], holds: IsCorrect) -> np.ndarray:
         return np.array([sum(map(holds, groups[name])) / len(groups[name]) for name in scored])
@@ -68,9 +69,7 @@ def decompose(
     clusters = [first[name][0].belongs_to for name in scored]
     right_without, every = shares(second, is_correct), np.ones(len(scored))
     fail = every - right_without
-    called_right, called_wrong, offered_right, offered_wrong = (
-        ends(c, r) for c in (True, False) for r in (True, False)
-    )
+    called_right, called_wrong, offered_right, offered_wrong = starmap(ends, product((True, False), repeat=2))
     right_with = called_right + offered_right
     calls, only_offered = called_right + called_wrong, offered_right + offered_wrong
     # Of which questions, how often that way was taken, and turned the outcome.
@@ -114,7 +113,9 @@ def decompose(
     }
 
 
-def _scored(first: Mapping[str, list[RunRecord]], second: Mapping[str, list[RunRecord]]) -> tuple[list[str], list[str]]:
+def _in_both(
+    first: Mapping[str, list[RunRecord]], second: Mapping[str, list[RunRecord]]
+) -> tuple[list[str], list[str]]:
     """The samples that both runs have, and of these the ones that both scored."""
     shared = [sample_id for sample_id in first if sample_id in second]
     scored = [sample_id for sample_id in shared if first[sample_id] and second[sample_id]]
