@@ -241,7 +241,7 @@ class Request:
 class Engine(Protocol):
     """Generates. Completions come back in any order; a lock-step engine returns all that were submitted.
 
-    A conversation without room for another turn gets an empty completion (see `pxr_agents.engines.turn_end`).
+    A conversation without room for another turn gets an empty completion (see `pxr_agents.engines`).
     """
 
     weights_version: int
@@ -252,6 +252,13 @@ class Engine(Protocol):
 
     def forget(self, key: int) -> None:
         """Conversation `key` is over; its state may go."""
+
+
+class LocalEngine(Engine, Protocol):
+    """An engine around weights in this process, which a trainer changes in place."""
+
+    def set_weights_version(self, version: int) -> None:
+        """The weights have changed: everything computed with the old ones is dropped."""
 
 
 # Sampling noise follows from the run's seed, the sample, the repeat and the turn, and from nothing else: it is the same

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,30 @@ def test_parts_of_your_own_are_used_in_every_episode(tmp_path: Path) -> None:
         right = float(episode["target"] == "A")
         assert answer["reward_terms"] == {"correct": right, "words": -1e-4 * len(r"\boxed{A}")}
         assert answer["reward"] == pytest.approx(right - 9e-4)
+
+
+def test_the_diffs_of_contributing_apply_and_work(tmp_path: Path) -> None:
+    diffs = re.findall(r"```diff\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.DOTALL)
+    assert len(diffs) == 4
+    for package in ("pxr_env", "pxr_agents"):
+        shutil.copytree(ROOT / package, tmp_path / package)
+    for diff in diffs:
+        done = subprocess.run(["git", "apply", "-"], input=diff, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    program = r"""
+import gymnasium, my_reward
+env = gymnasium.make("my/Search-v0", operations=["zoom_in", "upper_half"], scorer="contains")
+env.reset(seed=0)
+call = '<tool_call>{"name": "upper_half", "arguments": {"target_image": 1}}</tool_call>'
+info = env.step(call)[-1]
+assert info["usage"] == {"zoom_in": 0, "upper_half": 1}, info
+answer = r"\boxed{it is " + env.unwrapped.sample.answers[0].lower() + "}"
+assert env.step(answer)[-1]["reward_terms"] == {"correct": 1.0, "words": -1e-4 * len(answer)}
+"""
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

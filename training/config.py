@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from pxr_agents.engines.vllm.arguments import StartArguments
 from pxr_env.curiosity import Revival, curiosity_formula
+from pxr_env.errors import did_you_mean, quote
 from training.recipe_reader import RECIPE, RecipeError, Share, load_recipe, recipe_keys, require, to_dict
 
 __all__ = [
@@ -56,12 +57,21 @@ class CuriosityRecipe:
             raise ValueError(str(error)) from error
 
 
+def _engine_kind(kind: str) -> str:
+    kinds = ("transformers", "vllm")
+    if kind not in kinds and ":" not in kind:
+        near = did_you_mean(kind, kinds)
+        raise ValueError(f'got "{quote(kind)}"; expected "transformers", "vllm" or "module:factory" of your own.{near}')
+    return kind
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
 class EngineRecipe:
     """What generates (see docs/engines.md)."""
 
-    kind: Literal["transformers", "vllm"] = "transformers"
-    """Either "transformers", in every env runner, or "vllm", in Ray actors that all env runners share."""
+    kind: Annotated[str, AfterValidator(_engine_kind)] = "transformers"
+    """Either "transformers", in every env runner, or "vllm", in Ray actors that all env runners share; or an engine of
+    your own in every env runner, "module:factory" (docs/engines.md)."""
     num_engines: PositiveInt = 1
     """VLLM engines; conversations are spread over them."""
     num_cpus_per_engine: NonNegativeFloat = 1.0

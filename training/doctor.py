@@ -423,7 +423,7 @@ def check_memory(recipe: PPORecipe, machine: Machine) -> Iterator[Finding]:
         )  # fmt: skip
     # Main memory: learners on the CPU or what they offload, and float32 copies of the model in env runners.
     learners = min(n_learners, max(len(machine.gpus), 1)) * memory.host if on_gpu else n_learners * memory.total
-    runners = max(recipe.num_env_runners, 1) * 4.0 * n_parameters if recipe.engine.kind == "transformers" else 0.0
+    runners = max(recipe.num_env_runners, 1) * 4.0 * n_parameters if recipe.engine.kind != "vllm" else 0.0
     if learners + runners > ROOM * machine.memory:
         yield Finding(
             "memory", "error" if learners + runners > machine.memory else "warning",

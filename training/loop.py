@@ -18,7 +18,7 @@ import torch
 
 import pxr_env  # noqa: F401  (registers the tasks)
 from pxr_agents.agents import VLMAgent
-from pxr_agents.engines.transformers import TransformersEngine
+from pxr_agents.engines import local_engine
 from pxr_agents.groups import Group, group_jobs
 from pxr_agents.rollout import rollout
 from pxr_agents.types import Episode, Sampling
@@ -31,7 +31,7 @@ from training.probes import make_env
 from training.run_directory import NonFiniteError
 from training.update import Update
 
-WITHOUT_RAY = {"engine.kind": "transformers", "learner.kind": "ddp", "max_staleness": 0, "uniform_groups": "keep"}
+WITHOUT_RAY = {"learner.kind": "ddp", "max_staleness": 0, "uniform_groups": "keep"}
 
 
 def run_plain(recipe: PPORecipe, *, on_iteration: OnIteration | None = None) -> Path:
@@ -51,6 +51,8 @@ def plain_recipe(recipe: PPORecipe) -> PPORecipe:
     for name, expected in WITHOUT_RAY.items():
         if (value := attrgetter(name)(recipe)) != expected:
             raise ValueError(f"{name} is {value!r}; expected {expected!r} with --plain: leave it out to train on Ray")
+    if recipe.engine.kind == "vllm":
+        raise ValueError("engine.kind is 'vllm'; expected 'transformers' with --plain: leave it out to train on Ray")
     return replace(recipe, num_env_runners=0, num_learners=0)
 
 
@@ -74,7 +76,7 @@ class PlainPPO:
         self.envs = [make_env(recipe.env, probes=recipe.probes.enabled) for _ in range(n_envs)]
         task: Any = self.envs[0].unwrapped
         stop = task.dialect.stop_strings if recipe.stop_strings else ()
-        self.engine = TransformersEngine(self.policy.vlm)
+        self.engine = local_engine(recipe.engine.kind, self.policy.vlm)
         sampling = Sampling(temperature=recipe.temperature, max_tokens=recipe.max_tokens, stop=stop)
         self.agent = VLMAgent(self.policy.vlm.chat, self.engine, sampling)
         self.books = Books(recipe, self.envs[0])

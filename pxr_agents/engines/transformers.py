@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
 
-from pxr_agents.engines.turn_end import TurnEnd, without_room
+from pxr_agents.engines import TurnEnd, without_room
 from pxr_agents.types import Completion, Request, Sampling
 from pxr_agents.vlm import VLM, split_by_length
 

@@ -109,3 +109,19 @@ def test_what_needs_ray_is_refused(make_recipe, changes, message):
 
 def test_numbers_of_processes_are_ignored(make_recipe):
     assert plain_recipe(make_recipe(num_env_runners=2, num_learners=2)) == make_recipe()
+
+
+def test_an_engine_of_ones_own_samples(make_recipe, tmp_path, monkeypatch, capsys):
+    """The one that CONTRIBUTING.md shows; it is as good as transformers', and tells how many ids it sampled."""
+    shown = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text().partition("+++ b/my_engine.py\n")[2]
+    lines = shown.partition("```")[0].splitlines()
+    (tmp_path / "my_engine.py").write_text("\n".join(line.removeprefix("+") for line in lines if line[:2] != "@@"))
+    monkeypatch.syspath_prepend(tmp_path)
+    trainer = PlainPPO(plain_recipe(make_recipe(engine=EngineRecipe(kind="my_engine:Counted"))))
+    trainer.train()
+    told = [int(line.split()[2]) for line in capsys.readouterr().out.splitlines() if line.endswith(" ids")]
+    assert sum(told) == trainer.last_iteration["tokens/generated"] > 0
+    with pytest.raises(ValueError, match=r"my_engine has no function 'Counter' to make an engine.*\"Counted\""):
+        PlainPPO(plain_recipe(make_recipe(engine=EngineRecipe(kind="my_engine:Counter"))))
+    with pytest.raises(ValueError, match=r'"nowhere:Engine" cannot be imported'):
+        PlainPPO(plain_recipe(make_recipe(engine=EngineRecipe(kind="nowhere:Engine"))))

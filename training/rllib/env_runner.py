@@ -20,11 +20,11 @@ import pxr_env  # noqa: F401  (registers the tasks in the worker process)
 from pxr_agents.agents import VLMAgent
 from pxr_agents.chat import ChatFormat
 from pxr_agents.checkpoint import read_checkpoint
-from pxr_agents.engines.transformers import TransformersEngine
+from pxr_agents.engines import local_engine
 from pxr_agents.engines.vllm.arguments import EngineError
 from pxr_agents.groups import Group, group_jobs
 from pxr_agents.rollout import rollout
-from pxr_agents.types import Episode, Sampling
+from pxr_agents.types import Episode, LocalEngine, Sampling
 from pxr_env.env import VisualReasoningEnv
 from training.batch import group_bytes, replay_weight, settled_groups
 from training.probes import ProbePlan, make_env
@@ -117,7 +117,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             return
         spec = self.config.get_rl_module_spec(spaces=self.get_spaces(), inference_only=True)
         self.module = spec.build()
-        self._use(TransformersEngine(self.module.vlm), self.module.vlm.chat)
+        self._use(local_engine(self.config.ppo.engine.kind, self.module.vlm), self.module.vlm.chat)
 
     def connect(self, engines: EngineHandles, weights_version: int) -> None:
         """Sample with the engines of a group, and with weights of that version."""
@@ -129,7 +129,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         """Of the weights that its engine samples with."""
         return 0 if self._engine is None else self._engine.weights_version
 
-    def _use(self, engine: TransformersEngine | RemoteEngine, chat: ChatFormat) -> None:
+    def _use(self, engine: LocalEngine | RemoteEngine, chat: ChatFormat) -> None:
         ppo, task = self.config.ppo, cast(VisualReasoningEnv, self.env.unwrapped)
         stop = task.dialect.stop_strings if ppo.stop_strings else ()
         self._engine = engine
@@ -172,7 +172,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             self.make_env()
             if self.module is not None:
                 version = self.weights_version
-                self._use(TransformersEngine(self.module.vlm), self.module.vlm.chat)
+                self._use(local_engine(self.config.ppo.engine.kind, self.module.vlm), self.module.vlm.chat)
                 self._engine.set_weights_version(version)
             raise
         start = time.perf_counter()

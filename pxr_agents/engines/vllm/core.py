@@ -25,7 +25,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.loggers import StatLoggerBase
 
 from pxr_agents.checkpoint import find_checkpoint, published_weights, read_checkpoint
-from pxr_agents.engines.turn_end import without_room
+from pxr_agents.engines import without_room
 from pxr_agents.engines.vllm.arguments import NO_NEW_EXPERTS, DeadEngineError, EngineError, StartArguments
 from pxr_agents.engines.vllm.inputs import vllm_prompt, weights_directory
 from pxr_agents.types import Completion, Request, Sampling
