@@ -38,8 +38,8 @@ _QUOTES = dict(
     )
 )  # fmt: skip
 _BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">", "\uff08": "\uff09", "\u3010": "\u3011", "\u27e8": "\u27e9"}
-# Lists, intervals and formulas mean something else without their brackets.
-_SEVERAL = re.compile(r"[,;|=+^]|(?<=[\w ])[*/](?=[\w ])")
+# Lists, intervals and formulas mean something else without their brackets. A star beside an underscore is emphasis.
+_SEVERAL = re.compile(r"[,;|=+^]|(?<!_)(?<=[\w ])[*/](?=[\w ])(?!_)")
 _DECLARATION = re.compile(
     r"(?P<open>[*_#>\s]{1,8})?(?:(?:so|thus|therefore|hence)\b,?\s+)?(?:(?:the|my|our)\s+)?"
     r"(?:(?:final|correct|right|best|short)\s+){0,2}answer(?:\s+to\s+(?:the|this|your)\s+question)?(?:[*_]{1,3}(?=[\s:=]))?"

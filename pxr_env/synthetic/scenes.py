@@ -135,7 +135,7 @@ class ProceduralSamples(ABC):
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         for name, value in typed_arguments(hints_of(type(self)), given).items():
             object.__setattr__(self, name, value)
-        if self.split not in SPLITS:
+        if not isinstance(self.split, str) or self.split not in SPLITS:
             raise ValueError(f'got split={represent(self.split)}, expected "train" or "test".')
         check_range("num_samples", self.num_samples, 1, 10**9)
         check_range("hard_fraction", self.hard_fraction, 0, 1, integer=False)

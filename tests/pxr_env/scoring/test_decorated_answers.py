@@ -1,7 +1,7 @@
 """All scorers read decorations alike: they never change a score, and they never make different answers equal."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pxr_env.scoring import get_scorer, scorer_names
@@ -81,6 +81,7 @@ nested = st.permutations(range(len(ALL))).map(lambda order: [ALL[index] for inde
 @pytest.mark.parametrize("name", ["exact", "number", "number_strict", "multiple_choice", "auto"])
 @settings(max_examples=60)
 @given(decorations=nested)
+@example(decorations=["*{}*", "_{}_", "({})"])
 def test_decorations_in_each_other_do_not_either(name, decorations):
     asked, right, wrong = CASES[name]
     marks = [sign for decoration in decorations for sign in "*_`\"'." if sign in decoration]
