@@ -39,7 +39,7 @@ def vllm_ray(request: pytest.FixtureRequest):
 
 @pytest.fixture(scope="module")
 def group(vllm_ray, tiny_path):
-    recipe = EngineRecipe(kind="vllm", num_engines=2, num_cpus_per_engine=0.25, timeout=200, vllm=VLLM)
+    recipe = EngineRecipe(kind="vllm", num_engines=2, num_cpus_per_engine=0.25, timeout=400, vllm=VLLM)
     group = EngineGroup.start(str(tiny_path), recipe)
     yield group
     group.close()
@@ -211,7 +211,7 @@ def test_ppo_trains_on_what_vllm_sampled(vllm_ray, make_recipe):
 
 
 def test_engines_sample_ahead_with_the_weights_before(vllm_ray, make_recipe):
-    engine = EngineRecipe(kind="vllm", num_cpus_per_engine=0.25, timeout=200, vllm=VLLM)
+    engine = EngineRecipe(kind="vllm", num_cpus_per_engine=0.25, timeout=400, vllm=VLLM)
     # With so small a rate the first weights are still nearly those of now: the gap is that of engine and learner.
     recipe = make_recipe(num_env_runners=1, iterations=3, max_staleness=1, engine=engine, lr=1e-9, env=uneven(ENV))
     algorithm: Any = VLMPPOConfig().recipe(recipe).build_algo()
