@@ -108,7 +108,7 @@ def open_agent(choice: AgentChoice, *, concurrency: int = 8) -> Iterator[Agent]:
         TypeError: a factory did not return an agent.
     """
     if choice.name == "openai":
-        from pxr_agents.agents import OpenAIAgent
+        from pxr_agents.remote import OpenAIAgent
 
         assert choice.server is not None
         client = ChatClient(choice.server)

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 
-from pxr_agents.agents import request_body, user_message, with_calls
 from pxr_agents.chat_client import ChatClient, ContextExceeded, Unanswered
 from pxr_agents.chat_reply import Reply
+from pxr_agents.remote import request_body, user_message, with_calls
 from pxr_agents.types import Sampling
 from pxr_env.errors import DataError, MediaError
 from pxr_env.media import fit_size

@@ -28,7 +28,7 @@ from eval.options import open_console, say
 from eval.records import JUDGE_FAILED, RunFiles, RunRecord, record_to_json
 from eval.replay import episode_texts, rebuild_environment
 from eval.runner import Watch, WatchedEnv
-from pxr_agents.agents import FailedAction
+from pxr_agents.remote import FailedAction
 from pxr_agents.rollout import rollout
 from pxr_agents.types import CONTEXT, Action, ContextFull, Episode, Job, Observation, Tokens
 from pxr_env.errors import show

@@ -28,8 +28,8 @@ from eval.options import say
 from eval.preflight import PreflightChoice, find_out
 from eval.records import RunFiles, RunRecord
 from eval.suites import Choice, Recipe, Suite, get_suite
-from pxr_agents.agents import FailedAction, RemoteAction
 from pxr_agents.chat_client import ChatClient, RemoteError, Retries, Server
+from pxr_agents.remote import FailedAction, RemoteAction
 from pxr_agents.rollout import rollout
 from pxr_agents.types import Action, Agent, Episode, Job, Observation, Tokens, episode_seed
 from pxr_env.env import VisualReasoningEnv

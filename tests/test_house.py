@@ -44,7 +44,7 @@ def test_import_contracts() -> None:
         ),
         ("pxr_env.testing", ["pytest", "torch", "transformers", "ray", "pyarrow"]),
         ("pxr_agents.rollout", ["torch", "transformers", "ray", "vllm", "pyarrow"]),
-        ("pxr_agents.agents", ["torch", "transformers", "ray", "vllm", "pyarrow"]),
+        ("pxr_agents.remote", ["torch", "transformers", "ray", "vllm", "pyarrow"]),
         ("pxr_agents.statistics", ["torch", "transformers", "ray", "vllm", "pyarrow"]),
         ("eval.runner", ["torch", "transformers", "ray", "vllm", "pyarrow", "wandb"]),
         ("eval.report", ["torch", "transformers", "ray", "vllm", "pyarrow", "wandb"]),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pxr_env.coordinates import Frame
-from pxr_env.errors import choose, quote, show
+from pxr_env.errors import quote, show
 from pxr_env.operations import BOX, Operation, get_operation
 from pxr_env.types import OperationCall, Turn
 from pxr_env.views import Region, View
@@ -126,31 +126,6 @@ class Dialect(Protocol):
     def render_error(self, message: str, *, call_number: int | None = None) -> str:
         """Words a mistake of the model; `call_number` counts the calls of a turn from 1 where there are several."""
         return self.wording.error(message, call_number)
-
-
-#: Builds a dialect for a coordinate frame. Raises ValueError if it cannot speak of that frame.
-DialectFactory = Callable[[Frame], Dialect]
-_DIALECTS: dict[str, DialectFactory] = {}
-
-
-def register_dialect(name: str, factory: DialectFactory) -> None:
-    """Adds a dialect under a new name; raises ValueError if it is taken."""
-    if name in _DIALECTS:
-        raise ValueError(f'got the dialect "{name}" a second time; expected a new name. Choose another one.')
-    _DIALECTS[name] = factory
-
-
-def get_dialect(name: str, frame: Frame) -> Dialect:
-    """Builds the dialect of that name for a coordinate frame.
-
-    Raises:
-        ValueError: there is no such dialect, or it cannot speak of this frame.
-    """
-    return choose(_DIALECTS, name, "dialect=", "Choose the one the model was trained with.")(frame)
-
-
-def dialect_names() -> list[str]:
-    return list(_DIALECTS)
 
 
 def check_frame(dialect: str, frame: Frame, known: Mapping[str, str]) -> None:

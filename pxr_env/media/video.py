@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from pxr_env.errors import MediaError
+from pxr_env.media.decoders import Decoder, open_decoder
 from pxr_env.media.images import FileKey, Picture, decoded_cache, decoding, file_key, made, open_image, probe
-from pxr_env.media.video_files import ADVICE, Decoder, open_decoder, video_index
+from pxr_env.media.video_index import ADVICE, video_index
 from pxr_env.views import Size
 
 #: How frame files end, in small letters.

@@ -22,9 +22,9 @@ import pytest
 from eval.__main__ import main
 from eval.agents import AgentChoice
 from eval.records import RunFiles
-from pxr_agents.agents import with_calls, with_stop_string
 from pxr_agents.chat_client import ChatClient, RemoteError, Retries, Server, ServerRefused, Unanswered
 from pxr_agents.chat_reply import Reply, ServerCall
+from pxr_agents.remote import with_calls, with_stop_string
 from pxr_agents.types import Sampling
 from pxr_env.coordinates import get_frame
 from pxr_env.dialects import get_dialect

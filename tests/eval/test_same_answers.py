@@ -22,10 +22,10 @@ from eval.agents import AgentChoice, open_agent
 from eval.records import RunFiles
 from eval.runner import evaluate
 from eval.suites import Choice
-from pxr_agents.agents import OpenAIAgent
 from pxr_agents.chat import Conversation
 from pxr_agents.chat_client import Server
 from pxr_agents.checkpoint import read_checkpoint
+from pxr_agents.remote import OpenAIAgent
 from pxr_agents.types import Sampling
 from tests.eval.conftest import episodes_of
 from tests.vllm_support import ARGUMENTS, VARIABLES, needs_vllm

@@ -7,7 +7,7 @@ import gymnasium
 import pytest
 
 from pxr_env.coordinates import get_frame
-from pxr_env.dialects import base, dialect_names, get_dialect
+from pxr_env.dialects import dialect_names, get_dialect, registry
 from pxr_env.types import OperationCall, Turn
 from pxr_env.views import Region, View
 
@@ -56,7 +56,7 @@ def test_the_inline_example_of_tags_is_a_call():
 
 
 def test_the_dialects_written_on_the_page_work(monkeypatch):
-    monkeypatch.setattr(base, "_DIALECTS", dict(base._DIALECTS))
+    monkeypatch.setattr(registry, "_DIALECTS", dict(registry._DIALECTS))
     for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
         exec(block, {"__name__": "page"})
 

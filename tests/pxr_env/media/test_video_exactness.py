@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pxr_env.media.decoders import DecordDecoder, PyAVDecoder, open_decoder
 from pxr_env.media.images import file_key
-from pxr_env.media.video_files import DecordDecoder, PyAVDecoder, open_decoder, video_index
+from pxr_env.media.video_index import video_index
 from tests.pxr_env.media import clips
 
 av = pytest.importorskip("av")

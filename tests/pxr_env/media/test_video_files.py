@@ -20,7 +20,7 @@ from pxr_env.errors import MediaError
 from pxr_env.media import VideoSource
 from pxr_env.media.images import file_key
 from pxr_env.media.video import DecoderPool
-from pxr_env.media.video_files import video_index
+from pxr_env.media.video_index import video_index
 from tests.pxr_env.media import clips
 
 ROOT = Path(__file__).parents[3]

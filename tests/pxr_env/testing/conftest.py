@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pxr_env.dialects import base as dialects
+from pxr_env.dialects import registry as dialects
 from pxr_env.operations import registry as operations
 from pxr_env.scoring import registry as scorers
 
