@@ -39,7 +39,7 @@ from pxr_agents.engines.transformers import TransformersEngine
 from pxr_agents.rollout import rollout
 from pxr_agents.statistics import episode_statistics
 from pxr_agents.types import Episode, Job, Sampling, Tokens
-from pxr_agents.vlm import VLM, collate, token_distributions
+from pxr_agents.vlm import VLM, collate, score_tokens
 from training.config import EnvRecipe, PPORecipe, ProbesRecipe
 from training.quickstart.recipe import ENV_ID, ENV_KWARGS, default_ppo
 from training.rllib.algorithm import VLMPPOConfig
@@ -67,8 +67,7 @@ def openings(vlm: VLM, n: int) -> list[Tokens]:
 
 def opening_logprobs(vlm: VLM, rows: Sequence[Tokens]) -> Tensor:
     """(n,) log-probability of the opening of each row."""
-    ids, logprobs, _ = token_distributions(vlm, collate(rows))
-    return logprobs.gather(1, ids[:, None])[:, 0].view(len(rows), -1).sum(1)
+    return score_tokens(vlm, collate(rows)).logprobs.view(len(rows), -1).sum(1)
 
 
 def own_turns(vlm: VLM, opening: str) -> list[Episode]:

@@ -7,18 +7,23 @@ first image).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from pxr_agents.attention import BATCHED
 from pxr_agents.chat import ChatFormat
 from pxr_agents.checkpoint import ImageNormalization, find_checkpoint, read_checkpoint, read_processor, save_weights
 from pxr_agents.types import Tokens
+
+#: Most logits that are there at a time when tokens are scored: 320 MB with all that is computed from them.
+CHUNK = 2**24
 
 
 def patchify(images: Sequence[np.ndarray], norm: ImageNormalization) -> tuple[Tensor, Tensor]:
@@ -51,6 +56,30 @@ def patchify(images: Sequence[np.ndarray], norm: ImageNormalization) -> tuple[Te
     return torch.cat([patches[index] for index in range(len(images))]), torch.tensor(grids)
 
 
+class OutputLayer(torch.nn.Linear):
+    """The output layer of a language model, whose logits can be used a part at a time.
+
+    All parts are computed inside one call, as long as ZeRO-3 holds the layer's weights.
+    """
+
+    def forward(self, hidden: Tensor, use: Callable[..., Any] | None = None, *more: Tensor) -> Any:
+        """Logits (..., V) of hidden states (..., d); or what `use(logits, *more)` makes of those of (T, d), a tuple of
+        tensors (T,), where each of `more` is (T,), too."""
+        if use is None:
+            return super().forward(hidden)
+        size = max(1, CHUNK // self.out_features)
+        if len(hidden) <= size:
+            return use(super().forward(hidden), *more)
+        linear = super().forward
+        parts = [
+            checkpoint(
+                lambda states, *rest: use(linear(states), *rest), *part, use_reentrant=False, preserve_rng_state=False
+            )
+            for part in zip(*(tensor.split(size) for tensor in (hidden, *more)), strict=True)
+        ]
+        return tuple(torch.cat(columns) for columns in zip(*parts, strict=True))
+
+
 class VLM:
     """A checkpoint with its chat format and pixel normalization. `model` is the plain transformers model
     (`Qwen3VLForConditionalGeneration` or `Qwen2_5_VLForConditionalGeneration`); the processor's files are written back
@@ -61,6 +90,8 @@ class VLM:
         self, model: Any, chat: ChatFormat, norm: ImageNormalization, processor_files: Mapping[str, bytes] | None = None
     ) -> None:
         self.model, self.chat, self.norm = model, chat, norm
+        if type(model.lm_head) is torch.nn.Linear:
+            model.lm_head.__class__ = OutputLayer
         self._processor_files = processor_files or {}
         bias = torch.zeros(model.config.text_config.vocab_size)
         bias[list(chat.banned_ids)] = float("-inf")
@@ -82,7 +113,8 @@ class VLM:
         Args:
             path: its directory, or its hub name.
             dtype: of the weights and of what is computed with them; log-probabilities are always float32.
-            attn_implementation: "sdpa" (what transformers takes by default), "eager", "flash_attention_2".
+            attn_implementation: "sdpa" (the default; the vision tower then takes `pxr_agents.attention`), "eager",
+                "flash_attention_2".
 
         Raises:
             FileNotFoundError, ValueError: as `read_checkpoint`, and if weights are missing.
@@ -102,6 +134,8 @@ class VLM:
                 f"The weights of {path} lack {len(missing)} parameters of a {checkpoint.family}, {missing[0]} for one; "
                 f"expected all of them. Are they those of an adapter, or of another size of the model?"
             )
+        if attn_implementation in (None, "sdpa"):
+            model.config.vision_config._attn_implementation = BATCHED
         model.to(device)
         return cls(model, checkpoint.chat, checkpoint.norm, checkpoint.processor_files)
 
@@ -161,7 +195,11 @@ class VLM:
 
     def log_softmax(self, hidden: Tensor, temperature: float = 1.0) -> Tensor:
         """Log-probabilities (..., V) in float32 over the allowed ids, the same in sampling and in training."""
-        logits = self.model.lm_head(hidden).float()
+        return self.normalized(self.model.lm_head(hidden), temperature)
+
+    def normalized(self, logits: Tensor, temperature: float = 1.0) -> Tensor:
+        """`log_softmax` of logits."""
+        logits = logits.float()
         if temperature != 1.0:
             logits = logits / temperature
         # Kept where the logits are: a copy for every token would make the device wait.
@@ -222,15 +260,36 @@ def collate(rows: Sequence[Tokens], pad_id: int = 0) -> TokenBatch:
     )
 
 
-def token_distributions(vlm: VLM, batch: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-    """What the model says about the target ids, in row-major order.
+class TokenScores(NamedTuple):
+    """What a model says about the T target ids of a batch, row after row."""
 
-    Returns:
-        (T,) ids, (T, V) log-probabilities at the place where each was chosen, (T, d) hidden states there.
+    ids: Tensor  # (T,)
+    logprobs: Tensor  # (T,) of each id where it was chosen, float32
+    entropy: Tensor  # (T,) of the distribution there, in nats
+    hidden: Tensor  # (T, d) there
+
+
+def score_tokens(vlm: VLM, batch: TokenBatch, temperature: float = 1.0, *, train_entropy: bool = False) -> TokenScores:
+    """Scores the target ids. Gradients flow through log-probabilities, and through the entropy if it is trained.
+
+    Log-probabilities over the vocabulary would be the largest tensors of a pass. No more than `CHUNK` of them are there
+    at a time, and they are computed once more on the way back.
     """
     hidden = vlm.hidden_states(batch.ids, batch.positions, batch.images)
-    chosen_at = hidden[:, :-1][batch.target[:, 1:]]
-    return batch.ids[:, 1:][batch.target[:, 1:]], vlm.log_softmax(chosen_at, temperature), chosen_at
+    chosen_at, ids = hidden[:, :-1][batch.target[:, 1:]], batch.ids[:, 1:][batch.target[:, 1:]]
+
+    def score(logits: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        over_all = vlm.normalized(logits, temperature)
+        logprobs = over_all.gather(1, chosen[:, None])[:, 0]
+        with torch.set_grad_enabled(train_entropy and torch.is_grad_enabled()):
+            # Banned ids have log-probability -inf and probability 0: their product counts as 0.
+            return logprobs, -(over_all.exp() * over_all.clamp(min=-1e4)).sum(-1)
+
+    head = vlm.model.lm_head
+    # With an adapter it is another layer, and is called as one.
+    in_parts = isinstance(head, OutputLayer)
+    logprobs, entropy = head(chosen_at, score, ids) if in_parts else score(head(chosen_at), ids)
+    return TokenScores(ids=ids, logprobs=logprobs, entropy=entropy, hidden=chosen_at)
 
 
 def split_by_length(lengths: Sequence[int], *, slack: float = 1.25, max_tokens: int = 65536) -> list[list[int]]:

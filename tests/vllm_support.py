@@ -11,7 +11,8 @@ import torch
 
 from pxr_agents.chat import Conversation
 from pxr_agents.types import Request, Sampling, episode_seed, turn_seed
-from pxr_agents.vlm import VLM, collate, token_distributions
+from pxr_agents.vlm import VLM, collate
+from tests.distributions import token_distributions
 
 needs_vllm = [
     pytest.mark.vllm,

@@ -388,11 +388,13 @@ def transient(
         n_vocabulary: rows of the language model's head.
         largest_layer: parameters of the largest layer (or of the embedding, where it is larger).
     """
+    from pxr_agents.vlm import CHUNK
+
     size = 2 if recipe.learner.dtype == "bfloat16" else 4
     inside = 34 * width * n_tokens * size / 2
     kept = n_tokens * width * n_layers * size + inside if recipe.learner.gradient_checkpointing else inside * n_layers
     gathered = 2 * largest_layer * size if recipe.learner.kind == "zero3" else 0
-    return float(n_actions * n_vocabulary * (12 + size) + kept + gathered)
+    return float(20 * min(n_actions * n_vocabulary, CHUNK) + kept + gathered)
 
 
 def check_memory(recipe: PPORecipe, machine: Machine) -> Iterator[Finding]:

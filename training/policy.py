@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pxr_agents.vlm import VLM, token_distributions
+from pxr_agents.vlm import VLM, score_tokens
 from training.batch import Bucket
 from training.config import LearnerRecipe, PPORecipe
 from training.learners import add_adapters
@@ -23,13 +23,14 @@ class Policy:
     LOGPROBS, ENTROPY and, with a critic, VALUES, each (T,).
 
     The critic is a `value_head` on the last hidden state of each id. `autocast` computes in bfloat16 with float32
-    weights.
+    weights. Without `train_entropy` the entropy is only looked at.
     """
 
     vlm: VLM
     value_head: torch.nn.Linear | None = None
     temperature: float = 1.0
     autocast: bool = False
+    train_entropy: bool = True
 
     @classmethod
     def load(
@@ -37,6 +38,7 @@ class Policy:
         path: str,
         *,
         critic: bool = False,
+        train_entropy: bool = True,
         temperature: float = 1.0,
         learner: LearnerRecipe | None = None,
         seed: int = 0,
@@ -54,21 +56,20 @@ class Policy:
             vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         # DeepSpeed has bfloat16 weights and float32 ones beside them; DDP has float32 ones and rounds as it computes.
         autocast = learner is not None and learner.kind == "ddp" and learner.dtype == "bfloat16"
-        return cls(vlm=vlm, value_head=head, temperature=float(temperature), autocast=autocast)
+        return cls(
+            vlm=vlm, value_head=head, temperature=float(temperature), autocast=autocast, train_entropy=train_entropy
+        )
 
     def __call__(self, batch: Sequence[Bucket]) -> dict[str, Tensor]:
         parts: dict[str, list[Tensor]] = {LOGPROBS: [], ENTROPY: [], VALUES: []}
         with torch.autocast(self.vlm.device.type, torch.bfloat16, enabled=self.autocast):
             for bucket in batch:
-                ids, logprobs, hidden = token_distributions(self.vlm, bucket.tokens, self.temperature)
-                chosen = logprobs.gather(1, ids[:, None])[:, 0]
-                if not bucket.tokens.images:
-                    chosen = chosen + self._vision_zero()
-                parts[LOGPROBS].append(chosen)
-                # Banned ids have log-probability -inf and probability 0: their product counts as 0.
-                parts[ENTROPY].append(-(logprobs.exp() * logprobs.clamp(min=-1e4)).sum(-1))
+                scores = score_tokens(self.vlm, bucket.tokens, self.temperature, train_entropy=self.train_entropy)
+                blind = not bucket.tokens.images
+                parts[LOGPROBS].append(scores.logprobs + self._vision_zero() if blind else scores.logprobs)
+                parts[ENTROPY].append(scores.entropy)
                 if self.value_head is not None:
-                    parts[VALUES].append(self.value_head(hidden.float())[:, 0])
+                    parts[VALUES].append(self.value_head(scores.hidden.float())[:, 0])
         return {name: torch.cat(tensors) for name, tensors in parts.items() if tensors}
 
     def _vision_zero(self) -> Tensor:
@@ -88,6 +89,7 @@ def policy_arguments(recipe: PPORecipe) -> dict[str, Any]:
     return {
         "path": recipe.model,
         "critic": recipe.advantage == "gae",
+        "train_entropy": recipe.ent_coef != 0,
         "temperature": recipe.temperature,
         "learner": recipe.learner,
         "seed": recipe.seed,

@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
 from pxr_agents.types import Tokens
-from pxr_agents.vlm import VLM, TokenBatch, collate, split_by_length, token_distributions
+from pxr_agents.vlm import VLM, TokenBatch, TokenScores, collate, score_tokens, split_by_length
 from training.config import SFTRecipe
 from training.learners import TAG, add_adapters, start_engine
 
@@ -41,8 +40,9 @@ class TokenWeights:
 
 def cross_entropy(vlm: VLM, rows: Sequence[Tokens], weights: TokenWeights) -> Tensor:
     """The weighted cross entropy of the trained tokens (`Tokens.action`) of the rows."""
-    ids, logprobs = _distributions(vlm, rows)
-    loss = F.nll_loss(logprobs, ids, reduction="none")
+    scores = _scores(vlm, rows)
+    loss = -torch.cat([part.logprobs for part in scores])
+    ids = torch.cat([part.ids for part in scores])
     total = weights.base * loss.mean()
     for group, weight in weights.groups.values():
         members = _in_group(ids, group)
@@ -58,8 +58,10 @@ def token_accuracy(vlm: VLM, rows: Sequence[Tokens], group: frozenset[int], *, r
     With run=2 it is the share of (x, y) pairs right, with run=4 of boxes. On deterministic text this equals
     greedy decoding up to the first error.
     """
-    ids, logprobs = _distributions(vlm, rows)
-    right = (logprobs.argmax(-1) == ids)[_in_group(ids, group)]
+    scores = _scores(vlm, rows)
+    ids = torch.cat([part.ids for part in scores])
+    best = torch.cat([vlm.log_softmax(part.hidden).argmax(-1) for part in scores])
+    right = (best == ids)[_in_group(ids, group)]
     if not len(right) or len(right) % run:
         raise ValueError(f"got {len(right)} tokens of the group, expected a positive multiple of {run}")
     return float(right.view(-1, run).all(1).float().mean())
@@ -70,22 +72,17 @@ def _in_group(ids: Tensor, group: frozenset[int]) -> Tensor:
     return torch.isin(ids, torch.tensor(sorted(group), device=ids.device))
 
 
-def _distributions(vlm: VLM, rows: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
-    """(T,) target ids of all rows and (T, V) their log-probabilities; whole rows, shorter ones first."""
-    parts = [
-        token_distributions(vlm, collate([rows[k] for k in part]).to(vlm.device))
+def _scores(vlm: VLM, rows: Sequence[Tokens]) -> list[TokenScores]:
+    """Of the target ids of all rows; whole rows, shorter ones first."""
+    return [
+        score_tokens(vlm, collate([rows[k] for k in part]).to(vlm.device))
         for part in split_by_length([len(row.ids) for row in rows])
     ]
-    return torch.cat([ids for ids, _, _ in parts]), torch.cat([logprobs for _, logprobs, _ in parts])
 
 
 def summed_loss(vlm: VLM, batches: Sequence[TokenBatch]) -> Tensor:
     """The sum of the cross entropies of all trained tokens, as it adds up over parts of a step and over processes."""
-    losses = []
-    for batch in batches:
-        ids, logprobs, _ = token_distributions(vlm, batch.to(vlm.device))
-        losses.append(F.nll_loss(logprobs, ids, reduction="none"))
-    return torch.cat(losses).sum()
+    return -torch.cat([score_tokens(vlm, batch.to(vlm.device)).logprobs for batch in batches]).sum()
 
 
 class Optimizers:

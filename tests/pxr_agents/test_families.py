@@ -14,8 +14,9 @@ from pxr_agents.engines.transformers import TransformersEngine
 from pxr_agents.random_checkpoint import FAMILIES
 from pxr_agents.rollout import rollout
 from pxr_agents.types import Job, Request, Sampling
-from pxr_agents.vlm import VLM, collate, patchify, token_distributions
+from pxr_agents.vlm import VLM, collate, patchify
 from pxr_env.types import OperationCall
+from tests.distributions import token_distributions
 
 ENV_ID = "pxr_env:pxr/SyntheticSearch-v0"
 #: As docs/models.md has it: 16x16 cells are the least Qwen3-VL's processor leaves alone.

@@ -9,7 +9,8 @@ import torch
 from pxr_agents.chat import Conversation
 from pxr_agents.engines.transformers import TransformersEngine
 from pxr_agents.types import Request, Sampling, episode_seed, turn_seed
-from pxr_agents.vlm import VLM, collate, token_distributions
+from pxr_agents.vlm import VLM, collate
+from tests.distributions import token_distributions
 
 
 class Talk:

@@ -15,7 +15,8 @@ import torch
 from pxr_agents.engines.transformers import TransformersEngine
 from pxr_agents.engines.vllm import EngineError, VLLMEngine
 from pxr_agents.types import Sampling
-from pxr_agents.vlm import VLM, collate, token_distributions
+from pxr_agents.vlm import VLM, collate
+from tests.distributions import token_distributions
 from tests.vllm_support import ARGUMENTS, VARIABLES, Talk, needs_vllm, vllm_processes
 
 pytestmark = needs_vllm

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from pxr_agents.chat import Conversation
-from pxr_agents.vlm import VLM, collate, patchify, token_distributions
+from pxr_agents.vlm import VLM, collate, patchify, score_tokens
+from tests.distributions import token_distributions
 
 
 def row(vlm, images, turn, question="What letter is in the red box?"):
@@ -37,3 +38,37 @@ def test_lost_image_is_an_error_not_a_guess(tiny_vlm, noise_image):
     batch = collate([tokens])
     with pytest.raises(ValueError, match="got 9 image placeholder ids with 0 image features"):
         tiny_vlm.hidden_states(batch.ids, batch.positions, ())
+
+
+@pytest.mark.parametrize("rows_at_a_time", [1, 3, 1000])
+@pytest.mark.parametrize("train_entropy", [False, True])
+def test_scores_in_parts_equal_the_whole_distributions(
+    tiny_path, noise_image, monkeypatch, rows_at_a_time, train_entropy
+):
+    vlm = VLM.from_pretrained(tiny_path)
+    batch = collate([row(vlm, [noise_image()], turn) for turn in ("\\boxed{A}", "The letter is \\boxed{T}")])
+
+    def outcome(scores):
+        logprobs, entropy = scores
+        loss = (logprobs * torch.linspace(-1, 2, len(logprobs))).sum() + (
+            entropy.square().sum() if train_entropy else 0
+        )
+        vlm.model.zero_grad()
+        loss.backward()
+        return loss.detach(), [p.grad for p in vlm.model.parameters() if p.grad is not None]
+
+    ids, logprobs, hidden = token_distributions(vlm, batch, 0.7)
+    kept = logprobs.masked_fill(logprobs == -torch.inf, 0)
+    expected = outcome((logprobs[torch.arange(len(ids)), ids], -(logprobs.exp() * kept).sum(-1)))
+    monkeypatch.setattr("pxr_agents.vlm.CHUNK", rows_at_a_time * vlm.model.lm_head.out_features)
+    scores = score_tokens(vlm, batch, 0.7, train_entropy=train_entropy)
+    assert torch.equal(scores.ids, ids)
+    torch.testing.assert_close(scores.hidden, hidden)
+    assert scores.entropy.requires_grad == train_entropy
+    loss, gradients = outcome((scores.logprobs, scores.entropy))
+    torch.testing.assert_close(loss, expected[0], rtol=1e-6, atol=1e-6)
+    assert len(gradients) == len(expected[1])
+    apart = sum(float((x - y).square().sum()) for x, y in zip(gradients, expected[1], strict=True))
+    assert apart**0.5 < 2e-6 * sum(float(y.square().sum()) for y in expected[1]) ** 0.5
+    with torch.no_grad():
+        torch.testing.assert_close(score_tokens(vlm, batch, 0.7).entropy, scores.entropy)

@@ -17,7 +17,8 @@ from ray.rllib.core.learner.training_data import TrainingData
 from safetensors.torch import load_file
 
 from pxr_agents.groups import Group
-from pxr_agents.vlm import VLM, token_distributions
+from pxr_agents.vlm import VLM
+from tests.distributions import token_distributions
 from training.batch import buckets, group_rows
 from training.config import EnvRecipe, LearnerRecipe, PPORecipe
 from training.loss import LOGPROBS

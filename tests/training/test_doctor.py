@@ -220,12 +220,14 @@ def test_adapters_train_little_and_are_their_own_reference():
 
 def test_memory_that_comes_and_goes():
     sizes = {"n_tokens": 10, "n_actions": 2, "width": 4, "n_layers": 3, "n_vocabulary": 100}
-    logits, inside = 2 * 100 * (12 + 2), 34 * 4 * 10
+    logits, inside = 2 * 100 * 20, 34 * 4 * 10
     assert transient(learners("zero2", dtype="bfloat16"), **sizes) == logits + 3 * inside
     checkpointed = learners("zero2", dtype="bfloat16", gradient_checkpointing=True)
     assert transient(checkpointed, **sizes) == logits + inside + 10 * 4 * 3 * 2
     assert transient(learners("zero3", dtype="bfloat16"), **sizes, largest_layer=50) == logits + 3 * inside + 200
-    assert transient(learners(), **sizes) == 2 * 100 * 16 + 2 * 3 * inside
+    assert transient(learners(), **sizes) == logits + 2 * 3 * inside
+    large = sizes | {"n_actions": 4096, "n_vocabulary": 151_936}
+    assert transient(learners("zero2", dtype="bfloat16"), **large) == 20 * 2**24 + 3 * inside
 
 
 SHAPES = {

@@ -13,7 +13,8 @@ from ray.rllib.core.learner.training_data import TrainingData
 
 from pxr_agents.chat import Conversation
 from pxr_agents.groups import Group
-from pxr_agents.vlm import VLM, collate, token_distributions
+from pxr_agents.vlm import VLM, collate
+from tests.distributions import token_distributions
 from training.config import LearnerRecipe
 from training.rllib.algorithm import VLMPPOConfig
 from training.rllib.env_runner import VLMEnvRunner

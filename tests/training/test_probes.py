@@ -12,8 +12,9 @@ import torch
 
 from pxr_agents.groups import Group
 from pxr_agents.types import Episode
-from pxr_agents.vlm import VLM, collate, token_distributions
+from pxr_agents.vlm import VLM, collate
 from pxr_env.curiosity import ProbeOperations
+from tests.distributions import token_distributions
 from tests.training.conftest import ENV
 from tests.training.rows import make_episode
 from tests.training.uneven import uneven

@@ -18,9 +18,10 @@ from PIL import Image
 
 from pxr_agents import tiny
 from pxr_agents.random_checkpoint import FAMILIES, build_random
-from pxr_agents.vlm import VLM, token_distributions
+from pxr_agents.vlm import VLM
 from pxr_env.datasets import SFTData
 from pxr_env.errors import DataError
+from tests.distributions import token_distributions
 from tests.training.conftest import ENV
 from tests.training.released import ASTRAY, SYSTEM, ZOOM, message, row, spoil, texts, write_released
 from tests.training.rows import make_tokens, trained_texts

@@ -48,7 +48,9 @@ class VLMModule(TorchRLModule):
     policy: Policy
 
     def setup(self) -> None:
-        known = ("path", "temperature") if self.inference_only else ("path", "temperature", "critic", "learner", "seed")
+        known = ["path", "temperature"]
+        if not self.inference_only:
+            known += ["critic", "train_entropy", "learner", "seed"]
         self.policy = Policy.load(**{name: self.model_config[name] for name in known})
         # Registers the parameters; the policy itself is no torch module.
         self.model, self.value_head = self.policy.vlm.model, self.policy.value_head
