@@ -1,12 +1,15 @@
-"""Which engine a conversation goes to."""
+"""Which engine a conversation goes to, and how weights travel to engines."""
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
+import torch
 
 pytest.importorskip("ray")
 
-from training.rllib.engines import Router
+from training.rllib.engines import Router, to_array, to_tensor
 
 
 def test_new_conversations_go_where_the_fewest_are_and_stay():
@@ -31,3 +34,17 @@ def test_a_conversation_moves_for_good_when_its_engine_is_to_be_avoided():
     assert router.route(1) == 0
     # With nowhere else to go it stays.
     assert router.route(0, avoid={0, 1}) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.int64])
+@pytest.mark.parametrize("shape", [(), (5,), (300, 7)])
+def test_weights_travel_as_arrays_that_are_not_pickled(dtype, shape):
+    tensor = (torch.randn(shape) * 100).to(dtype)
+    buffers: list[pickle.PickleBuffer] = []
+    text = pickle.dumps(to_array(tensor), protocol=5, buffer_callback=buffers.append)
+    assert sum(buffer.raw().nbytes for buffer in buffers) == tensor.nbytes
+    assert len(text) < 300
+    again = to_tensor(pickle.loads(text, buffers=buffers))
+    assert again.dtype == dtype
+    assert torch.equal(again, tensor)
+    assert to_tensor(tensor) is tensor

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import ray
+import torch
 from ray.exceptions import RayActorError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -30,10 +31,29 @@ from pxr_agents.engines.vllm import DeadEngineError, EngineError, StaleWeightsEr
 from pxr_agents.types import Completion, Request, Sampling
 from training.config import EngineRecipe
 
+_BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
 # Seconds before a call goes out again whose engine died or waits for weights.
 RETRY_AFTER = 0.5
 # Engines that may die of (or during) one request before it is given up.
 MAX_DEATHS = 3
+
+
+def to_array(tensor: Tensor) -> np.ndarray:
+    """The same memory as an array, which the processes of a node share through Ray; a tensor would be pickled.
+
+    numpy does not know bfloat16: its bits are integers then, in a field of that name.
+    """
+    tensor = tensor.detach()
+    if tensor.dtype != torch.bfloat16:
+        return np.asarray(tensor.numpy())
+    return np.asarray(tensor.contiguous().view(torch.uint16).numpy()).view(_BFLOAT16)
+
+
+def to_tensor(weight: np.ndarray | Tensor) -> Tensor:
+    """The inverse of `to_array`; a tensor stays what it is."""
+    if isinstance(weight, Tensor) or weight.dtype != _BFLOAT16:
+        return torch.as_tensor(weight)
+    return torch.as_tensor(weight.view(np.uint16)).view(torch.bfloat16)
 
 
 class WeightStore:
@@ -119,7 +139,7 @@ class EngineActor:
         # Versions may come again with other weights, where a run is resumed.
         push, version, kept = await self._store.get.remote()
         if push != self._push:
-            await core.reload(await kept[0], version)
+            await core.reload({name: to_tensor(array) for name, array in (await kept[0]).items()}, version)
             self._push = push
 
 
@@ -182,7 +202,8 @@ class EngineGroup:
 
     def push(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Give every engine new weights (a whole state dict on the CPU) and wait until all have them."""
-        ray.get(self._store.put.remote(version, [ray.put(dict(weights))]), timeout=self._recipe.timeout)
+        arrays = {name: to_array(tensor) for name, tensor in weights.items()}
+        ray.get(self._store.put.remote(version, [ray.put(arrays)]), timeout=self._recipe.timeout)
         self._call_all("refresh")
 
     def check(self, timeout: float = 60.0) -> None:

@@ -28,7 +28,7 @@ from pxr_agents.types import Episode, LocalEngine, Sampling
 from pxr_env.env import VisualReasoningEnv
 from training.batch import group_bytes, replay_weight, settled_groups
 from training.probes import ProbePlan, make_env
-from training.rllib.engines import EngineHandles, RemoteEngine
+from training.rllib.engines import EngineHandles, RemoteEngine, to_tensor
 from training.run_directory import Fault, NonFiniteError, TrainingError
 from training.watchdog import StuckEnvironmentError, Watchdog
 
@@ -215,7 +215,8 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             return
         if isinstance(weights, ray.ObjectRef):
             weights = ray.get(weights)
-        self.module.set_state(weights.get(DEFAULT_MODULE_ID, weights))
+        weights = weights.get(DEFAULT_MODULE_ID, weights)
+        self.module.set_state({name: to_tensor(weight) for name, weight in weights.items()})
         self._engine.set_weights_version(state.get(WEIGHTS_SEQ_NO, self.weights_version))
 
     def get_metrics(self) -> Any:

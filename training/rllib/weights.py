@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import ray
 import torch
 import torch.distributed
@@ -21,7 +20,7 @@ from torch import Tensor
 from pxr_agents.checkpoint import published_weights
 from training.config import PPORecipe
 from training.learners import adapter_weights, export_model, plain_weights
-from training.rllib.engines import EngineGroup
+from training.rllib.engines import EngineGroup, to_array, to_tensor
 
 SHARDS = "shards"
 # Seconds a step of a weight transfer may take.
@@ -44,7 +43,7 @@ def named_weights(learner: Any) -> Iterator[tuple[str, Tensor]]:
 
 def learner_weights(learner_group: Any) -> dict[str, Tensor]:
     """The model's state dict, under the names transformers gives its parameters, on the CPU."""
-    return {name: torch.as_tensor(value) for name, value in _from_first(learner_group, named_weights).items()}
+    return {name: to_tensor(value) for name, value in _from_first(learner_group, named_weights).items()}
 
 
 def learner_state(learner_group: Any) -> dict[str, Any]:
@@ -72,7 +71,7 @@ def export(learner_group: Any, recipe: PPORecipe, path: Path) -> None:
     adapters: dict[str, Any] = {}
     if recipe.learner.lora_rank:
         adapters = _from_first(learner_group, lambda learner: adapter_weights(_model(learner)))
-    named = {name: torch.as_tensor(x) for name, x in adapters.items()}
+    named = {name: to_tensor(x) for name, x in adapters.items()}
     export_model(recipe, learner_weights(learner_group), named, path)
 
 
@@ -110,15 +109,10 @@ def _from_first(learner_group: Any, named: Callable[[Any], Iterator[tuple[str, T
 
     def collect(learner: Any) -> dict[str, Any]:
         first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-        return {name: _portable(tensor) for name, tensor in named(learner) if first}
+        # A copy: what is gathered goes, and what is trained changes.
+        return {name: to_array(tensor.to("cpu", copy=True)) for name, tensor in named(learner) if first}
 
     return on_learners(learner_group, collect)[0]
-
-
-def _portable(tensor: Tensor) -> np.ndarray | Tensor:
-    """A copy that travels well: Ray shares arrays between processes without copies. numpy has no bfloat16."""
-    copy = tensor.detach().to("cpu", copy=True)
-    return copy if copy.dtype == torch.bfloat16 else np.asarray(copy.numpy())
 
 
 class WeightSync:
