@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -16,6 +15,7 @@ from pxr_agents.chat_client import ChatClient, Server
 from pxr_agents.checkpoint import find_checkpoint
 from pxr_agents.types import Agent, Engine, Sampling
 from pxr_env.errors import did_you_mean
+from pxr_env.tasks import import_function
 
 #: Names that are known besides `module:factory`.
 AGENT_NAMES = ("oracle", "random", "transformers", "vllm", "openai")
@@ -153,12 +153,7 @@ def _transformers_agent(choice: AgentChoice) -> Agent:
 
 
 def _custom_agent(name: str) -> Agent:
-    module_name, _, factory_name = name.partition(":")
-    module = importlib.import_module(module_name)
-    factory = getattr(module, factory_name, None)
-    if not callable(factory):
-        near = did_you_mean(factory_name, dir(module))
-        raise ValueError(f"--agent {name}: {module_name} has no function {factory_name!r}.{near}")
+    factory = import_function(name)
     if _wants_environment(factory):
         return EachEpisode(factory)
     agent = factory()

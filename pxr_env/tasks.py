@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 import gymnasium
 
@@ -137,18 +138,34 @@ def find_task(name: str) -> Task:
 def import_module_of(name: str) -> str:
     """Imports the module of "module:id", also of the working directory, and returns the id; ValueError if it fails."""
     module, _, task = name.rpartition(":")
+    _import(module, f'the one that registers "{quote(task)}"')
+    return task
+
+
+def import_function(name: str) -> Callable[..., Any]:
+    """What "module:function" names, also in the working directory; ValueError if there is none."""
+    module_name, _, function_name = name.partition(":")
+    module = _import(module_name, f'the one with the function "{quote(function_name)}"')
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        near = did_you_mean(function_name, dir(module))
+        raise ValueError(f'got "{quote(name)}"; the module {module_name} has no such function.{near}')
+    return cast(Callable[..., Any], function)
+
+
+def _import(module: str, expected: str) -> ModuleType | None:
     # What sits beside the user's own script is importable for `python script.py`, and so it should be here.
     if "" not in sys.path:
         sys.path.insert(0, "")
-    if module:
-        try:
-            importlib.import_module(module)
-        except (ImportError, TypeError) as error:
-            raise ValueError(
-                f'the module "{quote(module)}" cannot be imported ({error}); expected the one that registers '
-                f'"{quote(task)}". Run the command where it lies, or install it.'
-            ) from error
-    return task
+    if not module:
+        return None
+    try:
+        return importlib.import_module(module)
+    except (ImportError, TypeError) as error:
+        raise ValueError(
+            f'the module "{quote(module)}" cannot be imported ({error}); expected {expected}. Run the command where it '
+            "lies, or install it."
+        ) from error
 
 
 def register_task(task: Task) -> None:

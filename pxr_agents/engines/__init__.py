@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pxr_agents.chat import ChatFormat
 from pxr_agents.types import CONTEXT, Completion, LocalEngine, Request, Sampling
-from pxr_env.errors import did_you_mean
+from pxr_env.tasks import import_function
 
 if TYPE_CHECKING:
     from pxr_agents.vlm import VLM
@@ -65,16 +64,5 @@ def local_engine(kind: str, vlm: VLM) -> LocalEngine:
         from pxr_agents.engines.transformers import TransformersEngine
 
         return TransformersEngine(vlm)
-    module_name, _, name = kind.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(
-            f'the module of the engine "{kind}" cannot be imported ({error}); expected "module:factory" of a file that '
-            "lies where the command runs, or is installed"
-        ) from error
-    factory = getattr(module, name, None)
-    if not callable(factory):
-        raise ValueError(f"{module_name} has no function {name!r} to make an engine.{did_you_mean(name, dir(module))}")
-    engine: LocalEngine = factory(vlm)
+    engine: LocalEngine = import_function(kind)(vlm)
     return engine
