@@ -121,7 +121,7 @@ def test_an_engine_of_ones_own_samples(make_recipe, tmp_path, monkeypatch, capsy
     trainer.train()
     told = [int(line.split()[2]) for line in capsys.readouterr().out.splitlines() if line.endswith(" ids")]
     assert sum(told) == trainer.last_iteration["tokens/generated"] > 0
-    with pytest.raises(ValueError, match='the module my_engine has no such function.*"Counted"'):
+    with pytest.raises(ValueError, match=r'the module my_engine has no such function.*"Counted"'):
         PlainPPO(plain_recipe(make_recipe(engine=EngineRecipe(kind="my_engine:Counter"))))
-    with pytest.raises(ValueError, match='"nowhere" cannot be imported .* the function "Engine"'):
+    with pytest.raises(ValueError, match=r'"nowhere" cannot be imported .* the function "Engine"'):
         PlainPPO(plain_recipe(make_recipe(engine=EngineRecipe(kind="nowhere:Engine"))))

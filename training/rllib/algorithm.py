@@ -68,7 +68,7 @@ class VLMPPOConfig(PPOConfig):
             num_gpus_per_learner=recipe.num_gpus_per_learner,
         )
         self.training(lr=recipe.lr, grad_clip=recipe.max_grad_norm, grad_clip_by="global_norm")
-        self.rl_module(model_config=policy_arguments(recipe))
+        self.rl_module(model_config={"policy": policy_arguments(recipe)})
         self.fault_tolerance(restart_failed_env_runners=True)
         self.debugging(seed=recipe.seed, log_level="ERROR")
         return self

@@ -43,15 +43,16 @@ _PING_TIMEOUT = 10.0
 
 
 class VLMModule(TorchRLModule):
-    """A `Policy` as RLlib knows it; `model_config` has the arguments of `Policy.load`. Takes a list of buckets."""
+    """A `Policy` as RLlib knows it, called with a list of buckets; `model_config["policy"]` are its arguments."""
 
     policy: Policy
 
     def setup(self) -> None:
-        known = ["path", "temperature"]
-        if not self.inference_only:
-            known += ["critic", "train_entropy", "learner", "seed"]
-        self.policy = Policy.load(**{name: self.model_config[name] for name in known})
+        arguments = self.model_config["policy"]
+        if self.inference_only:
+            # Engines sample from it: no critic, and adapters come merged into the weights.
+            arguments = {name: arguments[name] for name in ("path", "temperature")}
+        self.policy = Policy.load(**arguments)
         # Registers the parameters; the policy itself is no torch module.
         self.model, self.value_head = self.policy.vlm.model, self.policy.value_head
 
