@@ -174,6 +174,8 @@ class RunnerPool:
 
     def __init__(self, group: Any, *, timeout: float, restore: Callable[[], object]) -> None:
         self._group, self._timeout, self._restore = group, timeout, restore
+        # RLlib's group hands out no actors, and its own calls bring one result each; here every group is one.
+        self._manager = group._worker_manager
         # Env runner -> what it was asked for, and references to an attempt and its groups.
         self._calls: dict[int, tuple[list[str], list[ray.ObjectRef]]] = {}
         self._since = 0.0
@@ -195,7 +197,7 @@ class RunnerPool:
 
     def begin(self, sample_ids: Sequence[str], call: SamplingCall) -> None:
         """Ask the env runners that are up for their parts of the groups, and do not wait for them."""
-        workers, actors = self._group.healthy_worker_ids(), self._group._worker_manager.actors()
+        workers, actors = self._group.healthy_worker_ids(), self._manager.actors()
         parts = np.array_split(np.array(sample_ids, object), len(workers) or 1)
         self._calls, self._since = {}, time.monotonic()
         for worker, samples in zip(workers, parts, strict=False):
@@ -223,9 +225,9 @@ class RunnerPool:
                     continue
             else:
                 # It may wait in native code, or for a machine that is gone.
-                ray.kill(self._group._worker_manager.actors()[worker], no_restart=False)
+                ray.kill(self._manager.actors()[worker], no_restart=False)
                 how = f"env runner {worker} did not come back within rollout_timeout={self._timeout:g} s and was killed"
-            self._group._worker_manager.set_actor_state(worker, healthy=False)
+            self._manager.set_actor_state(worker, healthy=False)
             attempt.lost.append((part, how))
         return attempt
 
@@ -237,7 +239,7 @@ class RunnerPool:
         closed: list[int] = []
         if not self._calls:
             closed = self._group.foreach_env_runner(_close, local_env_runner=False, timeout_seconds=_CLOSE_TIMEOUT)
-        for worker, actor in self._group._worker_manager.actors().items():
+        for worker, actor in self._manager.actors().items():
             if worker not in closed:
                 ray.kill(actor)
 
