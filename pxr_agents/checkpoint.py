@@ -88,7 +88,7 @@ def read_checkpoint(model: str | Path) -> Checkpoint:
         ValueError: it is of another architecture, or its files do not belong together.
     """
     folder = find_checkpoint(model)
-    config = _read_config(folder, model)
+    config = read_config(folder, model)
     tokenizer = _read_tokenizer(folder)
     norm, files = read_processor(folder, config.vision_config)
     chat = ChatFormat(tokenizer, patch_size=norm.patch_size, merge_size=norm.merge_size)
@@ -271,7 +271,13 @@ def read_processor(folder: Path, vision: Any) -> tuple[ImageNormalization, dict[
     return norm, files
 
 
-def _read_config(folder: Path, model: str | Path) -> Any:
+def read_config(folder: Path, model: str | Path) -> Any:
+    """What transformers makes of the config.json in the directory of a checkpoint, `model` in messages.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is of another architecture.
+    """
     from transformers import AutoConfig
 
     if not (folder / "config.json").is_file():

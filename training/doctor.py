@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import struct
 import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +21,7 @@ import gymnasium
 import pxr_env  # noqa: F401  (registers the tasks)
 from pxr_agents.engines.vllm.arguments import NO_NEW_EXPERTS
 from training.config import PPORecipe, SFTRecipe, TracesRecipe, load_recipe
+from training.costs import learner_memory, model_size
 from training.machine import (
     GIB,
     Finding,
@@ -37,13 +36,12 @@ from training.machine import (
     this_machine,
 )  # fmt: skip
 from training.recipe_reader import read_table
-from training.run_directory import CHECKPOINTS
+from training.run_directory import CHECKPOINTS, first_line
 
 if TYPE_CHECKING:
     from pxr_agents.checkpoint import Checkpoint
 
 AnyRecipe = PPORecipe | SFTRecipe | TracesRecipe
-Shapes = Mapping[str, tuple[int, ...]]
 
 _SIGNS: dict[Level, str] = {"ok": "  ok ", "note": "     ", "warning": " ??  ", "error": " !!  "}
 #: Modules that are known to be installed and not to load.
@@ -71,7 +69,7 @@ def examine(source: str | Path | None = None, overrides: Sequence[str] = ()) -> 
     findings = [*check_versions(packages, parts_of(recipe), broken=broken), *check_machine(machine, packages)]
     if recipe is not None:
         findings += check_recipe(recipe, machine, packages)
-    if isinstance(recipe, PPORecipe):
+    if isinstance(recipe, PPORecipe | SFTRecipe):
         findings += check_memory(recipe, machine)
     return findings
 
@@ -297,118 +295,19 @@ def _warn_of_bad_rows(data: Any) -> None:
         )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Memory:
-    """Bytes of one learner, for the whole run."""
-
-    weights: float
-    gradients: float
-    optimizer: float
-    """AdamW's two averages, and the float32 weights it steps where there are separate ones."""
-    reference: float
-    """A second copy of the checkpoint, for a KL penalty."""
-    host: float
-    """Of all these, what is offloaded to the memory of the CPU."""
-
-    @property
-    def total(self) -> float:
-        return self.weights + self.gradients + self.optimizer + self.reference
-
-
-def parameter_shapes(model: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the parameters in the safetensors files of a directory (huggingface.co/docs/safetensors,
-    "Format"); empty if there are no such files."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in _weight_files(model):
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    return shapes
-
-
-def learner_memory(recipe: PPORecipe, shapes: Shapes) -> Memory:
-    """`estimate` for a checkpoint with these parameters. Adapters have `rank * (out + in)` for each layer's (out, in),
-    arXiv 2106.09685."""
-    n_parameters, learner = sum(map(math.prod, shapes.values())), recipe.learner
-    if not learner.lora_rank:
-        return estimate(recipe, n_parameters)
-    # They are for the linear layers of the language model only: "...layers.0.self_attn.q_proj.weight".
-    ends = tuple(f".{target}.weight" for target in learner.lora_targets)
-    layers = [
-        shape
-        for name, shape in shapes.items()
-        if name.endswith(ends) and "visual" not in name.split(".") and len(shape) == 2
-    ]
-    adapters = learner.lora_rank * sum(map(sum, layers))
-    return estimate(recipe, n_parameters + adapters, adapters)
-
-
-def estimate(recipe: PPORecipe, n_parameters: int, n_trainable: int | None = None) -> Memory:
-    """What one learner holds for the whole run, by the formulas of docs/learners.md (ZeRO, arXiv 1910.02054).
-
-    Args:
-        recipe: `learner`, `num_learners` and `kl_coef` count.
-        n_parameters: of the model, adapters included.
-        n_trainable: of these, how many are trained; all of them by default.
-
-    Raises:
-        ValueError: more are trained than there are.
-    """
-    trained = n_parameters if n_trainable is None else n_trainable
-    if not 0 < trained <= n_parameters:
-        raise ValueError(f"n_trainable is {n_trainable} with n_parameters {n_parameters}; expected 1 to n_parameters")
-    learner, n_learners = recipe.learner, max(recipe.num_learners, 1)
-    sharded = learner.kind != "ddp"
-    share = 1 / n_learners if sharded else 1.0
-    # DDP keeps float32 weights whatever it computes in, and steps those.
-    weight_bytes = 2 if sharded and learner.dtype == "bfloat16" else 4
-    weights = weight_bytes * n_parameters * (share if learner.kind == "zero3" else 1.0)
-    gradients = (8 if not sharded and n_learners > 1 else 4) * trained * share
-    optimizer = (12 if sharded else 8) * trained * share
-    # The optimizer steps where its states are: gradients go there.
-    host = (gradients + optimizer) * learner.offload_optimizer + weights * learner.offload_parameters
-    # Adapters that are switched off are a reference for nothing.
-    reference = 4.0 * n_parameters if recipe.kl_coef and not learner.lora_rank else 0.0
-    return Memory(weights=weights, gradients=gradients, optimizer=optimizer, reference=reference, host=host)
-
-
-def transient(
-    recipe: PPORecipe, *, n_tokens: int, n_actions: int, width: int, n_layers: int, n_vocabulary: int,
-    largest_layer: int = 0,
-) -> float:  # fmt: skip
-    """The bytes that come and go in one forward and backward pass of a learner, by the formulas of docs/learners.md.
-
-    Args:
-        recipe: `learner` counts.
-        n_tokens: ids in one pass, padding included (`learner.micro_batch_tokens`).
-        n_actions: of these, those the model sampled.
-        width: of the hidden states.
-        n_layers: of the language model.
-        n_vocabulary: rows of the language model's head.
-        largest_layer: parameters of the largest layer (or of the embedding, where it is larger).
-    """
-    from pxr_agents.vlm import CHUNK
-
-    size = 2 if recipe.learner.dtype == "bfloat16" else 4
-    inside = 34 * width * n_tokens * size / 2
-    kept = n_tokens * width * n_layers * size + inside if recipe.learner.gradient_checkpointing else inside * n_layers
-    gathered = 2 * largest_layer * size if recipe.learner.kind == "zero3" else 0
-    return float(20 * min(n_actions * n_vocabulary, CHUNK) + kept + gathered)
-
-
-def check_memory(recipe: PPORecipe, machine: Machine) -> Iterator[Finding]:
-    """Yields what the processes of a recipe will hold on this machine; only a note for a model that is not here."""
-    shapes = parameter_shapes(Path(recipe.model))
-    if not shapes:
-        text = f"{recipe.model} is no directory with *.safetensors: memory not estimated"
-        yield Finding("memory", "note", text)
+def check_memory(recipe: PPORecipe | SFTRecipe, machine: Machine) -> Iterator[Finding]:
+    """Yields what the processes of a recipe will hold on this machine; only a note where the model's configuration
+    cannot be read."""
+    try:
+        size = model_size(recipe.model)
+    except (OSError, ValueError, ImportError) as error:
+        yield Finding("memory", "note", f"memory not estimated: {first_line(error)}")
         return
-    n_parameters, memory = sum(map(math.prod, shapes.values())), learner_memory(recipe, shapes)
+    memory = learner_memory(recipe, size.shapes)
     held = (f"{name} {getattr(memory, name) / GIB:.1f}" for name in ("weights", "gradients", "optimizer", "reference"))
     yield Finding(
         "memory", "ok",
-        f"{n_parameters / 1e9:.2f} billion parameters; a learner holds {memory.total / GIB:.1f} GiB: "
+        f"{size.parameters / 1e9:.2f} billion parameters; a learner holds {memory.total / GIB:.1f} GiB: "
         f"{', '.join(held)}; {memory.host / GIB:.1f} of it in main memory",
     )  # fmt: skip
     n_learners, on_gpu = max(recipe.num_learners, 1), recipe.num_gpus_per_learner > 0
@@ -425,7 +324,8 @@ def check_memory(recipe: PPORecipe, machine: Machine) -> Iterator[Finding]:
         )  # fmt: skip
     # Main memory: learners on the CPU or what they offload, and float32 copies of the model in env runners.
     learners = min(n_learners, max(len(machine.gpus), 1)) * memory.host if on_gpu else n_learners * memory.total
-    runners = max(recipe.num_env_runners, 1) * 4.0 * n_parameters if recipe.engine.kind != "vllm" else 0.0
+    copies = isinstance(recipe, PPORecipe) and recipe.engine.kind != "vllm" and max(recipe.num_env_runners, 1)
+    runners = copies * 4.0 * size.parameters
     if learners + runners > ROOM * machine.memory:
         yield Finding(
             "memory", "error" if learners + runners > machine.memory else "warning",

@@ -8,27 +8,23 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import save_file
 
 from pxr_agents.random_checkpoint import build_random
 from tests.training.conftest import ENV
+from tests.training.published import write_config
 from tests.training.test_machine import H100, Package, bad, machine
 from training.__main__ import main
 from training.config import EngineRecipe, EnvRecipe, LearnerRecipe, PPORecipe, RecipeError, SFTRecipe, TracesRecipe
+from training.costs import estimate, learner_memory, transient
 from training.doctor import (
     check_memory,
     check_recipe,
     check_start,
-    estimate,
-    learner_memory,
     load_any,
-    parameter_shapes,
     parts_of,
     processes,
-    transient,
 )  # fmt: skip
 from training.machine import GIB, GPU
 
@@ -237,36 +233,32 @@ SHAPES = {
     "model.language_model.layers.0.mlp.other.weight": (16, 32),
 }
 N = 64 * 64 + 64 * 32 + 64 + 16 * 32
+# Of the 7B, 8.29 billion.
+MANY = 8_292_166_656
 
 
-@pytest.fixture
-def model(tmp_path):
-    """Two files, as large checkpoints have them."""
-    names = list(SHAPES)
-    for k, part in enumerate((names[:2], names[2:])):
-        save_file({name: np.zeros(SHAPES[name], np.float32) for name in part}, tmp_path / f"model-{k}.safetensors")
-    return str(tmp_path)
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_config(tmp_path_factory.mktemp("7b"), "7b")
 
 
 def levels(model, here, **changes):
     recipe = PPORecipe(model=model, env=ENV, **changes)
-    return [finding.level for finding in check_memory(recipe, machine(**{"memory": GIB, **here}))]
+    return [finding.level for finding in check_memory(recipe, machine(**{"memory": 500 * GIB, **here}))]
 
 
-def test_parameters_are_counted_from_headers_and_adapters_in_the_language_model_only(model, tmp_path):
-    assert parameter_shapes(Path(model)) == SHAPES
-    assert parameter_shapes(tmp_path / "nowhere") == {}
+def test_adapters_are_counted_in_the_language_model_only_and_a_model_by_its_configuration(model):
     assert learner_memory(learners(num_learners=1), SHAPES).total == 16 * N  # weights, gradients and two averages
     adapters = learner_memory(learners(num_learners=1, lora_rank=2, lora_targets=("q_proj",)), SHAPES)
     assert adapters.total == 4 * (N + 2 * (64 + 32)) + 12 * 2 * (64 + 32)
-    [told] = check_memory(PPORecipe(model=model, env=ENV), machine())
-    assert (told.level, "a learner holds 0.0 GiB" in told.text) == ("ok", True)
-    [told] = check_memory(PPORecipe(model="Qwen/Qwen2.5-VL-7B-Instruct", env=ENV), machine())
-    assert (told.level, "memory not estimated" in told.text) == ("note", True)
+    [told] = check_memory(SFTRecipe(model=model, traces="t"), machine(memory=200 * GIB))
+    assert (told.level, "8.29 billion parameters; a learner holds 123.6 GiB" in told.text) == ("ok", True)
+    [told] = check_memory(PPORecipe(model="/nowhere", env=ENV), machine())
+    assert (told.level, "memory not estimated: got model='/nowhere'" in told.text) == ("note", True)
 
 
 def test_a_gpu_needs_room_beside_what_stays(model):
-    need, vllm = 16 * N, EngineRecipe(kind="vllm")
+    need, vllm = 16 * MANY, EngineRecipe(kind="vllm")
     for memory, level in ((math.ceil(need / 0.8), []), (need, ["warning"]), (need - 1, ["error"])):
         here = {"gpus": (GPU(name="small", memory=memory),)}
         assert levels(model, here, num_gpus_per_learner=1.0, engine=vllm) == ["ok", *level]
@@ -275,7 +267,7 @@ def test_a_gpu_needs_room_beside_what_stays(model):
 
 
 def test_main_memory_holds_learners_and_the_copies_of_env_runners(model):
-    need = 16 * N + 3 * 4 * N
+    need = 16 * MANY + 3 * 4 * MANY
     for memory, level in ((math.ceil(need / 0.8), []), (need, ["warning"]), (need - 1, ["error"])):
         assert levels(model, {"memory": memory}, num_env_runners=3) == ["ok", *level]
     # Env runners hold no model where vLLM does.

@@ -8,7 +8,8 @@ import gymnasium
 import pytest
 
 from training.config import PPORecipe, SFTRecipe, TracesRecipe, load_recipe
-from training.doctor import estimate, load_any, parts_of, processes, transient
+from training.costs import estimate, transient
+from training.doctor import load_any, parts_of, processes
 from training.machine import GIB
 from training.recipe_reader import RECIPES
 
