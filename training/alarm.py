@@ -1,6 +1,8 @@
-"""Says when an operation is dying out, and why as far as the episodes tell (the learning trap of arXiv 2505.15966).
+"""Says when an operation is dying out, and why as far as the episodes tell (the learning trap of arXiv 2505.15966), and
+when engine and learner disagree.
 
     state, notices = watch_usage(state, episodes, iteration=7, rule=AlarmRule())
+    state, notices = watch_gap(state, metrics.get("logprob_gap_mean"), iteration=7, recipe=recipe)
 
 Pure: the state is what was counted in the latest iterations, goes to JSON and back, and belongs into the checkpoint.
 """
@@ -14,9 +16,14 @@ from typing import Any, Literal, Self
 from pxr_agents.statistics import own_episodes, term_returns
 from pxr_agents.types import Episode
 from pxr_env.rules import MALFORMED
+from training.config import PPORecipe
 
 ANY = "any"
 """Stands for all operations of a task together."""
+GAP = "logprob_gap"
+"""The alarm about engine and learner, beside those about operations."""
+GAP_LIMITS = {"float32": 1e-4, "bfloat16": 1e-2}
+"""Type of the learner's weights -> mean difference of log-probabilities, in nats, that is no longer rounding."""
 
 # Shares this far apart are not chance at the numbers of episodes that an alarm is about.
 CLEARLY_MORE = 0.2
@@ -46,32 +53,36 @@ class AlarmState:
     """Operation -> its latest iterations, at most twice as many as the rule asks for: those that alarm, and as many
     before them."""
     warned: frozenset[str] = frozenset()
-    """Operations that are low and have been warned of."""
+    """Operations that are low and have been warned of, and GAP if it has been."""
+    least_gap: float | None = None
+    """The smallest difference between engine and learner that an iteration had, if it was ever known."""
 
     def flags(self) -> dict[str, float]:
-        """`alarm/OPERATION`: 1 from a warning to the recovery, else 0."""
-        return {f"alarm/{name}": float(name in self.warned) for name in self.history}
+        """`alarm/OPERATION`, and `alarm/logprob_gap` if known: 1 from a warning to the recovery, else 0."""
+        names = [*self.history, *([] if self.least_gap is None else [GAP])]
+        return {f"alarm/{name}": float(name in self.warned) for name in names}
 
     def to_dict(self) -> dict[str, Any]:
         """The state as JSON values."""
         history = {name: [dict(sums) for sums in rows] for name, rows in self.history.items()}
-        return {"history": history, "warned": sorted(self.warned)}
+        return {"history": history, "warned": sorted(self.warned), "least_gap": self.least_gap}
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Self:
         """Rebuilds what `to_dict` wrote."""
         history = {name: tuple(rows) for name, rows in state["history"].items()}
-        return cls(history=history, warned=frozenset(state["warned"]))
+        return cls(history=history, warned=frozenset(state["warned"]), least_gap=state["least_gap"])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Notice:
-    """An operation fell below the rate ("low"), or is back ("recovered").
+    """An operation fell below the rate ("low"), engine and learner disagree ("gap"), or either is over ("recovered").
 
-    The text is one line for a log, the `headline`, for "low" followed by users beside others and the likely cause.
+    The text is one line for a log, the `headline`, for "low" followed by users beside others and the likely cause, for
+    "gap" by likely causes.
     """
 
-    kind: Literal["low", "recovered"]
+    kind: Literal["low", "gap", "recovered"]
     operation: str
     text: str
 
@@ -108,7 +119,56 @@ def watch_usage(
                 f"{rule.rate:.1%} or more for {rule.iterations} iterations again"
             )
             notices.append(Notice(kind="recovered", operation=name, text=text))
-    return AlarmState(history=history, warned=frozenset(warned)), notices
+    return dataclasses.replace(state, history=history, warned=frozenset(warned)), notices
+
+
+def watch_gap(
+    state: AlarmState, gap: float | None, *, iteration: int, recipe: PPORecipe
+) -> tuple[AlarmState, list[Notice]]:
+    """Adds what engine and learner differed by on average before an iteration's first step (in nats; None if older
+    weights sampled); returns the new state and what is to be said: a warning above the limit, once, until the
+    difference is below half of it."""
+    limit = GAP_LIMITS[recipe.learner.dtype] if recipe.alarm_gap is None else recipe.alarm_gap
+    if gap is None or not limit:
+        return state, []
+    before, warned, notices = state.least_gap, set(state.warned), []
+    if gap > limit and GAP not in warned:
+        warned.add(GAP)
+        earlier = "" if before is None else f"; {before:.2g} at best before"
+        causes = gap_causes(recipe, agreed=before is not None and before <= limit)
+        lines = [
+            f"iteration {iteration}: engine and learner differ by {gap:.2g} nats per action id, above {limit:g}"
+            f"{earlier}",
+            "They should agree, since they have the same weights. Likely causes, in this order:",
+            *(f"{k}. {cause}" for k, cause in enumerate(causes, 1)),
+        ]
+        notices.append(Notice(kind="gap", operation=GAP, text="\n".join(lines)))
+    elif gap < limit / 2 and GAP in warned:
+        warned.remove(GAP)
+        text = f"iteration {iteration}: engine and learner differ by {gap:.2g} nats per action id again"
+        notices.append(Notice(kind="recovered", operation=GAP, text=text))
+    least = gap if before is None else min(gap, before)
+    return dataclasses.replace(state, warned=frozenset(warned), least_gap=least), notices
+
+
+def gap_causes(recipe: PPORecipe, *, agreed: bool) -> list[str]:
+    """Why engine and learner may disagree, the likeliest first; `agreed` says that they did in an earlier iteration."""
+    learner, engine = recipe.learner.dtype, recipe.engine
+    computes = recipe.aligned_engine.vllm.dtype if engine.kind == "vllm" else "float32"
+    types = f"the engine computes in {computes}, the learner in {learner}"
+    vllm = "" if engine.kind != "vllm" else ': leave engine.vllm.dtype at "auto", which follows learner.dtype'
+    causes = [
+        "the engine sees other ids or pixels than the learner: chat template, image processor, positions of images.",
+        "ids are drawn from another distribution than the one that is scored: temperature, top_p, top_k, penalties, or "
+        "defaults out of the checkpoint's generation_config.json.",
+        "a mixture of experts sends ids to other experts, or the engine's weights or cache are quantized: "
+        "old_logprobs=learner importance_cap=2 corrects for what cannot be mended (docs/ppo.md).",
+    ]
+    stale = "new weights do not reach the engine, or not all of them (docs/engines.md)."
+    causes = [stale, *causes] if agreed else [*causes[:2], stale, *causes[2:]]
+    if computes != learner:
+        return [f"{types}{vllm}.", *causes]
+    return causes if learner == "float32" else [*causes, f"{types}: set both to float32 to see what rounding adds."]
 
 
 def usage_rates(episodes: Sequence[Episode]) -> dict[str, float]:

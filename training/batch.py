@@ -187,13 +187,25 @@ def _episode_advantages(group: Group, *, normalize_std: bool) -> Floats:
     return group_advantages([episode.reward for episode in group.episodes], probed, normalize_std=normalize_std)
 
 
-def replay_weight(group: Group, *, normalize_std: bool, alpha: float) -> float:
-    """What the probability to replay a group is proportional to: sum(|advantage| ** alpha) of its episodes; 0 if all
-    score alike. That is how often one of its episodes would be drawn if episodes were, with probability proportional to
-    |advantage| ** alpha, as in SSR (VL-Rethinker, arXiv 2504.08837)."""
-    magnitudes = np.abs(_episode_advantages(group, normalize_std=normalize_std))
+def is_masked(episode: Episode, mask_truncated: Literal["never", "turns", "all"]) -> bool:
+    """Whether an episode carries no loss because a limit ended it: "turns", that of its turns, "all", any.
+
+    It stays in its group's mean and standard deviation, and out of all that the loss is a mean over: the over-turn
+    masking of Mini-o3 (arXiv 2509.07969; "all" is what its code masks: turns, images and context), as DAPO's overlong
+    filtering (arXiv 2503.14476) with one turn.
+    """
+    limit = episode.truncated_by
+    return limit is not None and (mask_truncated == "all" or (mask_truncated == "turns" and limit == "max_turns"))
+
+
+def replay_weight(group: Group, recipe: PPORecipe) -> float:
+    """What the probability to replay a group is proportional to: sum(|advantage| ** replay_alpha) of its episodes that
+    carry a loss; 0 if all score alike. That is how often one of its episodes would be drawn if episodes were, with
+    probability proportional to |advantage| ** replay_alpha, as in SSR (VL-Rethinker, arXiv 2504.08837)."""
+    magnitudes = np.abs(_episode_advantages(group, normalize_std=recipe.normalize_std))
+    magnitudes[[is_masked(episode, recipe.mask_truncated) for episode in group.episodes]] = 0.0
     # 0 ** 0 is 1: an episode without an advantage would count.
-    return float((magnitudes[magnitudes > NO_ADVANTAGE] ** alpha).sum())
+    return float((magnitudes[magnitudes > NO_ADVANTAGE] ** recipe.replay_alpha).sum())
 
 
 def group_rows(group: Group, *, normalize_std: bool) -> list[TrainingRow]:

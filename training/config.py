@@ -6,16 +6,16 @@ means: `python -m training ppo --keys` shows it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from pxr_agents.engines.vllm.arguments import StartArguments
-from pxr_env.curiosity import Revival, curiosity_formula
+from pxr_env.curiosity import curiosity_formula
 from pxr_env.errors import did_you_mean, quote
+from training.recipe_parts import ImagesRecipe, ProbesRecipe
 from training.recipe_reader import RECIPE, RecipeError, Share, load_recipe, recipe_keys, require, to_dict
 
 __all__ = [
@@ -125,27 +125,6 @@ class LearnerRecipe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
-class ProbesRecipe:
-    """Brings an operation back that has died out (docs/curiosity.md, "Reviving a dead operation")."""
-
-    enabled: bool = False
-    """Whether there are probes."""
-    floor: Annotated[float, Field(gt=0, le=1)] = 0.05
-    """An operation is probed while the policy uses it in a smaller share of its episodes; the more, the rarer it is."""
-    share: Annotated[float, Field(gt=0, le=0.5)] = 0.25
-    """Share of the rollouts of a group that are probes, at most 0.5; rounded down to whole rollouts."""
-    window: PositiveInt = 5
-    """Iterations over which usage is counted."""
-    patience: PositiveInt | None = None
-    """Probes of an operation within the window from which on they become rarer; by default they go on."""
-
-    def revival(self, operations: Sequence[str], *, seed: int) -> Revival:
-        """What decides which rollouts are probes."""
-        floor, share, patience = self.floor, self.share, self.patience
-        return Revival(operations=tuple(operations), floor=floor, share=share, patience=patience, seed=seed)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
 class PPORecipe:
     """Reinforcement learning. Where the defaults can, they follow Pixel Reasoner (arXiv 2505.15966) and its released
     code: rollouts, clipping, an advantage that is not divided by the standard deviation, no KL term."""
@@ -204,6 +183,9 @@ class PPORecipe:
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are scaled down to this global norm."""
 
+    ratio: Literal["token", "sequence"] = "token"
+    """Whose probability ratio is clipped: that of each "token", or the geometric mean over an episode's action ids
+    ("sequence", GSPO), which needs far smaller clip_coef and clip_coef_high."""
     clip_coef: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """The probability ratio earns nothing below 1 - clip_coef."""
     clip_coef_high: PositiveFloat = 0.35
@@ -224,6 +206,9 @@ class PPORecipe:
     loss_normalization: Literal["token", "sequence", "group", "constant"] = "token"
     """What the loss is a mean over: "token", "sequence" (of means over an episode), "group" (of means over a group's
     tokens) or "constant" (episodes, of sums divided by max_tokens)."""
+    mask_truncated: Literal["never", "turns", "all"] = "never"
+    """Which episodes carry no loss, but count in their group's mean: those that max_turns ended ("turns"), or that any
+    limit did ("all")."""
     clip_coef_dual: Annotated[float, Field(gt=1)] | None = None
     """A negative advantage counts at most this many times (dual clip); none by default."""
     kl_coef: NonNegativeFloat = 0.0
@@ -271,6 +256,9 @@ class PPORecipe:
     """Warn when the share of episodes that use an operation falls below it; 0 never warns."""
     alarm_iterations: PositiveInt = 5
     """How many iterations in a row it has to be below."""
+    alarm_gap: NonNegativeFloat | None = None
+    """Warn when engine and learner differ by more nats per action id (learner/logprob_gap_mean); by default 0.01 where
+    learner.dtype is "bfloat16", else 0.0001; 0 never warns."""
 
     engine: EngineRecipe = field(default_factory=EngineRecipe)
     """What generates."""
@@ -290,6 +278,11 @@ class PPORecipe:
             ("num_minibatches", (1 if self.minibatch_tokens else self.num_minibatches) <= groups,
              f"at most groups_per_iteration per learner ({self.groups_per_iteration} for {self.num_learners} "
              f"learners)"),
+            ("advantage", self.ratio == "token" or self.advantage == "group",
+             "'group' where ratio is 'sequence': one advantage decides whether a whole sequence is clipped"),
+            *((key, self.ratio == "token" or getattr(self, key) <= 0.1,
+               "at most 0.1 where ratio is 'sequence': a mean over an episode hardly moves, and nothing would ever be "
+               "clipped; GSPO has clip_coef=3e-4 clip_coef_high=4e-4") for key in ("clip_coef", "clip_coef_high")),
             ("importance_cap", self.importance_cap is None or self.old_logprobs == "learner",
              "none where old_logprobs is 'engine': there PPO's own ratio is the importance weight"),
             ("importance_cap", self.uniform_groups != "replay" or corrected,
@@ -308,6 +301,12 @@ class PPORecipe:
         if self.probes.enabled:
             self._check_probes()
 
+    @property
+    def aligned_engine(self) -> EngineRecipe:
+        """`engine` with the learner's type of weights where its own is "auto"."""
+        dtype = self.learner.dtype if self.engine.vllm.dtype == "auto" else self.engine.vllm.dtype
+        return replace(self.engine, vllm=replace(self.engine.vllm, dtype=dtype))
+
     def _check_probes(self) -> None:
         revival = self.probes.revival(["any"], seed=self.seed)
         probed = revival.n_candidates(self.group_size)
@@ -322,25 +321,6 @@ class PPORecipe:
              f"{-(-revival.min_episodes // counted)} or more: there are no probes until {revival.min_episodes} "
              f"episodes are counted, and an iteration has {counted} that are none"),
         )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
-class ImagesRecipe:
-    """The size at which images of recorded conversations are shown: an environment's pixel budget, by its names."""
-
-    min_pixels: NonNegativeInt = 401_408
-    """Smaller images (area in pixels) are enlarged."""
-    max_pixels: PositiveInt = 4_014_080
-    """Larger images are shrunk."""
-    size_multiple: PositiveInt | None = None
-    """Both sides are multiples of this; by default what the model needs."""
-    video_frames: PositiveInt = 16
-    """Frames of a video; of a longer one so many at equal distances."""
-    max_frame_pixels: PositiveInt | None = None
-    """Largest area of a frame; by default all frames together have the area of one image."""
-
-    def __post_init__(self) -> None:
-        require(self, ("min_pixels", self.min_pixels <= self.max_pixels, "at most max_pixels"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)

@@ -115,7 +115,7 @@ class WandbLog:
     def alert(self, notice: Notice) -> None:
         """An alert by mail or Slack, as the owner of the project has set it."""
         if self._run is not None:
-            level = "WARN" if notice.kind == "low" else "INFO"
+            level = "INFO" if notice.kind == "recovered" else "WARN"
             self._run.alert(title=notice.headline, text=notice.text, level=level, wait_duration=0)
 
 
@@ -145,7 +145,7 @@ class RunLog:
             self._metrics.write(line)
             self._wandb(line)
             for notice in notices:
-                level = logging.WARNING if notice.kind == "low" else logging.INFO
+                level = logging.WARNING if notice.kind != "recovered" else logging.INFO
                 logging.getLogger("training").log(level, "%s", notice.text)
                 self._wandb.alert(notice)
             iteration = int(metrics["iteration"])
@@ -208,10 +208,10 @@ def _open_run(recipe: PPORecipe | SFTRecipe) -> Any:
 
 
 def note(measured: Mapping[str, float]) -> str:
-    """What stands behind a bar: the numbers of `SHOWN`, and operations that are dying out (see `training.alarm`)."""
+    """What stands behind a bar: the numbers of `SHOWN`, and what is alarming (see `training.alarm`)."""
     parts = [f"{key.replace('_', ' ')} {measured[key]:.2f}" for key in SHOWN if key in measured]
     low = [key.removeprefix("alarm/") for key, flag in measured.items() if key.startswith("alarm/") and flag]
-    return ", ".join(parts + ([f"usage alarm: {' '.join(low)}"] if low else []))
+    return ", ".join(parts + ([f"alarm: {' '.join(low)}"] if low else []))
 
 
 class StageProgress:

@@ -54,6 +54,7 @@ def objective(
         clip_coef_dual=recipe.clip_coef_dual,
         ent_coef=recipe.ent_coef,
         importance=importance,
+        sequences=None if recipe.ratio == "token" else _trained_per_episode(buckets),
         **common,
     )
     if recipe.kl_coef:
@@ -70,6 +71,12 @@ def column(buckets: Sequence[Bucket], name: str) -> Tensor:
     return torch.cat([getattr(bucket, name) for bucket in buckets])
 
 
+def _trained_per_episode(buckets: Sequence[Bucket]) -> list[int]:
+    """How many ids of each episode carry a loss; an episode is a row of a bucket, and never cut."""
+    rows = torch.cat([bucket.tokens.target.sum(1) for bucket in buckets])
+    return [int(row.sum()) for row in column(buckets, "mask").split(rows.tolist())]
+
+
 def ppo_loss(
     logprobs: Tensor,
     old_logprobs: Tensor,
@@ -83,10 +90,12 @@ def ppo_loss(
     normalizer: float,
     weights: Tensor | float = 1.0,
     importance: Tensor | None = None,
+    sequences: Sequence[int] | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """Returns the clipped surrogate loss minus the entropy bonus, per id, and its metrics.
 
-    With r = exp(logprobs - old_logprobs), of each id, and c, h, d the three clipping coefficients:
+    With r = exp(logprobs - old_logprobs), of each id or by `sequence_log_ratio`, and c, h, d the three clipping
+    coefficients:
 
         surrogate = min(r A, clip(r, 1 - c, 1 + h) A),  where A < 0 at least d A (dual clip, arXiv 1912.09729)
         loss = sum(weight * (-importance * surrogate - ent_coef * entropy)) / normalizer
@@ -100,18 +109,21 @@ def ppo_loss(
         ent_coef: weight of the entropy.
         normalizer: see the module, > 0.
         weights, importance: (T,) factor of each id's loss, and constant factor of its surrogate (`importance_weights`).
+        sequences: lengths of the sequences whose ratio is clipped as one, T in all; None to clip that of each id.
 
     Returns:
         The scalar loss, and metrics. Add up over the pieces of a batch: "policy_loss", "entropy", "clip_frac" (share of
-        ids that have no gradient because of clipping), "approx_kl" (k3 estimate of KL(old || new),
-        http://joschu.net/blog/kl-approx.html), "ratio_mean", "importance_mean". Take the maximum of "..._max".
+        ids that have no gradient because of clipping), "approx_kl" (k3 estimate of KL(old || new) from
+        single ids, http://joschu.net/blog/kl-approx.html), "ratio_mean", "importance_mean". Take the maximum of
+        "..._max".
 
     Raises:
         ValueError: shapes differ, or the normalizer is not > 0.
     """
     _check(normalizer, logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages, entropy=entropy)
     log_ratio = logprobs - old_logprobs
-    ratio, high = log_ratio.exp(), 1 + (clip_coef if clip_coef_high is None else clip_coef_high)
+    ratio = (log_ratio if sequences is None else sequence_log_ratio(log_ratio, sequences)).exp()
+    high = 1 + (clip_coef if clip_coef_high is None else clip_coef_high)
     surrogate = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_coef, high) * advantages)
     clipped = ((ratio > high) & (advantages > 0)) | ((ratio < 1 - clip_coef) & (advantages < 0))
     if clip_coef_dual is not None:
@@ -123,7 +135,8 @@ def ppo_loss(
     loss = policy_loss - ent_coef * ((weights * entropy).sum() / normalizer)
 
     with torch.no_grad():
-        means = {"entropy": entropy, "clip_frac": clipped, "approx_kl": (ratio - 1) - log_ratio, "ratio_mean": ratio}
+        kl = (log_ratio.exp() - 1) - log_ratio
+        means = {"entropy": entropy, "clip_frac": clipped, "approx_kl": kl, "ratio_mean": ratio}
         largest = {"ratio_max": ratio}
         if importance is not None:
             means["importance_mean"] = largest["importance_max"] = importance
@@ -131,6 +144,22 @@ def ppo_loss(
         metrics |= {name: float(numbers.sum() / normalizer) for name, numbers in means.items()}
         metrics |= {name: float(numbers.max()) if len(numbers) else 0.0 for name, numbers in largest.items()}
     return loss, metrics
+
+
+def sequence_log_ratio(log_ratio: Tensor, sequences: Sequence[int]) -> Tensor:
+    """Returns the logarithm of GSPO-token's ratio (arXiv 2507.18071, equation 14) of each id.
+
+    Its value is the same for all ids of a sequence, the mean of their log-ratios (equation 7); its gradient is that of
+    the id's own log-probability. With one advantage per sequence and the mean over its ids, this has GSPO's loss,
+    clipping and gradient (section 4.3), and the loss stays a sum over ids, which every normalization can weigh.
+
+    Args:
+        log_ratio: (T,) of each id, sequence after sequence.
+        sequences: their lengths, T in all; some may be 0.
+    """
+    held = log_ratio.detach()
+    means = torch.cat([part.mean().expand(len(part)) for part in held.split(list(sequences))])
+    return means + (log_ratio - held)
 
 
 def importance_weights(old_logprobs: Tensor, engine_logprobs: Tensor, *, cap: float) -> Tensor:

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from pxr_agents.statistics import episode_statistics
 from pxr_agents.types import Episode
-from training.alarm import AlarmRule, AlarmState, Notice, usage_rates, watch_usage
+from training.alarm import AlarmRule, AlarmState, Notice, usage_rates, watch_gap, watch_usage
+from training.batch import is_masked
 from training.config import PPORecipe
 from training.doctor import check_start
 from training.logs import RunLog, WandbLog, open_wandb
@@ -33,9 +34,10 @@ from training.run_directory import (
 # What may change between the starts of one run.
 FREE_KEYS = frozenset({
     "iterations", "checkpoint_every", "wandb", "episode_table_every", "episode_table_size", "alarm_rate",
-    "alarm_iterations", "num_env_runners", "num_learners", "max_envs_per_runner", "num_cpus_per_env_runner",
-    "num_cpus_per_learner", "num_gpus_per_learner", "learner.gradient_checkpointing", "learner.micro_batch_tokens",
-    "rollout_timeout", "engine.timeout", "engine.turn_timeout", "env_timeout", "learner_timeout", "max_restarts",
+    "alarm_iterations", "alarm_gap", "num_env_runners", "num_learners", "max_envs_per_runner",
+    "num_cpus_per_env_runner", "num_cpus_per_learner", "num_gpus_per_learner", "learner.gradient_checkpointing",
+    "learner.micro_batch_tokens", "rollout_timeout", "engine.timeout", "engine.turn_timeout", "env_timeout",
+    "learner_timeout", "max_restarts",
 })  # fmt: skip
 
 OnIteration = Callable[[dict[str, float]], None]
@@ -61,15 +63,20 @@ class Books:
         self.alarm = AlarmState()
         self.notices: list[Notice] = []
         self.faults: list[Fault] = []
+        self._recipe = recipe
         self._n_bad_rows = len(getattr(data, "skipped", ()))
 
     def count(self, episodes: Sequence[Episode], learned: Mapping[str, float], iteration: int) -> dict[str, float]:
         """Count the episodes of an iteration (from 0) and what learners say of it; returns all that is to be said."""
         self.probes.count(episodes, iteration)
         self.alarm, self.notices = watch_usage(self.alarm, episodes, iteration=iteration + 1, rule=self._rule)
+        gap = learned.get("logprob_gap_mean")
+        self.alarm, more = watch_gap(self.alarm, gap, iteration=iteration + 1, recipe=self._recipe)
+        self.notices += more
         if skipped := int(learned.get("skipped_steps", 0)):
             text = f"{skipped} steps were left out, whose gradients have no finite norm"
             self.faults.append(Fault("skipped step", text))
+        masked = [is_masked(episode, self._recipe.mask_truncated) for episode in episodes]
         kinds = Counter(fault.kind for fault in self.faults)
         return {
             "iteration": float(iteration + 1),
@@ -77,6 +84,7 @@ class Books:
             **episode_statistics(episodes),
             **usage_rates(episodes),
             **self.alarm.flags(),
+            **({} if self._recipe.mask_truncated == "never" else {"masked_rate": sum(masked) / max(len(masked), 1)}),
             **({"data/bad_rows": float(self._n_bad_rows)} if self._n_bad_rows else {}),
             **{f"learner/{name}": value for name, value in learned.items()},
             **{f"faults/{kind.replace(' ', '_')}": float(n) for kind, n in kinds.items()},

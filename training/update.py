@@ -32,6 +32,7 @@ from training.batch import (
     buckets,
     gae_row,
     group_rows,
+    is_masked,
     loss_weights,
     make_bucket,
     minibatches,
@@ -239,11 +240,14 @@ class Update:
             values = iter(self._score([row for members in rows for row in members], self._says(VALUES)))
             rates = {"gamma": recipe.gamma, "gae_lambda": recipe.gae_lambda}
             rows = [[gae_row(episode, next(values), **rates) for episode in group.episodes] for group in groups]
+
+        def placed(row: TrainingRow, episode: Episode, k: int) -> TrainingRow:
+            row = replace(row, group=k, fresh=_sampled_by(episode, weights_version))
+            masked = is_masked(episode, recipe.mask_truncated)
+            return replace(row, trained=np.zeros(row.n_actions, bool)) if masked else row
+
         return [
-            [
-                replace(row, group=k, fresh=_sampled_by(episode, weights_version))
-                for row, episode in zip(members, group.episodes, strict=True)
-            ]
+            [placed(row, episode, k) for row, episode in zip(members, group.episodes, strict=True)]
             for k, (members, group) in enumerate(zip(rows, groups, strict=True))
         ]
 

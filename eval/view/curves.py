@@ -34,6 +34,8 @@ _CHARTS: tuple[tuple[str, str, tuple[str, ...], tuple[float, float] | None], ...
     ("Seconds", "of an iteration, where they went", ("seconds/",), None),
     ("Learning rate", "as it was, not a mean", _SETTINGS, None),
 )  # fmt: skip
+#: Alarms that are marked on another chart than "Usage".
+_ALARMED = {"logprob_gap": "Engine against learner"}
 #: Not drawn: the total is the frame of the others, settling is part of sampling.
 _HIDDEN = frozenset({"seconds/total", "seconds/settle"})
 
@@ -62,13 +64,16 @@ class History(GrowingLines):
         return [(row.get(self.counter, number), row[name]) for number, row in enumerate(self.rows, 1) if name in row]
 
     def alarms(self) -> list[tuple[str, float, float, bool]]:
-        """The operation, first and last iteration of every alarm, and whether it lasts to the end."""
+        """The operation of every alarm (or "logprob_gap"), its first and last iteration, and whether it lasts to the
+        end."""
         names = sorted({name for row in self.rows for name in row if name.startswith("alarm/")})
         return [(name.removeprefix("alarm/"), *stretch) for name in names for stretch in _stretches(self.series(name))]
 
     def charts(self) -> list[Chart]:
-        """Everything that this run recorded, as charts; alarms are marked on usage."""
-        spans = [(first, last, f"alarm: {name}") for name, first, last, _ in self.alarms()]
+        """Everything that this run recorded, as charts; alarms are marked on usage, or where they belong."""
+        spans: dict[str, list[tuple[float, float, str]]] = {}
+        for name, first, last, _ in self.alarms():
+            spans.setdefault(_ALARMED.get(name, "Usage"), []).append((first, last, f"alarm: {name}"))
         drawn = []
         for title, caption, metrics, limits in _CHARTS:
             names = self._names(metrics)
@@ -80,7 +85,7 @@ class History(GrowingLines):
                 y_limits=limits,
                 window=1 if metrics is _SETTINGS else 5,
                 steps=metrics is _SETTINGS,
-                spans=spans if title == "Usage" else (),
+                spans=spans.get(title, ()),
             )
             if chart is not None:
                 drawn.append(chart)

@@ -4,8 +4,21 @@ import json
 
 import pytest
 
+from pxr_agents.engines.vllm.arguments import StartArguments
 from pxr_agents.types import Episode, Step
-from training.alarm import AlarmRule, AlarmState, add, likely_cause, mean, tally, usage_rate, usage_rates, watch_usage
+from training.alarm import (
+    AlarmRule,
+    AlarmState,
+    add,
+    likely_cause,
+    mean,
+    tally,
+    usage_rate,
+    usage_rates,
+    watch_gap,
+    watch_usage,
+)  # fmt: skip
+from training.config import EngineRecipe, EnvRecipe, LearnerRecipe, PPORecipe
 
 RULE = AlarmRule(rate=0.1, iterations=2)
 
@@ -176,3 +189,44 @@ def test_rates_by_operation_are_shares_of_episodes():
         "failures/seek": 0.5,
         "failures/zoom_in": 0.0,
     }
+
+
+def gap_notices(gaps, **recipe):
+    """What is said of these mean gaps, and the state after them."""
+    made, state, said = PPORecipe(model="m", env=EnvRecipe(id="e"), **recipe), AlarmState(), []
+    for number, gap in enumerate(gaps, start=1):
+        state, notices = watch_gap(state, gap, iteration=number, recipe=made)
+        said += [(number, notice.kind, notice.text) for notice in notices]
+    return said, state
+
+
+def test_a_gap_warns_once_until_it_is_below_half_the_limit_and_outlives_a_checkpoint():
+    said, state = gap_notices([2e-6, None, 3e-4, 4e-4, 8e-5, 3e-5, None, 2e-4])
+    assert [(number, kind) for number, kind, _ in said] == [(3, "gap"), (6, "recovered"), (8, "gap")]
+    assert "differ by 0.0003 nats per action id, above 0.0001; 2e-06 at best before" in said[0][2].splitlines()[0]
+    assert state.flags() == {"alarm/logprob_gap": 1.0}
+    assert AlarmState.from_dict(json.loads(json.dumps(state.to_dict()))) == state
+    assert watch_usage(state, iteration(0), iteration=9, rule=RULE)[0].least_gap == 2e-6
+    assert gap_notices([None])[1].flags() == {}
+
+
+BFLOAT16, VLLM = LearnerRecipe(dtype="bfloat16"), EngineRecipe(kind="vllm")
+HALF = EngineRecipe(kind="vllm", vllm=StartArguments(dtype="bfloat16"))
+
+
+@pytest.mark.parametrize(
+    ("gaps", "recipe", "first"),
+    [
+        ([0.035], {"engine": HALF}, "the engine computes in bfloat16, the learner in float32: leave engine.vllm.dtype"),
+        ([0.035], {"learner": BFLOAT16}, "the engine computes in float32, the learner in bfloat16."),
+        ([0.035], {"learner": BFLOAT16, "engine": VLLM}, "the engine sees other ids or pixels"),
+        ([0.035], {}, "the engine sees other ids or pixels"),
+        ([1e-5, 0.035], {}, "new weights do not reach the engine"),
+        ([0.009], {"learner": BFLOAT16, "engine": HALF}, None),
+        ([0.009], {"alarm_gap": 0.01}, None),
+        ([9.0], {"alarm_gap": 0.0}, None),
+    ],
+)
+def test_the_likeliest_cause_of_a_gap_comes_first(gaps, recipe, first):
+    said, _ = gap_notices(gaps, **recipe)
+    assert [text.splitlines()[2].startswith(f"1. {first}") for _, _, text in said] == ([] if first is None else [True])

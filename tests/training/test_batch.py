@@ -25,6 +25,7 @@ from training.batch import (
     split_by_row,
     token_minibatches,
 )
+from training.config import EnvRecipe, PPORecipe
 
 
 def test_group_rows_give_every_action_id_the_advantage_of_its_episode():
@@ -284,4 +285,5 @@ def test_bytes_of_a_group_count_a_shared_image_once():
 )
 def test_the_weight_of_a_group_is_what_its_episodes_would_have(rewards, alpha, weight):
     group = Group(sample_id="s", episodes=[make_episode([reward]) for reward in rewards])
-    assert replay_weight(group, normalize_std=False, alpha=alpha) == pytest.approx(weight)
+    recipe = PPORecipe(model="m", env=EnvRecipe(id="e"), replay_alpha=alpha)
+    assert replay_weight(group, recipe) == pytest.approx(weight)

@@ -22,6 +22,7 @@ from training.config import (
 
 ENV = EnvRecipe(id="pxr_env:pxr/SyntheticSearch-v0")
 PPO = PPORecipe(model="m", env=ENV)
+GSPO = PPORecipe(model="m", env=ENV, ratio="sequence", clip_coef=3e-4, clip_coef_high=4e-4)
 SFT = SFTRecipe(model="m", traces="t")
 PROBES, ENGINE = ProbesRecipe(), EngineRecipe()
 AHEAD = {"num_env_runners": 1, "max_staleness": 1, "importance_cap": 2.0}
@@ -84,6 +85,11 @@ def test_a_typo_names_file_key_and_nearest(tmp_path):
         (PPO, "kl_coef", -0.1),
         (PPO, "kl_estimator", "k4"),
         (PPO, "loss_normalization", "mean"),
+        (PPO, "ratio", "group"),
+        (PPO, "mask_truncated", True),
+        (GSPO, "clip_coef", 0.2),
+        (GSPO, "clip_coef_high", 0.35),
+        (GSPO, "advantage", "gae"),
         (PPO, "clip_coef_dual", 1.0),
         (PPO, "old_logprobs", "policy"),
         # Without the learner's own log-probabilities there is nothing to compare the engine's with.

@@ -169,11 +169,11 @@ def test_wandb_gets_scalars_episodes_with_pictures_and_alerts(ppo_recipe, tmp_pa
 def test_a_bar_shows_rates_and_what_is_dying_and_is_lines_where_it_cannot_be_drawn(monkeypatch):
     alarms = {"alarm/any": 0.0, "alarm/seek": 1.0, "alarm/flip": 1.0}
     measured = {"accuracy": 0.5, "usage_rate": 0.125, "loss": 3.0, **alarms}
-    assert note(measured) == "accuracy 0.50, usage rate 0.12, usage alarm: seek flip"
+    assert note(measured) == "accuracy 0.50, usage rate 0.12, alarm: seek flip"
     assert note({"accuracy": 0.5, "alarm/any": 0.0}) == "accuracy 0.50"
     assert note({}) == ""
     monkeypatch.setattr(logs, "LOG_SECONDS", -1.0)
     file = io.StringIO()
     with StageProgress(Console(file=file, width=200)) as bars:
         bars.begin("PPO", 10)(3, 10, {"accuracy": 0.5, "alarm/any": 1.0})
-    assert "PPO: 3 of 10; accuracy 0.50, usage alarm: any" in file.getvalue()
+    assert "PPO: 3 of 10; accuracy 0.50, alarm: any" in file.getvalue()

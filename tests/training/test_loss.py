@@ -135,6 +135,43 @@ class TestPpoLoss:
         assert gradients[0].tolist() == pytest.approx([-3 * 0.5 * 2 / 2, -0.5 * 2 * -1 / 2])
         assert gradients[1].tolist() == pytest.approx([-0.1 * 3 / 2, -0.1 * 0.5 / 2])
 
+    def test_the_ratio_of_a_sequence_by_hand(self):
+        # Ratios 1.5 and .96 have the geometric mean 1.2, beyond 1.1 and below 1.28; the third id is alone with .81.
+        logprobs = (tensor(-1, -1, -1) + tensor(1.5, 0.96, 0.81).log()).requires_grad_()
+        still = tensor(-1, -1, -1)
+        arguments = {"ent_coef": 0.0, "normalizer": 3, "sequences": [2, 0, 1], "clip_coef": 0.1}
+        loss, metrics = ppo_loss(logprobs, still, tensor(2, -2, -1), tensor(0, 0, 0), **arguments, clip_coef_high=0.1)
+        # 1.1 * 2 is clipped, 1.2 * -2 is not, .9 * -1 is: as GSPO-token has it where advantages differ.
+        assert loss.item() == pytest.approx(-(2.2 - 2.4 - 0.9) / 3)
+        assert torch.autograd.grad(loss, logprobs)[0].tolist() == pytest.approx([0, 2.4 / 3, 0])
+        assert metrics["ratio_mean"] == pytest.approx((1.2 + 1.2 + 0.81) / 3)
+        assert (metrics["ratio_max"], metrics["clip_frac"]) == pytest.approx((1.2, 2 / 3))
+        _, by_token = ppo_loss(logprobs, still, tensor(2, -2, -1), tensor(0, 0, 0), **arguments | {"sequences": None})
+        assert metrics["approx_kl"] == by_token["approx_kl"]
+
+    @given(st.lists(st.tuples(st.integers(1, 6), st.floats(-2, 2)), min_size=1, max_size=6), st.integers(0, 99))
+    def test_means_over_sequences_are_gspo(self, sequences, seed):
+        """Equation 5 of arXiv 2507.18071 as it stands, with its gradient through the ratio of the whole sequence."""
+        rng = torch.Generator().manual_seed(seed)
+        lengths, advantages = zip(*sequences, strict=True)
+        old, moves = torch.randn(2, sum(lengths), generator=rng, dtype=torch.float64)
+        logprobs = (old + 0.3 * moves).requires_grad_()
+        losses = []
+        for new, before, advantage in zip(logprobs.split(lengths), old.split(lengths), advantages, strict=True):
+            ratio = ((new - before).sum() / len(new)).exp()
+            losses.append(-torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.28) * advantage))
+        expected = torch.stack(losses).mean()
+
+        per_id = tensor(*lengths).repeat_interleave(torch.tensor(lengths))
+        spread = tensor(*advantages).repeat_interleave(torch.tensor(lengths))
+        loss, _ = ppo_loss(
+            logprobs, old, spread, torch.zeros(len(old)), weights=1 / per_id, normalizer=len(lengths), ent_coef=0.0,
+            sequences=lengths, **CLIP,
+        )  # fmt: skip
+        assert loss.item() == pytest.approx(expected.item(), abs=1e-12)
+        ours, theirs = (torch.autograd.grad(value, logprobs)[0] for value in (loss, expected))
+        assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+
     def test_mistakes(self):
         three = torch.zeros(3)
         options = {"clip_coef": 0.2, "ent_coef": 0.0}

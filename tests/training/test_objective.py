@@ -12,7 +12,7 @@ from pxr_agents.chat import Conversation
 from pxr_agents.groups import Group
 from pxr_agents.types import Completion
 from tests.training.rows import make_episode, make_tokens
-from training.batch import TrainingRow, buckets, loss_weights, make_bucket
+from training.batch import TrainingRow, buckets, loss_weights, make_bucket, replay_weight
 from training.config import EnvRecipe, PPORecipe
 from training.loss import ENTROPY, LOGPROBS, VALUES, column, objective
 from training.policy import Policy
@@ -29,6 +29,8 @@ EVERYTHING = PPORecipe(
     old_logprobs="learner",
     importance_cap=1.5,
 )
+SEQUENCE = replace(EVERYTHING, advantage="group", ratio="sequence", clip_coef=0.05, clip_coef_high=0.08)
+RATIOS = pytest.mark.parametrize("recipe", [EVERYTHING, SEQUENCE], ids=["token", "sequence"])
 
 
 def make_rows(seed, lengths=((3, 4), (2,), (9, 1), (7,), (12,)), masked=False):
@@ -51,6 +53,8 @@ def numpy_objective(recipe, row, logprobs, entropy, values):
     """The terms of each action id of a row, in float64, as the formulas of `training.loss` have them."""
     old, engine, a = (np.asarray(x, float) for x in (row.old_logprobs, row.engine_logprobs, row.advantages))
     ratio = np.exp(logprobs - old)
+    if recipe.ratio == "sequence":
+        ratio = np.full_like(ratio, np.prod(ratio[row.mask]) ** (1 / row.n_trained))
     surrogate = np.minimum(ratio * a, np.clip(ratio, 1 - recipe.clip_coef, 1 + recipe.clip_coef_high) * a)
     surrogate = np.where(a < 0, np.maximum(surrogate, recipe.clip_coef_dual * a), surrogate)
     importance = np.minimum(np.exp(old - engine), recipe.importance_cap)
@@ -58,13 +62,15 @@ def numpy_objective(recipe, row, logprobs, entropy, values):
     near = row.old_values + np.clip(values - row.old_values, -recipe.clip_coef, recipe.clip_coef)
     critic = 0.5 * np.maximum((values - row.returns) ** 2, (near - row.returns) ** 2)
     kl = np.exp(d) - 1 - d
-    return -importance * surrogate - recipe.ent_coef * entropy + recipe.kl_coef * kl + recipe.vf_coef * critic
+    critic = recipe.vf_coef * critic if recipe.advantage == "gae" else 0
+    return -importance * surrogate - recipe.ent_coef * entropy + recipe.kl_coef * kl + critic
 
 
 @pytest.mark.parametrize("normalization", ["token", "sequence", "group", "constant"])
 @pytest.mark.parametrize("masked", [False, True])
-def test_all_terms_against_numpy(normalization, masked):
-    recipe = replace(EVERYTHING, loss_normalization=normalization)
+@RATIOS
+def test_all_terms_against_numpy(normalization, masked, recipe):
+    recipe = replace(recipe, loss_normalization=normalization)
     rows = make_rows(0, masked=masked)
     factors, units = loss_weights(rows, normalization, constant=recipe.max_tokens)
     n = float(sum(row.n_trained for row in rows))
@@ -88,7 +94,9 @@ def test_all_terms_against_numpy(normalization, masked):
     assert loss.item() == pytest.approx(total / counts[normalization], rel=1e-5)
     assert metrics["loss"] == loss.item()
     assert metrics["importance_max"] <= 1.5
-    assert {"ref_kl", "value_loss", "importance_mean", "approx_kl", "clip_frac"} <= metrics.keys()
+    assert {"ref_kl", "importance_mean", "approx_kl"} <= metrics.keys()
+    assert ("value_loss" in metrics) == (recipe.advantage == "gae")
+    assert 0 < metrics["clip_frac"] < 1
 
 
 @pytest.fixture
@@ -129,24 +137,25 @@ def rows_of_talks(policy, noise_image):
     return rows
 
 
-def gradient_of(policy, batches, normalizer):
+def gradient_of(recipe, policy, batches, normalizer):
     """Loss and gradients of the whole policy, summed over batches."""
     policy.vlm.model.zero_grad()
     policy.value_head.zero_grad()
     losses = []
     for batch in batches:
-        loss, _ = objective(EVERYTHING, batch, policy(batch), normalizer=normalizer)
+        loss, _ = objective(recipe, batch, policy(batch), normalizer=normalizer)
         loss.backward()
         losses.append(loss.item())
     return sum(losses), {name: p.grad.clone() for name, p in parameters(policy).items() if p.grad is not None}
 
 
-def test_rows_together_equal_rows_one_by_one(policy, noise_image):
+@RATIOS
+def test_rows_together_equal_rows_one_by_one(policy, noise_image, recipe):
     rows = rows_of_talks(policy, noise_image)
     n = float(sum(row.n_trained for row in rows))
-    together, gradients = gradient_of(policy, [buckets(rows)], n)
+    together, gradients = gradient_of(recipe, policy, [buckets(rows)], n)
     for parts in ([[make_bucket([row])] for row in rows], [[make_bucket(rows)]]):
-        loss, others = gradient_of(policy, parts, n)
+        loss, others = gradient_of(recipe, policy, parts, n)
         assert loss == pytest.approx(together, abs=1e-5)
         assert others.keys() == gradients.keys()
         for name, gradient in gradients.items():
@@ -155,11 +164,12 @@ def test_rows_together_equal_rows_one_by_one(policy, noise_image):
             assert difference <= 1e-4 * gradient.norm() + 1e-6, f"{name}: {difference} of {gradient.norm()}"
 
 
-def test_idle_rows_change_nothing(policy, noise_image):
+@RATIOS
+def test_idle_rows_change_nothing(policy, noise_image, recipe):
     rows = rows_of_talks(policy, noise_image)
     n = float(sum(row.n_trained for row in rows))
-    alone, gradients = gradient_of(policy, [buckets(rows)], n)
-    loss, others = gradient_of(policy, [[*buckets(rows), make_bucket([replace(rows[0], idle=True)])]], n)
+    alone, gradients = gradient_of(recipe, policy, [buckets(rows)], n)
+    loss, others = gradient_of(recipe, policy, [[*buckets(rows), make_bucket([replace(rows[0], idle=True)])]], n)
     assert loss == pytest.approx(alone, abs=1e-6)
     assert all(torch.allclose(others[name], gradient, atol=1e-7) for name, gradient in gradients.items())
 
@@ -167,12 +177,39 @@ def test_idle_rows_change_nothing(policy, noise_image):
 def test_a_row_without_images_reaches_every_parameter(policy):
     row = rows_of_talks(policy, lambda: None)[1]
     assert not row.tokens.images
-    _, gradients = gradient_of(policy, [[make_bucket([row])]], 1.0)
+    _, gradients = gradient_of(EVERYTHING, policy, [[make_bucket([row])]], 1.0)
     assert gradients.keys() == parameters(policy).keys()
     vision = [gradient for name, gradient in gradients.items() if ".visual." in name]
     assert vision
     assert not any(gradient.any() for gradient in vision)
     assert any(gradient.any() for name, gradient in gradients.items() if ".visual." not in name)
+
+
+@pytest.mark.parametrize(
+    ("mask", "kept"), [("never", [0, 1, 2, 3]), ("turns", [0, 2, 3]), ("all", [0, 3])], ids=["never", "turns", "all"]
+)
+def test_episodes_that_a_limit_ended_are_compared_with_and_not_learned(policy, mask, kept):
+    """Before the first step all ratios are 1: the loss is minus the mean advantage of the ids that count."""
+    limits, rewards, lengths = [None, "max_turns", "context", None], [1.0, 0.0, 0.0, 0.0], [3, 5, 7, 9]
+    members = zip(limits, rewards, lengths, strict=True)
+    episodes = [
+        replace(make_episode([reward], turns=[n]), tokens=talk(policy.vlm.chat, (n,)), truncated_by=limit)
+        for limit, reward, n in members
+    ]
+    group = Group(sample_id="s", episodes=episodes)
+    plain = PPORecipe(model="m", env=EnvRecipe(id="e"), old_logprobs="learner", temperature=0.9, num_minibatches=1)
+    update = Update(replace(plain, mask_truncated=mask), policy)
+    [batch] = update.minibatches([group], iteration=0)
+    loss = update.loss(batch, policy(batch))
+    n = sum(lengths[k] for k in kept)
+    assert batch.normalizer == n
+    # The masked ones stay in the mean, 1/4.
+    assert loss.item() == pytest.approx(-sum(lengths[k] * (rewards[k] - 0.25) for k in kept) / n, abs=1e-6)
+    recipe = replace(plain, mask_truncated=mask, replay_alpha=2.0)
+    assert replay_weight(group, recipe) == pytest.approx(sum((rewards[k] - 0.25) ** 2 for k in kept))
+    with_critic = Update(replace(plain, mask_truncated=mask, advantage="gae"), policy)
+    [batch] = with_critic.minibatches([group], iteration=0)
+    assert batch.normalizer == n
 
 
 def test_the_reference_says_what_the_checkpoint_says(policy, tiny_path, noise_image):

@@ -41,7 +41,10 @@ def assert_same_gradients(one, two):
     return expected
 
 
-def test_two_learners_do_the_work_of_one_with_every_option(build, make_recipe):
+@pytest.mark.parametrize(
+    "options", [{}, {"ratio": "sequence", "clip_coef": 3e-4, "clip_coef_high": 4e-4, "mask_truncated": "turns"}]
+)
+def test_two_learners_do_the_work_of_one_with_every_option(build, make_recipe, options):
     built = []
     for num_learners in (0, 2):
         recipe = make_recipe(
@@ -59,6 +62,7 @@ def test_two_learners_do_the_work_of_one_with_every_option(build, make_recipe):
             uniform_groups="drop",
             minibatch_tokens=1_000_000,
             num_minibatches=5,
+            **options,
         )
         built.append(build(recipe))
         # The second iteration starts from other weights than the reference.
@@ -71,6 +75,7 @@ def test_two_learners_do_the_work_of_one_with_every_option(build, make_recipe):
     assert metrics["learner/importance_mean"] == pytest.approx(1, abs=1e-4)
     assert metrics["learner/ratio_mean"] == pytest.approx(1, abs=1e-5)
     assert metrics["learner/ref_kl"] > 1e-6
+    assert metrics.get("masked_rate") == (metrics["truncated/max_turns"] if options else None)
     for name in ("loss", "entropy", "ref_kl", "importance_mean", "ratio_mean", "policy_loss", "clip_frac"):
         assert of_two[f"learner/{name}"] == pytest.approx(metrics[f"learner/{name}"], abs=1e-4), name
     assert of_two["groups/uniform"] == metrics["groups/uniform"]

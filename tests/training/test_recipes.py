@@ -82,7 +82,8 @@ def test_conversations_fit_the_engine_and_the_learner(name):
     assert recipe.engine.vllm.max_model_len <= recipe.learner.micro_batch_tokens
     assert recipe.engine.vllm.images_per_prompt >= 1 + env["max_operations"]
     assert recipe.engine.vllm.images_per_prompt >= env.get("max_images", 0)
-    assert recipe.engine.vllm.dtype == recipe.learner.dtype
+    assert recipe.aligned_engine.vllm.dtype == recipe.learner.dtype == "bfloat16"
+    assert (recipe.clip_coef_dual, recipe.old_logprobs, recipe.importance_cap) == (3.0, "learner", 2.0)
 
 
 def test_the_warm_start_reads_what_the_traces_recipe_writes():

@@ -114,7 +114,7 @@ class VLMPPO(PPO):
         super().setup(config)
         ppo = self.config.ppo
         if ppo.engine.kind == "vllm":
-            self.engines = EngineGroup.start(ppo.model, ppo.engine)
+            self.engines = EngineGroup.start(ppo.model, ppo.aligned_engine)
             self._weight_sync = WeightSync(self.engines, ppo.engine.vllm.weight_transfer)
         self.books = Books(ppo, self.env_runner.env)
         self.sampler = Sampler(

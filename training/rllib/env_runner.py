@@ -191,7 +191,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             group=ray.put(group) if put else group,
             episodes=[replace(episode, tokens=None) for episode in group.episodes],
             worker=self.worker_index,
-            weight=replay_weight(group, normalize_std=ppo.normalize_std, alpha=ppo.replay_alpha),
+            weight=replay_weight(group, ppo),
             n_bytes=group_bytes(group),
             settle_seconds=settle_seconds,
             n_tokens=sum(len(each.ids) for each in tokens),

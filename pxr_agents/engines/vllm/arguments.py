@@ -26,7 +26,8 @@ class StartArguments:
     images_per_prompt: PositiveInt = 16
     """Most images in one conversation."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """Type of weights and cache, "auto" for the checkpoint's; must be the learner's for equal log-probabilities."""
+    """Type of weights and cache; "auto" is the learner's in a training, else vLLM's choice: the checkpoint's, but half
+    precision for one in float32."""
     enforce_eager: bool = False
     """No compilation and no CUDA graphs: starts faster, runs slower."""
     max_num_seqs: PositiveInt = 256

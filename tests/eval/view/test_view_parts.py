@@ -202,12 +202,16 @@ def test_curves_of_a_training(runs: Path) -> None:
 def test_an_alarm_that_lasts_and_lines_that_are_no_numbers(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     rows = [{"step": 1, "alarm/zoom": 0}, {"step": 2, "alarm/zoom": 1}, {"step": 3, "alarm/zoom": 1, "lr": None}]
+    gap = {"learner/logprob_gap_mean": 0.1, "usage/zoom": 0.0}
+    rows = [row | gap | {"alarm/logprob_gap": float(row["step"] == 1)} for row in rows]
     bad = ["{", "[]", '{"step": 1e999, "loss": NaN}', '{"step": ' + "9" * 400 + "}"]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "\n".join(bad) + "\n")
     history = History(path)
     history.refresh()
     assert history.n_unreadable == 3
-    assert history.alarms() == [("zoom", 2, 3, True)]
+    assert history.alarms() == [("logprob_gap", 1, 1, False), ("zoom", 2, 3, True)]
+    marked = {chart.title: [span.label for span in chart.spans] for chart in history.charts() if chart.spans}
+    assert marked == {"Usage": ["alarm: zoom"], "Engine against learner": ["alarm: logprob_gap"]}
     assert len(history.rows) == 4
 
 
