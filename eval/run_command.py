@@ -18,7 +18,7 @@ from rich.text import Text
 
 from eval.agents import NAMES_WITH_MODEL, AgentChoice
 from eval.differences import describe, find_differences
-from eval.judge import PROMPT, JudgeChoice
+from eval.judge import JudgeChoice
 from eval.manifest import changed_facts, commit, hash_model, library_versions, sample_ids_digest
 from eval.options import add_engine, add_server, add_settings, key_value, say, server_of
 from eval.preflight import PreflightChoice
@@ -28,6 +28,7 @@ from eval.runner import evaluate
 from eval.suites import SUITES, Choice, Recipe, Suite, choice_of, get_suite, read_recipe, read_sample_ids, suite_of
 from eval.tables import category_rows, cell, headline
 from pxr_agents.chat_client import Server
+from pxr_agents.judge import PROMPT
 from pxr_agents.types import Sampling
 
 

@@ -147,7 +147,7 @@ class ChatClient:
             raise ImportError("a model behind an API needs openai: run `pip install 'pxr-gym[api]'`") from error
         self.server = server
         self._key = _key_in(server.api_key_env)
-        self._loop = _event_loop()
+        self._loop = event_loop("chat-client")
         self._api = openai.AsyncOpenAI(
             base_url=server.base_url,
             api_key="sent as a header",
@@ -332,10 +332,10 @@ class ChatClient:
 
 
 @functools.cache
-def _event_loop() -> asyncio.AbstractEventLoop:
-    """Where all clients of this process send their requests; its thread ends with the process."""
+def event_loop(name: str) -> asyncio.AbstractEventLoop:
+    """The one of this name in this process, in a thread that ends with it."""
     loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="chat-client", daemon=True).start()
+    threading.Thread(target=loop.run_forever, name=name, daemon=True).start()
     return loop
 
 

@@ -1,12 +1,11 @@
-"""From episodes to groups, and from groups to the rows a learner trains on. Plain functions: no Ray, no logging.
+"""From groups to the rows a learner trains on. Plain functions: no Ray, no logging.
 
-What is no finite number is noticed here, in a reward before anything is learned, and in a row before the first step of
-an iteration; `training.update` looks at losses and gradients.
+What is no finite number is noticed in a row before the first step of an iteration; `training.rewards` looks at rewards,
+`training.update` at losses and gradients.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from heapq import heapreplace
@@ -16,48 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pxr_agents.groups import Group, settle
-from pxr_agents.statistics import term_returns
+from pxr_agents.groups import Group
 from pxr_agents.types import Episode, Tokens
 from pxr_agents.vlm import TokenBatch, collate, split_by_length
 from training.advantages import Floats, credit_tokens, gae, group_advantages
 from training.config import PPORecipe
-from training.run_directory import NonFiniteError
+from training.run_directory import NonFiniteError, samples_named
 
 # Advantages up to this are rounding.
 NO_ADVANTAGE = 1e-8
 # Ids that go through the model at once.
 BUCKET_TOKENS = 65536
-# Samples that an error names.
-_NAMED = 8
-
-
-def settled_groups(episodes: Sequence[Episode], recipe: PPORecipe) -> list[Group]:
-    """The groups of a rollout of `group_jobs`, with their curiosity terms.
-
-    Raises:
-        NonFiniteError: the environment gave a reward that is no finite number; names its samples.
-    """
-    bad = [episode for episode in episodes if not math.isfinite(episode.reward)]
-    if bad:
-        told = [
-            {
-                "sample_id": episode.sample_id,
-                "reward": episode.reward,
-                "reward_terms": term_returns(episode),
-                "turns": [step.turn for step in episode.steps],
-                "answer": episode.answer,
-                "target": episode.target,
-            }
-            for episode in bad
-        ]
-        raise NonFiniteError(
-            f"The environment gave a reward of {bad[0].reward} for {_samples([e.sample_id for e in bad])}; expected "
-            f"finite numbers. Look at its scorer and its reward terms",
-            told,
-        )
-    curiosity = recipe.curiosity
-    return settle(episodes, recipe.group_size, preset=curiosity.preset, overrides=curiosity.overrides)
 
 
 def failed_batch_error(problem: str, batches: Sequence[Mapping[str, Any]]) -> NonFiniteError:
@@ -72,13 +40,7 @@ def failed_batch_error(problem: str, batches: Sequence[Mapping[str, Any]]) -> No
     episodes = [row for batch in guilty for row in batch["episodes"]]
     named = [row["sample_id"] for row in episodes if row["problem"]] or [row["sample_id"] for row in episodes]
     word = "learner" if len(guilty) == 1 else "learners"
-    return NonFiniteError(f"{problem}, on {word} {learners}, with {_samples(named)}", batches)
-
-
-def _samples(sample_ids: Sequence[str]) -> str:
-    different = list(dict.fromkeys(sample_ids))
-    more = f" and {len(different) - _NAMED} more" if len(different) > _NAMED else ""
-    return f"sample {different[0]}" if len(different) == 1 else f"samples {', '.join(different[:_NAMED])}{more}"
+    return NonFiniteError(f"{problem}, on {word} {learners}, with {samples_named(named)}", batches)
 
 
 def group_bytes(group: Group) -> int:

@@ -57,6 +57,12 @@ class CuriosityRecipe:
             raise ValueError(str(error)) from error
 
 
+def _function_name(name: str) -> str:
+    if not all(name.partition(":")):
+        raise ValueError(f'got "{quote(name)}"; expected "module:function"')
+    return name
+
+
 def _engine_kind(kind: str) -> str:
     kinds = ("transformers", "vllm")
     if kind not in kinds and ":" not in kind:
@@ -242,6 +248,13 @@ class PPORecipe:
     """End a turn where the dialect says that it may (behind a call, say); by default only the model ends it."""
     curiosity: CuriosityRecipe = field(default_factory=CuriosityRecipe)
     """The curiosity reward."""
+    reward: Annotated[str, AfterValidator(_function_name)] | None = None
+    """A function, "module:function", of a finished episode; the named terms that it returns are added to what the
+    episode earns (docs/rewards.md). "training.judge_reward:judge" asks a judge model."""
+    reward_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Its keyword arguments."""
+    reward_timeout: PositiveFloat = 600.0
+    """Seconds after which an async one that has not come back counts as an outage: the episode is left out."""
     probes: ProbesRecipe = field(default_factory=ProbesRecipe)
     """Rollouts that are made to begin with an operation nobody uses any more."""
     checkpoint_every: PositiveInt = 10

@@ -36,6 +36,7 @@ from training.machine import (
     this_machine,
 )  # fmt: skip
 from training.recipe_reader import read_table
+from training.rewards import Rewards
 from training.run_directory import CHECKPOINTS, first_line
 
 if TYPE_CHECKING:
@@ -261,6 +262,7 @@ def check_start(recipe: PPORecipe) -> None:
     checkpoint = check_model(recipe.model)
     if checkpoint.has_experts and recipe.engine.kind == "vllm" and not recipe.engine.num_gpus_per_engine:
         raise ValueError(f"{recipe.model} is a mixture of experts. {NO_NEW_EXPERTS}")
+    Rewards(recipe)
     unit = checkpoint.norm.image_unit
     env = gymnasium.make(recipe.env.id, **recipe.env.kwargs)
     try:

@@ -22,12 +22,13 @@ from pxr_agents.engines import local_engine
 from pxr_agents.groups import Group, group_jobs
 from pxr_agents.rollout import rollout
 from pxr_agents.types import Episode, Sampling
-from training.batch import failed_batch_error, settled_groups
+from training.batch import failed_batch_error
 from training.config import PPORecipe
 from training.learners import adapter_weights, export_model, plain_weights
 from training.policy import Policy, policy_arguments
 from training.ppo_run import Books, OnIteration, open_run
 from training.probes import make_env
+from training.rewards import Rewards, check_enough, scored, settled_groups
 from training.run_directory import NonFiniteError
 from training.update import Update
 
@@ -86,8 +87,10 @@ class PlainPPO:
         start = time.perf_counter()
         groups = self.sample()
         sampled = time.perf_counter()
-        learned = self.learn(groups)
         self.last_episodes = [episode for group in groups for episode in group.episodes]
+        known = [group for group in (scored(each, self.recipe) for each in groups) if group.episodes]
+        check_enough(len(known), self.recipe, self.last_episodes)
+        learned = self.learn(known)
         tokens = [episode.tokens for episode in self.last_episodes if episode.tokens]
         self.last_iteration = {
             **self.books.count(self.last_episodes, learned, self.iteration),
@@ -105,7 +108,8 @@ class PlainPPO:
         probes = self.books.probes.plan(sample_ids, self.iteration) if recipe.probes.enabled else None
         jobs = group_jobs(sample_ids, recipe.group_size, seed=(recipe.seed, 3, self.iteration, 0), probes=probes)
         self.engine.set_weights_version(self.iteration)
-        return settled_groups(rollout(self.envs, self.agent, jobs), recipe)
+        rewards = Rewards(recipe)
+        return settled_groups(rollout(self.envs, self.agent, jobs, rewards.begin), recipe, rewards)
 
     def learn(self, groups: list[Group]) -> dict[str, float]:
         """One update on these groups; returns its metrics."""

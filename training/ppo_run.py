@@ -20,6 +20,7 @@ from training.config import PPORecipe
 from training.doctor import check_start
 from training.logs import RunLog, WandbLog, open_wandb
 from training.probes import ProbePlanner
+from training.rewards import reward_faults
 from training.run_directory import (
     RESUME,
     Fault,
@@ -38,6 +39,7 @@ FREE_KEYS = frozenset({
     "num_cpus_per_env_runner", "num_cpus_per_learner", "num_gpus_per_learner", "learner.gradient_checkpointing",
     "learner.micro_batch_tokens", "rollout_timeout", "engine.timeout", "engine.turn_timeout", "env_timeout",
     "learner_timeout", "max_restarts",
+    "reward_timeout", "reward_kwargs.base_url",
 })  # fmt: skip
 
 OnIteration = Callable[[dict[str, float]], None]
@@ -76,6 +78,7 @@ class Books:
         if skipped := int(learned.get("skipped_steps", 0)):
             text = f"{skipped} steps were left out, whose gradients have no finite norm"
             self.faults.append(Fault("skipped step", text))
+        self.faults += reward_faults(episodes)
         masked = [is_masked(episode, self._recipe.mask_truncated) for episode in episodes]
         kinds = Counter(fault.kind for fault in self.faults)
         return {

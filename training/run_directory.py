@@ -28,6 +28,9 @@ RESUME = "Start the same command again to resume."
 CHECKPOINTS = 2
 """So many checkpoints are kept."""
 
+NAMED = 8
+"""Samples that an error names."""
+
 
 class Interrupted(Exception):
     """The run was asked to stop; its message says what is written. The same command resumes it."""
@@ -70,14 +73,21 @@ class Fault:
     Attributes:
         kind: "env runner" and "engine" for processes that were lost, "stuck" for an environment that did not come back
             or cannot show its sample, "given up" for a sample that is left out, "skipped step" of the optimizer,
-            "restart" of the whole run from a checkpoint.
+            "restart" of the whole run from a checkpoint, "reward" for episodes whose reward is unknown.
         text: what happened, and what was done.
         sample_id: the sample it is about, if it is about one.
     """
 
-    kind: Literal["env runner", "engine", "stuck", "given up", "skipped step", "restart"]
+    kind: Literal["env runner", "engine", "stuck", "given up", "skipped step", "restart", "reward"]
     text: str
     sample_id: str | None = None
+
+
+def samples_named(sample_ids: Sequence[str]) -> str:
+    """ "sample a", or "samples a, b and 3 more"."""
+    different = list(dict.fromkeys(sample_ids))
+    more = f" and {len(different) - NAMED} more" if len(different) > NAMED else ""
+    return f"sample {different[0]}" if len(different) == 1 else f"samples {', '.join(different[:NAMED])}{more}"
 
 
 def first_line(error: BaseException) -> str:

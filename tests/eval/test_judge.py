@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from eval.__main__ import main
-from eval.judge import PROMPT, REMINDER, JudgeChoice, _read_verdict
+from eval.judge import JudgeChoice
 from eval.records import RunFiles
 from pxr_agents.chat_client import Retries, Server, ServerRefused
+from pxr_agents.judge import PROMPT, REMINDER, read_verdict
 from tests.eval import scripted
 from tests.eval.chat_server import ChatServer, serve, status
 from tests.eval.conftest import episodes_of, run_evaluation
@@ -154,12 +155,12 @@ VERDICTS: dict[str, bool | None] = {
 
 @pytest.mark.parametrize("said", VERDICTS)
 def test_a_verdict_is_a_statement_of_its_own(said: str) -> None:
-    assert _read_verdict(said) is VERDICTS[said]
+    assert read_verdict(said) is VERDICTS[said]
 
 
 def test_nobody_speaks_longer_than_the_grammar_reads() -> None:
     for part in ("(", "correct ", " *", "it ", "\n", "the answer is ", ".\n", "<think>"):
-        assert _read_verdict(part * 2000 + "x") is None
+        assert read_verdict(part * 2000 + "x") is None
 
 
 def test_a_judge_that_refuses_all_stops_the_run_and_no_answer_is_lost(tmp_path: Path) -> None:

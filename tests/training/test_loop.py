@@ -63,6 +63,7 @@ ALL = {
     "old_logprobs": "learner",
     "importance_cap": 2.0,
     "minibatch_tokens": 1500,
+    "reward": "tests.training.test_rewards:half_away",
 }
 PROBES = {
     "probes": ProbesRecipe(enabled=True, window=16),

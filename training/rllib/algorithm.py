@@ -22,6 +22,7 @@ from training.config import PPORecipe
 from training.logs import combine_metrics
 from training.policy import policy_arguments
 from training.ppo_run import Books
+from training.rewards import check_enough
 from training.rllib.engines import EngineGroup
 from training.rllib.env_runner import SampledGroup, VLMEnvRunner, sampling_costs
 from training.rllib.learner import DeepSpeedPPOLearner, LearnerWatch, TokenPPOLearner, VLMModule, failed_batch
@@ -155,7 +156,9 @@ class VLMPPO(PPO):
         """One update; returns what the learners say of it, and the books of the selection."""
         version = self.sampler.weights_version
         age = max(group.staleness(version) for group in groups)
-        chosen, books = self.selection.select(groups, self.iteration, age=age)
+        known = [group for group in groups if group.n_bytes]
+        check_enough(len(known), self.config.ppo, [episode for group in groups for episode in group.episodes])
+        chosen, books = self.selection.select(known, self.iteration, age=age)
         try:
             results = self.learner_group.update(
                 training_data=training_data(chosen, self.config.ppo),

@@ -26,8 +26,9 @@ from pxr_agents.groups import Group, group_jobs
 from pxr_agents.rollout import rollout
 from pxr_agents.types import Episode, LocalEngine, Sampling
 from pxr_env.env import VisualReasoningEnv
-from training.batch import group_bytes, replay_weight, settled_groups
+from training.batch import group_bytes, replay_weight
 from training.probes import ProbePlan, make_env
+from training.rewards import Rewards, scored, settled_groups
 from training.rllib.engines import EngineHandles, RemoteEngine, to_tensor
 from training.run_directory import Fault, NonFiniteError, TrainingError
 from training.watchdog import StuckEnvironmentError, Watchdog
@@ -39,11 +40,12 @@ class SampledGroup:
 
     Attributes:
         sample_id: the sample it belongs to.
-        group: the `Group`, or a reference to it in the object store that belongs to the driver.
+        group: the `Group` (see `training.rewards.scored`), or a reference to it in the object store that belongs to
+            the driver.
         episodes: its episodes.
         worker: index of the env runner.
         weight: see `training.batch.replay_weight`; 0 if its episodes all score alike.
-        n_bytes: of its arrays.
+        n_bytes: of its arrays; 0 for a group that is empty.
         settle_seconds: what its settlement took.
         n_tokens: ids of its episodes, context included.
         n_action_ids: those of them that were generated.
@@ -164,9 +166,10 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         # Said to every rollout: the wrapper would decide by itself where nothing is said.
         told = (probes or {}) if ppo.probes.enabled else None
         jobs = group_jobs(sample_ids, ppo.group_size, seed=seed, probes=told)
+        rewards = Rewards(ppo)
         try:
             with self._watchdog:
-                episodes = rollout(self.envs, self._agent, jobs)
+                episodes = rollout(self.envs, self._agent, jobs, rewards.begin)
         except StuckEnvironmentError:
             # Who knows what state they are in. They are not closed: that could hang as well.
             self.make_env()
@@ -176,7 +179,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
                 self._engine.set_weights_version(version)
             raise
         start = time.perf_counter()
-        groups = settled_groups(episodes, ppo)
+        groups = settled_groups(episodes, ppo, rewards)
         settled = (time.perf_counter() - start) / len(groups)
         return [self._sampled(group, settled) for group in groups]
 
@@ -186,13 +189,14 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         # What a remote env runner returns goes there by itself.
         put = self.worker_index == 0 and self.config.num_learners > 0
         tokens = [episode.tokens for episode in group.episodes if episode.tokens]
+        known = scored(group, ppo)
         return SampledGroup(
             sample_id=group.sample_id,
-            group=ray.put(group) if put else group,
+            group=ray.put(known) if put else known,
             episodes=[replace(episode, tokens=None) for episode in group.episodes],
             worker=self.worker_index,
-            weight=replay_weight(group, ppo),
-            n_bytes=group_bytes(group),
+            weight=replay_weight(known, ppo),
+            n_bytes=group_bytes(known),
             settle_seconds=settle_seconds,
             n_tokens=sum(len(each.ids) for each in tokens),
             n_action_ids=sum(int(each.action.sum()) for each in tokens),
