@@ -257,9 +257,11 @@ class Update:
         if self._recipe.old_logprobs == "learner":
             scores = self._score_teaching(rows, self._says(LOGPROBS))
             rows = [replace(row, old_logprobs=score) for row, score in zip(rows, scores, strict=True)]
-            if fresh := [row for row in rows if row.teaches and row.fresh]:
-                bucket = make_bucket(fresh)
-                self._metrics.append(logprob_gap(bucket.old_logprobs, bucket.engine_logprobs))
+            both = zip(rows, scores, strict=True)
+            pairs = [(score, row.engine_logprobs) for row, score in both if row.teaches and row.fresh]
+            if pairs:
+                learner, engine = (torch.from_numpy(np.concatenate(side)) for side in zip(*pairs, strict=True))
+                self._metrics.append(logprob_gap(learner, engine))
         if self._recipe.kl_coef:
             scores = self._score_teaching(rows, self._reference_says())
             rows = [replace(row, ref_logprobs=score) for row, score in zip(rows, scores, strict=True)]
