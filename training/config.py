@@ -294,8 +294,9 @@ class PPORecipe:
             ("advantage", self.ratio == "token" or self.advantage == "group",
              "'group' where ratio is 'sequence': one advantage decides whether a whole sequence is clipped"),
             *((key, self.ratio == "token" or getattr(self, key) <= 0.1,
-               "at most 0.1 where ratio is 'sequence': a mean over an episode hardly moves, and nothing would ever be "
-               "clipped; GSPO has clip_coef=3e-4 clip_coef_high=4e-4") for key in ("clip_coef", "clip_coef_high")),
+               "at most 0.1 where ratio is 'sequence': a mean over an episode moves less than single ids, and would "
+               "hardly ever be clipped; GSPO has clip_coef=3e-4 clip_coef_high=4e-4")
+              for key in ("clip_coef", "clip_coef_high")),
             ("importance_cap", self.importance_cap is None or self.old_logprobs == "learner",
              "none where old_logprobs is 'engine': there PPO's own ratio is the importance weight"),
             ("importance_cap", self.uniform_groups != "replay" or corrected,
