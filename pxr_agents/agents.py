@@ -61,7 +61,7 @@ class VLMAgent:
             images=conversation.images,
             seed=turn_seed(info.get("episode_seed", key), conversation.n_turns),
         )
-        self.engine.submit(request, replace(self.sampling, forced=forced))
+        self.engine.submit(request, replace(self.sampling, forced=forced) if forced else self.sampling)
 
     def recall(self, key: int, observation: Observation, info: dict[str, Any], turn: str) -> None:
         """See `RecallingAgent`. The turn is encoded from its text, maybe as other tokens than were sampled."""

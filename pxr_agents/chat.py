@@ -242,7 +242,7 @@ class Conversation:
 
     def _extend(self, ids: Sequence[int], *, action: bool, logprobs: Sequence[float]) -> None:
         first, self._next_position = self._next_position, self._next_position + len(ids)
-        self._positions.append(np.broadcast_to(np.arange(first, self._next_position), (3, len(ids))))
+        self._positions.append(np.arange(first, self._next_position, dtype=np.int32)[None].repeat(3, 0))
         self._append(ids, action=action, logprobs=logprobs)
 
     def _append(self, ids: Sequence[int], *, action: bool, logprobs: Sequence[float]) -> None:
@@ -253,7 +253,7 @@ class Conversation:
     def positions(self, start: int = 0) -> np.ndarray:
         """(3, L - start) int32 M-RoPE positions from id `start` on."""
         if len(self._positions) > 1:
-            self._positions = [np.concatenate(self._positions, axis=1).astype(np.int32)]
+            self._positions = [np.concatenate(self._positions, axis=1)]
         return self._positions[0][:, start:] if self._positions else np.zeros((3, 0), np.int32)
 
     def tokens(self) -> Tokens:

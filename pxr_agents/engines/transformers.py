@@ -15,11 +15,45 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import DynamicCache
+from transformers.cache_utils import Cache, DynamicLayer
 
 from pxr_agents.engines import TurnEnd, without_room
 from pxr_agents.types import Completion, Request, Sampling
 from pxr_agents.vlm import VLM, split_by_length
+
+#: Columns of a cache that are written before it is copied to a larger one.
+ROOM = 32
+#: So few rows are decoded without those that have stopped.
+FEW = 4
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values (B, heads, C, d) of a layer, with room behind them: new columns are written into it.
+
+    transformers' own layer copies everything for every new column.
+    """
+
+    def __init__(self, store: Tensor | None = None, columns: int = 0) -> None:
+        super().__init__()
+        if store is not None:
+            self.lazy_initialization(*store)
+            self.keys, self.values = store[..., :columns, :]
+        self.store = store  # (2, B, heads, capacity, d)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        before = self.get_seq_length()
+        columns = before + key_states.shape[2]
+        if self.store is None or columns > self.store.shape[3]:
+            rows, heads, _, size = key_states.shape
+            store = key_states.new_empty(2, rows, heads, columns + ROOM, size)
+            if self.store is None:
+                self.lazy_initialization(key_states, value_states)
+            else:
+                store[..., :before, :] = self.store[..., :before, :]
+            self.store = store
+        self.store[0, :, :, before:columns], self.store[1, :, :, before:columns] = key_states, value_states
+        self.keys, self.values = self.store[..., :columns, :]
+        return self.keys, self.values
 
 
 @dataclass(slots=True)
@@ -29,17 +63,16 @@ class ConversationCache:
     """
 
     keys: list[int]  # of the conversation in each row
-    kv: DynamicCache
+    kv: Cache
     mask: Tensor  # (B, C) bool, the columns that hold an id of the row
     ids_seen: list[int]  # how much of each conversation is cached
     images_seen: list[int]
-    config: Any
 
     @classmethod
     def empty(cls, keys: list[int], vlm: VLM) -> ConversationCache:
-        config = vlm.model.config.text_config
+        layers = [RoomyLayer() for _ in vlm.model.model.language_model.layers]
         mask = torch.zeros(len(keys), 0, dtype=torch.bool, device=vlm.device)
-        return cls(keys, DynamicCache(config=config), mask, [0] * len(keys), [0] * len(keys), config)
+        return cls(keys, Cache(layers=layers), mask, [0] * len(keys), [0] * len(keys))
 
     def grow(self, new: Tensor) -> Tensor | None:
         """Announce (B, n) columns about to be cached; returns the attention mask (B, C + n), None if all ones.
@@ -47,49 +80,42 @@ class ConversationCache:
         Without gaps the causal mask is all there is, and attention takes its fast path.
         """
         self.mask = torch.cat([self.mask, new], 1)
-        return None if bool(self.mask.all()) else self.mask.long()
+        return None if bool(self.mask.all()) else self.mask
 
-    def take(self, rows: Sequence[int]) -> ConversationCache:
-        """The given rows (repeats allowed); the cache itself if that is all of them in order."""
-        if list(rows) == list(range(len(self.keys))):
+    def take(self, rows: Sequence[int], columns: int | None = None) -> ConversationCache:
+        """The given rows (repeats allowed), and their first columns; the cache itself if that is all of it in order."""
+        if list(rows) == list(range(len(self.keys))) and columns in (None, self.mask.shape[1]):
             return self
-        index = torch.tensor(rows, device=self.mask.device)
-        kv = DynamicCache(config=self.config)
-        for layer, (keys, values) in enumerate(self._layers()):
-            kv.update(keys[index], values[index], layer)
-        return ConversationCache(
-            [self.keys[r] for r in rows],
-            kv,
-            self.mask[index],
-            [self.ids_seen[r] for r in rows],
-            [self.images_seen[r] for r in rows],
-            self.config,
-        )
+        return ConversationCache.join([(self, rows)], columns)
 
     @staticmethod
-    def merge(caches: Sequence[ConversationCache]) -> ConversationCache:
-        """All rows of several caches in one; shorter ones get a gap at the front."""
-        first = caches[0]
-        if len(caches) == 1:
-            return first
-        columns = max(cache.mask.shape[1] for cache in caches)
-        gaps = [columns - cache.mask.shape[1] for cache in caches]
-        kv = DynamicCache(config=first.config)
-        for layer, parts in enumerate(zip(*(cache._layers() for cache in caches), strict=True)):
-            padded = [[F.pad(x, (0, 0, gap, 0)) for x in part] for part, gap in zip(parts, gaps, strict=True)]
-            kv.update(torch.cat([keys for keys, _ in padded]), torch.cat([values for _, values in padded]), layer)
+    def join(parts: Sequence[tuple[ConversationCache, Sequence[int]]], columns: int | None = None) -> ConversationCache:
+        """Rows of several caches in one; shorter ones get a gap at the front. With `columns`, their first ones only."""
+        ends = [cache.mask.shape[1] if columns is None else columns for cache, _ in parts]
+        indices = [torch.tensor(rows, device=cache.mask.device) for cache, rows in parts]
+        most = max(ends)
+        masks = [F.pad(c.mask[i, :end], (most - end, 0)) for (c, _), i, end in zip(parts, indices, ends, strict=True)]
+        layers: list[Any] = []
+        for stores in zip(*([layer.store for layer in cache.kv.layers] for cache, _ in parts), strict=True):
+            if not most:
+                layers.append(RoomyLayer())
+                continue
+            # What goes on gets room, what waits for its next turn none.
+            shown = [store[..., :end, :] for store, end in zip(stores, ends, strict=True)]
+            _, _, heads, _, size = stores[0].shape
+            store = stores[0].new_empty(2, sum(map(len, indices)), heads, most + ROOM * (columns is None), size)
+            for place, old, index in zip(store.split([len(i) for i in indices], 1), shown, indices, strict=True):
+                gap = most - old.shape[3]
+                place[..., :gap, :] = 0
+                place[..., gap:most, :] = old.index_select(1, index)
+            layers.append(RoomyLayer(store, most))
         return ConversationCache(
-            [key for cache in caches for key in cache.keys],
-            kv,
-            torch.cat([F.pad(cache.mask, (gap, 0)) for cache, gap in zip(caches, gaps, strict=True)]),
-            [n for cache in caches for n in cache.ids_seen],
-            [n for cache in caches for n in cache.images_seen],
-            first.config,
+            [cache.keys[r] for cache, rows in parts for r in rows],
+            Cache(layers=layers),
+            torch.cat(masks),
+            [c.ids_seen[r] - c.mask.shape[1] + end for (c, rows), end in zip(parts, ends, strict=True) for r in rows],
+            [cache.images_seen[r] for cache, rows in parts for r in rows],
         )
-
-    def _layers(self) -> list[tuple[Tensor, Tensor]]:
-        layers: list[Any] = self.kv.layers
-        return [(layer.keys, layer.values) for layer in layers if layer.keys is not None]
 
 
 class TransformersEngine:
@@ -137,7 +163,8 @@ class TransformersEngine:
         by_sampling: dict[Sampling, dict[int, Request]] = {}
         for request, sampling in submitted:
             # Forced or not, conversations are generated together: that is only another way to choose an id.
-            by_sampling.setdefault(replace(sampling, forced=()), {})[request.key] = request
+            free = replace(sampling, forced=()) if sampling.forced else sampling
+            by_sampling.setdefault(free, {})[request.key] = request
         forced = {request.key: sampling.forced for request, sampling in submitted}
         completions, self._full = self._full, []
         for sampling, requests in by_sampling.items():
@@ -155,14 +182,15 @@ class TransformersEngine:
             rows = [r for r, key in kept if key in waiting]
             rest = [r for r, key in kept if key not in waiting]
             if rows:
-                resumed.append(cache.take(rows))
+                resumed.append((cache, rows))
             if rest:
                 idle.append(cache.take(rest))
         self._caches = idle
         self._forgotten.clear()
         ready = []
         if resumed:
-            cache = ConversationCache.merge(resumed)
+            [(cache, rows), *others] = resumed
+            cache = ConversationCache.join(resumed) if others else cache.take(rows)
             ready.append(self._extend(cache, [waiting.pop(key) for key in cache.keys]))
         if waiting:
             alike: dict[tuple[Any, ...], list[Request]] = {}
@@ -190,7 +218,9 @@ class TransformersEngine:
         for rows in split_by_length(new, slack=2.0):
             pieces.append(cache.take(rows))
             hidden.append(self._extend_alike(pieces[-1], [requests[r] for r in rows]))
-        return ConversationCache.merge(pieces), torch.cat(hidden)
+        if len(pieces) == 1:
+            return pieces[0], hidden[0]
+        return ConversationCache.join([(piece, range(len(piece.keys))) for piece in pieces]), torch.cat(hidden)
 
     def _extend_alike(self, cache: ConversationCache, requests: Sequence[Request]) -> Tensor:
         """`_extend` for conversations with about as many new ids each."""
@@ -223,8 +253,9 @@ class TransformersEngine:
         sampling: Sampling,
         forced: dict[int, tuple[int, ...]],
     ) -> list[tuple[int, Completion]]:
-        """Sample one turn for every row. Rows that stop are parked, the others go on without them.
+        """Sample one turn for every row.
 
+        A row that stops stays until there are a few of them, or few others: leaving costs a copy of all that go on.
         The last sampled id of a turn is not cached: it is part of what is new when the conversation goes on.
         """
         ids: dict[int, list[int]] = {key: [] for key in cache.keys}
@@ -232,25 +263,28 @@ class TransformersEngine:
         position = torch.tensor([int(requests[key].positions[:, -1].max()) + 1 for key in cache.keys])
         position = position.to(hidden.device)
         ends = {key: TurnEnd(self.vlm.chat, replace(sampling, forced=forced[key])) for key in cache.keys}
-        noise = {key: np.random.Generator(np.random.Philox(requests[key].seed)) for key in cache.keys}
-        for n in range(1, sampling.max_tokens + 1):
-            given = {r: forced[key][n - 1] for r, key in enumerate(cache.keys) if n <= len(forced[key])}
-            # One number an id, given or not, whoever else is in the batch.
-            points = [noise[key].random() for key in cache.keys]
-            drawn, drawn_logprobs = self._draw(hidden, sampling.temperature, points, given)
-            done: list[int] = []
-            going: list[int] = []
-            for r, (token, logprob) in enumerate(zip(drawn.tolist(), drawn_logprobs.tolist(), strict=True)):
-                key = cache.keys[r]
-                ids[key].append(token)
-                logprobs[key].append(logprob)
-                ended = n == sampling.max_tokens or ends[key].reached(ids[key])
-                (done if ended else going).append(r)
-            if done:
-                self._caches.append(cache.take(done))
-            if not going:
-                break
-            if done:
+        # One number an id, given or not, whoever else is in the batch.
+        noise = {k: np.random.Generator(np.random.Philox(requests[k].seed)).random(sampling.max_tokens) for k in ids}
+        stopped: dict[int, list[int]] = {}  # by how many columns of their rows count
+        for n in range(sampling.max_tokens):
+            given = {r: forced[key][n] for r, key in enumerate(cache.keys) if n < len(forced[key])}
+            drawn, drawn_logprobs = self._draw(hidden, sampling.temperature, [noise[k][n] for k in cache.keys], given)
+            gone = {r for rows in stopped.values() for r in rows}
+            for r, (key, token, logprob) in enumerate(
+                zip(cache.keys, drawn.tolist(), drawn_logprobs.tolist(), strict=True)
+            ):
+                if r not in gone:
+                    ids[key].append(token)
+                    logprobs[key].append(logprob)
+                    if n + 1 == sampling.max_tokens or ends[key].reached(ids[key]):
+                        stopped.setdefault(cache.mask.shape[1], []).append(r)
+                        gone.add(r)
+            going = [r for r in range(len(cache.keys)) if r not in gone]
+            if gone and (len(going) <= FEW or len(gone) * 4 >= len(cache.keys)):
+                self._caches += [cache.take(rows, columns) for columns, rows in stopped.items()]
+                stopped.clear()
+                if not going:
+                    break
                 cache, index = cache.take(going), torch.tensor(going, device=drawn.device)
                 drawn, position = drawn[index], position[index]
             hidden = self._step(cache, drawn, position)
@@ -271,14 +305,9 @@ class TransformersEngine:
     def _step(self, cache: ConversationCache, tokens: Tensor, position: Tensor) -> Tensor:
         """Feed one token a row; returns the hidden states (B, d)."""
         ones = torch.ones(len(tokens), 1, dtype=torch.bool, device=tokens.device)
-        hidden = self.vlm.hidden_states(
-            tokens[:, None],
-            position[None, :, None].expand(3, -1, 1),
-            attention_mask=cache.grow(ones),
-            cache=cache.kv,
-        )
+        mask = cache.grow(ones)
         cache.ids_seen = [seen + 1 for seen in cache.ids_seen]
-        return hidden[:, -1]
+        return next_hidden(self.vlm.model.model.language_model, cache.kv, tokens, position, mask)
 
     def _draw(
         self, hidden: Tensor, temperature: float, points: Sequence[float], given: dict[int, int]
@@ -309,3 +338,38 @@ class TransformersEngine:
             rows = torch.tensor(list(given), device=drawn.device)
             drawn[rows] = torch.tensor(list(given.values()), device=drawn.device)
         return drawn, logprobs.gather(1, drawn[:, None])[:, 0]
+
+
+def next_hidden(text: Any, kv: Cache, tokens: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
+    """Last hidden states (B, d) of one more text token a row: what the layers of `text`, the language model of a
+    Qwen-VL, compute, without what transformers does around them, which costs a small model more time.
+
+    Args:
+        kv: the cache, which takes up the new column.
+        tokens, position: (B,); all three M-RoPE positions of text are equal, however a family interleaves them.
+        mask: (B, C + 1) bool, the columns that are attended to; None for all of them.
+    """
+    hidden = text.embed_tokens(tokens)[:, None]
+    cos, sin = text.rotary_emb(hidden, position[None, :, None].expand(3, -1, 1))
+    if cos.ndim == 4:
+        cos, sin = cos[0], sin[0]
+    half = cos.shape[-1] // 2
+    # With it rotating by half a turn is only an exchange of halves.
+    cos, sin = cos[:, None], torch.cat([-sin[..., :half], sin[..., half:]], -1)[:, None]
+    attended = None if mask is None else mask[:, None, None]
+    for layer, cached in zip(text.layers, kv.layers, strict=True):
+        attention, states = layer.self_attn, layer.input_layernorm(hidden)
+        shape = (len(tokens), 1, -1, attention.head_dim)
+        query, key, value = (f(states).view(shape) for f in (attention.q_proj, attention.k_proj, attention.v_proj))
+        if hasattr(attention, "q_norm"):
+            query, key = attention.q_norm(query), attention.k_norm(key)
+        both = torch.cat([query, key], 2).transpose(1, 2)
+        both = both * cos + both.roll(half, -1) * sin
+        n_heads = query.shape[2]
+        keys, values = cached.update(both[:, n_heads:], value.transpose(1, 2))
+        states = F.scaled_dot_product_attention(
+            both[:, :n_heads], keys, values, attended, scale=attention.scaling, enable_gqa=n_heads != keys.shape[1]
+        )
+        hidden = hidden + attention.o_proj(states.transpose(1, 2).reshape(len(tokens), 1, -1))
+        hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    return text.norm(hidden)[:, 0]

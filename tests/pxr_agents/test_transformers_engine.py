@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pxr_agents.chat import Conversation
+from pxr_agents.engines import transformers as engine_module
 from pxr_agents.engines.transformers import TransformersEngine
 from pxr_agents.types import Request, Sampling, episode_seed, turn_seed
 from pxr_agents.vlm import VLM, collate
@@ -87,13 +88,14 @@ def test_a_key_that_was_forgotten_names_a_new_conversation(tiny_vlm, noise_image
 
 def test_every_id_and_image_is_processed_once(tiny_vlm, noise_image, monkeypatch):
     fed, encoded = [], []
-    hidden_states, encode = VLM.hidden_states, VLM.encode_images
+    hidden_states, encode, step = VLM.hidden_states, VLM.encode_images, engine_module.next_hidden
 
     def counting(self, ids, positions, images=(), **kwargs):
         fed.append(ids.numel())
         return hidden_states(self, ids, positions, images, **kwargs)
 
     monkeypatch.setattr(VLM, "hidden_states", counting)
+    monkeypatch.setattr(engine_module, "next_hidden", lambda *args: fed.append(len(args[2])) or step(*args))
     monkeypatch.setattr(VLM, "encode_images", lambda self, x: encoded.append(len(x)) or encode(self, x))
     talk = Talk(tiny_vlm, TransformersEngine(tiny_vlm), Sampling(max_tokens=3, forced=(5, 5, 5)))
     image = noise_image()
