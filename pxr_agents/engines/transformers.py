@@ -44,7 +44,7 @@ class RoomyLayer(DynamicLayer):
         before = self.get_seq_length()
         columns = before + key_states.shape[2]
         if self.store is None or columns > self.store.shape[3]:
-            rows, heads, _, size = key_states.shape
+            (rows, heads), size = key_states.shape[:2], key_states.shape[3]
             store = key_states.new_empty(2, rows, heads, columns + ROOM, size)
             if self.store is None:
                 self.lazy_initialization(key_states, value_states)
@@ -63,14 +63,14 @@ class ConversationCache:
     """
 
     keys: list[int]  # of the conversation in each row
-    kv: Cache
+    kv: Any  # transformers' `Cache`, of `RoomyLayer`s
     mask: Tensor  # (B, C) bool, the columns that hold an id of the row
     ids_seen: list[int]  # how much of each conversation is cached
     images_seen: list[int]
 
     @classmethod
     def empty(cls, keys: list[int], vlm: VLM) -> ConversationCache:
-        layers = [RoomyLayer() for _ in vlm.model.model.language_model.layers]
+        layers: list[Any] = [RoomyLayer() for _ in vlm.model.model.language_model.layers]
         mask = torch.zeros(len(keys), 0, dtype=torch.bool, device=vlm.device)
         return cls(keys, Cache(layers=layers), mask, [0] * len(keys), [0] * len(keys))
 
@@ -340,7 +340,7 @@ class TransformersEngine:
         return drawn, logprobs.gather(1, drawn[:, None])[:, 0]
 
 
-def next_hidden(text: Any, kv: Cache, tokens: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
+def next_hidden(text: Any, kv: Any, tokens: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
     """Last hidden states (B, d) of one more text token a row: what the layers of `text`, the language model of a
     Qwen-VL, compute, without what transformers does around them, which costs a small model more time.
 
