@@ -54,12 +54,10 @@ def settle(
 ) -> list[Group]:
     """Groups of `size` consecutive episodes, with the curiosity terms of each group added (`settle_group`).
 
-    What a settlement changes is known only when all episodes are over, so it is earned by each one's last turn.
+    What a settlement changes is known only when all episodes are over, so it is earned by each one's last turn. An
+    episode without a turn (not even the question left room for one) earns nothing, and counts with that.
 
     `preset` and `overrides` are the curiosity formula and its constants (`pxr_env.curiosity.curiosity_formula`).
-
-    Raises:
-        ValueError: an episode has no turn, since not even the question left room for one.
     """
     constants: dict[str, Any] = dict(overrides or {})
     groups = []
@@ -79,13 +77,9 @@ def settle(
 
 
 def _with_terms(episode: Episode, terms: Mapping[str, float]) -> Episode:
-    """A copy whose last turn makes the episode's terms add up to `terms`."""
+    """A copy whose last turn makes the episode's terms add up to `terms`; without a turn there is nothing to carry."""
     if not episode.steps:
-        raise ValueError(
-            f"sample {episode.sample_id!r} with its images leaves no room for a turn of max_tokens in the engine's "
-            f"context; expected room for one turn at least. Raise max_model_len and images_per_prompt of the engine, "
-            f"or make turns, images or the question smaller."
-        )
+        return episode
     *earlier, last = episode.steps
     before = term_returns(replace(episode, steps=earlier))
     own = {name: value - before.get(name, 0.0) for name, value in terms.items()}

@@ -80,6 +80,8 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
         video_frames: frames of a video that are shown at first.
         max_frame_pixels: largest area of such a frame, and of what `seek` shows; by default all frames together have
             the area of one image.
+        max_call_pixels: largest area of all images that one call shows, which share it equally; by default that of one
+            image, so that eight selected frames take no more room than one zoom.
         costs: name -> weight, see `pxr_env.rules.COSTS`.
         system_prompt: what the model is told first, instead of the dialect's own words.
         question_suffix: what follows every question.
@@ -115,6 +117,7 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
         size_multiple: int = 28,
         video_frames: int = 16,
         max_frame_pixels: int | None = None,
+        max_call_pixels: int | None = None,
         costs: Mapping[str, float] | None = None,
         system_prompt: str | None = None,
         question_suffix: str = "",
@@ -153,6 +156,9 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
             repeats=_one_of(("refuse", "execute"), "duplicates", duplicates) == "execute",
             image_budget=budget,
             frame_budget=rules.frame_budget(video_frames, max_frame_pixels, max_pixels, size_multiple),
+            call_pixels=max_pixels
+            if max_call_pixels is None
+            else errors.integer("max_call_pixels", max_call_pixels, size_multiple**2),
             zoom_padding=float(zoom_padding),
         )
         self.images_in_text = images_in_text

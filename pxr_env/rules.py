@@ -59,7 +59,7 @@ class Limits:
 
     def vision_tokens(self, views: Sequence[View]) -> int:
         """The number of vision tokens of some views, one per `size_multiple` squared pixels."""
-        return sum(view.size[0] * view.size[1] for view in views) // self.size_multiple**2
+        return _pixels(views) // self.size_multiple**2
 
     def check(self, shown: Sequence[View], new: Sequence[View], n_operations: int) -> None:
         """LimitReached if one more operation may not show new views beside those shown already."""
@@ -67,23 +67,26 @@ class Limits:
             raise LimitReached(
                 "max_operations", f"all {self.max_operations} operations are used up; expected an answer. Answer now."
             )
-        self.check_views([*shown, *new])
+        self.check_views(new, shown)
 
-    def check_views(self, views: Sequence[View]) -> None:
-        """LimitReached if an episode may not show these views."""
-        pixels = sum(view.size[0] * view.size[1] for view in views)
-        for limit, count, unit in (
-            ("max_images", len(views), "images"),
-            ("max_shown_pixels", pixels, "pixels"),
-            ("max_vision_tokens", self.vision_tokens(views), "vision tokens"),
+    def check_views(self, new: Sequence[View], shown: Sequence[View] = ()) -> None:
+        """LimitReached if an episode may not show new views beside those shown already."""
+        for limit, unit, count in (
+            ("max_images", "image", len),
+            ("max_shown_pixels", "pixel", _pixels),
+            ("max_vision_tokens", "vision token", self.vision_tokens),
         ):
             most = getattr(self, limit)
-            if most is not None and count > most:
-                raise LimitReached(
-                    limit,
-                    f"with this there would be {count} {unit} in the episode; expected at most {most}. "
-                    "Ask for less, or answer now.",
-                )
+            if most is not None and (n_new := count(new)) > (left := most - count(shown)):
+                message = f"{n_new} {unit}{'s' * (n_new > 1)} would be shown; expected at most {left}"
+                if shown:
+                    advice = "Ask for less (fewer frames, a smaller box), or answer" if left else "Answer"
+                    message += f", which are left of {most}. {advice} now"
+                raise LimitReached(limit, f"{message}.")
+
+
+def _pixels(views: Sequence[View]) -> int:
+    return sum(view.size[0] * view.size[1] for view in views)
 
 
 def check_costs(costs: Mapping[str, float]) -> dict[str, float]:
@@ -146,6 +149,7 @@ class Rules:
     repeats: bool  # a call that was executed before is executed again, instead of being refused
     image_budget: Mapping[str, int]
     frame_budget: Mapping[str, int]  # of a frame of a video's overview
+    call_pixels: int  # largest area of all that one call shows
     zoom_padding: float  # what a zoom shows beyond its box, see `Frame.region`
 
     def play(self, episode: EpisodeState, turn: Turn) -> tuple[list[ReplyLine], str | None]:
@@ -207,7 +211,10 @@ class Rules:
                 sources=episode.sample.sources,
                 zoom_padding=self.zoom_padding,
             )
-            new = self.views(episode, operation.run(context, call.arguments))
+            found = operation.run(context, call.arguments)
+            # All results of a call share its area, each with room for one token at least.
+            each = max(self.call_pixels // max(len(found), 1), self.limits.size_multiple**2)
+            new = self.views(episode, found, each)
             self.limits.check(episode.views, new, episode.n_operations)
         except OperationError:
             episode.failures[call.name] += 1
@@ -237,12 +244,16 @@ class Rules:
                 "something else, or answer."
             )
 
-    def views(self, episode: EpisodeState, shown: Sequence[Shown]) -> list[View]:
-        """What is to be shown next with its numbers and sizes; an OperationError where a part is too narrow."""
+    def views(self, episode: EpisodeState, shown: Sequence[Shown], most: int | None = None) -> list[View]:
+        """What is to be shown next with its numbers and sizes, each within its budget and `most` pixels; an
+        OperationError where a part is too narrow.
+        """
         first = len(episode.views) + 1
-        return [View.of(first + number, item, self._size(item), episode.n_turns) for number, item in enumerate(shown)]
+        return [
+            View.of(first + number, item, self._size(item, most), episode.n_turns) for number, item in enumerate(shown)
+        ]
 
-    def _size(self, shown: Shown) -> tuple[int, int]:
+    def _size(self, shown: Shown, most: int | None) -> tuple[int, int]:
         regions = [shown] if isinstance(shown, Region) else [shown.left, shown.right]
         tallest = max(region.quad.height for region in regions)
         # Side by side, at the same height.
@@ -254,7 +265,10 @@ class Rules:
                 f"{MAX_ASPECT_RATIO}. Choose a less narrow box."
             )
         is_overview = all(region.overview for region in regions)
-        return fit_size(width, height, **(self.frame_budget if is_overview else self.image_budget))
+        budget = dict(self.frame_budget if is_overview else self.image_budget)
+        if most is not None:
+            budget |= {name: min(budget[name], most) for name in ("min_pixels", "max_pixels")}
+        return fit_size(width, height, **budget)
 
 
 def frame_budget(

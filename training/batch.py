@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pxr_agents.groups import Group
-from pxr_agents.types import Episode, Tokens
+from pxr_agents.types import CONTEXT, Episode, Tokens
 from pxr_agents.vlm import TokenBatch, collate, split_by_length
 from training.advantages import Floats, credit_tokens, gae, group_advantages
 from training.config import PPORecipe
@@ -26,6 +26,11 @@ from training.run_directory import NonFiniteError, samples_named
 NO_ADVANTAGE = 1e-8
 # Ids that go through the model at once.
 BUCKET_TOKENS = 65536
+# What stands for an episode that had no room for a turn: an id that the model did not write, and so without a loss.
+_NO_TURN = Tokens(
+    ids=np.zeros(1, np.int32), action=np.zeros(1, bool), logprobs=np.zeros(1, np.float32),
+    positions=np.zeros((3, 1), np.int32), images=(), turn_ends=(),
+)  # fmt: skip
 
 
 def failed_batch_error(problem: str, batches: Sequence[Mapping[str, Any]]) -> NonFiniteError:
@@ -138,6 +143,8 @@ class TrainingRow:
 
 
 def _tokens(episode: Episode) -> Tokens:
+    if not episode.steps and episode.truncated_by == CONTEXT:
+        return _NO_TURN
     if episode.tokens is None:
         raise ValueError(f"An episode of sample {episode.sample_id!r} has no tokens; only a VLM agent's can be trained")
     return episode.tokens

@@ -20,6 +20,7 @@ import gymnasium
 
 import pxr_env  # noqa: F401  (registers the tasks)
 from pxr_agents.engines.vllm.arguments import NO_NEW_EXPERTS
+from pxr_env.env import VisualReasoningEnv
 from training.config import PPORecipe, SFTRecipe, TracesRecipe, load_recipe
 from training.costs import learner_memory, model_size
 from training.machine import (
@@ -37,7 +38,7 @@ from training.machine import (
 )  # fmt: skip
 from training.recipe_reader import read_table
 from training.rewards import Rewards
-from training.run_directory import CHECKPOINTS, first_line
+from training.run_directory import CHECKPOINTS, first_line, samples_named
 
 if TYPE_CHECKING:
     from pxr_agents.checkpoint import Checkpoint
@@ -161,7 +162,10 @@ def check_recipe(recipe: AnyRecipe, machine: Machine, packages: Installed) -> It
     if trained is not None:
         yield _check_disk(trained)
     if trained is None or {"torch", "transformers"} <= packages.keys():
-        yield _check_opening(recipe)
+        opening = _check_opening(recipe)
+        yield opening
+        if isinstance(recipe, PPORecipe) and opening.level == "ok":
+            yield from check_conversations(recipe)
     if trained is not None:
         yield Finding("recipe", "note", _wandb(trained.wandb, machine.environment, packages))
 
@@ -227,6 +231,39 @@ def _check_opening(recipe: AnyRecipe) -> Finding:
         return Finding("recipe", "error", f"{type(error).__name__}: {error}", remedy)
 
 
+def check_conversations(recipe: PPORecipe) -> Iterator[Finding]:
+    """Yields what conversations may grow to, and what of that the engine does not take. Opens model and environment."""
+    from training.conversation_bound import conversation_bound, mute_samples
+
+    checkpoint, env = check_model(recipe.model), gymnasium.make(recipe.env.id, **recipe.env.kwargs)
+    base, chat, room = env.unwrapped, checkpoint.chat, _context(recipe, checkpoint)
+    if not isinstance(base, VisualReasoningEnv):
+        return
+    images = recipe.engine.vllm.images_per_prompt if recipe.engine.kind == "vllm" else None
+    bound = conversation_bound(base, chat, max_tokens=recipe.max_tokens)
+    told = (
+        f"a conversation has at most {bound.total:,} ids (prompt {bound.prompt:,}, {bound.n_images} images "
+        f"{bound.images:,}, replies {bound.replies:,}, {base.limits.max_turns} turns {bound.turns:,}), and the engine "
+        f"takes {room:,}{'' if images is None else f' with {images} images'}"
+    )
+    if bound.total <= room and (images is None or bound.n_images <= images):
+        yield Finding("recipe", "ok", told)
+        return
+    if mute := mute_samples(base, chat, n_ids=room - recipe.max_tokens, n_images=images):
+        told += f"; there is no room for a single turn in {samples_named(mute)}, which can teach nothing"
+    yield Finding(
+        "recipe", "warning", f"{told}. What outgrows it ends without an answer (truncated/context).",
+        "Lower max_tokens or env.kwargs (max_vision_tokens, max_pixels, max_images, max_turns), or raise the engine's "
+        "max_model_len or images_per_prompt.",
+    )  # fmt: skip
+
+
+def _context(recipe: PPORecipe, checkpoint: Checkpoint) -> int:
+    """The most ids of a conversation that the recipe's engine takes."""
+    most = int(checkpoint.config.text_config.max_position_embeddings)
+    return (recipe.engine.vllm.max_model_len if recipe.engine.kind == "vllm" else 0) or most
+
+
 def _wandb(wanted: bool, environment: Mapping[str, str], packages: Installed) -> str:
     if not wanted:
         return "wandb is off (wandb = false)"
@@ -263,6 +300,11 @@ def check_start(recipe: PPORecipe) -> None:
     if checkpoint.has_experts and recipe.engine.kind == "vllm" and not recipe.engine.num_gpus_per_engine:
         raise ValueError(f"{recipe.model} is a mixture of experts. {NO_NEW_EXPERTS}")
     Rewards(recipe)
+    if recipe.max_tokens >= (room := _context(recipe, checkpoint)):
+        raise ValueError(
+            f"got max_tokens={recipe.max_tokens} for an engine that takes {room} ids, conversation included; expected "
+            f"less: make turns shorter, or raise engine.vllm.max_model_len"
+        )
     unit = checkpoint.norm.image_unit
     env = gymnasium.make(recipe.env.id, **recipe.env.kwargs)
     try:

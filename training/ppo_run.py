@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pxr_agents.statistics import episode_statistics
-from pxr_agents.types import Episode
+from pxr_agents.types import CONTEXT, Episode
 from training.alarm import AlarmRule, AlarmState, Notice, usage_rates, watch_gap, watch_usage
 from training.batch import is_masked
 from training.config import PPORecipe
@@ -29,6 +29,7 @@ from training.run_directory import (
     RunDirectory,
     SampleCursor,
     TrainingError,
+    samples_named,
     stop_signal,
 )
 
@@ -79,6 +80,7 @@ class Books:
             text = f"{skipped} steps were left out, whose gradients have no finite norm"
             self.faults.append(Fault("skipped step", text))
         self.faults += reward_faults(episodes)
+        self.faults += _without_room(episodes)
         masked = [is_masked(episode, self._recipe.mask_truncated) for episode in episodes]
         kinds = Counter(fault.kind for fault in self.faults)
         return {
@@ -101,6 +103,22 @@ class Books:
         self.cursor.load_state_dict(state["cursor"])
         self.probes.load_state_dict(state["probes"])
         self.alarm = AlarmState.from_dict(state["alarm"])
+
+
+def _without_room(episodes: Sequence[Episode]) -> list[Fault]:
+    """One fault for all episodes that ran out of the model's context, if any did."""
+    full = [episode for episode in episodes if episode.truncated_by == CONTEXT]
+    if not full:
+        return []
+    text = f"{len(full)} of {len(episodes)} episodes ended without room for another turn, of "
+    text += samples_named([episode.sample_id for episode in full])
+    # The members of a group begin alike: one without a turn is a sample without a turn.
+    if mute := [episode.sample_id for episode in full if not episode.steps]:
+        text += (
+            f"; not even the first turn has room in {samples_named(mute)}: leave out what can teach nothing, show "
+            f"smaller images (env.kwargs.max_pixels), or raise the engine's max_model_len or images_per_prompt"
+        )
+    return [Fault("context", text)]
 
 
 class Trainer(Protocol):

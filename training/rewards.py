@@ -62,8 +62,8 @@ class Rewards:
                 ) from error
 
     def begin(self, episode: Episode) -> None:
-        """Ask for the terms of an episode that is over; an async function is not waited for."""
-        if self._function is None:
+        """Ask for the terms of an episode that is over and has a turn; an async function is not waited for."""
+        if self._function is None or not episode.steps:
             return
         asked: Future[Any] = Future()
         try:

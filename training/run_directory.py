@@ -72,13 +72,14 @@ class Fault:
 
     Attributes:
         kind: "env runner" and "engine" for processes that were lost, "stuck" for an environment that did not come back
-            or cannot show its sample, "given up" for a sample that is left out, "skipped step" of the optimizer,
-            "restart" of the whole run from a checkpoint, "reward" for episodes whose reward is unknown.
+            or cannot show its sample, "given up" for a sample that is left out, "context" for episodes that ran out of
+            the model's context, "skipped step" of the optimizer, "restart" of the whole run from a checkpoint,
+            "reward" for episodes whose reward is unknown.
         text: what happened, and what was done.
         sample_id: the sample it is about, if it is about one.
     """
 
-    kind: Literal["env runner", "engine", "stuck", "given up", "skipped step", "restart", "reward"]
+    kind: Literal["env runner", "engine", "stuck", "given up", "context", "skipped step", "restart", "reward"]
     text: str
     sample_id: str | None = None
 

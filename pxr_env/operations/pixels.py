@@ -48,7 +48,8 @@ def zoom_in(context: OperationContext, bbox_2d: Sequence[float], target_image: i
     },
 )
 def select_frames(context: OperationContext, target_frames: Sequence[int]) -> list[Region]:
-    """Shows whole frames within the pixel budget of an image; parts and changes of a frame stay as they are shown."""
+    """Shows whole frames, all of them within the pixel budget of one image (`max_call_pixels`); parts and changes of a
+    frame stay as they are shown."""
     if len(set(target_frames)) < len(target_frames):
         raise OperationError(f"target_frames {show(list(target_frames))} has a number twice; expected each once.")
     selected = []
@@ -73,7 +74,8 @@ def select_frames(context: OperationContext, target_frames: Sequence[int]) -> li
     },
 )
 def seek(context: OperationContext, start: float, end: float, target_video: int = 1) -> list[Region]:
-    """Shows original frames with start <= time < end, each within the pixel budget of a frame."""
+    """Shows original frames with start <= time < end, each within the pixel budget of a frame, all within that of an
+    image."""
     number, video = context.video(target_video)
     if start >= end or start >= video.duration:
         raise OperationError(

@@ -165,9 +165,13 @@ HALVES = ([0, 0, 0.5, 1], [0.5, 0, 1, 1], [0, 0, 1, 0.5])
 # The sample is shown at 140x56, 10 tokens of 28x28 pixels; each half at 112x112, 16 tokens.
 LIMITS = [
     ("max_operations", 1, "all 1 operations are used up"),
-    ("max_images", 2, "there would be 3 images in the episode; expected at most 2"),
-    ("max_shown_pixels", 26 * 784, f"there would be {42 * 784} pixels in the episode; expected at most {26 * 784}"),
-    ("max_vision_tokens", 41, "there would be 42 vision tokens in the episode; expected at most 41"),
+    ("max_images", 2, "1 image would be shown; expected at most 0, which are left of 2. Answer now."),
+    (
+        "max_shown_pixels",
+        26 * 784,
+        f"{16 * 784} pixels would be shown; expected at most 0, which are left of {26 * 784}",
+    ),
+    ("max_vision_tokens", 41, "16 vision tokens would be shown; expected at most 15, which are left of 41. Ask"),
 ]
 
 
@@ -303,7 +307,7 @@ def test_a_sample_that_cannot_be_shown_is_a_data_mistake(tmp_path):
             env.reset(options={"sample_id": "m"})
         with pytest.raises(ResetNeeded):
             env.step("x")
-    with pytest.raises(DataError, match=r'sample "a" cannot be shown: .* 10 vision tokens .* expected at most 9'):
+    with pytest.raises(DataError, match=r'sample "a" cannot be shown: 10 vision tokens .* at most 9. Change it'):
         make(max_vision_tokens=9)
     with pytest.raises(DataError, match=r'sample "long" cannot be shown.*2010x10.*Change it or leave it out'):
         make(sample("long", sizes=[(2010, 10)]))
@@ -328,6 +332,7 @@ def test_a_sample_that_cannot_be_shown_is_a_data_mistake(tmp_path):
         ({"max_images": 0}, "got max_images=0; expected an integer of at least 1"),
         ({"max_vision_tokens": 1.5}, "max_vision_tokens=1.5"),
         ({"video_frames": 0}, "video_frames=0"),
+        ({"max_call_pixels": 783}, "got max_call_pixels=783; expected an integer of at least 784"),
         ({"max_frame_pixels": 100}, "got max_frame_pixels=100; expected size_multiple[*][*]2 = 784 to max_pixels"),
         ({"costs": {"operations": 1}}, 'costs has "operations".*Did you mean "operation"'),
         ({"costs": {"operation": -1}}, 'cost of "operation" is -1; expected a finite number of at least 0'),
@@ -368,7 +373,8 @@ def test_an_operation_of_the_user():
 
     env = make(operations=["zoom_in", "halves"])
     observation, *_, info = env.step(call("halves"))
-    assert observation["text"] == "Image 2 (112x112).\nImage 3 (112x112)."
+    # Both halves share the 16 tokens of one image.
+    assert observation["text"] == "Image 2 (56x56).\nImage 3 (56x56)."
     assert [view["box"] for view in info["views"][1:]] == [(0, 0, 100, 100), (100, 0, 200, 100)]
     assert info["usage"] == {"zoom_in": 0, "halves": 1}
     assert "its result is images 2 to 3" in env.step(call("halves"))[0]["text"]
@@ -404,6 +410,26 @@ def test_a_video_is_shown_as_numbered_frames():
     assert "mages 1 to 4" in introduction
     assert "6.00 s" in introduction
     assert "2.20" in introduction
+
+
+@pytest.mark.parametrize(
+    ("frames", "arguments", "size"),
+    [
+        # As it is: 69x39 tokens of at most 5120.
+        ([2], {}, (1932, 1092)),
+        # 5120 / 8 = 640 tokens: 16:9 are 33x18 of them.
+        (list(range(1, 9)), {}, (924, 504)),
+        (list(range(1, 9)), {"max_call_pixels": 8 * 4_014_080}, (1932, 1092)),
+    ],
+)
+def test_frames_that_one_call_shows_share_the_room_of_an_image(frames, arguments, size):
+    picture = np.zeros((1080, 1920, 3), np.uint8)
+    video = VideoSource(key="hd", load_frame=lambda index: picture, n_frames=8, fps=1.0, size=(1920, 1080))
+    hd = Sample(sample_id="hd", question="?", sources=(video,), answers=("B",))
+    env = VisualReasoningEnv([hd], operations=["select_frames"], **arguments)
+    env.reset()
+    *_, info = env.step(call("select_frames", target_frames=frames))
+    assert [view["size"] for view in info["views"][8:]] == [size] * len(frames)
 
 
 def test_frames_can_be_selected_sought_and_zoomed_into():

@@ -5,9 +5,15 @@ from __future__ import annotations
 import re
 
 import gymnasium
+import pyarrow
+import pyarrow.parquet
 import pytest
+from PIL import Image
 
+from pxr_agents.random_checkpoint import build_random
+from pxr_agents.tiny import learn_bpe
 from training.config import PPORecipe, SFTRecipe, TracesRecipe, load_recipe
+from training.conversation_bound import REFUSAL, conversation_bound
 from training.costs import estimate, transient
 from training.doctor import load_any, parts_of, processes
 from training.machine import GIB
@@ -71,19 +77,45 @@ def test_learners_and_engines_fit_gpus_of_80_gigabytes(name):
     assert learner + (engine if shares else 0) < room
 
 
+def rl_data(folder):
+    """A question of 512 characters about an image, and one about a video."""
+    for k in range(9):
+        Image.new("RGB", (56, 56)).save(folder / f"{k}.png")
+    question = ("What is written on the cup to the left of the lamp? " * 10)[:512]
+    pictures = {"image": ["0.png"], "video": [f"{k}.png" for k in range(1, 9)]}
+    rows = [
+        {"question": question, "answer": ["B"], "image": files, "qid": kind, "is_video": kind == "video"}
+        for kind, files in pictures.items()
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "release.parquet")
+    return str(folder)
+
+
 @LARGE
-def test_conversations_fit_the_engine_and_the_learner(name):
+def test_conversations_fit_the_engine_and_the_learner_as_the_comment_says(name, tmp_path):
     recipe = load_recipe(name, PPORecipe)
-    env = recipe.env.kwargs
-    unit = 28 * 28
-    pixels = env.get("max_pixels", 504 * 504)
-    longest = (1 + env["max_operations"]) * pixels / unit + env["max_turns"] * recipe.max_tokens + 1500
-    assert longest <= recipe.engine.vllm.max_model_len
-    assert recipe.engine.vllm.max_model_len <= recipe.learner.micro_batch_tokens
-    assert recipe.engine.vllm.images_per_prompt >= 1 + env["max_operations"]
-    assert recipe.engine.vllm.images_per_prompt >= env.get("max_images", 0)
+    data = {"data": rl_data(tmp_path)} if "data" in recipe.env.kwargs else {}
+    env = gymnasium.make(recipe.env.id, **recipe.env.kwargs | data).unwrapped
+    # Words that it was made of are single ids, as in a published vocabulary.
+    words = learn_bpe([env.system_prompt, "What is written on the cup to the left of the lamp?", REFUSAL], n_merges=800)
+    chat = build_random(tmp_path / "model", "qwen2.5-vl", bpe=words).chat
+    bound, vllm = conversation_bound(env, chat, max_tokens=recipe.max_tokens), recipe.engine.vllm
+    assert bound.total <= vllm.max_model_len <= recipe.learner.micro_batch_tokens
+    assert bound.n_images <= vllm.images_per_prompt
     assert recipe.aligned_engine.vllm.dtype == recipe.learner.dtype == "bfloat16"
     assert (recipe.clip_coef_dual, recipe.old_logprobs, recipe.importance_cap) == (3.0, "learner", 2.0)
+    comment = re.sub(r"\s+#?\s*", " ", (RECIPES / f"{name}.toml").read_text())
+    [total, room, *parts] = (
+        int(number.replace(",", ""))
+        for number in re.search(
+            r"at most ([\d,]+) of ([\d,]+) ids .*?: prompt ([\d,]+), images ([\d,]+), replies ([\d,]+), turns ([\d,]+)",
+            comment,
+        ).groups()
+    )
+    assert (total, room) == (sum(parts), vllm.max_model_len)
+    assert (parts[1], parts[3]) == (bound.images, bound.turns)
+    # The published vocabulary has other ids for the text.
+    assert (bound.prompt, bound.replies) == pytest.approx((parts[0], parts[2]), rel=0.35)
 
 
 def test_the_warm_start_reads_what_the_traces_recipe_writes():
