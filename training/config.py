@@ -12,10 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from pxr_agents.engines.vllm.arguments import StartArguments
 from pxr_env.curiosity import curiosity_formula
-from pxr_env.errors import did_you_mean, quote
-from training.recipe_parts import ImagesRecipe, ProbesRecipe
+from pxr_env.errors import quote
+from training.recipe_parts import EngineRecipe, ImagesRecipe, ProbesRecipe
 from training.recipe_reader import RECIPE, RecipeError, Share, load_recipe, recipe_keys, require, to_dict
 
 __all__ = [
@@ -61,35 +60,6 @@ def _function_name(name: str) -> str:
     if not all(name.partition(":")):
         raise ValueError(f'got "{quote(name)}"; expected "module:function"')
     return name
-
-
-def _engine_kind(kind: str) -> str:
-    kinds = ("transformers", "vllm")
-    if kind not in kinds and ":" not in kind:
-        near = did_you_mean(kind, kinds)
-        raise ValueError(f'got "{quote(kind)}"; expected "transformers", "vllm" or "module:factory" of your own.{near}')
-    return kind
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
-class EngineRecipe:
-    """What generates (see docs/engines.md)."""
-
-    kind: Annotated[str, AfterValidator(_engine_kind)] = "transformers"
-    """Either "transformers", in every env runner, or "vllm", in Ray actors that all env runners share; or an engine of
-    your own in every env runner, "module:factory" (docs/engines.md)."""
-    num_engines: PositiveInt = 1
-    """VLLM engines; conversations are spread over them."""
-    num_cpus_per_engine: NonNegativeFloat = 1.0
-    """What Ray reserves for each; may be a fraction."""
-    num_gpus_per_engine: NonNegativeFloat = 0.0
-    """What Ray reserves for each: vllm.tensor_parallel_size, a fraction beside a learner on its GPU, 0 on a CPU."""
-    timeout: PositiveFloat = 600.0
-    """Seconds after which an engine that does not start or take weights counts as lost."""
-    turn_timeout: PositiveFloat = 600.0
-    """Seconds without a finished turn after which engines are looked at, and those that hang replaced."""
-    vllm: StartArguments = field(default_factory=StartArguments)
-    """Start arguments of each engine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
@@ -311,6 +281,13 @@ class PPORecipe:
             ("num_env_runners", not self.max_staleness or self.num_env_runners > 0,
              "1 or more where max_staleness is 1: rollouts that run beside the learners need processes of their own"),
             _processes(self),
+            ("max_staleness", not self.engine.colocate or not self.max_staleness,
+             "0 where engine.colocate is true: engines sleep while learners work"),
+            ("num_gpus_per_learner", not self.engine.colocate or self.num_gpus_per_learner == 1,
+             "1 where engine.colocate is true: engines sleep on the learners' GPUs, and a CPU has nothing to share"),
+            ("engine.num_engines", not self.engine.colocate
+             or self.engine.num_engines * self.engine.vllm.tensor_parallel_size <= self.num_learners,
+             f"so many that with their tensor_parallel_size they fit on the GPUs of {self.num_learners} learners"),
         )  # fmt: skip
         if self.probes.enabled:
             self._check_probes()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from training.config import PPORecipe, SFTRecipe, TracesRecipe, load_recipe
 from training.costs import learner_memory, model_size
 from training.machine import (
     GIB,
+    OBJECT_STORE_SHARE,
     Finding,
     Installed,
     Level,
@@ -376,4 +378,21 @@ def check_memory(recipe: PPORecipe | SFTRecipe, machine: Machine) -> Iterator[Fi
             f"learners take {learners / GIB:.1f} GiB of main memory and env runners {runners / GIB:.1f} GiB; there are "
             f"{machine.memory / GIB:.1f} GiB.",
             'Fewer processes, engine.kind="vllm" (env runners then hold no model), or adapters: learner.lora_rank=32.',
+        )  # fmt: skip
+    if isinstance(recipe, PPORecipe) and recipe.engine.vllm.weight_transfer == "none":
+        yield from _check_store(recipe, size.parameters, machine)
+
+
+def _check_store(recipe: PPORecipe, n_parameters: int, machine: Machine) -> Iterator[Finding]:
+    """New weights in Ray's object store: one copy a node, however many engines it has, beside the groups."""
+    in_half = recipe.learner.dtype == "bfloat16" and recipe.learner.kind != "ddp"
+    weights = (2 if in_half else 4) * n_parameters
+    store = min(OBJECT_STORE_SHARE * machine.memory, machine.shared_memory or math.inf)
+    if weights > ROOM * store:
+        yield Finding(
+            "memory", "warning",
+            f"new weights take {weights / GIB:.1f} GiB of shared memory on every node with engines or env runners; "
+            f"Ray's object store has {store / GIB:.1f} GiB here, and goes to the disk beyond.",
+            "More for Ray: ray start --object-store-memory (and docker run --shm-size); or "
+            'engine.vllm.weight_transfer="nccl".',
         )  # fmt: skip

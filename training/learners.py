@@ -9,7 +9,10 @@ and plain checkpoints get `W + (alpha / rank) B A` (`plain_weights`).
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
+import shutil
+from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -30,6 +33,8 @@ _BASE, _A, _B = ".base_layer.", ".lora_A.default.weight", ".lora_B.default.weigh
 TAG = "deepspeed"
 # Gradients that travel together.
 _BUCKET = 200_000_000
+# Bytes of weights that are gathered and handed on together.
+_BATCH = 2**28
 
 
 def lr_factor(step: int, steps: int, *, warmup: int, decay_fraction: float) -> float:
@@ -88,30 +93,47 @@ def adapters_off(model: Any) -> Iterator[None]:
 
 def gathered(tensors: Sequence[Tensor]) -> AbstractContextManager[None]:
     """Inside, those of the tensors that are split over the learners (ZeRO-3) are whole. All learners have to enter."""
-    split = [tensor for tensor in tensors if hasattr(tensor, "ds_id")]
+    # Tied ones once.
+    split = list({tensor.ds_id: tensor for tensor in tensors if hasattr(tensor, "ds_id")}.values())
     whole: AbstractContextManager[None] = nullcontext()
     return _import("deepspeed", "deepspeed").zero.GatheredParameters(split) if split else whole
 
 
-def plain_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """The state dict of a model, one tensor after the other, under the names it has without adapters.
+def weight_batches(model: Any) -> Iterator[dict[str, Tensor]]:
+    """The state dict of a model in parts of about `_BATCH` bytes, under the names it has without adapters.
 
-    Adapters are added to the weights they belong to, in float32 and rounded once. A tensor may be used until the next
-    one is asked for; all learners have to iterate together.
+    Adapters are added to the weights they belong to, in float32 and rounded once. A part may be used until the next one
+    is asked for; all learners have to iterate together.
     """
     state: Mapping[str, Tensor] = model.state_dict(keep_vars=True)
-    for name, tensor in state.items():
-        if name.endswith((_A, _B)):
-            continue
-        prefix = name.partition(_BASE)[0]
-        if prefix + _A not in state or not name.endswith("weight"):
-            with gathered([tensor]):
-                yield name.replace(_BASE, "."), tensor.detach()
-            continue
-        down, up = state[prefix + _A], state[prefix + _B]
-        with gathered([tensor, down, up]), torch.no_grad():
-            delta = model.get_submodule(prefix).scaling["default"] * (up.float() @ down.float())
-            yield name.replace(_BASE, "."), (tensor.float() + delta).to(tensor.dtype)
+    names = [name for name in state if not name.endswith((_A, _B))]
+    sizes = [getattr(state[name], "ds_numel", state[name].numel()) * state[name].element_size() for name in names]
+    ends = [end // _BATCH for end in itertools.accumulate(sizes)]
+    for _, part in itertools.groupby(zip(names, ends, strict=True), key=lambda pair: pair[1]):
+        pairs = {name: _adapters_of(name, state) for name, _ in part}
+        whole = [tensor for name, pair in pairs.items() for tensor in (state[name], *pair)]
+        with gathered(whole), torch.no_grad():
+            yield {name.replace(_BASE, "."): _merged(model, name, state[name], pair) for name, pair in pairs.items()}
+
+
+def _adapters_of(name: str, state: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """`A` and `B` of the adapter that belongs to a weight; nothing where there is none."""
+    prefix = name.partition(_BASE)[0]
+    return (state[prefix + _A], state[prefix + _B]) if prefix + _A in state and name.endswith("weight") else ()
+
+
+def _merged(model: Any, name: str, weight: Tensor, adapter: tuple[Tensor, ...]) -> Tensor:
+    if not adapter:
+        return weight.detach()
+    down, up = adapter
+    delta = model.get_submodule(name.partition(_BASE)[0]).scaling["default"] * (up.float() @ down.float())
+    return (weight.float() + delta).to(weight.dtype)
+
+
+def plain_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """`weight_batches`, one tensor after the other."""
+    for batch in weight_batches(model):
+        yield from batch.items()
 
 
 def adapter_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
@@ -185,6 +207,16 @@ def start_engine(module: torch.nn.Module, optimizer: torch.optim.Optimizer, reci
         deepspeed.zero.Init(module=module, config_dict_or_path=config)
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, dist_init_required=False)
     return engine
+
+
+def universal_checkpoint(shards: Path, whole: Path) -> None:
+    """Put the parts together that learners wrote with DeepSpeed: weights, averages and steps of every parameter, which
+    any number of learners can read (arXiv 2406.18820)."""
+    shutil.rmtree(whole, ignore_errors=True)
+    folders = {"input_folder": str(shards / TAG), "output_folder": str(whole / TAG)}
+    workers = {"num_extract_workers": 1, "num_merge_workers": 1, "keep_temp_folder": False}
+    arguments = Namespace(**folders, **workers, strict=True, inject_missing_state=True)
+    _import("deepspeed.checkpoint.ds_to_universal", "deepspeed").main(arguments)
 
 
 def _deepspeed_config(recipe: PPORecipe | SFTRecipe, n_parameters: int) -> dict[str, Any]:

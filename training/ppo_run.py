@@ -41,7 +41,13 @@ FREE_KEYS = frozenset({
     "learner.micro_batch_tokens", "rollout_timeout", "engine.timeout", "engine.turn_timeout", "env_timeout",
     "learner_timeout", "max_restarts",
     "reward_timeout", "reward_kwargs.base_url",
+    "engine.num_engines", "engine.num_cpus_per_engine", "engine.num_gpus_per_engine", "engine.colocate",
+    "engine.vllm.tensor_parallel_size", "engine.vllm.gpu_memory_utilization", "engine.vllm.kv_cache_memory_bytes",
+    "engine.vllm.block_size", "engine.vllm.enforce_eager", "engine.vllm.max_num_seqs",
+    "engine.vllm.max_num_batched_tokens", "engine.vllm.weight_transfer",
 })  # fmt: skip
+# What may become more: episodes that would have ended for it go on.
+GROWING_KEYS = frozenset({"engine.vllm.max_model_len", "engine.vllm.images_per_prompt"})
 
 OnIteration = Callable[[dict[str, float]], None]
 
@@ -242,7 +248,7 @@ def open_run(recipe: PPORecipe, on_iteration: OnIteration | None = None) -> Iter
         FileNotFoundError: there is no such model.
     """
     run = RunDirectory(recipe.out)
-    run.claim(recipe, free_keys=FREE_KEYS)
+    run.claim(recipe, free_keys=FREE_KEYS, growing_keys=GROWING_KEYS)
     check_start(recipe)
     with run.interruptible(), stop_signal() as stop_requested, open_wandb(recipe) as wandb:
         yield PPORun(recipe, run, wandb, stop_requested, on_iteration)

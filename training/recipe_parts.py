@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import field
 from typing import Annotated
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
+from pxr_agents.engines.vllm.arguments import StartArguments
 from pxr_env.curiosity import Revival
+from pxr_env.errors import did_you_mean, quote
 from training.recipe_reader import RECIPE, require
 
 
@@ -50,3 +53,45 @@ class ImagesRecipe:
 
     def __post_init__(self) -> None:
         require(self, ("min_pixels", self.min_pixels <= self.max_pixels, "at most max_pixels"))
+
+
+def _engine_kind(kind: str) -> str:
+    kinds = ("transformers", "vllm")
+    if kind not in kinds and ":" not in kind:
+        near = did_you_mean(kind, kinds)
+        raise ValueError(f'got "{quote(kind)}"; expected "transformers", "vllm" or "module:factory" of your own.{near}')
+    return kind
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
+class EngineRecipe:
+    """What generates (see docs/engines.md)."""
+
+    kind: Annotated[str, AfterValidator(_engine_kind)] = "transformers"
+    """Either "transformers", in every env runner, or "vllm", in Ray actors that all env runners share; or an engine of
+    your own in every env runner, "module:factory" (docs/engines.md)."""
+    num_engines: PositiveInt = 1
+    """VLLM engines; conversations are spread over them."""
+    num_cpus_per_engine: NonNegativeFloat = 1.0
+    """What Ray reserves for each; may be a fraction."""
+    num_gpus_per_engine: NonNegativeFloat = 0.0
+    """What Ray reserves for each: vllm.tensor_parallel_size, a fraction beside a learner on its GPU, 0 on a CPU."""
+    colocate: bool = False
+    """Engines take turns with the learners on their GPUs, of which they get no share from Ray: while learners work they
+    hold no memory there (docs/engines.md; not yet run on GPUs)."""
+    timeout: PositiveFloat = 600.0
+    """Seconds after which an engine that does not start or take weights counts as lost."""
+    turn_timeout: PositiveFloat = 600.0
+    """Seconds without a finished turn after which engines are looked at, and those that hang replaced."""
+    vllm: StartArguments = field(default_factory=StartArguments)
+    """Start arguments of each engine."""
+
+    def __post_init__(self) -> None:
+        require(
+            self,
+            ("colocate", not self.colocate or self.kind == "vllm", "false where kind is not 'vllm'"),
+            ("num_gpus_per_engine", not self.colocate or self.num_gpus_per_engine == 0,
+             "0 where colocate is true: the learners reserve the GPUs"),
+            ("vllm.weight_transfer", not self.colocate or self.vllm.weight_transfer != "nccl",
+             "'ipc' or 'none' where colocate is true: NCCL wants a GPU for each of its processes"),
+        )  # fmt: skip

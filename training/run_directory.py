@@ -10,6 +10,7 @@ OUT/model/              the trained checkpoint, as everything loads it; its pres
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -107,10 +108,13 @@ class RunDirectory:
         self.checkpoints = self.out / "checkpoints"
         self.model = self.out / "model"
 
-    def claim(self, recipe: PPORecipe | SFTRecipe, *, free_keys: Collection[str]) -> None:
+    def claim(
+        self, recipe: PPORecipe | SFTRecipe, *, free_keys: Collection[str], growing_keys: Collection[str] = ()
+    ) -> None:
         """Write the recipe down on the first start; once there is a checkpoint, later ones must ask for the same.
 
-        `free_keys` may differ between starts, and so may `out`: directories can be moved.
+        `free_keys` may differ between starts, and so may `out`: directories can be moved. `growing_keys` are limits
+        that may become larger; 0 is none.
 
         Raises:
             FinishedRunError: the run is finished already.
@@ -124,9 +128,12 @@ class RunDirectory:
         path, wanted = self.out / "recipe.json", to_dict(recipe)
         if path.exists() and self.newest_checkpoint() is not None:
             before, now = _flat(json.loads(path.read_text())), _flat(wanted)
-            keys = sorted(key for key in {*before, *now} - {*free_keys, "out"} if before.get(key) != now.get(key))
+            grown = {key for key in growing_keys if (before.get(key) or math.inf) <= (now.get(key) or math.inf)}
+            fixed = {*before, *now} - {*free_keys, *grown, "out"}
+            keys = sorted(key for key in fixed if before.get(key) != now.get(key))
             if keys:
-                changes = ", ".join(f"{key}: {before.get(key)!r} before, {now.get(key)!r} now" for key in keys)
+                named = {key: f"{key} (may grow)" if key in growing_keys else key for key in keys}
+                changes = ", ".join(f"{named[key]}: {before.get(key)!r} before, {now.get(key)!r} now" for key in keys)
                 raise ValueError(
                     f"{self.out} holds an unfinished run of another recipe ({changes}). Use the recipe it was started "
                     f"with, or choose another out=..."

@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 
 from pxr_agents.chat import Conversation
 from pxr_agents.engines.vllm.arguments import StartArguments
-from pxr_agents.engines.vllm.inputs import fold_placeholders, vllm_prompt, weights_directory
+from pxr_agents.engines.vllm.inputs import fold_placeholders, vllm_prompt
+from pxr_agents.engines.vllm.shared import mapped_weights, shared_weights
 from pxr_agents.types import Request
 
 PAD = 9
@@ -55,18 +57,22 @@ def test_a_prompt_has_one_placeholder_and_the_very_pixels_of_each_image(tiny_vlm
         assert np.array_equal(np.asarray(shown), image)
 
 
-def test_weights_are_written_with_tied_ones_under_all_names():
-    shared = torch.arange(6.0).reshape(2, 3)
-    weights = {"model.embed.weight": shared, "lm_head.weight": shared, "a": torch.ones(3, 2).T}
-    with weights_directory(weights) as directory:
-        read = load_file(directory / "model.safetensors")
-    assert not directory.exists()
-    assert read.keys() == weights.keys()
+def test_other_processes_find_weights_and_tied_ones_once():
+    tied = torch.arange(6.0).reshape(2, 3)
+    weights = {"embed": tied, "a": torch.randn(3, 2).bfloat16().T, "b": torch.tensor(7), "lm_head.weight": tied}
+    with shared_weights(weights) as places, ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        read = pool.submit(_read, places).result()
     assert all(torch.equal(read[name], weights[name]) for name in weights)
+    assert read.keys() == weights.keys()
+    assert places[0][1:3] == places[3][1:3]
+
+
+def _read(places):
+    return {name: tensor.clone() for name, tensor in mapped_weights(places)}
 
 
 def test_weights_without_the_output_layer_are_refused():
-    with pytest.raises(ValueError, match=r"without 'lm_head.weight'"), weights_directory({"a": torch.ones(1)}):
+    with pytest.raises(ValueError, match=r"without 'lm_head.weight'"), shared_weights({"a": torch.ones(1)}):
         pass
 
 

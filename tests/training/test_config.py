@@ -147,6 +147,27 @@ def test_keys_that_need_each_other(changes, mistake, message):
         dataclasses.replace(PPO, **(changes | mistake | {"old_logprobs": "engine"}))
 
 
+TURNS = {"kind": "vllm", "colocate": True, "num_engines": 2, "vllm": StartArguments(tensor_parallel_size=2)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "engine", "message"),
+    [
+        ({"max_staleness": 1, "num_env_runners": 1}, {}, "max_staleness is 1; expected 0 where engine.colocate"),
+        ({"num_gpus_per_learner": 0.5}, {}, r"num_gpus_per_learner is 0\.5; expected 1"),
+        ({"num_learners": 3}, {}, "num_engines is 2; expected so many .* GPUs of 3 learners"),
+        ({}, {"kind": "transformers"}, "colocate is True; expected false where kind is not 'vllm'"),
+        ({}, {"num_gpus_per_engine": 1.0}, r"num_gpus_per_engine is 1\.0; expected 0"),
+        ({}, {"vllm": StartArguments(weight_transfer="nccl")}, "weight_transfer is 'nccl'; expected 'ipc' or 'none'"),
+    ],
+)
+def test_engines_that_cannot_take_turns_with_learners_are_refused(changes, engine, message):
+    fits = {"num_learners": 4, "num_gpus_per_learner": 1.0}
+    dataclasses.replace(PPO, **fits, engine=EngineRecipe(**TURNS))
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(PPO, **(fits | changes), engine=EngineRecipe(**(TURNS | engine)))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

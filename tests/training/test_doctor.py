@@ -274,6 +274,14 @@ def test_main_memory_holds_learners_and_the_copies_of_env_runners(model):
     assert levels(model, {"memory": need - 1}, num_env_runners=3, engine=EngineRecipe(kind="vllm")) == ["ok"]
 
 
+def test_one_copy_of_the_weights_has_to_fit_into_the_object_store(model):
+    half = {"learner": LearnerRecipe(kind="zero2", dtype="bfloat16"), "num_learners": 1}
+    need = math.ceil(2 * MANY / 0.8)
+    for shared, level in ((need, []), (need - 8, ["warning"])):
+        engines = EngineRecipe(kind="vllm", num_engines=8)
+        assert levels(model, {"memory": 2**40, "shared_memory": shared}, **half, engine=engines) == ["ok", *level]
+
+
 def test_the_command_with_and_without_a_mistake(make_recipe, capsys, tmp_path):
     arguments = ["doctor", "ppo_tiny", f"model={make_recipe().model}", f"out={tmp_path}/run"]
     status = main([*arguments, "--json"])

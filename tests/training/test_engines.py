@@ -22,6 +22,7 @@ from training.config import EngineRecipe, ProbesRecipe
 from training.rllib.algorithm import VLMPPOConfig
 from training.rllib.engines import EngineGroup, RemoteEngine
 from training.rllib.env_runner import VLMEnvRunner
+from training.rllib.store import StoredWeights
 
 pytestmark = [*needs_vllm, pytest.mark.ray]
 
@@ -72,7 +73,7 @@ def cache_counts(group: EngineGroup) -> list[dict[str, int]]:
 def test_engines_complete_with_the_weights_pushed_last(group, tiny_vlm, noise_image):
     for version in (1, 2):
         changed(tiny_vlm, version)
-        group.push(tiny_vlm.model.state_dict(), version)
+        group.push(StoredWeights.put([tiny_vlm.model.state_dict()]), version)
         engine = RemoteEngine(group.handles, weights_version=version)
         talk = Talk(tiny_vlm, engine, Sampling(max_tokens=9))
         shared = noise_image()
@@ -114,7 +115,7 @@ def test_engines_do_not_sample_with_other_weights_than_asked_for(group, tiny_vlm
 
 
 def test_engines_are_lost_hang_and_come_back_with_the_weights(group, tiny_vlm, noise_image):
-    group.push(changed(tiny_vlm, 7).model.state_dict(), 7)
+    group.push(StoredWeights.put([changed(tiny_vlm, 7).model.state_dict()]), 7)
     [lost, hung] = actor_pids(group)
     talk = Talk(tiny_vlm, RemoteEngine(group.handles, weights_version=7), Sampling(max_tokens=400))
     below_lost = [p for p in vllm_processes() if lost in [parent.pid for parent in p.parents()]]

@@ -9,7 +9,9 @@ import torch
 
 pytest.importorskip("ray")
 
-from training.rllib.engines import Router, to_array, to_tensor
+from pxr_agents.engines.vllm.arguments import EngineError
+from training.rllib.engines import Router, shared_gpus
+from training.rllib.store import to_array, to_tensor
 
 
 def test_new_conversations_go_where_the_fewest_are_and_stay():
@@ -48,3 +50,12 @@ def test_weights_travel_as_arrays_that_are_not_pickled(dtype, shape):
     assert again.dtype == dtype
     assert torch.equal(again, tensor)
     assert to_tensor(tensor) is tensor
+
+
+def test_engines_that_take_turns_get_the_gpus_of_learners_on_one_node():
+    # Learners come in any order: three on one node, two on another.
+    homes = [("a", "0"), ("b", "4"), ("a", "1"), ("b", "5"), ("a", "7")]
+    assert shared_gpus(homes, 2, 2) == [("a", ("0", "1")), ("b", ("4", "5"))]
+    assert shared_gpus(homes, 4, 1) == [("a", ("0",)), ("a", ("1",)), ("a", ("7",)), ("b", ("4",))]
+    with pytest.raises(EngineError, match="num_engines=3 of 2 GPUs of one node each; the learners have 3 on a, 2 on b"):
+        shared_gpus(homes, 3, 2)

@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.run_directory import SampleCursor
+from pxr_agents.engines.vllm.arguments import StartArguments
+from training.config import EngineRecipe, EnvRecipe, PPORecipe
+from training.ppo_run import FREE_KEYS, GROWING_KEYS
+from training.run_directory import RunDirectory, SampleCursor
 
 IDS = [f"s{k}" for k in range(7)]
 
@@ -42,3 +45,21 @@ def test_mistakes_are_named():
         SampleCursor([], seed=0)
     with pytest.raises(ValueError, match=r"got data of 7 samples, expected 8 different ones at a time; set groups_per"):
         SampleCursor(IDS, seed=0).take(8)
+
+
+@pytest.mark.parametrize(("length", "grows"), [(4096, True), (0, True), (1024, False)])
+def test_a_run_goes_on_with_the_engines_that_are_left(tmp_path, length, grows):
+    def claim(num_engines, **vllm):
+        engine = EngineRecipe(kind="vllm", num_engines=num_engines, vllm=StartArguments(**vllm))
+        recipe = PPORecipe(model="m", env=EnvRecipe(id="e"), engine=engine)
+        RunDirectory(tmp_path).claim(recipe, free_keys=FREE_KEYS, growing_keys=GROWING_KEYS)
+
+    claim(4, max_model_len=2048)
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    fewer = {"tensor_parallel_size": 2, "gpu_memory_utilization": 0.5, "weight_transfer": "nccl"}
+    claim(2, max_model_len=2048, **fewer)
+    if grows:
+        claim(2, max_model_len=length, **fewer)
+    else:
+        with pytest.raises(ValueError, match=r"max_model_len \(may grow\): 2048 before, 1024 now"):
+            claim(2, max_model_len=length, **fewer)

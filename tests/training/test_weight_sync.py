@@ -8,6 +8,7 @@ import pytest
 import ray
 import torch
 
+from benchmarks.sync import measure
 from pxr_agents.engines.vllm import StartArguments
 from tests.vllm_support import ARGUMENTS, VARIABLES, needs_vllm
 from training.config import EngineRecipe
@@ -46,6 +47,11 @@ def test_every_step_reaches_all_engines_with_ranks_of_their_own():
             ("receive", {"names": ["a"]}),
             ("end", 5),
         ]
+
+
+def test_engines_of_a_node_map_one_copy_of_the_weights():
+    # Fails where a process has to copy before it can share.
+    assert measure(16 * 10**6, n_readers=2, rounds=1)["ratio"] > 0
 
 
 @pytest.mark.vllm

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import ray
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
+from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.metrics import LEARNER_RESULTS, WEIGHTS_SEQ_NO
@@ -30,11 +30,11 @@ from training.rllib.sampling import Sampler
 from training.rllib.weights import (
     WeightSync,
     export,
+    learner_gpus,
     learner_state,
     learner_version,
     load_shards,
     save_shards,
-    weights_bytes,
 )
 from training.run_directory import NonFiniteError
 
@@ -108,14 +108,15 @@ class VLMPPO(PPO):
     engines: EngineGroup | None = None
     # What `cleanup` needs; `setup` may fail before they are there.
     sampler: Any = None
-    # A reference to what env runners with an engine of their own got last.
-    _pushed: ray.ObjectRef | None = None
+    # What env runners with an engine of their own got last.
+    _pushed: dict[str, Any] | None = None
 
     def setup(self, config: Any) -> None:
         super().setup(config)
         ppo = self.config.ppo
         if ppo.engine.kind == "vllm":
-            self.engines = EngineGroup.start(ppo.model, ppo.aligned_engine)
+            homes = learner_gpus(self.learner_group) if ppo.engine.colocate else []
+            self.engines = EngineGroup.start(ppo.model, ppo.aligned_engine, homes)
             self._weight_sync = WeightSync(self.engines, ppo.engine.vllm.weight_transfer)
         self.books = Books(ppo, self.env_runner.env)
         self.sampler = Sampler(
@@ -133,6 +134,8 @@ class VLMPPO(PPO):
         groups = self.sampler.groups(self.iteration)
         self.sampler.begin()
         sampled = time.perf_counter()
+        if self.engines is not None:
+            self.engines.sleep()
         with self.learner_watch.bounded():
             learned, chosen = self._learn(groups)
         updated = time.perf_counter()
@@ -180,14 +183,17 @@ class VLMPPO(PPO):
         if self.engines is not None:
             self.sampler.weights_version = learner_version(self.learner_group)
             return self._weight_sync.sync(self.learner_group, self.sampler.weights_version)
+        # The old ones make room for the new ones.
+        self._pushed = None
         weights = learner_state(self.learner_group)
         self.sampler.weights_version = weights[WEIGHTS_SEQ_NO]
+        moved = int(weights[COMPONENT_RL_MODULE].n_bytes)
         if not self.config.num_env_runners:
             self.env_runner.set_state(weights)
-            return weights_bytes(weights) if self.config.num_learners else 0
-        self._pushed = ray.put(weights)
+            return moved if self.config.num_learners else 0
+        self._pushed = weights
         self._push()
-        return weights_bytes(weights)
+        return moved
 
     def _push(self) -> None:
         """Give every env runner the weights of the last `_sync`, whatever the learners have by now."""

@@ -1,7 +1,7 @@
 """vLLM engines as Ray actors: where they run, that they are alive, that they have the weights; and how to reach them.
 
     group = EngineGroup.start("models/Qwen2.5-VL-7B", EngineRecipe(kind="vllm", num_engines=4))
-    group.push(weights, version=3)
+    group.push(StoredWeights.put([weights]), version=3)
     engine = RemoteEngine(group.handles, weights_version=3)          # in any process
 
 An engine that dies is started again by Ray. It fetches the weights that were pushed last from the `WeightStore`, and
@@ -14,68 +14,34 @@ import asyncio
 import os
 import time
 import weakref
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import ray
-import torch
 from ray.exceptions import RayActorError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-from torch import Tensor
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from pxr_agents.checkpoint import read_checkpoint
 from pxr_agents.engines.vllm import DeadEngineError, EngineError, StaleWeightsError, StartArguments
 from pxr_agents.types import Completion, Request, Sampling
 from training.config import EngineRecipe
+from training.rllib.store import StoredWeights, WeightStore
 
-_BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
 # Seconds before a call goes out again whose engine died or waits for weights.
 RETRY_AFTER = 0.5
 # Engines that may die of (or during) one request before it is given up.
 MAX_DEATHS = 3
 
 
-def to_array(tensor: Tensor) -> np.ndarray:
-    """The same memory as an array, which the processes of a node share through Ray; a tensor would be pickled.
-
-    numpy does not know bfloat16: its bits are integers then, in a field of that name.
-    """
-    tensor = tensor.detach()
-    if tensor.dtype != torch.bfloat16:
-        return np.asarray(tensor.numpy())
-    return np.asarray(tensor.contiguous().view(torch.uint16).numpy()).view(_BFLOAT16)
-
-
-def to_tensor(weight: np.ndarray | Tensor) -> Tensor:
-    """The inverse of `to_array`; a tensor stays what it is."""
-    if isinstance(weight, Tensor) or weight.dtype != _BFLOAT16:
-        return torch.as_tensor(weight)
-    return torch.as_tensor(weight.view(np.uint16)).view(torch.bfloat16)
-
-
-class WeightStore:
-    """A Ray actor that knows the weights pushed last: the number of the push, the version, and a list of one reference
-    to them; an empty one before the first push."""
-
-    def __init__(self) -> None:
-        self._latest: tuple[int, int, list[ray.ObjectRef]] = (0, 0, [])
-
-    def put(self, version: int, weights: list[ray.ObjectRef]) -> None:
-        # In a list, or Ray would hand over the weights instead of the reference.
-        self._latest = (self._latest[0] + 1, version, weights)
-
-    def get(self) -> tuple[int, int, list[ray.ObjectRef]]:
-        return self._latest
-
-
 class EngineActor:
-    """One vLLM engine in a Ray actor. It starts at the first call, and again after a restart."""
+    """One vLLM engine in a Ray actor. It starts at the first call, and again after a restart; on `gpus` (their numbers
+    on its node) that it shares with learners and has from nobody, if there are any."""
 
-    def __init__(self, path: str, arguments: StartArguments, store: Any) -> None:
-        self._path, self._arguments, self._store = path, arguments, store
+    def __init__(self, path: str, arguments: StartArguments, store: Any, gpus: tuple[str, ...] = ()) -> None:
+        self._path, self._arguments, self._store, self._gpus = path, arguments, store, gpus
         self._core: Any = None
         self._push = 0
         self._lock = asyncio.Lock()
@@ -113,6 +79,13 @@ class EngineActor:
         return int(core.weights_version)
 
     @ray.method(max_task_retries=-1)
+    async def sleep(self) -> None:
+        """As `AsyncCore.sleep`."""
+        core = await self._started()
+        async with self._lock:
+            await core.sleep()
+
+    @ray.method(max_task_retries=-1)
     async def check_health(self) -> None:
         """Returns if vLLM is alive; ends this process if not."""
         try:
@@ -127,9 +100,12 @@ class EngineActor:
     async def _started(self) -> Any:
         async with self._lock:
             if self._core is None:
+                if self._gpus:
+                    # Ray hides all GPUs from a process that reserves none.
+                    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(self._gpus)
                 from pxr_agents.engines.vllm.core import AsyncCore
 
-                core = AsyncCore(self._path, self._arguments)
+                core = AsyncCore(self._path, self._arguments, sleep_mode=bool(self._gpus))
                 await core.start()
                 await self._take_stored(core)
                 self._core = core
@@ -137,16 +113,48 @@ class EngineActor:
 
     async def _take_stored(self, core: Any) -> None:
         # Versions may come again with other weights, where a run is resumed.
-        push, version, kept = await self._store.get.remote()
-        if push != self._push:
-            await core.reload({name: to_tensor(array) for name, array in (await kept[0]).items()}, version)
+        push, version, stored = await self._store.get.remote()
+        if push != self._push and stored.batches:
+            await core.reload(await stored.fetch(), version)
             self._push = push
 
 
-class EngineGroup:
-    """The engines of a run, and their owner. Make one with `start`, and `close` it."""
+def shared_gpus(
+    homes: Sequence[tuple[str, str]], num_engines: int, gpus_per_engine: int
+) -> list[tuple[str, tuple[str, ...]]]:
+    """Node and GPUs of every engine, from those of every learner: no GPU gets two engines, no engine two nodes.
 
-    def __init__(self, path: str, recipe: EngineRecipe, placement: PlacementGroup) -> None:
+    Raises:
+        EngineError: there are fewer such places than engines.
+    """
+    by_node: dict[str, list[str]] = {}
+    for node, gpu in homes:
+        by_node.setdefault(node, []).append(gpu)
+    places = [
+        (node, tuple(gpus[k : k + gpus_per_engine]))
+        for node, gpus in by_node.items()
+        for k in range(0, len(gpus) - gpus_per_engine + 1, gpus_per_engine)
+    ]
+    if len(places) < num_engines:
+        raise EngineError(
+            f"engine.colocate: num_engines={num_engines} of {gpus_per_engine} GPUs of one node each; the learners have "
+            f"{', '.join(f'{len(gpus)} on {node}' for node, gpus in by_node.items())}. Start fewer engines, or smaller "
+            f"ones (engine.vllm.tensor_parallel_size)."
+        )
+    return places[:num_engines]
+
+
+class EngineGroup:
+    """The engines of a run, and their owner. Make one with `start`, and `close` it. `places` are scheduling strategies
+    for each engine, and the GPUs it shares there."""
+
+    def __init__(
+        self,
+        path: str,
+        recipe: EngineRecipe,
+        places: Sequence[tuple[Any, tuple[str, ...]]],
+        placement: PlacementGroup | None = None,
+    ) -> None:
         self._path, self._recipe, self._placement = path, recipe, placement
         self._store: Any = ray.remote(WeightStore).options(num_cpus=0).remote()
         engine_class: Any = ray.remote(EngineActor)
@@ -160,21 +168,41 @@ class EngineGroup:
                 max_restarts=-1 if recipe.vllm.weight_transfer == "none" else 0,
                 max_task_retries=0,
                 max_concurrency=100_000,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=k),
+                scheduling_strategy=strategy,
                 runtime_env={"env_vars": variables},
-            ).remote(path, recipe.vllm, self._store)
-            for k in range(recipe.num_engines)
+            ).remote(path, recipe.vllm, self._store, gpus)
+            for strategy, gpus in places
         ]
 
     @classmethod
-    def start(cls, path: str, recipe: EngineRecipe) -> EngineGroup:
+    def start(cls, path: str, recipe: EngineRecipe, homes: Sequence[tuple[str, str]] = ()) -> EngineGroup:
         """Reserve a place for every engine, start them all and wait until they answer.
+
+        Args:
+            path: the checkpoint.
+            recipe: how many, and how.
+            homes: node and number of each learner's GPU, on which engines with `recipe.colocate` start.
 
         Raises:
             EngineError: there is no room for them, or they do not start within `recipe.timeout` seconds.
             FileNotFoundError, ValueError: as `read_checkpoint`.
         """
         read_checkpoint(path)
+        if recipe.colocate:
+            shared = shared_gpus(homes, recipe.num_engines, recipe.vllm.tensor_parallel_size)
+            group = cls(path, recipe, [(NodeAffinitySchedulingStrategy(node, soft=False), ids) for node, ids in shared])
+        else:
+            group = cls._apart(path, recipe)
+        try:
+            group._call_all("refresh")
+        except BaseException:
+            group.close()
+            raise
+        return group
+
+    @classmethod
+    def _apart(cls, path: str, recipe: EngineRecipe) -> EngineGroup:
+        """With a place of its own for each engine."""
         bundle = {"CPU": recipe.num_cpus_per_engine, "GPU": recipe.num_gpus_per_engine}
         needed = {name: amount for name, amount in bundle.items() if amount}
         placement = placement_group([needed or {"CPU": 0.001}] * recipe.num_engines, strategy="PACK")
@@ -184,13 +212,8 @@ class EngineGroup:
                 f"num_engines={recipe.num_engines} need {needed} each, and the cluster has "
                 f"{ray.available_resources()} left of {ray.cluster_resources()}. Start fewer, or reserve less for each."
             )
-        group = cls(path, recipe, placement)
-        try:
-            group._call_all("refresh")
-        except BaseException:
-            group.close()
-            raise
-        return group
+        bundles = (PlacementGroupSchedulingStrategy(placement, k) for k in range(recipe.num_engines))
+        return cls(path, recipe, [(bundle, ()) for bundle in bundles], placement)
 
     @property
     def gpus_per_engine(self) -> int:
@@ -200,10 +223,18 @@ class EngineGroup:
     def handles(self) -> EngineHandles:
         return EngineHandles(self._path, tuple(self.actors), self._recipe.turn_timeout)
 
-    def push(self, weights: Mapping[str, Tensor], version: int) -> None:
-        """Give every engine new weights (a whole state dict on the CPU) and wait until all have them."""
-        arrays = {name: to_array(tensor) for name, tensor in weights.items()}
-        ray.get(self._store.put.remote(version, [ray.put(arrays)]), timeout=self._recipe.timeout)
+    def sleep(self) -> None:
+        """Let engines that share GPUs with learners leave them to those, until new weights come."""
+        if self._recipe.colocate:
+            self._call_all("sleep")
+
+    def drop(self) -> None:
+        """Free the memory of the weights pushed last; an engine that restarts now waits for the next ones."""
+        ray.get(self._store.drop.remote(), timeout=self._recipe.timeout)
+
+    def push(self, weights: StoredWeights, version: int) -> None:
+        """Give every engine new weights (a whole state dict) and wait until all have them."""
+        ray.get(self._store.put.remote(version, weights), timeout=self._recipe.timeout)
         self._call_all("refresh")
 
     def check(self, timeout: float = 60.0) -> None:
@@ -215,7 +246,8 @@ class EngineGroup:
         """Stop all engines and free their place."""
         for actor in [*self.actors, self._store]:
             ray.kill(actor)
-        remove_placement_group(self._placement)
+        if self._placement is not None:
+            remove_placement_group(self._placement)
 
     def _call_all(self, method: str, *, timeout: float | None = None) -> None:
         """Wait until all engines have answered. Those that hang are killed, and restarted by Ray, which asks them

@@ -29,7 +29,8 @@ from pxr_env.env import VisualReasoningEnv
 from training.batch import group_bytes, replay_weight
 from training.probes import ProbePlan, make_env
 from training.rewards import Rewards, scored, settled_groups
-from training.rllib.engines import EngineHandles, RemoteEngine, to_tensor
+from training.rllib.engines import EngineHandles, RemoteEngine
+from training.rllib.store import StoredWeights, to_tensor
 from training.run_directory import Fault, NonFiniteError, TrainingError
 from training.watchdog import StuckEnvironmentError, Watchdog
 
@@ -217,7 +218,9 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         weights = state.get(COMPONENT_RL_MODULE)
         if weights is None or self.module is None:
             return
-        if isinstance(weights, ray.ObjectRef):
+        if isinstance(weights, StoredWeights):
+            weights = {f"model.{name}": tensor for name, tensor in weights.tensors().items()}
+        elif isinstance(weights, ray.ObjectRef):
             weights = ray.get(weights)
         weights = weights.get(DEFAULT_MODULE_ID, weights)
         self.module.set_state({name: to_tensor(weight) for name, weight in weights.items()})

@@ -219,8 +219,11 @@ class DeepSpeedPPOLearner(TokenPPOLearner):
         """Write this learner's part of the weights and of the optimizer. All learners have to, together."""
         self.engine.save_checkpoint(str(path), tag=TAG, save_latest=False)
 
-    def load_shard(self, path: Path) -> None:
-        """Read what `save_shard` wrote. All learners have to, together; there must be as many as then."""
+    def load_shard(self, path: Path, *, universal: bool = False) -> None:
+        """Read what `save_shard` of as many learners wrote, or, from a `universal_checkpoint`, of any number. All
+        learners have to, together."""
+        # What a recipe would say at the start, before it is known who wrote the checkpoint.
+        self.engine._config.load_universal_checkpoint = universal
         self.engine.load_checkpoint(str(path), tag=TAG)
 
 

@@ -5,6 +5,8 @@ What is sharded is gathered by all learners together; whatever asks one learner 
 
 from __future__ import annotations
 
+import logging
+import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,8 +21,9 @@ from torch import Tensor
 
 from pxr_agents.checkpoint import published_weights
 from training.config import PPORecipe
-from training.learners import adapter_weights, export_model, plain_weights
-from training.rllib.engines import EngineGroup, to_array, to_tensor
+from training.learners import adapter_weights, export_model, plain_weights, universal_checkpoint, weight_batches
+from training.rllib.engines import EngineGroup
+from training.rllib.store import StoredWeights
 
 SHARDS = "shards"
 # Seconds a step of a weight transfer may take.
@@ -41,23 +44,39 @@ def named_weights(learner: Any) -> Iterator[tuple[str, Tensor]]:
     return plain_weights(_model(learner))
 
 
+def stored_weights(learner_group: Any) -> StoredWeights:
+    """The model's weights in the object store of the first learner, which alone copies them."""
+
+    def put(learner: Any) -> StoredWeights:
+        batches = weight_batches(_model(learner))
+        if _is_first():
+            return StoredWeights.put(batches)
+        for _ in batches:
+            pass  # The others take part in gathering them.
+        return StoredWeights()
+
+    return on_learners(learner_group, put)[0]
+
+
 def learner_weights(learner_group: Any) -> dict[str, Tensor]:
-    """The model's state dict, under the names transformers gives its parameters, on the CPU."""
-    return {name: to_tensor(value) for name, value in _from_first(learner_group, named_weights).items()}
+    """The model's state dict, under the names transformers gives its parameters, on the CPU, to read only."""
+    return stored_weights(learner_group).tensors()
 
 
 def learner_state(learner_group: Any) -> dict[str, Any]:
     """What env runners with an engine of their own take in `set_state`: the weights and their version."""
-    weights = {f"model.{name}": value for name, value in _from_first(learner_group, named_weights).items()}
-    return {
-        COMPONENT_RL_MODULE: {DEFAULT_MODULE_ID: weights},
-        WEIGHTS_SEQ_NO: learner_version(learner_group),
-    }
+    version = learner_version(learner_group)
+    return {COMPONENT_RL_MODULE: stored_weights(learner_group), WEIGHTS_SEQ_NO: version}
 
 
-def weights_bytes(state: dict[str, Any]) -> int:
-    """Bytes of the weights in what `learner_state` returns."""
-    return sum(int(array.nbytes) for array in state[COMPONENT_RL_MODULE][DEFAULT_MODULE_ID].values())
+def learner_gpus(learner_group: Any) -> list[tuple[str, str]]:
+    """Node and number there of each learner's GPU."""
+
+    def home(learner: Any) -> tuple[str, str]:
+        context = ray.get_runtime_context()
+        return context.get_node_id(), context.get_accelerator_ids()["GPU"][0]
+
+    return on_learners(learner_group, home)
 
 
 def learner_version(learner_group: Any) -> int:
@@ -68,11 +87,15 @@ def learner_version(learner_group: Any) -> int:
 
 def export(learner_group: Any, recipe: PPORecipe, path: Path) -> None:
     """Write the trained model as `training.learners.export_model` does; all learners are alive."""
-    adapters: dict[str, Any] = {}
+    adapters: dict[str, Tensor] = {}
     if recipe.learner.lora_rank:
-        adapters = _from_first(learner_group, lambda learner: adapter_weights(_model(learner)))
-    named = {name: to_tensor(x) for name, x in adapters.items()}
-    export_model(recipe, learner_weights(learner_group), named, path)
+        # A copy: what is gathered goes.
+        copied = on_learners(
+            learner_group,
+            lambda learner: {name: x.to("cpu", copy=True) for name, x in adapter_weights(_model(learner))},
+        )
+        adapters = copied[0]
+    export_model(recipe, learner_weights(learner_group), adapters, path)
 
 
 def save_shards(learner_group: Any, path: Path) -> None:
@@ -83,36 +106,33 @@ def save_shards(learner_group: Any, path: Path) -> None:
 
 
 def load_shards(learner_group: Any, path: Path) -> None:
-    """Let every learner read its part of a checkpoint (see `save_shards`).
-
-    Raises:
-        ValueError: other numbers of learners wrote it.
-    """
+    """Let every learner read its part of a checkpoint (see `save_shards`). What another number of learners wrote is put
+    together first, in a directory beside, and split anew."""
     folder = Path(path).absolute() / SHARDS
     if not folder.exists():
         return
     n_learners, n_shards = max(len(learner_group), 1), len(list(folder.glob("*/*_optim_states.pt")))
-    if n_shards != n_learners:
-        raise ValueError(
-            f"{path} was written by {n_shards} learners and is read by {n_learners}; expected as many. Resume with "
-            f"num_learners={n_shards}, or start a new run from its folder `model`."
-        )
-    on_learners(learner_group, lambda learner: learner.load_shard(folder))
+    if n_shards == n_learners:
+        on_learners(learner_group, lambda learner: learner.load_shard(folder))
+        return
+    logging.getLogger("training").warning(
+        "%s was written by %d learners: its weights and optimizer states are split anew for %d; nothing is lost",
+        path, n_shards, n_learners,
+    )  # fmt: skip
+    whole = folder.with_name("whole")
+    try:
+        on_learners(learner_group, lambda learner: universal_checkpoint(folder, whole) if _is_first() else None)
+        on_learners(learner_group, lambda learner: learner.load_shard(whole, universal=True))
+    finally:
+        shutil.rmtree(whole, ignore_errors=True)
 
 
 def _model(learner: Any) -> Any:
     return learner.module[DEFAULT_MODULE_ID].unwrapped().model
 
 
-def _from_first(learner_group: Any, named: Callable[[Any], Iterator[tuple[str, Tensor]]]) -> dict[str, Any]:
-    """What the first learner gets by iterating over `named(learner)` while all others do."""
-
-    def collect(learner: Any) -> dict[str, Any]:
-        first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-        # A copy: what is gathered goes, and what is trained changes.
-        return {name: to_array(tensor.to("cpu", copy=True)) for name, tensor in named(learner) if first}
-
-    return on_learners(learner_group, collect)[0]
+def _is_first() -> bool:
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 class WeightSync:
@@ -120,7 +140,7 @@ class WeightSync:
 
     | way | learners and engines | what happens |
     |---|---|---|
-    | "none" | anywhere, CPUs too | whole, through Ray's object store; engines reload them from shared memory |
+    | "none" | anywhere, CPUs too | whole, through Ray's object store: one copy a node, which its engines map |
     | "nccl" | GPUs of their own | learner rank 0 broadcasts to all engines, GPU to GPU, by vLLM's weight transfer |
     | "ipc" | the same GPUs | engines map the learner's memory, by vLLM's weight transfer |
 
@@ -134,9 +154,10 @@ class WeightSync:
     def sync(self, learner_group: Any, version: int) -> int:
         """Returns once every engine has them, and completes with them as `version`: the bytes of one copy."""
         if self._way == "none":
-            weights = learner_weights(learner_group)
+            self._engines.drop()
+            weights = stored_weights(learner_group)
             self._engines.push(weights, version)
-            return sum(tensor.nbytes for tensor in weights.values())
+            return weights.n_bytes
         if not self._opened:
             way, actors, gpus = self._way, tuple(self._engines.actors), self._engines.gpus_per_engine
             address = on_learners(learner_group, _free_address)[0]

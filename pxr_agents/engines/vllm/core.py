@@ -27,7 +27,8 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 from pxr_agents.checkpoint import find_checkpoint, published_weights, read_checkpoint
 from pxr_agents.engines import without_room
 from pxr_agents.engines.vllm.arguments import NO_NEW_EXPERTS, DeadEngineError, EngineError, StartArguments
-from pxr_agents.engines.vllm.inputs import vllm_prompt, weights_directory
+from pxr_agents.engines.vllm.inputs import vllm_prompt
+from pxr_agents.engines.vllm.shared import SharedReload, shared_weights
 from pxr_agents.types import Completion, Request, Sampling
 
 
@@ -63,17 +64,18 @@ class CacheCounter(StatLoggerBase):
 
 
 class AsyncCore:
-    """A running vLLM engine on a checkpoint, a directory or a hub name."""
+    """A running vLLM engine on a checkpoint, a directory or a hub name; one that is to `sleep` needs `sleep_mode`."""
 
-    def __init__(self, path: str | Path, arguments: StartArguments) -> None:
+    def __init__(self, path: str | Path, arguments: StartArguments, *, sleep_mode: bool = False) -> None:
         self.checkpoint = read_checkpoint(find_checkpoint(path, weights=True))
         self.weights_version = 0
         self.cache_counter = CacheCounter()
         self._images_per_prompt = arguments.images_per_prompt
         self._ids = itertools.count()
         self._broken: BaseException | None = None
+        self._asleep = False
         self._llm = AsyncLLM.from_engine_args(
-            _engine_args(str(self.checkpoint.folder), arguments),
+            _engine_args(str(self.checkpoint.folder), arguments, sleep_mode),
             stat_loggers=[lambda config, index: self.cache_counter],
         )
         self.max_model_len = int(self._llm.model_config.max_model_len)
@@ -206,10 +208,17 @@ class AsyncCore:
         if self.checkpoint.has_experts and current_platform.is_cpu():
             raise EngineError(NO_NEW_EXPERTS)
         published = dict(published_weights(self.checkpoint.config.model_type, weights.items()))
-        with weights_directory(published) as directory, self._broken_if_this_fails():
-            await self._llm.pause_generation(mode="wait", clear_cache=True)
-            await self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(directory)})
+        with shared_weights(published) as places, self._broken_if_this_fails():
+            await self._make_ready()
+            await self._llm.collective_rpc("reload_shared", args=(places,))
             await self._resume(version)
+
+    async def sleep(self) -> None:
+        """Finish the turns under way, and leave the GPU's memory to others until new weights come: weights and caches
+        are dropped. Turns that are asked for meanwhile wait."""
+        with self._broken_if_this_fails():
+            await self._llm.sleep(level=2, mode="wait")
+            self._asleep = True
 
     async def open_transfer(self, init_info: dict[str, Any]) -> None:
         """Connect to a learner that sends weights from GPU to GPU."""
@@ -218,7 +227,7 @@ class AsyncCore:
     async def begin_transfer(self) -> None:
         """Finish the turns under way and make ready for new weights; what follows waits until `end_transfer`."""
         with self._broken_if_this_fails():
-            await self._llm.pause_generation(mode="wait", clear_cache=True)
+            await self._make_ready()
             await self._llm.start_weight_update()
 
     async def receive_transfer(self, update_info: Any) -> None:
@@ -241,11 +250,21 @@ class AsyncCore:
             self._broken = error
             raise
 
+    async def _make_ready(self) -> None:
+        """For new weights: no turn is under way, and there is memory for them."""
+        if self._asleep:
+            await self._llm.wake_up(tags=["weights"])
+        else:
+            await self._llm.pause_generation(mode="wait", clear_cache=True)
+
     async def _resume(self, version: int) -> None:
         await self._llm.reset_prefix_cache()
         await self._llm.reset_mm_cache()
         await self._llm.reset_encoder_cache()
         await self._llm.update_weight_version(str(version))
+        if self._asleep:
+            await self._llm.wake_up(tags=["kv_cache"])
+            self._asleep = False
         await self._llm.resume_generation()
         self.weights_version = version
 
@@ -265,7 +284,7 @@ class AsyncCore:
         del self._llm
 
 
-def _engine_args(path: str, arguments: StartArguments) -> AsyncEngineArgs:
+def _engine_args(path: str, arguments: StartArguments, sleep_mode: bool) -> AsyncEngineArgs:
     transfer = arguments.weight_transfer
     sizes = ("kv_cache_memory_bytes", "max_model_len", "max_num_batched_tokens", "block_size")
     # 0 leaves one to vLLM.
@@ -275,6 +294,7 @@ def _engine_args(path: str, arguments: StartArguments) -> AsyncEngineArgs:
         dtype=arguments.dtype,
         seed=arguments.seed,
         tensor_parallel_size=arguments.tensor_parallel_size,
+        worker_extension_cls=f"{SharedReload.__module__}.{SharedReload.__qualname__}",
         # An engine lives on one node.
         distributed_executor_backend="mp" if arguments.tensor_parallel_size > 1 else None,
         gpu_memory_utilization=arguments.gpu_memory_utilization,
@@ -288,6 +308,7 @@ def _engine_args(path: str, arguments: StartArguments) -> AsyncEngineArgs:
         logprobs_mode="processed_logprobs",
         generation_config="vllm",
         disable_log_stats=True,
+        enable_sleep_mode=sleep_mode,
         weight_transfer_config=None if transfer == "none" else WeightTransferConfig(backend=transfer),
         **given,
     )

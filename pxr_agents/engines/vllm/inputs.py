@@ -1,4 +1,4 @@
-"""Our conversations, and new weights, as vLLM takes them. No vLLM in here.
+"""Our conversations as vLLM takes them. No vLLM in here.
 
 Our ids hold one `<|image_pad|>` per merged vision token. vLLM wants one per image and expands it by itself; ids that
 are expanded already it would expand again, silently.
@@ -6,14 +6,10 @@ are expanded already it would expand again, silently.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from pxr_agents.chat import ChatFormat
 from pxr_agents.types import Request
@@ -62,30 +58,3 @@ def vllm_prompt(request: Request, chat: ChatFormat) -> dict[str, Any]:
     if request.images:
         prompt["multi_modal_data"] = {"image": [Image.fromarray(image) for image in request.images]}
     return prompt
-
-
-@contextmanager
-def weights_directory(weights: Mapping[str, Tensor]) -> Iterator[Path]:
-    """A temporary directory with the weights as a safetensors file, in shared memory where there is some.
-
-    Raises:
-        ValueError: there is no output layer among them. Checkpoints leave it out if it is tied to the embeddings, but
-            vLLM keeps a packed copy of it on CPUs, which would silently stay the old one.
-    """
-    from safetensors.torch import save_file
-
-    if "lm_head.weight" not in weights:
-        raise ValueError(
-            f"got {len(weights)} weights without 'lm_head.weight'; expected the model's whole state_dict(), in which "
-            f"tied weights have all their names"
-        )
-    separate: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in weights.items():
-        # The format has no notion of tied weights.
-        separate[name] = tensor.clone() if tensor.data_ptr() in seen else tensor.contiguous()
-        seen.add(tensor.data_ptr())
-    shared_memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    with tempfile.TemporaryDirectory(prefix="pxr-weights-", dir=shared_memory) as directory:
-        save_file(separate, Path(directory) / "model.safetensors", metadata={"format": "pt"})
-        yield Path(directory)
