@@ -155,9 +155,8 @@ def build(path: str | Path, texts: Sequence[str], atom: str, fixed: Sequence[str
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer(texts, atom, fixed)
     _write_processor(path)
-    vlm = VLM.around(build_model(tokenizer, seed=seed), tokenizer, path)
-    vlm.save(path)
-    return vlm
+    VLM.around(build_model(tokenizer, seed=seed), tokenizer, path).save(path)
+    return VLM.from_pretrained(path)
 
 
 def _write_processor(path: Path) -> None:

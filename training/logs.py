@@ -25,7 +25,7 @@ Report = Callable[[int, int, dict[str, float]], None]
 LOG_SECONDS = 30.0
 """Where bars cannot be drawn (a log file, a Ray job), a line comes this often."""
 
-SHOWN = ("accuracy", "usage_rate", "localization", "direct", "box", "hit_rate")
+SHOWN = ("accuracy", "usage_rate", "localization", "direct", "box", "hit_rate", "usage_plain", "usage_curiosity")
 """The numbers that stand behind a bar."""
 
 

@@ -8,7 +8,7 @@ source pixels. Easy letters are dark. Hard ones are a texture around the fill co
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -49,6 +49,10 @@ class _PlacedBox:
     hard: bool
     cell: tuple[int, int]
     box: Place
+
+    def told(self) -> dict[str, Any]:
+        """What the metadata of a sample say of it."""
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,7 +184,7 @@ class SyntheticSearch(ProceduralSamples):
             answers=(target.letter,),
             evidence_box=around([target.box]),
             category="hard" if target.hard else "easy",
-            metadata={"boxes": [asdict(box) for box in boxes], "cell_size": self.cell},
+            metadata={"boxes": [box.told() for box in boxes], "cell_size": self.cell},
         )
 
     def _source(self, index: int) -> ImageSource:

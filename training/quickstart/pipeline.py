@@ -8,15 +8,13 @@ OUT/summary.json        the figures of both arms            OUT/report.html
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +29,9 @@ from pxr_agents.vlm import VLM
 from training.config import CuriosityRecipe, PPORecipe, to_dict
 from training.logs import Report, StageProgress
 from training.quickstart.recipe import ARMS, QuickstartRecipe
+from training.quickstart.side_by_side import train_side_by_side
 from training.quickstart.stages import ATOM, WarmStart, fixed_texts, pretrain, task_texts
-from training.run_directory import RESUME, Interrupted, write_whole
+from training.run_directory import RESUME, Interrupted, RunDirectory, write_whole
 
 SUMMARY_KEYS = ("accuracy", "accuracy_needs_operation", "accuracy_easy", "usage_rate", "hit_rate")
 
@@ -69,7 +68,9 @@ class Quickstart:
             with self._progress:
                 self._stage("base", "A  pre-train a tiny VLM", self.recipe.pretrain.steps, self._base)
                 self._stage("warm", "B  warm start", warm_start.form.steps + warm_start.clumsy.steps, self._warm)
-                self._arms()
+                self._stage(
+                    "ppo", "C  PPO without, with curiosity", len(ARMS) * self.recipe.ppo.iterations, self._train
+                )
                 if all(self._evaluation(arm).exists() for arm in ARMS):
                     self._progress.skip("D  evaluate")
                 else:
@@ -141,27 +142,20 @@ class Quickstart:
             curiosity=self.recipe.ppo.curiosity if arm == "curiosity" else CuriosityRecipe(preset="off"),
         )
 
-    def _arms(self) -> None:
-        from training.rllib.run import ray_session
+    def _train(self, report: Report) -> tuple[dict[str, float], str]:
+        """Both arms at once; what an interrupted one left goes on."""
+        runs = {arm: RunDirectory(self.arm_recipe(arm).out) for arm in ARMS}
+        missing = {arm: self.arm_recipe(arm) for arm, run in runs.items() if not run.model.exists()}
+        n, done, usage = len(missing) * self.recipe.ppo.iterations, itertools.count(1), dict[str, float]()
 
-        # One Ray session: starting it twice would take longer than an arm's first iterations.
-        missing = [arm for arm in ARMS if f"ppo_{arm}" not in self.stages]
-        with ray_session(self.arm_recipe("plain")) if missing else nullcontext():
-            for arm in ARMS:
-                title = f"C  PPO {'without' if arm == 'plain' else 'with'} curiosity"
-                self._stage(f"ppo_{arm}", title, self.recipe.ppo.iterations, partial(self._arm, arm))
+        def on_iteration(arm: str, metrics: dict[str, float]) -> None:
+            usage[f"usage_{arm}"] = metrics["usage_rate"]
+            report(next(done), n, usage)
 
-    def _arm(self, arm: str, report: Report) -> tuple[dict[str, float], str]:
-        from training.rllib.run import run_ppo
-
-        recipe, latest = self.arm_recipe(arm), dict[str, float]()
-
-        def on_iteration(metrics: dict[str, float]) -> None:
-            latest.update(metrics)
-            report(int(metrics["iteration"]), recipe.iterations, metrics)
-
-        run_ppo(recipe, on_iteration=on_iteration)
-        return {"iterations": latest["iteration"]}, _note(latest, ("accuracy", "usage_rate"))
+        train_side_by_side(missing, on_iteration)
+        latest = {arm: json.loads(run.metrics.read_text().splitlines()[-1]) for arm, run in runs.items()}
+        shown = (f"{arm}: {_note(metrics, ('accuracy', 'usage_rate'))}" for arm, metrics in latest.items())
+        return {f"iterations_{arm}": metrics["iteration"] for arm, metrics in latest.items()}, "; ".join(shown)
 
     def _evaluation(self, arm: str) -> Path:
         return self.out / "arms" / arm / "eval" / "metrics.json"
@@ -191,7 +185,7 @@ class Quickstart:
             metrics = json.loads(self._evaluation(arm).read_text())["statistics"]
             # Nobody zoomed, so nobody hit: the rate over no episode is reported as 0.
             arms[arm] = {"hit_rate": 0.0, **{key: metrics[key] for key in SUMMARY_KEYS if key in metrics}}
-            arms[arm]["iterations"] = self.stages[f"ppo_{arm}"]["iterations"]
+            arms[arm]["iterations"] = self.stages["ppo"][f"iterations_{arm}"]
         seconds = {stage: values["seconds"] for stage, values in self.stages.items()}
         base, warm = self.stages["base"], self.stages["warm"]
         holding = (True, not base["met"], not (warm["form_met"] and warm["met"]))
@@ -200,7 +194,7 @@ class Quickstart:
             "arms": arms,
             "seconds": {**seconds, "total": sum(seconds.values())},
             "targets": targets(arms),
-            "notes": list(compress(NOTES, holding)),
+            "notes": list(itertools.compress(NOTES, holding)),
             "stages": self.stages,
         }
         (self.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")

@@ -29,7 +29,7 @@ def default_ppo() -> PPORecipe:
     """
     return PPORecipe(
         model="", env=EnvRecipe(id=ENV_ID, kwargs=dict(ENV_KWARGS)), iterations=80, groups_per_iteration=24,
-        group_size=8, num_env_runners=2, lr=3e-4, lr_warmup_iterations=5, adam_betas=(0.9, 0.95), clip_coef_high=0.28,
+        group_size=8, lr=3e-4, lr_warmup_iterations=5, adam_betas=(0.9, 0.95), clip_coef_high=0.28,
         ent_coef=0.02, normalize_std=True, max_tokens=16, checkpoint_every=40, wandb=False,
     )  # fmt: skip
 
