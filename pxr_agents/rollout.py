@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,29 +32,51 @@ def rollout(
 ) -> list[Episode]:
     """Run every job to its end.
 
-    As many episodes run at once as there are environments; a freed environment takes the next job. The loop
-    does not wait for all turns: whatever the agent has finished is stepped and submitted again, so the same
-    loop serves lock-step engines and asynchronous ones.
-
     Args:
-        envs: environments of one task (all alike).
         on_episode: called with each episode as it ends (progress, writing to disk).
-        on_step: called after each reset and each turn, before the agent is asked again. What it raises ends the
-            rollout.
+        envs, on_step: as for `rollouts`.
 
     Returns:
-        The episodes, in the order of `jobs`. One whose conversation outgrows the model's context (`ContextFull`) ends
-        without an answer.
+        The episodes, in the order of `jobs`.
     """
     if jobs and not envs:
         raise ValueError(f"got {len(jobs)} jobs with no environment to run them in; pass at least one")
-    waiting, free = deque(enumerate(jobs)), list(envs)
-    running: dict[int, _Running] = {}
     episodes: dict[int, Episode] = {}
-    while waiting or running:
-        while waiting and free:
-            key, job = waiting.popleft()
-            running[key] = _start(free.pop(), agent, key, job, on_step)
+    for key, episode in rollouts(envs, agent, jobs, on_step):
+        episodes[key] = episode
+        if on_episode is not None:
+            on_episode(episode)
+    return [episodes[key] for key in range(len(jobs))]
+
+
+def rollouts(
+    envs: Iterable[gymnasium.Env], agent: Agent, jobs: Iterable[Job], on_step: OnStep | None = None
+) -> Iterator[tuple[int, Episode]]:
+    """Every episode as it ends, with the place of its job.
+
+    As many episodes run at once as there are environments; a freed environment takes the next job. The loop
+    does not wait for all turns: whatever the agent has finished is stepped and submitted again, so the same
+    loop serves lock-step engines and asynchronous ones. An episode whose conversation outgrows the model's context
+    (`ContextFull`) ends without an answer.
+
+    Args:
+        envs: environments of one task (all alike); the next is made only when a job waits for it.
+        jobs: the next is asked for only when there is an environment for it.
+        on_step: called after each reset and each turn, before the agent is asked again. What it raises ends the
+            rollout.
+    """
+    waiting, unused = enumerate(jobs), iter(envs)
+    free: list[gymnasium.Env] = []
+    running: dict[int, _Running] = {}
+    while True:
+        while (env := free.pop() if free else next(unused, None)) is not None:
+            if (following := next(waiting, None)) is None:
+                free.append(env)
+                break
+            key, job = following
+            running[key] = _start(env, agent, key, job, on_step)
+        if not running:
+            return
         for key, action in agent.collect():
             run = running[key]
             if isinstance(action, ContextFull):
@@ -72,10 +93,7 @@ def rollout(
             _finish(run.episode, info)
             run.episode.tokens = tokens = agent.finish(key)
             run.episode.token_spans = None if tokens is None else tokens.spans()
-            episodes[key] = run.episode
-            if on_episode is not None:
-                on_episode(run.episode)
-    return [episodes[key] for key in range(len(jobs))]
+            yield key, run.episode
 
 
 def _start(env: gymnasium.Env, agent: Agent, key: int, job: Job, on_step: OnStep | None) -> _Running:

@@ -131,10 +131,14 @@ class PPORecipe:
     num_cpus_per_learner: NonNegativeFloat = 1.0
     """What Ray reserves for each; may be a fraction."""
     rollout_timeout: PositiveFloat = 1800.0
-    """Seconds after which an env runner that has not come back counts as lost."""
-    max_staleness: int = 0
+    """Seconds without a finished group after which an env runner counts as lost."""
+    max_staleness: NonNegativeInt = 0
     """Iterations that rollouts may be older than the weights that they train: 0 for rollouts and updates in turn, 1 to
-    sample the next iteration while learners work at this one (see docs/ppo.md)."""
+    sample the next iteration while learners work at this one, more to go on sampling while weights change (see
+    docs/ppo.md)."""
+    oversample: Annotated[float, Field(ge=1)] = 1.0
+    """Groups are asked for times this; the first groups_per_iteration that do not score alike are trained on, and the
+    others are cancelled."""
     env_timeout: PositiveFloat = 300.0
     """Seconds after which a step or reset of an environment that has not come back counts as stuck."""
     learner_timeout: PositiveFloat = 3600.0
@@ -274,12 +278,13 @@ class PPORecipe:
              "from older weights"),
             ("uniform_groups", self.uniform_groups == "keep" or self.advantage == "group",
              "'keep' where advantage is 'gae': there a group that scores alike still teaches the critic"),
-            ("importance_cap", self.max_staleness != 1 or corrected,
-             "a number above 0 where max_staleness is 1 and old_logprobs 'learner': rollouts come from older weights"),
-            ("max_staleness", self.max_staleness in (0, 1),
-             "0 or 1: sampling further ahead makes rollouts older, and no iteration shorter"),
+            ("importance_cap", not self.max_staleness or corrected,
+             "a number above 0 where max_staleness is 1 or more and old_logprobs 'learner': rollouts come from older "
+             "weights"),
             ("num_env_runners", not self.max_staleness or self.num_env_runners > 0,
-             "1 or more where max_staleness is 1: rollouts that run beside the learners need processes of their own"),
+             "1 or more where max_staleness is: rollouts that run beside the learners need processes of their own"),
+            ("oversample", self.oversample == 1 or self.advantage == "group",
+             "1 where advantage is 'gae': there a group that scores alike still teaches the critic"),
             _processes(self),
             ("max_staleness", not self.engine.colocate or not self.max_staleness,
              "0 where engine.colocate is true: engines sleep while learners work"),

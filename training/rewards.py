@@ -77,6 +77,10 @@ class Rewards:
             asked.set_exception(error)
         self._asked[id(episode)] = asked
 
+    def known(self, episodes: Sequence[Episode]) -> bool:
+        """Whether the terms of all these are there, so that nobody would wait for them."""
+        return all(self._asked[id(each)].done() for each in episodes if id(each) in self._asked)
+
     def add_to(self, settled: Episode, episode: Episode) -> Episode:
         """The settled copy of an episode with its terms, earned by the last turn; with an `error` if they are unknown.
 

@@ -73,14 +73,16 @@ class Fault:
 
     Attributes:
         kind: "env runner" and "engine" for processes that were lost, "stuck" for an environment that did not come back
-            or cannot show its sample, "given up" for a sample that is left out, "context" for episodes that ran out of
-            the model's context, "skipped step" of the optimizer, "restart" of the whole run from a checkpoint,
-            "reward" for episodes whose reward is unknown.
+            or cannot show its sample, "given up" for a sample that is left out, "too old" for groups that are sampled
+            again, "context" for episodes that ran out of the model's context, "skipped step" of the optimizer,
+            "restart" of the whole run from a checkpoint, "reward" for episodes whose reward is unknown.
         text: what happened, and what was done.
         sample_id: the sample it is about, if it is about one.
     """
 
-    kind: Literal["env runner", "engine", "stuck", "given up", "context", "skipped step", "restart", "reward"]
+    kind: Literal[
+        "env runner", "engine", "stuck", "given up", "too old", "context", "skipped step", "restart", "reward"
+    ]
     text: str
     sample_id: str | None = None
 
@@ -258,12 +260,13 @@ class SampleCursor:
         self._ids, self._seed, self._taken = sample_ids, seed, 0
         self._epoch, self._order = -1, np.zeros(0, np.int64)
 
-    def take(self, n: int) -> list[str]:
-        """The next `n` ids, all different; raises ValueError if the data has fewer."""
-        if n > len(self._ids):
+    def take(self, n: int, besides: Sequence[str] = ()) -> list[str]:
+        """The next `n` ids, all different and none of `besides`; raises ValueError if the data has fewer."""
+        if n + len(set(besides)) > len(self._ids):
             raise ValueError(
-                f"got data of {len(self._ids)} samples, expected {n} different ones at a time; set "
-                f"groups_per_iteration (or batch_size) to at most {len(self._ids)}"
+                f"got data of {len(self._ids)} samples, expected {n + len(set(besides))} different ones at a time; set "
+                f"groups_per_iteration (or batch_size) to at most {len(self._ids)}, times oversample and what is "
+                f"sampled ahead (max_staleness)"
             )
         taken: list[str] = []
         while len(taken) < n:
@@ -274,7 +277,7 @@ class SampleCursor:
             sample_id = str(self._ids[int(self._order[place])])
             self._taken += 1
             # At the seam of two epochs an id could come twice; its second turn is skipped.
-            if sample_id not in taken:
+            if sample_id not in taken and sample_id not in besides:
                 taken.append(sample_id)
         return taken
 

@@ -127,8 +127,8 @@ def test_ranges(recipe, name, value):
             {"importance_cap": None},
             r"importance_cap is None; expected .* comes from older weights",
         ),
-        (AHEAD, {"max_staleness": 2}, r"max_staleness is 2; expected 0 or 1: sampling further ahead"),
-        (AHEAD, {"num_env_runners": 0}, r"num_env_runners is 0; expected 1 or more where max_staleness is 1"),
+        ({"oversample": 2.0}, {"advantage": "gae"}, r"oversample is 2.0; expected 1 where advantage is 'gae'"),
+        (AHEAD, {"num_env_runners": 0}, r"num_env_runners is 0; expected 1 or more where max_staleness is:"),
         (AHEAD, {"importance_cap": None}, r"importance_cap is None; expected .* rollouts come from older weights"),
         (
             {"groups_per_iteration": 2, "num_learners": 2, "minibatch_tokens": 1000},

@@ -25,6 +25,7 @@ from training.loss import LOGPROBS
 from training.rllib.algorithm import VLMPPOConfig
 from training.rllib.env_runner import VLMEnvRunner
 from training.rllib.run import run_ppo
+from training.rllib.sample_queue import Part
 from training.rllib.weights import export, learner_weights, load_shards, on_learners, save_shards
 from training.run_directory import Interrupted
 
@@ -74,7 +75,7 @@ def runner(recipe):
 @pytest.fixture(scope="module")
 def data(runner):
     """Five groups for each update: one learner gets three of them, and in the last update the other sees no images."""
-    groups = [sampled.group for sampled in runner.sample_groups(SAMPLES, seed=[0])]
+    groups = [sampled.group for sampled in runner.sample_groups([Part(SAMPLES, [0])])]
     rewarded = [with_rewards(group, k) for k, group in enumerate(groups)]
     image_id = runner.module.vlm.chat.image_id
     return [rewarded, rewarded, [*rewarded[:3], *(text_only(group, image_id) for group in rewarded[3:])]]

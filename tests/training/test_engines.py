@@ -13,7 +13,7 @@ import torch
 
 from pxr_agents.chat import Conversation
 from pxr_agents.engines.vllm import EngineError, StaleWeightsError, StartArguments
-from pxr_agents.types import Episode, Request, Sampling
+from pxr_agents.types import Episode, Request, Sampling, episode_seed, turn_seed
 from pxr_agents.vlm import VLM
 from tests.training.conftest import ENV
 from tests.training.uneven import uneven
@@ -21,8 +21,10 @@ from tests.vllm_support import ARGUMENTS, VARIABLES, Talk, needs_vllm, vllm_proc
 from training.config import EngineRecipe, ProbesRecipe
 from training.rllib.algorithm import VLMPPOConfig
 from training.rllib.engines import EngineGroup, RemoteEngine
-from training.rllib.env_runner import VLMEnvRunner
+from training.rllib.env_runner import SampledGroup, VLMEnvRunner
+from training.rllib.sample_queue import Part, SampleQueue
 from training.rllib.store import StoredWeights
+from training.run_directory import Fault
 
 pytestmark = [*needs_vllm, pytest.mark.ray]
 
@@ -153,11 +155,32 @@ def test_engines_are_lost_hang_and_come_back_with_the_weights(group, tiny_vlm, n
     assert max(talk.gap(key) for key in range(2)) < 1e-5
 
 
-def test_an_env_runner_in_this_process_needs_no_weights(group, tiny_path, make_recipe):
+def fail_once(actor, seed):
+    complete = actor._core.complete
+
+    async def failing(request, sampling):
+        if request.seed == seed:
+            actor._core.complete = complete
+            raise EngineError("injected")
+        return await complete(request, sampling)
+
+    actor._core.complete = failing
+
+
+def test_an_env_runner_needs_no_weights_and_an_error_of_an_engine_costs_one_group(group, tiny_path, make_recipe):
     recipe = make_recipe(model=str(tiny_path), engine=group._recipe, max_tokens=8)
-    runner = VLMEnvRunner(config=VLMPPOConfig().recipe(recipe), worker_index=0)
-    runner.connect(group.handles, loaded(group))
-    [sampled] = runner.sample_groups(["train-3"], seed=[0])
+    runner, queue = VLMEnvRunner(config=VLMPPOConfig().recipe(recipe), worker_index=0), ray.remote(SampleQueue).remote()
+    ray.get(queue.set_weights.remote(loaded(group), []))
+    ray.get(queue.put.remote([Part([sample_id], [0]) for sample_id in ("train-3", "train-4", "train-5")]))
+    ray.get(
+        [actor.__ray_call__.remote(fail_once, turn_seed(episode_seed((0,), "train-4", 1), 0)) for actor in group.actors]
+    )
+    pieces = list(runner.sample_from(queue, group.handles, refill=True))[1::2]
+    [fault] = [piece for piece in pieces if isinstance(piece, Fault)]
+    assert (fault.kind, fault.sample_id) == ("engine", "train-4")
+    assert "injected" in fault.text
+    sampled, other = [piece for piece in pieces if isinstance(piece, SampledGroup)]
+    assert {sampled.sample_id, other.sample_id} == {"train-3", "train-5"}
     assert runner.module is None
     assert {step.weights_version for e in sampled.episodes for step in e.steps} == {loaded(group)}
     runner.stop()

@@ -18,6 +18,7 @@ from tests.distributions import token_distributions
 from training.config import LearnerRecipe
 from training.rllib.algorithm import VLMPPOConfig
 from training.rllib.env_runner import VLMEnvRunner
+from training.rllib.sample_queue import Part
 from training.rllib.weights import learner_state, learner_weights
 
 
@@ -29,7 +30,7 @@ def learn(make_recipe):
         recipe = make_recipe(lr=1e-4, iterations=100, learner=LearnerRecipe(**learner))
         config = VLMPPOConfig().recipe(recipe)
         runner = VLMEnvRunner(config=config, worker_index=0)
-        groups = [sampled.group for sampled in runner.sample_groups(["train-1", "train-2"], seed=[0])]
+        groups = [sampled.group for sampled in runner.sample_groups([Part(["train-1", "train-2"], [0])])]
         groups = [with_rewards(group) for group in groups]
         learner_group = config.build_learner_group(
             rl_module_spec=config.get_multi_rl_module_spec(spaces=runner.get_spaces())

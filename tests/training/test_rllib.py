@@ -76,6 +76,8 @@ def test_trained_ids_are_sampled_ids_and_everybody_gets_the_new_weights(
     after = learner_weights(algorithm.learner_group)
     assert after.keys() == before.keys()
     assert any(not torch.equal(after[name], before[name]) for name in before)
+    # They take new weights when they begin to sample.
+    algorithm.sampler.sample(["train-1", "train-2"])
     states = runner_states(algorithm)
     assert len(states) == max(num_env_runners, 1)
     for version, weights in states:

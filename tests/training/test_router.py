@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("ray")
 
 from pxr_agents.engines.vllm.arguments import EngineError
-from training.rllib.engines import Router, shared_gpus
+from training.rllib.engines import FAR_AHEAD, Router, shared_gpus
 from training.rllib.store import to_array, to_tensor
 
 
@@ -21,6 +21,18 @@ def test_new_conversations_go_where_the_fewest_are_and_stay():
     for key in (1, 4):
         router.forget(key)
     assert [router.route(key) for key in (6, 7, 8)] == [1, 1, 0]
+
+
+def test_conversations_with_one_prompt_stay_together_unless_their_engine_is_far_ahead():
+    router = Router(2)
+    assert [router.route(key, prompt=key // 4) for key in range(12)] == [0] * 4 + [1] * 4 + [0] * 4
+    # Also when those that had it before are over.
+    for key in range(4, 8):
+        router.forget(key)
+    assert [router.route(12, prompt=1), router.route(13, prompt="new")] == [1, 1]
+    # Engine 0 has 8 and engine 1 has 2 of them: 10 more make it 16 ahead.
+    assert FAR_AHEAD == 16
+    assert [router.route(100 + key, prompt=0) for key in range(22)] == [0] * 10 + [1] * 12
 
 
 def test_clients_begin_with_different_engines():

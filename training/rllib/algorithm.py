@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import ray
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from ray.rllib.core import COMPONENT_RL_MODULE
 from ray.rllib.core.learner.training_data import TrainingData
@@ -108,8 +109,6 @@ class VLMPPO(PPO):
     engines: EngineGroup | None = None
     # What `cleanup` needs; `setup` may fail before they are there.
     sampler: Any = None
-    # What env runners with an engine of their own got last.
-    _pushed: dict[str, Any] | None = None
 
     def setup(self, config: Any) -> None:
         super().setup(config)
@@ -119,9 +118,12 @@ class VLMPPO(PPO):
             self.engines = EngineGroup.start(ppo.model, ppo.aligned_engine, homes)
             self._weight_sync = WeightSync(self.engines, ppo.engine.vllm.weight_transfer)
         self.books = Books(ppo, self.env_runner.env)
-        self.sampler = Sampler(
-            ppo, self.books, self.env_runner, self.env_runner_group, engines=self.engines, make_ready=self._make_ready
+        actors = self.env_runner_group.foreach_env_runner(
+            lambda runner: (runner.worker_index, ray.get_runtime_context().current_actor),
+            local_env_runner=False,
+            timeout_seconds=ppo.rollout_timeout,
         )
+        self.sampler = Sampler(ppo, self.books, self.env_runner, dict(actors), engines=self.engines)
         self.selection = GroupSelection(ppo)
         self.last_iteration: dict[str, float] = {}
         self.last_episodes: list[Episode] = []
@@ -176,38 +178,26 @@ class VLMPPO(PPO):
         return combine_metrics([result.get() for result in updates]), books
 
     def _sync(self) -> int:
-        """Give every env runner or engine the learners' weights, and wait until all have them.
+        """Give engines the learners' weights and wait until all have them; env runners take them when they begin with
+        the next groups.
 
         Returns the bytes of the one copy that left the learners; 0 where nothing leaves this process.
         """
         if self.engines is not None:
-            self.sampler.weights_version = learner_version(self.learner_group)
-            return self._weight_sync.sync(self.learner_group, self.sampler.weights_version)
+            version = learner_version(self.learner_group)
+            moved = self._weight_sync.sync(self.learner_group, version)
+            self.sampler.set_weights(version)
+            return moved
         # The old ones make room for the new ones.
-        self._pushed = None
+        self.sampler.set_weights(self.sampler.weights_version)
         weights = learner_state(self.learner_group)
-        self.sampler.weights_version = weights[WEIGHTS_SEQ_NO]
-        moved = int(weights[COMPONENT_RL_MODULE].n_bytes)
-        if not self.config.num_env_runners:
-            self.env_runner.set_state(weights)
-            return moved if self.config.num_learners else 0
-        self._pushed = weights
-        self._push()
-        return moved
-
-    def _push(self) -> None:
-        """Give every env runner the weights of the last `_sync`, whatever the learners have by now."""
-        if self._pushed is not None:
-            self.env_runner_group.foreach_env_runner(
-                "set_state",
-                kwargs={"state": self._pushed},
-                local_env_runner=False,
-                timeout_seconds=self.config.sample_timeout_s,
-            )
-
-    def _make_ready(self) -> None:
-        self.restore_env_runners(self.env_runner_group)
-        self._push()
+        version, moved = weights[WEIGHTS_SEQ_NO], int(weights[COMPONENT_RL_MODULE].n_bytes)
+        if self.config.num_env_runners:
+            self.sampler.set_weights(version, ray.put(weights))
+            return moved
+        self.env_runner.set_state(weights)
+        self.sampler.set_weights(version)
+        return moved if self.config.num_learners else 0
 
     def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
         with self.learner_watch.bounded():

@@ -14,7 +14,8 @@ import asyncio
 import os
 import time
 import weakref
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +27,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from pxr_agents.checkpoint import read_checkpoint
 from pxr_agents.engines.vllm import DeadEngineError, EngineError, StaleWeightsError, StartArguments
-from pxr_agents.types import Completion, Request, Sampling
+from pxr_agents.types import CONTEXT, Completion, Request, Sampling
 from training.config import EngineRecipe
 from training.rllib.store import StoredWeights, WeightStore
 
@@ -34,6 +35,10 @@ from training.rllib.store import StoredWeights, WeightStore
 RETRY_AFTER = 0.5
 # Engines that may die of (or during) one request before it is given up.
 MAX_DEATHS = 3
+# A client's conversations: so many more on one engine than on another, and a group is no longer kept together.
+FAR_AHEAD = 16
+# Prompts whose engine a client remembers.
+KNOWN_PROMPTS = 1024
 
 
 class EngineActor:
@@ -47,13 +52,13 @@ class EngineActor:
         self._lock = asyncio.Lock()
 
     async def complete(self, request: Request, sampling: Sampling, weights_version: int) -> Completion:
-        """As `AsyncCore.complete`, with weights of that version.
+        """As `AsyncCore.complete`, with weights of that version or newer.
 
         Raises:
-            StaleWeightsError: the engine has others.
+            StaleWeightsError: the engine has older ones.
         """
         core = await self._started()
-        if core.weights_version != weights_version:
+        if core.weights_version < weights_version:
             raise StaleWeightsError(
                 f"The engine has weights of version {core.weights_version}, and {weights_version} was asked for"
             )
@@ -64,10 +69,6 @@ class EngineActor:
         except DeadEngineError:
             # Ray starts this process again, and with it vLLM's; callers see that the actor died.
             os._exit(1)
-        if completion.weights_version != weights_version:
-            raise StaleWeightsError(
-                f"Weights of version {completion.weights_version} came while {weights_version} was asked for"
-            )
         return completion
 
     @ray.method(max_task_retries=-1)
@@ -281,20 +282,31 @@ def _answered(call: ray.ObjectRef) -> bool:
 class Router:
     """Which engine a conversation belongs to: the one it began with, which has its prefix in its cache.
 
-    A new one goes where the fewest are; of equals `first` comes first, so that clients begin with different engines.
+    A new one goes where the last one with the same prompt went, so that the prompt and its images are processed once
+    for a group; unless that engine has `FAR_AHEAD` conversations more than the one that has the fewest. Other prompts
+    go there; of equals `first` comes first, so that clients begin with different engines.
     """
 
     def __init__(self, num_engines: int, first: int = 0) -> None:
         self._order = [(first + k) % num_engines for k in range(num_engines)]
         self._homes: dict[int, int] = {}
+        self._prompts: dict[Hashable, int] = {}
 
-    def route(self, key: int, avoid: Collection[int] = ()) -> int:
+    def route(self, key: int, avoid: Collection[int] = (), *, prompt: Hashable = None) -> int:
         """Its own engine, or from now on another one if its own is to be avoided."""
         candidates = [engine for engine in self._order if engine not in avoid] or self._order
         if self._homes.get(key) not in candidates:
             self._homes.pop(key, None)
-            crowd = list(self._homes.values())
-            self._homes[key] = min(candidates, key=crowd.count)
+            crowd = Counter(self._homes.values())
+            fewest = min(candidates, key=lambda engine: crowd[engine])
+            home = self._prompts.pop(prompt, fewest)
+            if home not in candidates or crowd[home] >= crowd[fewest] + FAR_AHEAD:
+                home = fewest
+            self._homes[key] = home
+            if prompt is not None:
+                self._prompts[prompt] = home
+                if len(self._prompts) > KNOWN_PROMPTS:
+                    del self._prompts[next(iter(self._prompts))]
         return self._homes[key]
 
     def forget(self, key: int) -> None:
@@ -323,8 +335,13 @@ class _Turn:
 
 
 class RemoteEngine:
-    """An `Engine` whose work is done by the actors of an `EngineGroup`, with weights of this version only; `first` as
-    for `Router`."""
+    """An `Engine` whose work is done by the actors of an `EngineGroup`, with weights of this version or newer; `first`
+    as for `Router`.
+
+    Attributes:
+        broken: conversations that ended (as if their context were full) because an engine raised an `EngineError`, with
+            what it said.
+    """
 
     def __init__(self, handles: EngineHandles, *, weights_version: int = 0, first: int = 0) -> None:
         self._handles = handles
@@ -334,6 +351,7 @@ class RemoteEngine:
         self._images: dict[int, ray.ObjectRef] = {}
         self._dead: dict[int, ray.ObjectRef] = {}
         self.weights_version = weights_version
+        self.broken: dict[int, str] = {}
 
     def submit(self, request: Request, sampling: Sampling) -> None:
         # The engine finds positions by itself. Every image goes to the object store once.
@@ -348,7 +366,7 @@ class RemoteEngine:
         What an engine owed that died is asked of another one, or of the same one once it is up again if it is alone.
 
         Raises:
-            EngineError: nothing was finished within the timeout, or engines kept dying.
+            EngineError: nothing was finished within the timeout.
             ray.exceptions.RayTaskError: what a request itself made an engine raise (it does not fit, say).
         """
         deadline = time.monotonic() + self._handles.timeout
@@ -375,6 +393,11 @@ class RemoteEngine:
     def forget(self, key: int) -> None:
         self._router.forget(key)
 
+    def close(self) -> None:
+        """Take back what is under way; nothing of it will be collected."""
+        for ref in self._in_flight:
+            ray.cancel(ref)
+
     def _image(self, image: np.ndarray) -> ray.ObjectRef:
         key = id(image)
         if key not in self._images:
@@ -383,7 +406,8 @@ class RemoteEngine:
         return self._images[key]
 
     def _send(self, turn: _Turn) -> None:
-        turn.engine = self._router.route(turn.request.key, self._dead)
+        prompt = hash((tuple(turn.request.ids), *turn.request.images))
+        turn.engine = self._router.route(turn.request.key, self._dead, prompt=prompt)
         actor = self._handles.actors[turn.engine]
         ref = actor.complete.remote(turn.request, turn.sampling, self.weights_version)
         self._in_flight[ref] = turn
@@ -419,11 +443,16 @@ class RemoteEngine:
                 self._dead[turn.engine] = self._handles.actors[turn.engine].check_health.remote()
                 turn.deaths += 1
             if turn.deaths >= MAX_DEATHS:
-                raise EngineError(
-                    f"{turn.deaths} engines died while they completed conversation {turn.request.key}: {error}"
-                ) from error
+                return self._break(turn, f"{turn.deaths} engines died of one conversation: {error}")
+        except EngineError as error:
+            return self._break(turn, str(getattr(error, "cause", error)))
         else:
             return turn.request.key, completion
         turn.not_before = time.monotonic() + RETRY_AFTER
         self._waiting.append(turn)
         return None
+
+    def _break(self, turn: _Turn, why: str) -> tuple[int, Completion]:
+        self.broken[turn.request.key] = why
+        version = self.weights_version
+        return turn.request.key, Completion(token_ids=(), logprobs=(), finish_reason=CONTEXT, weights_version=version)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections import defaultdict, deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, cast
 
 import gymnasium
 import ray
 import torch
+from ray.exceptions import TaskCancelledError
 from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.utils.checkpoints import Checkpointable
@@ -23,15 +26,16 @@ from pxr_agents.checkpoint import read_checkpoint
 from pxr_agents.engines import local_engine
 from pxr_agents.engines.vllm.arguments import EngineError
 from pxr_agents.groups import Group, group_jobs
-from pxr_agents.rollout import rollout
+from pxr_agents.rollout import OnStep, rollouts
 from pxr_agents.types import Episode, LocalEngine, Sampling
 from pxr_env.env import VisualReasoningEnv
 from training.batch import group_bytes, replay_weight
-from training.probes import ProbePlan, make_env
+from training.probes import make_env
 from training.rewards import Rewards, scored, settled_groups
 from training.rllib.engines import EngineHandles, RemoteEngine
+from training.rllib.sample_queue import Part
 from training.rllib.store import StoredWeights, to_tensor
-from training.run_directory import Fault, NonFiniteError, TrainingError
+from training.run_directory import Fault, TrainingError
 from training.watchdog import StuckEnvironmentError, Watchdog
 
 
@@ -102,6 +106,9 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         self.module: Any = None
         self._engine: Any = None
         self._chat: ChatFormat | None = None
+        self._remote: RemoteEngine | None = None
+        self._weights_number = 0
+        self._unfinished = False
         self._watchdog = Watchdog(config.ppo.env_timeout)
         self.envs: list[gymnasium.Env[Any, Any]] = []
         self.make_env()
@@ -122,11 +129,6 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         self.module = spec.build()
         self._use(local_engine(self.config.ppo.engine.kind, self.module.vlm), self.module.vlm.chat)
 
-    def connect(self, engines: EngineHandles, weights_version: int) -> None:
-        """Sample with the engines of a group, and with weights of that version."""
-        self._chat = self._chat or read_checkpoint(engines.path).chat
-        self._use(RemoteEngine(engines, weights_version=weights_version, first=self.worker_index), self._chat)
-
     @property
     def weights_version(self) -> int:
         """Of the weights that its engine samples with."""
@@ -144,45 +146,128 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         return {"__env__": spaces, "__env_single__": spaces, DEFAULT_MODULE_ID: spaces}
 
     def sample(self, **kwargs: Any) -> Any:
-        raise NotImplementedError("Groups are sampled by name: call sample_groups(sample_ids, seed=...)")
+        raise NotImplementedError("Groups are sampled by name: call sample_groups(parts)")
 
-    def sample_groups(
-        self, sample_ids: Sequence[str], *, seed: Sequence[int], probes: ProbePlan | None = None
-    ) -> list[SampledGroup]:
-        """Roll out `group_size` episodes of each sample and settle them.
+    def sample_from(self, queue: Any, engines: EngineHandles | None, *, refill: bool) -> Iterator[Any]:
+        """Sample what is in a `SampleQueue` until it is empty, as a stream of values of their own, which belong to the
+        caller and outlive this process: two for every group as it finishes, the `Group` and what is said of it.
+
+        In place of a `SampledGroup` may come a fault, or an error to raise, and at last the seconds that it took; the
+        value before is None then.
 
         Args:
-            sample_ids: the samples; each becomes one group.
-            seed: numbers that the noise follows from, with each sample and member of a group.
-            probes: what rollouts are made to begin with; nothing by default.
+            queue: the queue.
+            engines: where they are, unless the env runner has its own.
+            refill: go on with the next part as soon as an environment is free; else when the one before is done.
+        """
+        start = time.perf_counter()
+        # A stream that was cancelled may end at any value.
+        if self._unfinished:
+            self.survive(TaskCancelledError())
+        self._unfinished = True
+        try:
+            while (part := self._take(queue, engines)) is not None:
+                more = iter(lambda: self._take(queue, engines), None) if refill else ()
+                for piece in self.sample_groups(chain([part], more), _stop_if_cancelled):
+                    yield piece.group if isinstance(piece, SampledGroup) else None
+                    yield replace(piece, group=None) if isinstance(piece, SampledGroup) else piece
+        except Exception as error:
+            yield None
+            yield self.survive(error)
+        self._unfinished = False
+        yield None
+        yield time.perf_counter() - start
+
+    def _take(self, queue: Any, engines: EngineHandles | None) -> Part | None:
+        """The next part, with the weights of now in place."""
+        _stop_if_cancelled()
+        part, (number, version, weights) = ray.get(queue.take.remote(self.worker_index))
+        if engines is not None and self._remote is None:
+            self._chat = self._chat or read_checkpoint(engines.path).chat
+            self._remote = RemoteEngine(engines, weights_version=version, first=self.worker_index)
+            self._use(self._remote, self._chat)
+        if number != self._weights_number:
+            self._weights_number = number
+            if self._remote is not None:
+                self._remote.weights_version = version
+            for reference in weights:
+                self.set_state(ray.get(reference))
+        return cast(Part | None, part)
+
+    def sample_groups(
+        self, parts: Iterable[Part], on_step: OnStep | None = None
+    ) -> Generator[SampledGroup | Fault, None, None]:
+        """Roll out `group_size` episodes of each sample and settle them: each group as it finishes, or what went wrong
+        with it. Parts are asked for one by one, when there is an environment for them.
 
         Raises:
-            StuckEnvironmentError: an environment did not come back within `env_timeout`, or cannot show its sample; all
-                are made anew.
+            StuckEnvironmentError: an environment did not come back within `env_timeout`, or cannot show its sample.
             NonFiniteError: it gave a reward that is no finite number.
+            TrainingError: as `Rewards.add_to`.
+            EngineError: an engine is lost, with all that was under way.
         """
-        ppo = self.config.ppo
-        n_envs = min(len(sample_ids) * ppo.group_size, ppo.max_envs_per_runner)
-        self.envs += [self._new_env() for _ in range(n_envs - len(self.envs))]
-        # Said to every rollout: the wrapper would decide by itself where nothing is said.
-        told = (probes or {}) if ppo.probes.enabled else None
-        jobs = group_jobs(sample_ids, ppo.group_size, seed=seed, probes=told)
-        rewards = Rewards(ppo)
-        try:
-            with self._watchdog:
-                episodes = rollout(self.envs, self._agent, jobs, rewards.begin)
-        except StuckEnvironmentError:
+        ppo, size = self.config.ppo, self.config.ppo.group_size
+        jobs = (
+            job
+            for part in parts
+            # Said to every rollout: the wrapper would decide by itself where nothing is said.
+            for job in group_jobs(
+                part.sample_ids, size, seed=part.seed, probes=part.probes if ppo.probes.enabled else None
+            )
+        )
+        rewards, unfinished, over = Rewards(ppo), defaultdict[int, dict[int, Episode]](dict), deque[list[Episode]]()
+        with self._watchdog:
+            for key, episode in rollouts(self._all_envs(), self._agent, jobs, on_step):
+                rewards.begin(episode)
+                members = unfinished[key // size]
+                members[key % size] = episode
+                if self._remote is not None and (broken := self._remote.broken.pop(key, None)):
+                    yield Fault("engine", f"{broken}; its group is sampled again", sample_id=episode.sample_id)
+                    members.clear()
+                if len(members) == size:
+                    over.append([members[k] for k in range(size)])
+                    del unfinished[key // size]
+                # Nobody waits for a judge while there is something to roll out.
+                while over and rewards.known(over[0]):
+                    yield self._settled(over.popleft(), rewards)
+        for episodes in over:
+            yield self._settled(episodes, rewards)
+
+    def _settled(self, episodes: Sequence[Episode], rewards: Rewards) -> SampledGroup:
+        start = time.perf_counter()
+        [group] = settled_groups(episodes, self.config.ppo, rewards)
+        return self._sampled(group, time.perf_counter() - start)
+
+    def _all_envs(self) -> Iterator[gymnasium.Env[Any, Any]]:
+        """Those that are there, then new ones, up to the limit."""
+        for k in range(self.config.ppo.max_envs_per_runner):
+            if k == len(self.envs):
+                self.envs.append(self._new_env())
+            yield self.envs[k]
+
+    def survive(self, error: Exception) -> Fault | TrainingError | None:
+        """Begin anew after what ended a rollout; returns what is to be said of it, None if it was cancelled."""
+        if isinstance(error, StuckEnvironmentError):
             # Who knows what state they are in. They are not closed: that could hang as well.
             self.make_env()
-            if self.module is not None:
-                version = self.weights_version
-                self._use(local_engine(self.config.ppo.engine.kind, self.module.vlm), self.module.vlm.chat)
-                self._engine.set_weights_version(version)
-            raise
-        start = time.perf_counter()
-        groups = settled_groups(episodes, ppo, rewards)
-        settled = (time.perf_counter() - start) / len(groups)
-        return [self._sampled(group, settled) for group in groups]
+        if self._remote is not None:
+            self._remote.close()
+            self._remote = None
+        elif self.module is not None:
+            version = self.weights_version
+            self._use(local_engine(self.config.ppo.engine.kind, self.module.vlm), self.module.vlm.chat)
+            self._engine.set_weights_version(version)
+        if isinstance(error, TaskCancelledError):
+            return None
+        if isinstance(error, StuckEnvironmentError):
+            return Fault("stuck", str(error), sample_id=error.sample_id)
+        if isinstance(error, EngineError):
+            return Fault("engine", str(error))
+        if isinstance(error, TrainingError):
+            return error
+        # RLlib would start an env runner that raises one again, and again, and keep its cause to itself.
+        told = "".join(traceback.format_exception(error))
+        return TrainingError(f"An env runner could not sample:\n{told}")
 
     def _sampled(self, group: Group, settle_seconds: float) -> SampledGroup:
         """The group as the driver gets it: only what leaves this process goes through the object store."""
@@ -240,79 +325,8 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             env.close()
 
 
-@dataclass(kw_only=True, slots=True)
-class SamplingAttempt:
-    """What came of asking for groups once, of one env runner or of all.
-
-    Attributes:
-        groups: those that are there, and stay whatever dies from now on.
-        stuck: samples whose environment did not come back, or could not show them, with what is known of it.
-        lost: of each env runner that did not come back, what it was sampling, with how it was lost.
-        faults: what else went wrong.
-        error: what an env runner would raise again.
-        seconds: what the env runner took that was at it longest.
-    """
-
-    groups: list[Any] = field(default_factory=list)
-    stuck: dict[str, str] = field(default_factory=dict)
-    lost: list[tuple[list[str], str]] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
-    error: TrainingError | None = None
-    seconds: float = 0.0
-
-    def add(self, other: SamplingAttempt) -> None:
-        """Raises TrainingError if the other one has an error."""
-        if other.error is not None:
-            raise other.error
-        self.groups += other.groups
-        self.stuck |= other.stuck
-        self.faults += other.faults
-        self.seconds = max(self.seconds, other.seconds)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SamplingCall:
-    """How groups are to be sampled.
-
-    Attributes:
-        seed: numbers that make the sampling noise unique and repeatable.
-        weights_version: of the weights to sample with.
-        engines: where they are, unless every env runner has its own.
-        probes: which rollouts are made to begin with which operation.
-    """
-
-    seed: tuple[int, ...]
-    weights_version: int
-    engines: EngineHandles | None
-    probes: ProbePlan
-
-
-def sample_on(runner: VLMEnvRunner, *, sample_ids: Sequence[str], call: SamplingCall) -> SamplingAttempt:
-    """Runs where the env runner is; brings nothing if its weights are not those that were asked for."""
-    attempt = SamplingAttempt()
-    start = time.perf_counter()
-    try:
-        if call.engines is not None:
-            runner.connect(call.engines, call.weights_version)
-        if runner.weights_version == call.weights_version:
-            attempt.groups = runner.sample_groups(sample_ids, seed=call.seed, probes=call.probes)
-    except StuckEnvironmentError as error:
-        attempt.stuck[error.sample_id] = str(error)
-    except EngineError as error:
-        attempt.faults.append(Fault("engine", str(error)))
-    except NonFiniteError as error:
-        attempt.error = error
-    except Exception:
-        # RLlib would start an env runner that raises one again, and again, and keep its cause to itself.
-        attempt.error = TrainingError(f"An env runner could not sample:\n{traceback.format_exc()}")
-    attempt.seconds = time.perf_counter() - start
-    return attempt
-
-
-def sample_apart(runner: VLMEnvRunner, *, sample_ids: Sequence[str], call: SamplingCall) -> tuple[Any, ...]:
-    """As `sample_on`; its groups come beside it, as values of their own: what a process puts into the object store dies
-    with it, what a call returns belongs to the caller."""
-    attempt = sample_on(runner, sample_ids=sample_ids, call=call)
-    whole = [sampled.group for sampled in attempt.groups] or [None] * len(sample_ids)
-    attempt.groups = [replace(sampled, group=None) for sampled in attempt.groups]
-    return attempt, *whole
+def _stop_if_cancelled(*_: object) -> None:
+    context = ray.get_runtime_context()
+    # A driver cannot be asked.
+    if context.get_actor_id() is not None and context.is_canceled():
+        raise TaskCancelledError
