@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -39,7 +40,9 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=16)
     arguments = parser.parse_args()
     os.environ.update(VLLM_VARIABLES)
-    recipe = EngineRecipe(kind="vllm", num_engines=arguments.engines, num_cpus_per_engine=0.25, vllm=VLLM)
+    # vLLM 0.32 ends on a CPU where a seeded prompt does not fit into one step.
+    vllm = replace(VLLM, max_num_batched_tokens=1 << 15)
+    recipe = EngineRecipe(kind="vllm", num_engines=arguments.engines, num_cpus_per_engine=0.25, vllm=vllm)
     base = load_recipe("ppo_tiny", PPORecipe, [f"model={arguments.model}", "engine.kind=vllm", "wandb=false"])
     samples = [f"train-{k}" for k in range(arguments.groups)]
     route: Any = engines.Router.route

@@ -101,6 +101,55 @@ def test_env_runners_on_two_nodes_sample_with_the_whole_recipe(cluster, recipe_f
     assert told["metrics"]["learner/logprob_gap_max"] < 1e-4
 
 
+LOST = """
+import json, sys
+import ray
+from ray.cluster_utils import Cluster
+from training.config import PPORecipe, load_recipe
+from training.rllib.algorithm import VLMPPOConfig
+
+node = {"num_cpus": 2, "object_store_memory": 200 * 2**20}
+cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+other = cluster.add_node(**node)
+cluster.wait_for_nodes()
+ray.init(address=cluster.address, log_to_driver=False)
+layout = ["groups_per_iteration=8", "max_envs_per_runner=4"]
+algorithm = VLMPPOConfig().recipe(load_recipe(sys.argv[1], PPORecipe, layout)).build_algo()
+pool, told = algorithm.sampler._runners, []
+poll = pool.poll
+
+def poll_and_lose_a_node(attempt):
+    poll(attempt)
+    if cluster.worker_nodes and {group.worker for group in attempt.groups} == {1, 2}:
+        cluster.remove_node(other, allow_graceful=False)
+
+pool.poll = poll_and_lose_a_node
+for _ in range(2):
+    algorithm.train()
+    faults = [[fault.kind, fault.text] for fault in algorithm.books.faults]
+    told.append([algorithm.last_iteration["n_episodes"], len(cluster.worker_nodes), faults])
+print(json.dumps(told))
+algorithm.stop()
+cluster.shutdown()
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_run_goes_on_without_a_node_that_is_lost_in_mid_iteration(recipe_file):
+    result = subprocess.run(
+        [sys.executable, "-c", LOST, str(recipe_file)],
+        env=environment(), capture_output=True, text=True, check=False, timeout=400,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    [first, second] = json.loads(result.stdout.splitlines()[-1])
+    assert (first[:2], second) == ([32, 0], [32, 0, []])
+    # What it had in flight, and what it had finished and nobody else had.
+    assert {kind for kind, _ in first[2]} == {"env runner"}
+    assert "env runner 2 died; its samples are sampled again: " in first[2][0][1]
+    assert len(first[2][0][1].split(": ")[1].split(", ")) <= 2
+
+
 ALONE = """
 import sys
 import ray
