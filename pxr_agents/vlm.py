@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,20 +27,29 @@ from pxr_agents.types import Tokens
 CHUNK = 2**24
 
 
-def patchify(images: Sequence[np.ndarray], norm: ImageNormalization) -> tuple[Tensor, Tensor]:
+#: What a vision tower says of an image of n vision tokens: (n, d), and (n, d) of every level that goes to a layer of
+#: the language model (Qwen3-VL).
+Features = tuple[Tensor, ...]
+
+
+def patchify(
+    images: Sequence[np.ndarray], norm: ImageNormalization, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
     """Images to patches in the order Qwen's vision tower reads them (merge blocks first).
 
     Same values as the checkpoint's own image processor, without its per-image cost; images are never resized.
 
     Args:
         images: HxWx3 uint8, sides multiples of patch_size * merge_size.
+        norm: how pixels become patches.
+        device: where that happens; pixels go there as the bytes they are.
 
     Returns:
         (N, 3 * temporal * patch * patch) float32 patches of all images, and (n_images, 3) int64 grids
         (time, rows, columns of patches).
     """
     p, m, t = norm.patch_size, norm.merge_size, norm.temporal_patch_size
-    mean, std = torch.tensor(norm.mean) * 255, torch.tensor(norm.std) * 255
+    mean, std = torch.tensor(norm.mean, device=device) * 255, torch.tensor(norm.std, device=device) * 255
     grids = [(1, image.shape[0] // p, image.shape[1] // p) for image in images]
     patches: dict[int, Tensor] = {}
     # Images of one size together: twice as fast.
@@ -48,12 +58,24 @@ def patchify(images: Sequence[np.ndarray], norm: ImageNormalization) -> tuple[Te
         by_shape.setdefault(image.shape, []).append(index)
     for indices in by_shape.values():
         _, rows, columns = grids[indices[0]]
-        x = torch.from_numpy(np.stack([images[i] for i in indices])).float().sub_(mean).div_(std)
+        x = torch.from_numpy(np.stack([images[i] for i in indices])).to(device).float().sub_(mean).div_(std)
         x = x.reshape(len(indices), rows // m, m, p, columns // m, m, p, 3).permute(0, 1, 4, 2, 5, 7, 3, 6)
         # An image is a video of `t` equal frames.
         x = x.unsqueeze(6).expand(*x.shape[:6], t, p, p).reshape(len(indices), rows * columns, 3 * t * p * p)
         patches.update(zip(indices, x, strict=True))
-    return torch.cat([patches[index] for index in range(len(images))]), torch.tensor(grids)
+    return torch.cat([patches[index] for index in range(len(images))]), torch.tensor(grids, device=device)
+
+
+class Patches(NamedTuple):
+    """Images on their way into a vision tower, equal ones (the same object) once."""
+
+    pixels: Tensor  # (N, p), see `patchify`
+    grids: Tensor  # (n, 3)
+    order: tuple[int, ...]  # of each image that is shown, which of the n it is
+
+
+#: The images of a batch, as they are or prepared (`VLM.prepare`).
+Images = Sequence[np.ndarray] | Patches | list[Features]
 
 
 class OutputLayer(torch.nn.Linear):
@@ -84,6 +106,10 @@ class VLM:
     """A checkpoint with its chat format and pixel normalization. `model` is the plain transformers model
     (`Qwen3VLForConditionalGeneration` or `Qwen2_5_VLForConditionalGeneration`); the processor's files are written back
     when it is saved.
+
+    Attributes:
+        kept: images by their id, with their features (on the CPU), which are not computed again: for a vision tower
+            that is frozen.
     """
 
     def __init__(
@@ -92,6 +118,7 @@ class VLM:
         self.model, self.chat, self.norm = model, chat, norm
         if type(model.lm_head) is torch.nn.Linear:
             model.lm_head.__class__ = OutputLayer
+        self.kept: dict[int, tuple[np.ndarray, Features]] = {}
         self._processor_files = processor_files or {}
         bias = torch.zeros(model.config.text_config.vocab_size)
         bias[list(chat.banned_ids)] = float("-inf")
@@ -113,8 +140,8 @@ class VLM:
         Args:
             path: its directory, or its hub name.
             dtype: of the weights and of what is computed with them; log-probabilities are always float32.
-            attn_implementation: "sdpa" (the default; the vision tower then takes `pxr_agents.attention`), "eager",
-                "flash_attention_2".
+            attn_implementation: of the language model, as transformers names it: "sdpa" (the default), "eager",
+                "flash_attention_2". The vision tower takes `pxr_agents.attention`, but "eager" if that is asked for.
 
         Raises:
             FileNotFoundError, ValueError: as `read_checkpoint`, and if weights are missing.
@@ -134,7 +161,7 @@ class VLM:
                 f"The weights of {path} lack {len(missing)} parameters of a {checkpoint.family}, {missing[0]} for one; "
                 f"expected all of them. Are they those of an adapter, or of another size of the model?"
             )
-        if attn_implementation in (None, "sdpa"):
+        if attn_implementation != "eager":
             model.config.vision_config._attn_implementation = BATCHED
         model.to(device)
         return cls(model, checkpoint.chat, checkpoint.norm, checkpoint.processor_files)
@@ -150,34 +177,63 @@ class VLM:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def encode_images(self, images: Sequence[np.ndarray]) -> Any:
-        """Features of each image (a transformers output whose lists have one entry per image)."""
-        pixels, grids = patchify(images, self.norm)
-        return self.model.model.get_image_features(
-            pixel_values=pixels.to(self.device), image_grid_thw=grids.to(self.device), return_dict=True
+    @property
+    def feature_width(self) -> int:
+        """Numbers that the features of a vision token have, on all levels together."""
+        config = self.model.config
+        return int(
+            config.text_config.hidden_size * (1 + len(getattr(config.vision_config, "deepstack_visual_indexes", ())))
         )
+
+    def encode_images(self, images: Sequence[np.ndarray]) -> list[Features]:
+        """Features of each image."""
+        return self._encode(*patchify(images, self.norm, self.device))
+
+    def _encode(self, pixels: Tensor, grids: Tensor) -> list[Features]:
+        encoded = self.model.model.get_image_features(pixel_values=pixels, image_grid_thw=grids, return_dict=True)
+        return list(zip(encoded.pooler_output, *(encoded.get("deepstack_features") or []), strict=True))
+
+    def prepare(self, images: Images) -> Images:
+        """What `hidden_states` makes of images before they meet the model: features that are kept, else patches."""
+        if not isinstance(images[0], np.ndarray):
+            return images
+        unique: dict[int, Any] = {id(image): image for image in images}
+        if unique.keys() <= self.kept.keys():
+            kept = {key: tuple(level.to(self.device) for level in self.kept[key][1]) for key in unique}
+            return [kept[id(image)] for image in images]
+        slot = {key: k for k, key in enumerate(unique)}
+        patches = patchify(list(unique.values()), self.norm, self.device)
+        return Patches(*patches, tuple(slot[id(image)] for image in images))
+
+    @torch.no_grad()
+    def keep(self, images: Sequence[np.ndarray]) -> None:
+        """Encode images, and keep their features until `kept` is cleared."""
+        for image, features in zip(images, self.encode_images(images) if images else (), strict=True):
+            self.kept[id(image)] = image, tuple(level.cpu() for level in features)
 
     def hidden_states(
         self,
         ids: Tensor,
         positions: Tensor,
-        images: Sequence[np.ndarray] = (),
+        images: Images = (),
         *,
         attention_mask: Tensor | None = None,
         cache: Any = None,
     ) -> Tensor:
         """Last hidden states (B, L, d) of rows of ids (B, L) with M-RoPE positions (3, B, L).
 
-        `images` are those of the rows, row after row in reading order; equal ones (the same object) are encoded
-        once. Right-padded rows need no mask, since attention is causal; a mask is for caches with gaps.
+        `images` are those of the rows, row after row in reading order, or what `prepare` made of them; equal ones (the
+        same object) are encoded once. Right-padded rows need no mask, since attention is causal; a mask is for caches
+        with gaps.
         """
-        encoded = None
-        if images:
-            unique = {id(image): image for image in images}
-            slot = {key: k for k, key in enumerate(unique)}
-            encoded = _repeat(self.encode_images(list(unique.values())), [slot[id(image)] for image in images])
-        n_ids = int((ids == self.chat.image_id).sum())
-        n_features = sum(len(x) for x in encoded.pooler_output) if encoded is not None else 0
+        prepared: Any = self.prepare(images) if images else ()
+        if isinstance(prepared, Patches):
+            different = self._encode(prepared.pixels, prepared.grids)
+            prepared = [different[k] for k in prepared.order]
+        # As transformers has them: of each level a list of images.
+        first, *others = [list(level) for level in zip(*prepared, strict=True)] or [[]]
+        encoded = SimpleNamespace(pooler_output=first, deepstack_features=others)
+        n_ids, n_features = int((ids == self.chat.image_id).sum()), sum(map(len, first))
         if n_ids != n_features:
             raise ValueError(
                 f"got {n_ids} image placeholder ids with {n_features} image features; they must be equal. Were ids "
@@ -189,7 +245,7 @@ class VLM:
             attention_mask=attention_mask,
             past_key_values=cache,
             use_cache=cache is not None,
-            mm_encoder_outputs=None if encoded is None else {"image": encoded},
+            mm_encoder_outputs={"image": encoded} if first else None,
         )
         return out.last_hidden_state
 
@@ -215,15 +271,6 @@ class VLM:
             (path / name).write_bytes(content)
 
 
-def _repeat(encoded: Any, order: list[int]) -> Any:
-    """A copy of an image encoding whose lists are those of `order`."""
-    fields = {name: value for name, value in encoded.items() if value is not None}
-    fields["pooler_output"] = [encoded.pooler_output[k] for k in order]
-    if "deepstack_features" in fields:
-        fields["deepstack_features"] = [[layer[k] for k in order] for layer in encoded.deepstack_features]
-    return type(encoded)(**fields)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenBatch:
     """Rows of token ids, right-padded: B rows of at most L ids, T trained ids in all."""
@@ -231,7 +278,7 @@ class TokenBatch:
     ids: Tensor  # (B, L) int64
     positions: Tensor  # (3, B, L) int64
     target: Tensor  # (B, L) bool: ids whose log-probability is wanted
-    images: tuple[np.ndarray, ...]
+    images: Images
 
     def to(self, device: torch.device) -> TokenBatch:
         return TokenBatch(

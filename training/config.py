@@ -73,7 +73,17 @@ class LearnerRecipe:
     """Type of the weights that compute; with "bfloat16" float32 ones are kept beside them for the optimizer."""
     micro_batch_tokens: PositiveInt | None = None
     """Ids that go through the model at once, padding included; a minibatch that holds more is computed in parts whose
-    gradients are accumulated. Parts are whole episodes. ("zero2", "zero3")"""
+    gradients are accumulated. Parts are whole episodes. By default 65,536 in PPO, and a whole step in a warm start."""
+    attn_implementation: str | None = None
+    """Attention of the language model as transformers names it, "flash_attention_2" for one; by default torch's own
+    ("sdpa"), which needs no package and is FlashAttention, too, on a GPU in bfloat16."""
+    freeze_vision: bool = False
+    """Leave the vision tower as it is, as adapters always do. By "ddp", PPO then encodes an image once an iteration."""
+    feature_bytes: NonNegativeInt = 2**33
+    """Memory of the CPU for what PPO keeps of encoded images during an iteration, at most, on each learner; where it
+    would be more, images are encoded in every pass."""
+    prefetch: NonNegativeInt = 0
+    """Passes whose images PPO prepares in a thread while another one is computed."""
     gradient_checkpointing: bool = False
     """Keep only the inputs of the layers, and compute what is between them a second time."""
     offload_optimizer: bool = False
@@ -92,8 +102,8 @@ class LearnerRecipe:
         require(
             self,
             ("lora_targets", not self.lora_rank or bool(self.lora_targets), "names of layers"),
-            ("micro_batch_tokens", zero or self.micro_batch_tokens is None,
-             "none where kind is 'ddp'; use 'zero2' or 'zero3'"),
+            ("attn_implementation", "flash" not in (self.attn_implementation or "") or self.dtype == "bfloat16",
+             "none where dtype is 'float32': FlashAttention computes in bfloat16"),
             ("offload_optimizer", zero or not self.offload_optimizer, "false where kind is 'ddp'"),
             ("offload_parameters", self.kind == "zero3" or not self.offload_parameters,
              "false where kind is not 'zero3'"),
@@ -349,8 +359,6 @@ class SFTRecipe:
     """Weight decay of AdamW."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are scaled down to this global norm."""
-    freeze_vision: bool = False
-    """Leave the vision tower as it is."""
     checkpoint_every: PositiveInt = 100
     """Steps between checkpoints."""
     wandb: bool = True
@@ -371,8 +379,6 @@ class SFTRecipe:
     prefetch: NonNegativeInt = 1
     """Batches that are read ahead, in a thread; 0 reads when a batch is needed."""
 
-    attn_implementation: str | None = None
-    """As transformers names it, "flash_attention_2" on GPUs; what it takes by default if none."""
     learner: LearnerRecipe = field(default_factory=LearnerRecipe)
     """How the model is held and trained."""
     num_learners: NonNegativeInt = 0

@@ -125,7 +125,8 @@ class Memory:
 def learner_memory(recipe: PPORecipe | SFTRecipe, shapes: Shapes) -> Memory:
     """`estimate` for a model with these parameters."""
     n_parameters, adapters = sum(map(math.prod, shapes.values())), adapter_parameters(recipe, shapes)
-    return estimate(recipe, n_parameters + adapters, adapters or None)
+    vision = sum(math.prod(shape) for name, shape in shapes.items() if "visual" in name.split("."))
+    return estimate(recipe, n_parameters + adapters, adapters or n_parameters - vision * recipe.learner.freeze_vision)
 
 
 def adapter_parameters(recipe: PPORecipe | SFTRecipe, shapes: Shapes) -> int:

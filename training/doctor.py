@@ -31,6 +31,7 @@ from training.machine import (
     Installed,
     Level,
     Machine,
+    check_attention,
     check_machine,
     check_versions,
     free_disk,
@@ -162,6 +163,9 @@ def check_recipe(recipe: AnyRecipe, machine: Machine, packages: Installed) -> It
             "Give out=... as an absolute path on a file system that stays (docs/cluster.md).",
         )  # fmt: skip
     if trained is not None:
+        learner, on_gpu = trained.learner, trained.num_gpus_per_learner > 0
+        flash = on_gpu and learner.dtype == "bfloat16"
+        yield check_attention(learner.attn_implementation or "sdpa", packages, on_gpu=on_gpu, flash=flash)
         yield _check_disk(trained)
     if trained is None or {"torch", "transformers"} <= packages.keys():
         opening = _check_opening(recipe)

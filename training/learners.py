@@ -13,10 +13,12 @@ import itertools
 import os
 import shutil
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
@@ -26,6 +28,8 @@ from torch import Tensor
 from pxr_agents.vlm import VLM
 from pxr_env.errors import did_you_mean
 from training.config import LearnerRecipe, PPORecipe, SFTRecipe
+
+T = TypeVar("T")
 
 _BASE, _A, _B = ".base_layer.", ".lora_A.default.weight", ".lora_B.default.weight"
 
@@ -37,12 +41,45 @@ _BUCKET = 200_000_000
 _BATCH = 2**28
 
 
+def read_ahead(items: Iterator[T], ahead: int) -> Generator[T, None, None]:
+    """The items, of which `ahead` are made in a thread before they are asked for; 0 for no thread.
+
+    What is raised in the making is raised where the item would have come. `close` ends the thread once the item in
+    the making is made.
+    """
+    if not ahead:
+        yield from items
+        return
+    pool = ThreadPoolExecutor(1, thread_name_prefix="read_ahead")
+    end: Any = object()
+    try:
+        waiting = deque(pool.submit(next, items, end) for _ in range(ahead))
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(pool.submit(next, items, end))
+            yield item
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def lr_factor(step: int, steps: int, *, warmup: int, decay_fraction: float) -> float:
     """Linear warm-up over `warmup` steps (the first, step 0, has 1 / warmup of the rate), and linear decay towards 0
     over the last share of the steps (the last one has 1 / (decay_fraction * steps) of it)."""
     up = min(1.0, (step + 1) / max(warmup, 1))
     decay = decay_fraction * steps
     return up * (min(1.0, (steps - step) / decay) if decay >= 1 else 1.0)
+
+
+def prepare(model: Any, learner: LearnerRecipe, *, seed: int = 0) -> None:
+    """Freeze, adapt and checkpoint layers of a transformers model as a recipe says, in place; `seed` draws adapters.
+
+    transformers computes layers a second time in training mode only.
+    """
+    if learner.freeze_vision:
+        model.model.visual.requires_grad_(False)
+    if learner.lora_rank:
+        add_adapters(model, learner, seed=seed)
+    if learner.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def add_adapters(model: Any, learner: LearnerRecipe, *, seed: int = 0) -> None:

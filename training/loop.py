@@ -117,9 +117,8 @@ class PlainPPO:
             parameter_group["lr"] = self.update.lr(self.iteration)
         try:
             for batch in self.update.minibatches(groups, iteration=self.iteration, weights_version=self.iteration):
-                loss = self.update.loss(batch, self.policy(batch))
                 self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                self.update.loss(batch, self.update.backward(batch))
                 norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.max_grad_norm)
                 if self.update.takes_step(float(norm)):
                     self.optimizer.step()

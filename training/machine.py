@@ -69,6 +69,18 @@ JOB_SERVER = ("aiohttp-cors", "opencensus")
 OBJECT_STORE_SHARE = 0.3
 
 
+def check_attention(name: str, packages: Installed, *, on_gpu: bool, flash: bool) -> Finding:
+    """Which attention learners take, by its name in transformers; `flash`: torch's own is FlashAttention here."""
+    own = f"torch's own, {'with' if flash else 'without'} FlashAttention"
+    if "flash" not in name:
+        return Finding("recipe", "ok", f"learners attend by {name}" + (f" ({own})" if name == "sdpa" else ""))
+    if on_gpu and any(package == "kernels" or package.startswith("flash-attn") for package in packages):
+        return Finding("recipe", "ok", f"learners attend by {name}, vision towers by {own}")
+    missing = "neither flash-attn nor kernels is installed" if on_gpu else "it needs a GPU, num_gpus_per_learner is 0"
+    remedy = "Leave it out: torch's own attention needs no package. Or pip install kernels."
+    return Finding("recipe", "error", f"learner.attn_implementation={name}: {missing}.", remedy)
+
+
 def installed() -> Installed:
     """What is installed in the running Python; of several the first one on the path, which is the one imported."""
     found: dict[str, Any] = {}

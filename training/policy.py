@@ -13,14 +13,15 @@ from torch import Tensor
 from pxr_agents.vlm import VLM, score_tokens
 from training.batch import Bucket
 from training.config import LearnerRecipe, PPORecipe
-from training.learners import add_adapters
+from training.learners import prepare
 from training.loss import ENTROPY, LOGPROBS, VALUES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policy:
     """Called with the buckets of a minibatch, it returns what it says of their T action ids, in the buckets' order:
-    LOGPROBS, ENTROPY and, with a critic, VALUES, each (T,).
+    LOGPROBS, ENTROPY and, with a critic, VALUES, each (T,). Images in `keep` are encoded once, for all passes to come
+    (`VLM.keep`).
 
     The critic is a `value_head` on the last hidden state of each id. `autocast` computes in bfloat16 with float32
     weights. Without `train_entropy` the entropy is only looked at.
@@ -45,27 +46,30 @@ class Policy:
         device: str = "cpu",
     ) -> Policy:
         """Load a checkpoint; `learner` says how it is trained, and `seed` draws its adapters."""
-        vlm = VLM.from_pretrained(path, device=device)
+        learner = learner or LearnerRecipe()
+        vlm = VLM.from_pretrained(path, device=device, attn_implementation=learner.attn_implementation)
         head = torch.nn.Linear(vlm.model.config.text_config.hidden_size, 1).to(device) if critic else None
         if head is not None:
             torch.nn.init.zeros_(head.weight)
             torch.nn.init.zeros_(head.bias)
-        if learner is not None and learner.lora_rank:
-            add_adapters(vlm.model, learner, seed=seed)
-        if learner is not None and learner.gradient_checkpointing:
-            vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        prepare(vlm.model, learner, seed=seed)
         # DeepSpeed has bfloat16 weights and float32 ones beside them; DDP has float32 ones and rounds as it computes.
-        autocast = learner is not None and learner.kind == "ddp" and learner.dtype == "bfloat16"
+        autocast = learner.kind == "ddp" and learner.dtype == "bfloat16"
         return cls(
             vlm=vlm, value_head=head, temperature=float(temperature), autocast=autocast, train_entropy=train_entropy
         )
 
-    def __call__(self, batch: Sequence[Bucket]) -> dict[str, Tensor]:
+    @property
+    def trains_vision(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.vlm.model.model.visual.parameters())
+
+    def __call__(self, batch: Sequence[Bucket], keep: Sequence[np.ndarray] = ()) -> dict[str, Tensor]:
         parts: dict[str, list[Tensor]] = {LOGPROBS: [], ENTROPY: [], VALUES: []}
         with torch.autocast(self.vlm.device.type, torch.bfloat16, enabled=self.autocast):
+            self.vlm.keep(keep)
             for bucket in batch:
                 scores = score_tokens(self.vlm, bucket.tokens, self.temperature, train_entropy=self.train_entropy)
-                blind = not bucket.tokens.images
+                blind = self.trains_vision and not bucket.tokens.images
                 parts[LOGPROBS].append(scores.logprobs + self._vision_zero() if blind else scores.logprobs)
                 parts[ENTROPY].append(scores.entropy)
                 if self.value_head is not None:
@@ -79,9 +83,8 @@ class Policy:
         gradients (DDP) or for its part of the weights (ZeRO-3), would wait forever.
         """
         side = self.vlm.chat.image_unit
-        encoded = self.vlm.encode_images([np.zeros((side, side, 3), np.uint8)])
-        layers = [encoded.pooler_output, *(encoded.get("deepstack_features") or [])]
-        return 0.0 * sum(features.float().sum() for layer in layers for features in layer)
+        [features] = self.vlm.encode_images([np.zeros((side, side, 3), np.uint8)])
+        return 0.0 * torch.stack([level.float().sum() for level in features]).sum()
 
 
 def policy_arguments(recipe: PPORecipe) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from pxr_agents.types import Tokens
 from pxr_agents.vlm import VLM, TokenBatch, TokenScores, collate, score_tokens, split_by_length
 from training.config import SFTRecipe
-from training.learners import TAG, add_adapters, start_engine
+from training.learners import TAG, prepare, start_engine
 
 # Decay rates of AdamW's two averages.
 ADAM_BETAS = (0.9, 0.98)
@@ -201,17 +201,10 @@ class Processes:
 
 def open_model(recipe: SFTRecipe, device: torch.device | str = "cpu") -> VLM:
     """The model of a recipe in float32, with what of it is trained, and how."""
-    vlm = VLM.from_pretrained(recipe.model, device=device, attn_implementation=recipe.attn_implementation)
-    if recipe.freeze_vision:
-        for name, parameter in vlm.model.named_parameters():
-            if "visual." in name:
-                parameter.requires_grad_(False)
-    if recipe.learner.lora_rank:
-        add_adapters(vlm.model, recipe.learner, seed=recipe.seed)
-    if recipe.learner.gradient_checkpointing:
-        vlm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        # transformers checkpoints in training only. These architectures have no dropout.
-        vlm.model.train()
+    vlm = VLM.from_pretrained(recipe.model, device=device, attn_implementation=recipe.learner.attn_implementation)
+    prepare(vlm.model, recipe.learner, seed=recipe.seed)
+    # These architectures have no dropout.
+    vlm.model.train(recipe.learner.gradient_checkpointing)
     return vlm
 
 

@@ -20,13 +20,11 @@ anyway. So a packed row computes what its traces do alone, up to rounding, and n
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -44,8 +42,6 @@ from training.config import ImagesRecipe, SFTRecipe
 from training.demonstrations import Demonstrations, read_traces
 from training.logs import read_lines
 from training.run_directory import SampleCursor
-
-T = TypeVar("T")
 
 #: What stands in a conversation without a system prompt: what Qwen2.5-VL's own template writes there.
 DEFAULT_SYSTEM_PROMPT = "You are a helpful assistant."
@@ -239,26 +235,6 @@ def read_batches(rows: Rows, cursor: SampleCursor, share: slice, recipe: SFTReci
                 batch.names.append(name)
         batch.cursor = cursor.state_dict()
         yield batch
-
-
-def read_ahead(items: Iterator[T], ahead: int) -> Generator[T, None, None]:
-    """The items, without end, of which `ahead` are made in a thread before they are asked for; 0 for no thread.
-
-    What is raised in the making is raised where the item would have come. `close` ends the thread once the item in
-    the making is made.
-    """
-    if not ahead:
-        yield from items
-        return
-    pool = ThreadPoolExecutor(1, thread_name_prefix="read_ahead")
-    try:
-        waiting = deque(pool.submit(next, items) for _ in range(ahead))
-        while True:
-            item = waiting.popleft().result()
-            waiting.append(pool.submit(next, items))
-            yield item
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def note_skipped(path: Path, skipped: Iterable[tuple[str, str]]) -> None:

@@ -17,16 +17,16 @@ from torch import Tensor
 
 from training.config import SFTRecipe
 from training.doctor import check_model
-from training.learners import adapter_weights, export_model, lr_factor, plain_weights
+from training.learners import adapter_weights, export_model, lr_factor, plain_weights, read_ahead
 from training.logs import MetricsLog, Report, WandbLog, open_wandb
 from training.run_directory import RESUME, Interrupted, RunDirectory, SampleCursor, TrainingError, stop_signal
 from training.sft import DeepSpeedLearner, PlainLearner, Processes
-from training.sft_data import Batch, blank_row, note_skipped, open_rows, parts, read_ahead, read_batches, tensors
+from training.sft_data import Batch, blank_row, note_skipped, open_rows, parts, read_batches, tensors
 
 # What may differ between the starts of one run.
 FREE_KEYS = frozenset({
     "steps", "checkpoint_every", "wandb", "prefetch", "max_restarts", "num_learners", "num_cpus_per_learner",
-    "num_gpus_per_learner",
+    "num_gpus_per_learner", "learner.attn_implementation",
 })  # fmt: skip
 
 

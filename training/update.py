@@ -2,10 +2,10 @@
 
     update = Update(recipe, policy)
     for minibatch in update.minibatches(groups, iteration=0):
-        loss = update.loss(minibatch, policy(minibatch))
-        loss.backward()
+        update.loss(minibatch, update.backward(minibatch))
         if update.takes_step(clip_grad_norm_(parameters, recipe.max_grad_norm)):
             optimizer.step()
+        optimizer.zero_grad()
     update.metrics()
 
 `training.loop` runs this in one process; the learners of `training.rllib.learner` run it side by side.
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,12 +37,13 @@ from training.batch import (
     loss_weights,
     make_bucket,
     minibatches,
+    pack,
     split_by_row,
     token_minibatches,
     with_blank_image,
 )
 from training.config import PPORecipe
-from training.learners import adapters_off, lr_factor
+from training.learners import adapters_off, lr_factor, read_ahead
 from training.logs import combine_metrics
 from training.loss import LOGPROBS, VALUES, column, logprob_gap, objective
 from training.policy import Policy
@@ -149,6 +151,7 @@ class Update:
         """
         self._metrics: list[dict[str, float]] = []
         self._grad_norm, self._skipped, self._iteration = 0.0, 0, iteration
+        self._policy.vlm.kept.clear()
         self._sample_ids = [group.sample_id for group in groups]
         scored = self._scored(self._rows(groups, weights_version))
         self._rows_at_hand = [row for rows in scored for row in rows]
@@ -157,6 +160,35 @@ class Update:
         for k, part in enumerate(self._parts(scored)):
             self._rows_at_hand = part
             yield self._minibatch(part, first=k == 0)
+        self._policy.vlm.kept.clear()
+
+    def backward(
+        self,
+        batch: Minibatch,
+        forward: Forward | None = None,
+        backward: Callable[[Tensor], object] = Tensor.backward,
+        *,
+        unsynced: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> dict[str, Tensor]:
+        """Add up the gradients of a minibatch, `learner.micro_batch_tokens` ids at a time: the graph of more is never
+        there. Returns what the policy says of it, without a graph.
+
+        Args:
+            forward: a pass that is trained; by default the policy's.
+            backward: what takes the loss of each pass.
+            unsynced: around all passes but the last, whose backward pass averages gradients over learners (DDP).
+        """
+        # In training mode layers are computed a second time, and cannot sample; there is no dropout.
+        self._policy.vlm.model.train(self._recipe.learner.gradient_checkpointing)
+        parts: list[dict[str, Tensor]] = []
+        passes = [[bucket] for bucket in batch] if self._in_step else micro_batches(batch, self._max_tokens)
+        for k, part in enumerate(self._prepared(passes), 1):
+            with unsynced() if k < len(passes) else nullcontext():
+                out = (forward or self._policy)(part)
+                backward(objective(self._recipe, part, out, normalizer=batch.normalizer or 1.0)[0])
+            parts.append({name: tensor.detach() for name, tensor in out.items()})
+        self._policy.vlm.model.eval()
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def loss(self, batch: Minibatch, out: Mapping[str, Tensor]) -> Tensor:
         """The loss of a minibatch, of which the policy says `out`; its metrics are noted.
@@ -172,12 +204,9 @@ class Update:
             # Before the first step the weights are those that sampled: any gap is the engine's and the learner's.
             metrics |= logprob_gap(out[LOGPROBS][fresh], column(batch, "engine_logprobs")[fresh])
         self._metrics.append(metrics)
-        self.check_loss(float(loss.detach()))
+        is_number = math.isfinite(float(loss.detach()))
+        self._stop_if(None if is_number else f"the loss is {float(loss)}", "The loss is not a finite number")
         return loss
-
-    def check_loss(self, loss: float) -> None:
-        """Raises NonFiniteError on all learners if the loss of one is no number."""
-        self._stop_if(None if math.isfinite(loss) else f"the loss is {loss}", "The loss is not a finite number")
 
     def takes_step(self, grad_norm: float) -> bool:
         """Whether to step with gradients of this norm, which is the same on all learners: not if it is no number.
@@ -236,6 +265,9 @@ class Update:
     def _rows(self, groups: Sequence[Group], weights_version: int | None) -> list[list[TrainingRow]]:
         recipe = self._recipe
         rows = [group_rows(group, normalize_std=recipe.normalize_std) for group in groups]
+        # Learners in step would have to encode equally often.
+        if not self._policy.trains_vision and not self._in_step:
+            self._keep_features(rows)
         if recipe.advantage == "gae":
             values = iter(self._score([row for members in rows for row in members], self._says(VALUES)))
             rates = {"gamma": recipe.gamma, "gae_lambda": recipe.gae_lambda}
@@ -250,6 +282,20 @@ class Update:
             [placed(row, episode, k) for row, episode in zip(members, group.episodes, strict=True)]
             for k, (members, group) in enumerate(zip(rows, groups, strict=True))
         ]
+
+    @torch.no_grad()
+    def _keep_features(self, groups: Sequence[Sequence[TrainingRow]]) -> None:
+        """Encode the images of all rows that will meet the model once, unless that would take too much memory."""
+        vlm, unit = self._policy.vlm, self._policy.vlm.chat.image_unit
+        every = self._recipe.advantage == "gae"
+        # The first row of a group may take part without teaching.
+        rows = [row for members in groups for k, row in enumerate(members) if every or row.teaches or k == 0]
+        images = list({id(image): image for row in rows for image in row.tokens.images}.values())
+        sizes = [image.shape[0] * image.shape[1] // unit**2 for image in images]
+        size = 2 if self._recipe.learner.dtype == "bfloat16" else 4
+        if images and sum(sizes) * vlm.feature_width * size <= self._recipe.learner.feature_bytes:
+            for part in pack(sizes, self._max_tokens):
+                self._policy([], [images[k] for k in part])
 
     def _scored(self, groups: Sequence[Sequence[TrainingRow]]) -> list[list[TrainingRow]]:
         """Rows with what was asked for from before the first step: the learner's log-probabilities, the reference's."""
@@ -279,8 +325,19 @@ class Update:
     @torch.no_grad()
     def _score(self, rows: Sequence[TrainingRow], says: Says) -> list[np.ndarray]:
         """(T,) numbers for each row's action ids, without gradients."""
-        flat = np.asarray(says(self._buckets(rows)).float().cpu().numpy())
+        passes = [[bucket] for bucket in self._buckets(rows)]
+        flat = torch.cat([says(part).float().cpu() for part in self._prepared(passes)]).numpy()
         return split_by_row(flat[: sum(row.n_actions for row in rows)], rows, max_tokens=self._max_tokens)
+
+    def _prepared(self, passes: Sequence[Sequence[Bucket]]) -> Iterator[list[Bucket]]:
+        """Passes with their images prepared, the next ones in a thread while one is computed (`learner.prefetch`)."""
+        prepare = self._policy.vlm.prepare
+
+        def of(bucket: Bucket) -> Bucket:
+            tokens = bucket.tokens
+            return replace(bucket, tokens=replace(tokens, images=prepare(tokens.images))) if tokens.images else bucket
+
+        return read_ahead(([of(bucket) for bucket in part] for part in passes), self._recipe.learner.prefetch)
 
     def _says(self, name: str) -> Says:
         return lambda batch: self._forward(batch)[name]
@@ -295,6 +352,7 @@ class Update:
             device = str(self._ranks.device)
             self._reference = Policy.load(recipe.model, temperature=recipe.temperature, device=device)
             self._reference.vlm.model.requires_grad_(False)
+            self._reference.vlm.kept = self._policy.vlm.kept
         reference = self._reference
         return lambda batch: reference(batch)[LOGPROBS]
 
@@ -309,6 +367,19 @@ class Update:
         ]
         self.failed_batch = {"learner": self._ranks.rank, "problem": problem, "episodes": rows}
         raise NonFiniteError(f"{headline} in iteration {self._iteration + 1}")
+
+
+def micro_batches(batch: Sequence[Bucket], max_tokens: int) -> list[list[Bucket]]:
+    """Neighbouring buckets that go forward and backward together: at most `max_tokens` ids, padding included."""
+    parts: list[list[Bucket]] = []
+    room = 0
+    for bucket in batch:
+        room -= bucket.tokens.ids.numel()
+        if not parts or room < 0:
+            parts.append([])
+            room = max_tokens - bucket.tokens.ids.numel()
+        parts[-1].append(bucket)
+    return parts
 
 
 def _sampled_by(episode: Episode, weights_version: int | None) -> bool:

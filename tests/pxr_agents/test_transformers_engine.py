@@ -88,7 +88,7 @@ def test_a_key_that_was_forgotten_names_a_new_conversation(tiny_vlm, noise_image
 
 def test_every_id_and_image_is_processed_once(tiny_vlm, noise_image, monkeypatch):
     fed, encoded = [], []
-    hidden_states, encode, step = VLM.hidden_states, VLM.encode_images, engine_module.next_hidden
+    hidden_states, encode, step = VLM.hidden_states, VLM._encode, engine_module.next_hidden
 
     def counting(self, ids, positions, images=(), **kwargs):
         fed.append(ids.numel())
@@ -96,7 +96,7 @@ def test_every_id_and_image_is_processed_once(tiny_vlm, noise_image, monkeypatch
 
     monkeypatch.setattr(VLM, "hidden_states", counting)
     monkeypatch.setattr(engine_module, "next_hidden", lambda *args: fed.append(len(args[2])) or step(*args))
-    monkeypatch.setattr(VLM, "encode_images", lambda self, x: encoded.append(len(x)) or encode(self, x))
+    monkeypatch.setattr(VLM, "_encode", lambda self, *x: encoded.append(len(x[1])) or encode(self, *x))
     talk = Talk(tiny_vlm, TransformersEngine(tiny_vlm), Sampling(max_tokens=3, forced=(5, 5, 5)))
     image = noise_image()
     for key in range(4):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pxr_agents.chat import Conversation
+from pxr_agents.random_checkpoint import FAMILIES
 from pxr_agents.vlm import VLM, collate, patchify, score_tokens
 from tests.distributions import token_distributions
 
@@ -27,10 +28,23 @@ def test_patchify_equals_the_checkpoints_own_processor(tiny_vlm, tiny_path, nois
 def test_encodes_a_shared_image_once(tiny_vlm, noise_image, monkeypatch):
     image = noise_image()
     seen = []
-    encode = VLM.encode_images
-    monkeypatch.setattr(VLM, "encode_images", lambda self, images: seen.append(len(images)) or encode(self, images))
+    encode = VLM._encode
+    monkeypatch.setattr(VLM, "_encode", lambda self, *patches: seen.append(len(patches[1])) or encode(self, *patches))
     token_distributions(tiny_vlm, collate([row(tiny_vlm, [image], "\\boxed{A}") for _ in range(5)]))
     assert seen == [1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_features_that_are_kept_are_those_that_are_not(family, family_path, noise_image, monkeypatch):
+    vlm = VLM.from_pretrained(family_path(family))
+    side = vlm.chat.image_unit
+    images = [noise_image(3 * side, 2 * side), noise_image(side, side)]
+    batch = collate([row(vlm, shown, "\\boxed{A}") for shown in (images, images[:1], images[::-1])])
+    expected = score_tokens(vlm, batch)
+    vlm.keep(images)
+    monkeypatch.setattr(VLM, "_encode", None)
+    torch.testing.assert_close(score_tokens(vlm, batch).logprobs, expected.logprobs, rtol=0, atol=1e-6)
+    assert sum(level.numel() for level in vlm.kept[id(images[0])][1]) == 6 * vlm.feature_width
 
 
 def test_lost_image_is_an_error_not_a_guess(tiny_vlm, noise_image):

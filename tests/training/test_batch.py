@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +27,7 @@ from training.batch import (
     token_minibatches,
 )
 from training.config import EnvRecipe, PPORecipe
+from training.update import micro_batches
 
 
 def test_group_rows_give_every_action_id_the_advantage_of_its_episode():
@@ -90,6 +92,10 @@ def test_buckets_hold_every_row_once_with_little_padding(turns):
         assert int(used.max()) <= 1.25 * int(used.min())
     for part, row in zip(split_by_row(flat, rows), rows, strict=True):
         assert part.tolist() == row.advantages.tolist()
+    passes = [[bucket.tokens.ids.numel() for bucket in part] for part in micro_batches(made, 100)]
+    assert [n for part in passes for n in part] == [bucket.tokens.ids.numel() for bucket in made]
+    assert all(len(part) == 1 or sum(part) <= 100 for part in passes)
+    assert all(sum(part) + following[0] > 100 for part, following in itertools.pairwise(passes))
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=1, max_size=4), min_size=1, max_size=9), st.data(), st.integers(1, 3))

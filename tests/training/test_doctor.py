@@ -66,6 +66,26 @@ def test_gpus_and_processes_are_counted(make_recipe):
     assert problems(make_recipe(num_env_runners=7), cpus=4) == []
 
 
+FLASH = {"dtype": "bfloat16", "attn_implementation": "flash_attention_2"}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "packages", "learner", "level", "text"),
+    [
+        (0, {}, {}, "ok", "sdpa (torch's own, without FlashAttention)"),
+        (1, {}, {"dtype": "bfloat16"}, "ok", "sdpa (torch's own, with FlashAttention)"),
+        (1, {}, {"attn_implementation": "eager"}, "ok", "eager"),
+        (1, {"kernels": Package("1")}, FLASH, "ok", "flash_attention_2, vision towers by torch's own, with Flash"),
+        (1, {}, FLASH, "error", "neither flash-attn nor kernels"),
+        (0, {"flash-attn": Package("2")}, FLASH, "error", "needs a GPU"),
+    ],
+)
+def test_which_attention_learners_take(make_recipe, gpus, packages, learner, level, text):
+    recipe = make_recipe(num_gpus_per_learner=gpus, learner=LearnerRecipe(**learner))
+    found = check_recipe(recipe, machine(gpus=(H100,) * gpus), TORCH | packages)
+    assert any(each.level == level and text in each.text for each in found)
+
+
 def test_a_directory_that_will_not_do_is_found(make_recipe, tmp_path, monkeypatch):
     (tmp_path / "done" / "model").mkdir(parents=True)
     [(level, text)] = problems(make_recipe(out=str(tmp_path / "done")))
@@ -251,6 +271,8 @@ def test_adapters_are_counted_in_the_language_model_only_and_a_model_by_its_conf
     assert learner_memory(learners(num_learners=1), SHAPES).total == 16 * N  # weights, gradients and two averages
     adapters = learner_memory(learners(num_learners=1, lora_rank=2, lora_targets=("q_proj",)), SHAPES)
     assert adapters.total == 4 * (N + 2 * (64 + 32)) + 12 * 2 * (64 + 32)
+    frozen = learner_memory(learners(num_learners=1, freeze_vision=True), SHAPES)
+    assert frozen.total == 4 * N + 12 * (N - 64 * 64)
     [told] = check_memory(SFTRecipe(model=model, traces="t"), machine(memory=200 * GIB))
     assert (told.level, "8.29 billion parameters; a learner holds 123.6 GiB" in told.text) == ("ok", True)
     [told] = check_memory(PPORecipe(model="/nowhere", env=ENV), machine())

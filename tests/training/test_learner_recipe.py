@@ -16,6 +16,7 @@ from pxr_agents.groups import Group
 from pxr_agents.vlm import VLM, collate
 from tests.distributions import token_distributions
 from training.config import LearnerRecipe
+from training.policy import Policy
 from training.rllib.algorithm import VLMPPOConfig
 from training.rllib.env_runner import VLMEnvRunner
 from training.rllib.sample_queue import Part
@@ -54,11 +55,22 @@ def with_rewards(group):
     return Group(sample_id=group.sample_id, episodes=episodes)
 
 
-def test_gradient_checkpointing_changes_no_number_and_bfloat16_products_round(learn):
-    (plain, exact), (checkpointed, others) = learn(), learn(gradient_checkpointing=True)
-    one, other = learner_weights(plain), learner_weights(checkpointed)
-    assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
-    assert exact[-1] == pytest.approx(others[-1], rel=1e-4, abs=1e-6)
+def test_checkpointing_and_small_passes_change_no_number_and_bfloat16_products_round(learn, monkeypatch):
+    plain, exact = learn()
+    passes, call = [], Policy.__call__
+
+    def counted(self, batch):
+        passes.append(sum(bucket.tokens.ids.numel() for bucket in batch))
+        return call(self, batch)
+
+    monkeypatch.setattr(Policy, "__call__", counted)
+    for options in {"gradient_checkpointing": True}, {"micro_batch_tokens": 250}:
+        passes.clear()
+        learner_group, metrics = learn(**options)
+        one, other = learner_weights(plain), learner_weights(learner_group)
+        assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
+        assert exact[-1] == pytest.approx(metrics[-1], rel=1e-4, abs=1e-6)
+        assert (max(passes) <= 250) == ("micro_batch_tokens" in options)
 
     learner_group, metrics = learn(dtype="bfloat16")
     assert metrics[-1]["policy_loss"] < metrics[0]["policy_loss"] - 0.003
@@ -98,9 +110,9 @@ def test_adapters_alone_move_and_leave_merged(learn, speaker):
         ({"dtype": "float16"}, "dtype\n  Input should be "),
         ({"lora_rank": -1}, "lora_rank\n  Input should be "),
         ({"lora_rank": 4, "lora_targets": ()}, "lora_targets is"),
-        ({"micro_batch_tokens": 100}, "micro_batch_tokens is 100; .* 'zero2'"),
         ({"kind": "zero2", "micro_batch_tokens": 0}, "micro_batch_tokens\n  Input should be "),
         ({"offload_optimizer": True}, "offload_optimizer is True"),
+        ({"attn_implementation": "flash_attention_2"}, "attn_implementation is 'flash_attention_2'; .* 'float32'"),
         ({"kind": "zero2", "offload_parameters": True}, "offload_parameters is True"),
     ],
 )

@@ -17,6 +17,7 @@ from pxr_agents.vlm import VLM
 from tests.training.conftest import ENV
 from tests.training.rows import make_episode
 from tests.training.uneven import uneven
+from training.config import LearnerRecipe
 from training.rllib.algorithm import AssignedGroups
 from training.rllib.weights import learner_weights
 
@@ -49,6 +50,8 @@ def test_two_learners_do_the_work_of_one_with_every_option(build, make_recipe, o
     for num_learners in (0, 2):
         recipe = make_recipe(
             num_learners=num_learners,
+            # One pass a minibatch, or several.
+            learner=LearnerRecipe(micro_batch_tokens=700 if num_learners else None),
             env=uneven(ENV, levels=2),
             groups_per_iteration=5,
             max_grad_norm=1e4,

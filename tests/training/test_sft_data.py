@@ -26,6 +26,7 @@ from tests.training.conftest import ENV
 from tests.training.released import ASTRAY, SYSTEM, ZOOM, message, row, spoil, texts, write_released
 from tests.training.rows import make_tokens, trained_texts
 from training.config import ImagesRecipe, SFTRecipe
+from training.learners import read_ahead
 from training.quickstart.recipe import TraceRecipe
 from training.quickstart.stages import search_trace
 from training.sft import summed_loss
@@ -36,7 +37,6 @@ from training.sft_data import (
     open_rows,
     pack_rows,
     parts,
-    read_ahead,
     tensors,
 )  # fmt: skip
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from pxr_agents.vlm import VLM
 from tests.training.conftest import ENV
 from tests.training.rows import trained_logprobs
-from training.config import SFTRecipe, TracesRecipe
+from training.config import LearnerRecipe, SFTRecipe, TracesRecipe
 from training.demonstrations import Demonstrations, oracle_traces, read_traces, write_traces
 from training.run_directory import FinishedRunError, Interrupted, SampleCursor, TrainingError
 from training.sft_run import run_sft
@@ -42,14 +42,17 @@ def lines(out):
     return [{name: value for name, value in row.items() if not name.startswith("seconds/")} for row in rows]
 
 
-@pytest.mark.parametrize("options", [{}, {"pack_tokens": 600}, {"prefetch": 0, "freeze_vision": True}])
+FROZEN = {"prefetch": 0, "learner": LearnerRecipe(freeze_vision=True)}
+
+
+@pytest.mark.parametrize("options", [{}, {"pack_tokens": 600}, FROZEN])
 def test_a_run_takes_the_steps_of_a_plain_loop(make_recipe, speaker, tmp_path, options):
     """Losses, norms, rates and weights are those of transformers' forward and torch's AdamW, one trace at a time."""
     recipe = make_recipe(steps=4, weight_decay=0.1, max_grad_norm=0.5, lr_decay_fraction=0.5, **options)
     run_sft(recipe)
     vlm = VLM.from_pretrained(speaker)
     for name, parameter in vlm.model.named_parameters():
-        parameter.requires_grad_(not (recipe.freeze_vision and "visual" in name))
+        parameter.requires_grad_(not (recipe.learner.freeze_vision and "visual" in name))
     parameters = [parameter for parameter in vlm.model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.1)
     rows = Demonstrations(read_traces(recipe.traces), vlm.chat)

@@ -10,8 +10,8 @@ import contextlib
 import os
 import threading
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ from torch.distributed.distributed_c10d import _get_default_store
 from pxr_agents.vlm import VLM
 from training.batch import Bucket, failed_batch_error
 from training.learners import TAG, has_adapters, plain_weights, start_engine
-from training.loss import objective
 from training.policy import Policy
 from training.run_directory import Interrupted, LostProcessError, NonFiniteError, TrainingError, first_line
 from training.update import Minibatch, Ranks, Update
@@ -135,19 +134,31 @@ class TokenPPOLearner(TorchLearner):
     ) -> Tensor:
         return self.ppo.loss(batch, fwd_out)
 
-    def compute_gradients(self, loss_per_module: dict[str, Tensor], **kwargs: Any) -> Any:
-        """Parameters that took no part get zeros, not None."""
+    def _uncompiled_update(self, batch: dict[str, Minibatch], **kwargs: Any) -> tuple[Any, Any, Any]:
+        """One optimizer step on a minibatch, whose gradients add up pass by pass.
+
+        RLlib's would have one loss, and with it the graph, of the whole minibatch.
+        """
+        out = {DEFAULT_MODULE_ID: self._backward(batch[DEFAULT_MODULE_ID])}
+        losses = self.compute_losses(fwd_out=out, batch=batch)
+        self._step()
+        return out, losses, {}
+
+    def _backward(self, batch: Minibatch) -> dict[str, Tensor]:
+        for optimizer in self._optimizer_parameters:
+            optimizer.zero_grad(set_to_none=True)
+        module = self.module[DEFAULT_MODULE_ID]
+        return self.ppo.backward(batch, module.forward_train, unsynced=getattr(module, "no_sync", nullcontext))
+
+    def _step(self) -> None:
+        # Parameters that took no part get zeros, not None.
         gradients = {
-            ref: torch.zeros_like(self._params[ref]) if gradient is None else gradient
-            for ref, gradient in super().compute_gradients(loss_per_module, **kwargs).items()
+            ref: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            for ref, parameter in self._params.items()
         }
         # RLlib's own norm makes 0 of nan, and a large number of infinity.
-        self._norm = float(torch.nn.utils.get_total_norm(gradients.values()))
-        return gradients
-
-    def apply_gradients(self, gradients_dict: dict[str, Tensor]) -> None:
-        if self.ppo.takes_step(self._norm):
-            super().apply_gradients(gradients_dict)
+        if self.ppo.takes_step(float(torch.nn.utils.get_total_norm(gradients.values()))):
+            self.apply_gradients(self.postprocess_gradients(gradients))
 
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         """RLlib's schedules over time steps are not used: the rate is set from the iteration."""
@@ -157,8 +168,8 @@ class TokenPPOLearner(TorchLearner):
 class DeepSpeedPPOLearner(TokenPPOLearner):
     """`TokenPPOLearner` whose optimizer states and gradients (ZeRO-2) and weights (ZeRO-3) are split over the learners.
 
-    Only the step differs: each bucket of a minibatch goes forward and backward by itself, and DeepSpeed averages the
-    gradients over the learners, clips them and steps. The numbers are the same, up to rounding.
+    Only the step differs: DeepSpeed averages the gradients over the learners, clips them and steps. The numbers are the
+    same, up to rounding.
 
     RLlib asks its first learner alone for weights and for the state of the optimizer. Here it has but a part of them:
     they are gathered by all learners together (`training.rllib.weights`), and checkpoints are written by all of them.
@@ -175,7 +186,7 @@ class DeepSpeedPPOLearner(TokenPPOLearner):
 
     def _passes(self) -> dict[str, Any]:
         # DeepSpeed follows which weights come when, pass by pass, from the outermost call.
-        return {"forward": lambda batch: _joined([self.engine([bucket]) for bucket in batch]), "in_step": True}
+        return {"forward": self.engine, "in_step": True}
 
     def _map_module_to_device(self, module: Any) -> None:
         """The model stays in the memory of the CPU; DeepSpeed moves what belongs on this learner's GPU."""
@@ -187,23 +198,13 @@ class DeepSpeedPPOLearner(TokenPPOLearner):
         [(_, optimizer)] = self.get_optimizers_for_module(DEFAULT_MODULE_ID)
         self.engine = start_engine(module, optimizer, self.config.ppo)
 
-    def _uncompiled_update(self, batch: dict[str, Minibatch], **kwargs: Any) -> tuple[Any, Any, Any]:
-        """One optimizer step on a minibatch: a pass for each bucket, whose gradients add up."""
-        buckets, parts = batch[DEFAULT_MODULE_ID], []
-        total = 0.0
-        for bucket in buckets:
-            out = self.engine([bucket])
-            loss, _ = objective(self.config.ppo, [bucket], out, normalizer=buckets.normalizer or 1.0)
-            total += float(loss.detach())
-            self.engine.backward(loss)
-            parts.append({name: tensor.detach() for name, tensor in out.items()})
-        self.ppo.check_loss(total)
+    def _backward(self, batch: Minibatch) -> dict[str, Tensor]:
+        return self.ppo.backward(batch, self.engine, self.engine.backward)
+
+    def _step(self) -> None:
         # DeepSpeed leaves a step out by itself where the norm is no number.
         self.engine.step()
         self.ppo.takes_step(float(self.engine.get_global_grad_norm()))
-        whole = {DEFAULT_MODULE_ID: _joined(parts)}
-        # The loss of the whole minibatch once more, for its metrics.
-        return whole, self.compute_losses(fwd_out=whole, batch=batch), {}
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         """Without weights and optimizer: this learner has but a part of them (see `save_shard`)."""
@@ -225,10 +226,6 @@ class DeepSpeedPPOLearner(TokenPPOLearner):
         # What a recipe would say at the start, before it is known who wrote the checkpoint.
         self.engine._config.load_universal_checkpoint = universal
         self.engine.load_checkpoint(str(path), tag=TAG)
-
-
-def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _cast_to_weight(module: torch.nn.Linear, inputs: tuple[Tensor]) -> tuple[Tensor]:
