@@ -33,11 +33,15 @@ class VLMAgent:
         engine: what generates tokens.
         sampling: temperature and token limit of a turn.
         opening: text that the first turn of every other episode is made to begin with.
+        stop_strings: end turns where the dialect of their environment says that they may, too.
     """
 
-    def __init__(self, chat: ChatFormat, engine: Engine, sampling: Sampling, *, opening: str = "") -> None:
+    def __init__(
+        self, chat: ChatFormat, engine: Engine, sampling: Sampling, *, opening: str = "", stop_strings: bool = False
+    ) -> None:
         self.chat, self.engine, self.sampling = chat, engine, sampling
-        self._opening = opening
+        self._opening, self._stop_strings = opening, stop_strings
+        self._stop: dict[int, tuple[str, ...]] = {}
         self._conversations: dict[int, Conversation] = {}
         # Ids that the turn under way is made to begin with.
         self._n_forced: dict[int, int] = {}
@@ -48,6 +52,8 @@ class VLMAgent:
 
     def start(self, key: int, env: gymnasium.Env) -> None:
         self._conversations[key] = Conversation()
+        pixel_env: Any = env.unwrapped
+        self._stop[key] = pixel_env.dialect.stop_strings if self._stop_strings else self.sampling.stop
 
     def submit(self, key: int, observation: Observation, info: dict[str, Any]) -> None:
         conversation = self._conversations[key]
@@ -61,7 +67,9 @@ class VLMAgent:
             images=conversation.images,
             seed=turn_seed(info.get("episode_seed", key), conversation.n_turns),
         )
-        self.engine.submit(request, replace(self.sampling, forced=forced) if forced else self.sampling)
+        stop = self._stop[key]
+        same = not forced and stop == self.sampling.stop
+        self.engine.submit(request, self.sampling if same else replace(self.sampling, forced=forced, stop=stop))
 
     def recall(self, key: int, observation: Observation, info: dict[str, Any], turn: str) -> None:
         """See `RecallingAgent`. The turn is encoded from its text, maybe as other tokens than were sampled."""
@@ -91,6 +99,7 @@ class VLMAgent:
     def finish(self, key: int) -> Tokens | None:
         self.engine.forget(key)
         self._n_forced.pop(key, None)
+        self._stop.pop(key)
         conversation = self._conversations.pop(key)
         return conversation.tokens() if conversation.ids else None
 

@@ -6,20 +6,22 @@ means: `python -m training ppo --keys` shows it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from pxr_env.curiosity import curiosity_formula
 from pxr_env.errors import quote
+from training.env_recipe import CuriosityRecipe, EnvRecipe, Envs, MixedEnvRecipe, by_name, name_in, shares_of
 from training.recipe_parts import EngineRecipe, ImagesRecipe, ProbesRecipe
 from training.recipe_reader import RECIPE, RecipeError, Share, load_recipe, recipe_keys, require, to_dict
 
 __all__ = [
-    "RECIPE", "CuriosityRecipe", "EngineRecipe", "EnvRecipe", "ImagesRecipe", "LearnerRecipe", "PPORecipe",
-    "ProbesRecipe", "RecipeError", "SFTRecipe", "Share", "TracesRecipe", "load_recipe", "recipe_keys", "to_dict",
+    "RECIPE", "CuriosityRecipe", "EngineRecipe", "EnvRecipe", "ImagesRecipe", "LearnerRecipe", "MixedEnvRecipe",
+    "PPORecipe", "ProbesRecipe", "RecipeError", "SFTRecipe", "Share", "TracesRecipe", "load_recipe", "recipe_keys",
+    "to_dict",
 ]  # fmt: skip
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -28,32 +30,6 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 def _processes(recipe: PPORecipe | SFTRecipe) -> tuple[str, bool, str]:
     expected = f"1 or more where learner.kind is {recipe.learner.kind!r}: DeepSpeed needs processes of its own"
     return "num_learners", recipe.learner.kind == "ddp" or recipe.num_learners > 0, expected
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
-class EnvRecipe:
-    """An environment."""
-
-    id: str
-    """Its id as for `gymnasium.make`, with the module that registers it: "pxr_env:pxr/SyntheticSearch-v0"."""
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    """Its constructor arguments."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
-class CuriosityRecipe:
-    """The curiosity reward (see `pxr_env.curiosity`)."""
-
-    preset: str = "paper"
-    """One of "paper", "released-code", "off", or a formula of your own."""
-    overrides: dict[str, float | str] = field(default_factory=dict)
-    """Constants in place of the preset's, such as alpha."""
-
-    def __post_init__(self) -> None:
-        try:
-            curiosity_formula(self.preset, **self.overrides)
-        except TypeError as error:  # a constant that the formula does not have
-            raise ValueError(str(error)) from error
 
 
 def _function_name(name: str) -> str:
@@ -117,8 +93,8 @@ class PPORecipe:
 
     model: str
     """The checkpoint to start from: its directory, or its hub name."""
-    env: EnvRecipe
-    """The environment to train in."""
+    env: Envs
+    """The environment to train in; several as [[env]] tables, each with a share of the groups (docs/training.md)."""
     out: str = "runs/ppo"
     """Directory of the run."""
     seed: NonNegativeInt = 0
@@ -264,7 +240,19 @@ class PPORecipe:
     num_gpus_per_learner: NonNegativeFloat = 0.0
     """What Ray reserves for each learner: 1, or 0 on a CPU."""
 
+    @property
+    def envs(self) -> Mapping[str, EnvRecipe]:
+        """Its environments by name; one alone has the name ""."""
+        return by_name(self.env)
+
+    def curiosity_of(self, sample_id: str) -> CuriosityRecipe:
+        """The curiosity reward of the environment that a sample belongs to."""
+        env = self.envs[name_in(self.env, sample_id)]
+        own = env.curiosity if isinstance(env, MixedEnvRecipe) else None
+        return own or self.curiosity
+
     def __post_init__(self) -> None:
+        by_name(self.env)
         # Every learner splits its own share of the groups.
         groups = self.groups_per_iteration // max(self.num_learners, 1)
         corrected = self.old_logprobs == "engine" or self.importance_cap is not None
@@ -316,7 +304,7 @@ class PPORecipe:
     def _check_probes(self) -> None:
         revival = self.probes.revival(["any"], seed=self.seed)
         probed = revival.n_candidates(self.group_size)
-        counted = self.groups_per_iteration * (self.group_size - probed)
+        counted = int(self.groups_per_iteration * min(shares_of(self.env).values())) * (self.group_size - probed)
         require(
             self,
             ("advantage", self.advantage == "group",
@@ -324,7 +312,7 @@ class PPORecipe:
              "critic would learn the value of a policy that is made to begin with operations"),
             ("probes.share", probed > 0, f"at least one rollout of a group of {self.group_size}"),
             ("probes.window", counted * self.probes.window >= revival.min_episodes,
-             f"{-(-revival.min_episodes // counted)} or more: there are no probes until {revival.min_episodes} "
+             f"{-(-revival.min_episodes // max(counted, 1))} or more: there are no probes until {revival.min_episodes} "
              f"episodes are counted, and an iteration has {counted} that are none"),
         )  # fmt: skip
 

@@ -24,6 +24,8 @@ from pxr_agents.engines.vllm.arguments import NO_NEW_EXPERTS
 from pxr_env.env import VisualReasoningEnv
 from training.config import PPORecipe, SFTRecipe, TracesRecipe, load_recipe
 from training.costs import learner_memory, model_size
+from training.env_recipe import EnvRecipe, shares_of
+from training.environments import make_env
 from training.machine import (
     GIB,
     OBJECT_STORE_SHARE,
@@ -226,7 +228,8 @@ def _check_opening(recipe: AnyRecipe) -> Finding:
             return Finding("recipe", "ok", f"{recipe.env.id} can be opened")
         if isinstance(recipe, PPORecipe):
             check_start(recipe)
-            return Finding("recipe", "ok", f"{recipe.model} and {recipe.env.id} can be opened and fit")
+            ids = ", ".join(env.id for env in recipe.envs.values())
+            return Finding("recipe", "ok", f"{recipe.model} and {ids} can be opened and fit")
         check_model(recipe.model)
         if not Path(recipe.traces).exists():
             raise FileNotFoundError(f"traces={recipe.traces} does not exist; expected a JSONL file or a folder")
@@ -238,10 +241,16 @@ def _check_opening(recipe: AnyRecipe) -> Finding:
 
 
 def check_conversations(recipe: PPORecipe) -> Iterator[Finding]:
-    """Yields what conversations may grow to, and what of that the engine does not take. Opens model and environment."""
+    """Yields what conversations may grow to, and what of that the engine does not take. Opens model and
+    environments."""
+    for chosen in recipe.envs.values():
+        yield from _check_conversations_in(recipe, chosen)
+
+
+def _check_conversations_in(recipe: PPORecipe, chosen: EnvRecipe) -> Iterator[Finding]:
     from training.conversation_bound import conversation_bound, mute_samples
 
-    checkpoint, env = check_model(recipe.model), gymnasium.make(recipe.env.id, **recipe.env.kwargs)
+    checkpoint, env = check_model(recipe.model), make_env(chosen)
     base, chat, room = env.unwrapped, checkpoint.chat, _context(recipe, checkpoint)
     if not isinstance(base, VisualReasoningEnv):
         return
@@ -311,22 +320,29 @@ def check_start(recipe: PPORecipe) -> None:
             f"got max_tokens={recipe.max_tokens} for an engine that takes {room} ids, conversation included; expected "
             f"less: make turns shorter, or raise engine.vllm.max_model_len"
         )
-    unit = checkpoint.norm.image_unit
-    env = gymnasium.make(recipe.env.id, **recipe.env.kwargs)
+    shares = shares_of(recipe.env)
+    for name, env in recipe.envs.items():
+        n_groups = math.ceil(recipe.groups_per_iteration * shares[name])
+        _check_env(recipe, env, n_groups=n_groups, unit=checkpoint.norm.image_unit)
+
+
+def _check_env(recipe: PPORecipe, chosen: EnvRecipe, *, n_groups: int, unit: int) -> None:
+    env = make_env(chosen)
     try:
         base: Any = env.unwrapped
         _warn_of_bad_rows(base.data)
-        if len(base.data) < recipe.groups_per_iteration:
+        if len(base.data) < n_groups:
+            its = "" if chosen is recipe.env else f", {n_groups} of them of {chosen.id},"
             raise ValueError(
-                f"got groups_per_iteration={recipe.groups_per_iteration} for {len(base.data)} samples; expected at "
-                f"most as many groups as there are samples"
+                f"got groups_per_iteration={recipe.groups_per_iteration}{its} for {len(base.data)} samples; expected "
+                f"at most as many groups as there are samples"
             )
         observation, _ = env.reset(seed=recipe.seed)
         for image in observation["images"]:
             height, width = image.shape[:2]
             if height % unit or width % unit:
                 raise ValueError(
-                    f"{recipe.env.id} shows images of {width}x{height} pixels, and {recipe.model} needs sides that are "
+                    f"{chosen.id} shows images of {width}x{height} pixels, and {recipe.model} needs sides that are "
                     f"multiples of {unit}. Set env.kwargs.size_multiple={unit}."
                 )
     finally:

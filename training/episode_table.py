@@ -24,7 +24,7 @@ from PIL import Image
 
 from pxr_agents.statistics import term_returns, used
 from pxr_agents.types import Episode
-from training.config import EnvRecipe
+from training.env_recipe import EnvRecipe, MixedEnvRecipe, by_name, name_in
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,23 +50,26 @@ def choose_episodes(episodes: Sequence[Episode], count: int) -> list[Episode]:
 
 
 class Illustrator:
-    """Draws episodes by playing their turns again in an environment of its own: records hold no pixels. For one that
+    """Draws episodes by playing their turns again in environments of its own: records hold no pixels. For one that
     cannot be rendered there are no pictures."""
 
-    def __init__(self, env: EnvRecipe) -> None:
+    def __init__(self, env: EnvRecipe | tuple[MixedEnvRecipe, ...]) -> None:
         self._recipe = env
-        self._env: gymnasium.Env[Any, Any] | None = None
+        self._envs: dict[str, gymnasium.Env[Any, Any]] = {}
 
     def draw(self, episode: Episode) -> np.ndarray | None:
         """The sources with the boxes of all views at the end of the episode, uint8 HxWx3, or None."""
         try:
-            if self._env is None:
-                kwargs = {**self._recipe.kwargs, "render_mode": "rgb_array"}
-                self._env = gymnasium.make(self._recipe.id, disable_env_checker=True, **kwargs)
-            self._env.reset(options={"sample_id": episode.sample_id})
+            name = name_in(self._recipe, episode.sample_id)
+            if name not in self._envs:
+                recipe = by_name(self._recipe)[name]
+                kwargs = {**recipe.kwargs, "render_mode": "rgb_array"}
+                self._envs[name] = gymnasium.make(recipe.id, disable_env_checker=True, **kwargs)
+            env = self._envs[name]
+            env.reset(options={"sample_id": episode.sample_id.removeprefix(name and f"{name}/")})
             for step in episode.steps:
-                self._env.step(step.turn)
-            picture: Any = self._env.render()
+                env.step(step.turn)
+            picture: Any = env.render()
         except Exception as error:
             # Whatever a user's environment raises here: a missing picture must not end a training run.
             logging.getLogger(__name__).warning("no picture of sample %s: %r", episode.sample_id, error)
@@ -74,9 +77,9 @@ class Illustrator:
         return None if picture is None else np.asarray(picture)
 
     def close(self) -> None:
-        """Free the environment."""
-        if self._env is not None:
-            self._env.close()
+        """Free the environments."""
+        for env in self._envs.values():
+            env.close()
 
 
 def write_episodes(folder: Path, pictured: Sequence[PicturedEpisode], *, iteration: int) -> None:

@@ -12,7 +12,6 @@ import time
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -24,10 +23,10 @@ from pxr_agents.rollout import rollout
 from pxr_agents.types import Episode, Sampling
 from training.batch import failed_batch_error
 from training.config import PPORecipe
+from training.environments import make_env
 from training.learners import adapter_weights, export_model, plain_weights
 from training.policy import Policy, policy_arguments
 from training.ppo_run import Books, OnIteration, open_run
-from training.probes import make_env
 from training.rewards import Rewards, check_enough, scored, settled_groups
 from training.run_directory import NonFiniteError
 from training.update import Update
@@ -75,11 +74,9 @@ class PlainPPO:
         self.update = Update(recipe, self.policy)
         n_envs = min(recipe.groups_per_iteration * recipe.group_size, recipe.max_envs_per_runner)
         self.envs = [make_env(recipe.env, probes=recipe.probes.enabled) for _ in range(n_envs)]
-        task: Any = self.envs[0].unwrapped
-        stop = task.dialect.stop_strings if recipe.stop_strings else ()
         self.engine = local_engine(recipe.engine.kind, self.policy.vlm)
-        sampling = Sampling(temperature=recipe.temperature, max_tokens=recipe.max_tokens, stop=stop)
-        self.agent = VLMAgent(self.policy.vlm.chat, self.engine, sampling)
+        sampling = Sampling(temperature=recipe.temperature, max_tokens=recipe.max_tokens)
+        self.agent = VLMAgent(self.policy.vlm.chat, self.engine, sampling, stop_strings=recipe.stop_strings)
         self.books = Books(recipe, self.envs[0])
 
     def train(self) -> None:

@@ -8,16 +8,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from pxr_agents.statistics import episode_statistics
 from pxr_agents.types import CONTEXT, Episode
-from training.alarm import AlarmRule, AlarmState, Notice, usage_rates, watch_gap, watch_usage
+from training.alarm import GAP, AlarmRule, AlarmState, Notice, usage_rates, watch_gap, watch_usage
 from training.batch import is_masked
 from training.config import PPORecipe
 from training.doctor import check_start
+from training.env_recipe import EnvRecipe, name_in
+from training.environments import n_bad_rows, sample_cursor
 from training.logs import RunLog, WandbLog, open_wandb
 from training.probes import ProbePlanner
 from training.rewards import reward_faults
@@ -27,7 +29,6 @@ from training.run_directory import (
     Interrupted,
     NonFiniteError,
     RunDirectory,
-    SampleCursor,
     TrainingError,
     samples_named,
     stop_signal,
@@ -66,19 +67,31 @@ class Books:
 
     def __init__(self, recipe: PPORecipe, env: Any) -> None:
         self._rule = AlarmRule(rate=recipe.alarm_rate, iterations=recipe.alarm_iterations)
-        data = env.unwrapped.data
-        self.cursor = SampleCursor(data.sample_ids(), seed=recipe.seed)
+        self.cursor = sample_cursor(env, recipe.env, seed=recipe.seed)
         self.probes = ProbePlanner(recipe, env)
         self.alarm = AlarmState()
+        self._alarms: dict[str, AlarmState] = {}
+        if not isinstance(recipe.env, EnvRecipe):
+            self._alarms = dict.fromkeys(recipe.envs, AlarmState())
         self.notices: list[Notice] = []
         self.faults: list[Fault] = []
         self._recipe = recipe
-        self._n_bad_rows = len(getattr(data, "skipped", ()))
+        self._n_bad_rows = n_bad_rows(env)
 
     def count(self, episodes: Sequence[Episode], learned: Mapping[str, float], iteration: int) -> dict[str, float]:
         """Count the episodes of an iteration (from 0) and what learners say of it; returns all that is to be said."""
         self.probes.count(episodes, iteration)
-        self.alarm, self.notices = watch_usage(self.alarm, episodes, iteration=iteration + 1, rule=self._rule)
+        self.notices = []
+        of_each: dict[str, float] = {}
+        for name in self._alarms:
+            of_each |= self._count_env(name, episodes, iteration)
+        if self._alarms:
+            # An operation that only some environments have is no rarer for that.
+            warned = frozenset(name for alarm in self._alarms.values() for name in alarm.warned)
+            history = {name: () for alarm in self._alarms.values() for name in alarm.history}
+            self.alarm = replace(self.alarm, history=history, warned=warned | (self.alarm.warned & {GAP}))
+        else:
+            self.alarm, self.notices = watch_usage(self.alarm, episodes, iteration=iteration + 1, rule=self._rule)
         gap = learned.get("logprob_gap_mean")
         self.alarm, more = watch_gap(self.alarm, gap, iteration=iteration + 1, recipe=self._recipe)
         self.notices += more
@@ -95,20 +108,36 @@ class Books:
             **episode_statistics(episodes),
             **usage_rates(episodes),
             **self.alarm.flags(),
+            **of_each,
             **({} if self._recipe.mask_truncated == "never" else {"masked_rate": sum(masked) / max(len(masked), 1)}),
             **({"data/bad_rows": float(self._n_bad_rows)} if self._n_bad_rows else {}),
             **{f"learner/{name}": value for name, value in learned.items()},
             **{f"faults/{kind.replace(' ', '_')}": float(n) for kind, n in kinds.items()},
         }
 
+    def _count_env(self, name: str, episodes: Sequence[Episode], iteration: int) -> dict[str, float]:
+        """The numbers of one of several environments: `env/NAME/...`, as those of all are called."""
+        own = [episode for episode in episodes if name_in(self._recipe.env, episode.sample_id) == name]
+        state, notices = watch_usage(self._alarms[name], own, iteration=iteration + 1, rule=self._rule)
+        self._alarms[name] = state
+        self.notices += [replace(notice, text=f"{name}: {notice.text}") for notice in notices]
+        numbers = {**episode_statistics(own), **usage_rates(own), **state.flags()}
+        return {f"env/{name}/{key}": value for key, value in numbers.items()}
+
     def state_dict(self) -> dict[str, Any]:
-        probes = self.probes.state_dict()
-        return {"cursor": self.cursor.state_dict(), "probes": probes, "alarm": self.alarm.to_dict()}
+        alarms = {name: alarm.to_dict() for name, alarm in self._alarms.items()}
+        return {
+            "cursor": self.cursor.state_dict(),
+            "probes": self.probes.state_dict(),
+            "alarm": self.alarm.to_dict(),
+            **({"alarms": alarms} if alarms else {}),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.cursor.load_state_dict(state["cursor"])
         self.probes.load_state_dict(state["probes"])
         self.alarm = AlarmState.from_dict(state["alarm"])
+        self._alarms = {name: AlarmState.from_dict(alarm) for name, alarm in state.get("alarms", {}).items()}
 
 
 def _without_room(episodes: Sequence[Episode]) -> list[Fault]:

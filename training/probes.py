@@ -9,8 +9,10 @@ from typing import Any
 import gymnasium
 
 from pxr_agents.types import Episode
-from pxr_env.curiosity import ProbeOperations, Revival, UsageRates
-from training.config import EnvRecipe, PPORecipe
+from pxr_env.curiosity import Revival, UsageRates
+from training.config import PPORecipe
+from training.env_recipe import name_in
+from training.environments import tasks_of
 
 ProbePlan = Mapping[str, Sequence[str | None]]
 """Sample -> of each rollout of its group the operation it is made to begin with, or None; {} without probes."""
@@ -30,23 +32,26 @@ class ProbePlanner:
         self.rates = UsageRates(max_samples=0, window=recipe.probes.window)
         #: Iteration -> what was decided for it, until its episodes are counted.
         self._planned: dict[int, dict[str, list[str | None]]] = {}
-        self._revival: Revival | None = None
-        if recipe.probes.enabled:
-            unwrapped: Any = env.unwrapped
-            self._task = env.spec.id if env.spec is not None else type(unwrapped).__name__
-            self._revival = recipe.probes.revival(tuple(unwrapped.operations), seed=recipe.seed)
+        self._env = recipe.env
+        #: Of each environment by its name what decides, and the task that its episodes are counted under.
+        self._revivals: dict[str, tuple[Revival, str]] = {}
+        for name, task in tasks_of(env).items():
+            if not recipe.probes.enabled:
+                break
+            unwrapped: Any = task.unwrapped
+            counted = name or (task.spec.id if task.spec is not None else type(unwrapped).__name__)
+            self._revivals[name] = recipe.probes.revival(tuple(unwrapped.operations), seed=recipe.seed), counted
 
     def plan(self, sample_ids: Sequence[str], iteration: int) -> ProbePlan:
         """What every rollout of these groups is made to begin with."""
-        if self._revival is None:
+        if not self._revivals:
             return {}
         planned, size = self._planned.setdefault(iteration, {}), self._group_size
         for sample_id in sample_ids:
             if sample_id not in planned:
+                revival, task = self._revivals[name_in(self._env, sample_id)]
                 planned[sample_id] = [
-                    self._revival.decide(
-                        self.rates, self._task, sample_id, rollout=k, group_size=size, iteration=iteration
-                    )
+                    revival.decide(self.rates, task, sample_id, rollout=k, group_size=size, iteration=iteration)
                     for k in range(size)
                 ]
         return {sample_id: planned[sample_id] for sample_id in sample_ids}
@@ -57,7 +62,8 @@ class ProbePlanner:
         self._planned = {later: plan for later, plan in self._planned.items() if later > iteration}
         for episode in episodes:
             if episode.error is None:
-                self.rates.record(episode.task, episode.sample_id, episode.usage, probe=episode.probe)
+                task = name_in(self._env, episode.sample_id) or episode.task
+                self.rates.record(task, episode.sample_id, episode.usage, probe=episode.probe)
 
     def state_dict(self) -> dict[str, Any]:
         return {"rates": self.rates.to_dict(), "planned": copy.deepcopy(self._planned)}
@@ -68,17 +74,11 @@ class ProbePlanner:
 
     def metrics(self) -> dict[str, float]:
         """`probes/OPERATION`: the probability with which a candidate is made to begin with it from now on, if it is the
-        only one; `probe_rate`: 0, until there are probes (see `episode_statistics`). Nothing without probes."""
-        if self._revival is None:
-            return {}
+        only one; `probe_rate`: 0, until there are probes (see `episode_statistics`). Nothing without probes. Of several
+        environments `env/NAME/probes/OPERATION`."""
         odds = {
-            f"probes/{name}": self._revival.probe_probability(self.rates, self._task, name)
-            for name in self._revival.operations
+            f"{name and f'env/{name}/'}probes/{operation}": revival.probe_probability(self.rates, task, operation)
+            for name, (revival, task) in self._revivals.items()
+            for operation in revival.operations
         }
-        return {"probe_rate": 0.0, **odds}
-
-
-def make_env(recipe: EnvRecipe, *, probes: bool) -> gymnasium.Env[Any, Any]:
-    """An environment to sample in; with `probes` the option "probe" of its `reset` says what an episode begins with."""
-    env = gymnasium.make(recipe.id, **recipe.kwargs)
-    return ProbeOperations(env) if probes else env
+        return {"probe_rate": 0.0, **odds} if odds else {}

@@ -15,7 +15,8 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -108,10 +109,24 @@ def to_dict(recipe: Any) -> dict[str, Any]:
 def recipe_keys(recipe_class: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Yields every dotted key of a recipe and what the text below it says, for a help text."""
     for name, field in recipe_class.__pydantic_fields__.items():
-        if dataclasses.is_dataclass(field.annotation):
-            yield from recipe_keys(field.annotation, f"{prefix}{name}.")
-        else:
+        tables = list(_tables(field.annotation))
+        for table, mark in tables:
+            yield from recipe_keys(table, prefix + name + mark)
+        if not tables:
             yield prefix + name, " ".join((field.description or "").split())
+
+
+def _tables(annotation: Any) -> Iterator[tuple[Any, str]]:
+    """The recipe classes that a key may hold, and what stands behind it then: "." or, for one of several, "[]."."""
+    if dataclasses.is_dataclass(annotation):
+        yield annotation, "."
+    elif get_origin(annotation) is tuple:
+        yield from ((table, f"[]{mark}") for table, mark in _tables(get_args(annotation)[0]))
+    elif get_origin(annotation) is Annotated:
+        yield from _tables(get_args(annotation)[0])
+    elif get_origin(annotation) in (UnionType, Union):
+        for kind in get_args(annotation):
+            yield from _tables(kind)
 
 
 def _apply_override(table: dict[str, Any], override: str) -> str:
@@ -160,6 +175,8 @@ def _dotted(location: Sequence[str | int], values: Any) -> str:
     """Where pydantic found a mistake as a dotted key, without the kinds that it tried there."""
     key = ""
     for step in location:
+        if str(step).startswith("["):  # the kind of table
+            continue
         if isinstance(values, list) and isinstance(step, int):
             key, values = f"{key}[{step}]", values[step] if step < len(values) else None
         elif isinstance(values, dict):
@@ -192,8 +209,9 @@ def _say(key: str, mistake: Mapping[str, Any], recipe_class: type) -> str:
 
 def _nearest(key: str, recipe_class: type) -> str:
     """The right name in the wrong table is closer than a similar one in the right table."""
+    key = re.sub(r"\[\d+\]", "[]", key)
     table, dot, name = key.rpartition(".")
-    keys = [path.removeprefix(table + dot) for path, _ in recipe_keys(recipe_class) if path.startswith(table)]
+    keys = [path.removeprefix(table + dot) for path, _ in recipe_keys(recipe_class) if path.startswith(table + dot)]
     deeper = [path for path in keys if path.rpartition(".")[2] == name]
     siblings = [table + dot + path for path in dict.fromkeys(path.partition(".")[0] for path in keys)]
     hint = f' Did you mean "{table}{dot}{deeper[0]}"?' if deeper else did_you_mean(key, siblings)

@@ -88,7 +88,7 @@ class Rewards:
             NonFiniteError: a term is no finite number.
             TrainingError: the function did not return terms, or its server takes no request at all.
         """
-        if (asked := self._asked.pop(id(episode), None)) is None:
+        if (asked := self._asked.pop(id(episode), None)) is None or not settled.steps:
             return settled
         try:
             terms = asked.result()
@@ -123,8 +123,12 @@ def settled_groups(episodes: Sequence[Episode], recipe: PPORecipe, rewards: Rewa
         TrainingError: as `Rewards.add_to`.
     """
     _check_finite(episodes, "The environment gave", "Look at its scorer and its reward terms")
-    curiosity, asked = recipe.curiosity, iter(episodes)
-    groups = settle(episodes, recipe.group_size, preset=curiosity.preset, overrides=curiosity.overrides)
+    groups: list[Group] = []
+    asked = iter(episodes)
+    for start in range(0, len(episodes), recipe.group_size):
+        members = episodes[start : start + recipe.group_size]
+        curiosity = recipe.curiosity_of(members[0].sample_id)
+        groups += settle(members, len(members), preset=curiosity.preset, overrides=curiosity.overrides)
     if rewards is None or recipe.reward is None:
         return groups
     groups = [replace(g, episodes=[rewards.add_to(each, next(asked)) for each in g.episodes]) for g in groups]

@@ -56,7 +56,7 @@ class Watchdog:
     def __init__(self, timeout: float, *, grace: float = 10.0) -> None:
         self._timeout, self._grace = timeout, grace
         self._open = self._interrupts = self._interrupted = False
-        self._call: tuple[str, str] | None = None
+        self._call: tuple[Callable[[], str], str] | None = None
         self._handler: Any = None
 
     def watch(self, env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
@@ -77,16 +77,16 @@ class Watchdog:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, self._handler)
 
-    def call(self, what: str, sample_id: str, function: Callable[[], Returned]) -> Returned:
-        """Call a method of an environment; `what` names both."""
+    def call(self, what: Callable[[], str], sample_id: str, function: Callable[[], Returned]) -> Returned:
+        """Call a method of an environment; `what` names both, once it is under way."""
         try:
             if not self._open:
                 return function()
             return self._watched(what, sample_id, function)
         except (MediaError, DataError) as error:
-            raise StuckEnvironmentError(sample_id, f"{what} cannot show sample {sample_id}: {error}") from error
+            raise StuckEnvironmentError(sample_id, f"{what()} cannot show sample {sample_id}: {error}") from error
 
-    def _watched(self, what: str, sample_id: str, function: Callable[[], Returned]) -> Returned:
+    def _watched(self, what: Callable[[], str], sample_id: str, function: Callable[[], Returned]) -> Returned:
         # Where native code keeps the interpreter to itself no handler is called: then the C library ends the process,
         # and says in which frame of which thread it was.
         faulthandler.dump_traceback_later(self._timeout + 2 * self._grace, exit=True, file=2)
@@ -107,7 +107,7 @@ class Watchdog:
             return
         what, sample_id = self._call
         where = f" It waits in {frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_name})." if frame else ""
-        told = f"{what} has not come back for env_timeout={self._timeout:g} s with sample {sample_id}.{where}"
+        told = f"{what()} has not come back for env_timeout={self._timeout:g} s with sample {sample_id}.{where}"
         if not self._interrupted:
             self._interrupted = True
             raise StuckEnvironmentError(sample_id, told)
@@ -121,13 +121,19 @@ class _Watched(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any], watchdog: Watchdog) -> None:
         super().__init__(env)
         self._watchdog, self._sample_id = watchdog, ""
-        self._name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+
+    @property
+    def _name(self) -> str:
+        return self.env.spec.id if self.env.spec is not None else type(self.env.unwrapped).__name__
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         self._sample_id = str((options or {}).get("sample_id", ""))
-        return self._watchdog.call(
-            f"reset of {self._name}", self._sample_id, lambda: self.env.reset(seed=seed, options=options)
+        shown = self._watchdog.call(
+            lambda: f"reset of {self._name}", self._sample_id, lambda: self.env.reset(seed=seed, options=options)
         )
+        # Of several environments another one may have been chosen.
+        self._cached_spec = self.env.spec
+        return shown
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        return self._watchdog.call(f"step of {self._name}", self._sample_id, lambda: self.env.step(action))
+        return self._watchdog.call(lambda: f"step of {self._name}", self._sample_id, lambda: self.env.step(action))

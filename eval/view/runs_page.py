@@ -299,9 +299,10 @@ def agent_name(manifest: Mapping[str, Any]) -> str:
 
 
 def env_name(content: Mapping[str, Any]) -> str:
-    """The id of the environment that a manifest or a recipe names, without the module that registers it."""
+    """The id of the environment that a manifest or a recipe names, or of several, without the module of each."""
     env = content.get("env")
-    return str(env.get("id", ""))[:200].rpartition(":")[2] if isinstance(env, Mapping) else ""
+    envs = [each for each in (env if isinstance(env, list) else [env]) if isinstance(each, Mapping)]
+    return ", ".join(str(each.get("id", "")).rpartition(":")[2] for each in envs)[:200]
 
 
 def n_expected(manifest: Mapping[str, Any]) -> int:

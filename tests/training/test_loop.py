@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.conftest import ENV
+from tests.training.test_environments import MIX
 from tests.training.uneven import uneven
 from training.config import EngineRecipe, LearnerRecipe, ProbesRecipe
 from training.learners import plain_weights
@@ -74,7 +75,11 @@ PROBES = {
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.parametrize("options", [{}, ALL, PROBES], ids=["defaults", "all-options", "probes-and-adapters"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, ALL, PROBES, {"env": MIX, "groups_per_iteration": 4}],
+    ids=["defaults", "all-options", "probes-and-adapters", "several-environments"],
+)
 def test_iterations_equal_rllibs(build, make_recipe, options):
     from training.rllib.weights import learner_weights
 

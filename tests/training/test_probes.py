@@ -20,8 +20,9 @@ from tests.training.rows import make_episode
 from tests.training.uneven import uneven
 from training.batch import group_rows, make_bucket
 from training.config import PPORecipe, ProbesRecipe
+from training.environments import make_env
 from training.loss import ENTROPY, LOGPROBS, objective
-from training.probes import ProbePlanner, make_env
+from training.probes import ProbePlanner
 
 TASK, UNEVEN = "pxr/SyntheticSearch-v0", "uneven/Any-v0"
 PPO = PPORecipe(model="m", env=ENV, group_size=8, probes=ProbesRecipe(enabled=True, window=3))

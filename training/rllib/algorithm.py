@@ -56,7 +56,9 @@ class VLMPPOConfig(PPOConfig):
     def recipe(self, recipe: PPORecipe) -> Self:
         """Take every setting from a recipe."""
         self.ppo = recipe
-        self.environment(recipe.env.id, env_config=recipe.env.kwargs)
+        # RLlib wants one; env runners make all of them.
+        env = next(iter(recipe.envs.values()))
+        self.environment(env.id, env_config=env.kwargs)
         self.env_runners(
             num_env_runners=recipe.num_env_runners,
             # Fractions: where env runners and learners take turns, together they may claim more than there is.

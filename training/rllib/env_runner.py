@@ -28,9 +28,8 @@ from pxr_agents.engines.vllm.arguments import EngineError
 from pxr_agents.groups import Group, group_jobs
 from pxr_agents.rollout import OnStep, rollouts
 from pxr_agents.types import Episode, LocalEngine, Sampling
-from pxr_env.env import VisualReasoningEnv
 from training.batch import group_bytes, replay_weight
-from training.probes import make_env
+from training.environments import make_env
 from training.rewards import Rewards, scored, settled_groups
 from training.rllib.engines import EngineHandles, RemoteEngine
 from training.rllib.sample_queue import Part
@@ -135,11 +134,10 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
         return 0 if self._engine is None else self._engine.weights_version
 
     def _use(self, engine: LocalEngine | RemoteEngine, chat: ChatFormat) -> None:
-        ppo, task = self.config.ppo, cast(VisualReasoningEnv, self.env.unwrapped)
-        stop = task.dialect.stop_strings if ppo.stop_strings else ()
+        ppo = self.config.ppo
         self._engine = engine
-        sampling = Sampling(temperature=ppo.temperature, max_tokens=ppo.max_tokens, stop=stop)
-        self._agent = VLMAgent(chat, engine, sampling)
+        sampling = Sampling(temperature=ppo.temperature, max_tokens=ppo.max_tokens)
+        self._agent = VLMAgent(chat, engine, sampling, stop_strings=ppo.stop_strings)
 
     def get_spaces(self) -> dict[str, tuple[gymnasium.Space[Any], gymnasium.Space[Any]]]:
         spaces = (self.env.observation_space, self.env.action_space)
