@@ -1,4 +1,4 @@
-"""`python -m training traces|sft|ppo|quickstart|doctor [RECIPE] [key=value ...]`."""
+"""`python -m training traces|sft|ppo|quickstart|doctor|plan [RECIPE] [key=value ...]`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         command.add_argument("recipe", nargs="?", help="a TOML file, or the name of a recipe in training/recipes")
         command.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to the recipe, such as seed=1")
         if train is None:
-            command.add_argument("--json", action="store_true", help="findings as JSON")
+            command.add_argument("--json", action="store_true", help="as JSON")
+            if name == "plan":
+                _add_plan_options(command)
         else:
             command.add_argument("--keys", action="store_true", help="list the keys of the recipe and stop")
         if train is _ppo:
@@ -60,6 +62,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(arguments: argparse.Namespace) -> int:
     class_name, train, _ = COMMANDS[arguments.command]
+    if arguments.command == "plan":
+        return _plan(arguments)
     if train is None:
         return _doctor(arguments.recipe, arguments.overrides, as_json=arguments.json)
     recipe_class = pkgutil.resolve_name(class_name)
@@ -69,6 +73,29 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         train = _ppo_plain if getattr(arguments, "plain", False) else train
         train(load_recipe(arguments.recipe, recipe_class, arguments.overrides))
+    return 0
+
+
+def _add_plan_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--gpu", help='"h200", "h100", "a100", or "cpu", which is measured (by the recipe: h100 or cpu)'
+    )
+    command.add_argument("--gpus", type=int, help="how many GPUs; as many as the recipe asks for by default")
+    command.add_argument("--turns", type=float, default=0, help="mean turns of an episode (halfway to max_turns)")
+    command.add_argument("--turn-ids", type=float, default=0, help="mean ids of a turn (a quarter of max_tokens)")
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from training.plan import changes, make_plan, report, to_json
+
+    if arguments.recipe is None:
+        raise ValueError("got no recipe; expected one: plan RECIPE")
+    plan = make_plan(
+        arguments.recipe, arguments.overrides, gpu=arguments.gpu, gpus=arguments.gpus, turns=arguments.turns,
+        turn_ids=arguments.turn_ids,
+    )  # fmt: skip
+    better = changes(plan, arguments.recipe, arguments.overrides)
+    print(to_json(plan, better) if arguments.json else report(plan, better))
     return 0
 
 
@@ -151,6 +178,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Any], None] | None, str]] = {
         "training.quickstart.recipe:QuickstartRecipe", _quickstart,
         "the whole chain with a tiny model, without and with curiosity",
     ),
+    "plan": ("", None, "memory and seconds of an iteration from a recipe alone, and what one change would bring"),
     "doctor": ("", None, "what will fail here before anything is started: versions, devices, a recipe's needs"),
 }  # fmt: skip
 

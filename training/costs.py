@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from training.config import PPORecipe, SFTRecipe
+from training.devices import DISK, NODE, Device
 
 #: Name -> shape of each parameter of a model, as transformers has them.
 Shapes = Mapping[str, tuple[int, ...]]
@@ -198,3 +199,219 @@ def transient(
 def cache_bytes(size: ModelSize, dtype: str) -> int:
     """Keys and values of one id in all layers."""
     return 2 * size.layers * size.keys * WIDTHS[dtype]
+
+
+# -- what an iteration has to do
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workload:
+    """The rollouts of an iteration, in means."""
+
+    groups: int
+    group_size: int
+    text: float  # ids of the system prompt and the question
+    image: float  # vision tokens of the images that come with it
+    turns: float
+    turn: float  # ids that the model writes in a turn
+    reply: float  # ids of text in an environment's answer to one
+    operations: float  # executed ones
+    result: float  # vision tokens of an operation's result
+    teaching: float = 1.0  # share of the episodes that carry a loss
+
+    @property
+    def episodes(self) -> int:
+        return self.groups * self.group_size
+
+    @property
+    def actions(self) -> float:
+        """Ids of an episode that the model writes."""
+        return self.turns * self.turn
+
+    @property
+    def replies(self) -> float:
+        """Ids of an episode that the environment adds."""
+        return (self.turns - 1) * self.reply + self.operations * self.result
+
+    @property
+    def ids(self) -> float:
+        """Of an episode."""
+        return self.text + self.image + self.actions + self.replies
+
+
+#: Padding of a learner's passes: rows in one are at most a quarter longer than its shortest.
+PADDING = 1.1
+#: The longest turn, and the longest episode, in means.
+LONGEST = 2.0
+
+
+def text_flops(size: ModelSize, ids: float, context: float) -> float:
+    """Forward, for ids that see `context` of them each: weights, and the products of queries with keys and of what
+    comes out with values."""
+    return ids * (2 * size.text + 4 * size.layers * size.queries * context)
+
+
+def vision_flops(size: ModelSize, images: float, tokens: float) -> float:
+    """Forward, for images of `tokens` vision tokens each."""
+    patches = tokens * size.merge
+    seen = size.vision_layers * patches + size.window_layers * min(size.window, patches)
+    return images * (patches * (2 * size.patch + 4 * size.vision_width * seen) + tokens * 2 * size.merger)
+
+
+def head_flops(size: ModelSize, ids: float) -> float:
+    return 2.0 * ids * size.width * size.vocabulary
+
+
+def pass_seconds(size: ModelSize, device: Device, flops: float, ids: float, calls: float) -> float:
+    """Of passes forward over so many ids in all."""
+    return (
+        flops / device.flops
+        + ids * size.layers * size.width * device.elementwise
+        + calls * (device.call + size.layers * device.call_layer)
+    )
+
+
+def sampling_seconds(recipe: PPORecipe, size: ModelSize, work: Workload, device: Device) -> dict[str, float]:
+    """Phase of the rollouts -> seconds. Engines share the episodes; a group's prompt is computed once."""
+    engine, on_vllm = recipe.engine, recipe.engine.kind == "vllm"
+    runners = max(recipe.num_env_runners, 1)
+    n, gpus = (engine.num_engines, engine.vllm.tensor_parallel_size) if on_vllm else (runners, 1)
+    waves = engine_rows(recipe, size, work, device)[1]
+    dtype = engine_dtype(recipe)
+    steps = waves * work.turns * min(recipe.max_tokens, LONGEST * work.turn)
+    if on_vllm:
+        # Rows that are over make room for others; in the end the longest conversations run alone.
+        steps = (waves + LONGEST - 1) * work.actions
+    written = work.episodes / n * work.actions
+    weights = WIDTHS[dtype] * (sum(map(math.prod, size.shapes.values())) - _vision(size))
+    context = work.text + work.image + (work.actions + work.replies) / 2
+    products = (text_flops(size, written, 0) + head_flops(size, written)) / device.flops
+    decode = (
+        steps * (device.step + size.layers * device.step_layer)
+        + written * device.row
+        + max(products, steps * weights / device.bandwidth) / gpus
+        + written * context * cache_bytes(size, dtype) / device.cache / gpus
+        + written * size.layers * size.width * device.elementwise
+    )
+    read = (work.groups * (work.text + work.image) + work.episodes * work.replies) / n
+    calls = 0.0 if on_vllm else waves * work.turns
+    flops = text_flops(size, read, context / 2)
+    images = work.groups * vision_flops(size, 1, work.image)
+    images += work.episodes * work.operations * vision_flops(size, 1, work.result)
+    return {
+        "prefill": pass_seconds(size, device, flops / gpus, read, calls),
+        "decode": decode,
+        "vision": images / n / gpus / device.flops,
+        "environment": work.episodes * work.turns * device.turn / runners,
+    }
+
+
+def engine_dtype(recipe: PPORecipe) -> str:
+    """What an engine holds weights and cache in."""
+    given = recipe.engine.vllm.dtype if recipe.engine.kind == "vllm" else "float32"
+    return given if given in WIDTHS else recipe.learner.dtype
+
+
+def engine_cache(recipe: PPORecipe, size: ModelSize, device: Device) -> float:
+    """Bytes of a vLLM engine's cache on all its GPUs."""
+    vllm = recipe.engine.vllm
+    whole = vllm.gpu_memory_utilization * device.memory * vllm.tensor_parallel_size
+    return vllm.kv_cache_memory_bytes or whole - size.parameters * WIDTHS[engine_dtype(recipe)]
+
+
+def engine_rows(recipe: PPORecipe, size: ModelSize, work: Workload, device: Device) -> tuple[float, float]:
+    """Conversations that an engine completes at once, and how often it takes so many in an iteration."""
+    runners, at_once = max(recipe.num_env_runners, 1), recipe.max_envs_per_runner
+    if recipe.engine.kind != "vllm":
+        share = work.episodes / runners
+        return min(share, at_once), math.ceil(share / at_once)
+    n, dtype = recipe.engine.num_engines, engine_dtype(recipe)
+    room = engine_cache(recipe, size, device) / (work.ids * cache_bytes(size, dtype))
+    rows = max(min(work.episodes / n, runners * at_once / n, recipe.engine.vllm.max_num_seqs, room), 1.0)
+    return rows, work.episodes / n / rows
+
+
+def learning_seconds(
+    recipe: PPORecipe | SFTRecipe, size: ModelSize, work: Workload, device: Device
+) -> dict[str, float]:
+    """Phase of an update -> seconds; learners share the episodes, and work side by side."""
+    learner, n = recipe.learner, max(recipe.num_learners, 1)
+    ppo = recipe if isinstance(recipe, PPORecipe) else None
+    episodes = work.episodes * work.teaching / n
+    ids = episodes * work.ids * PADDING
+    minibatches = (ppo.num_minibatches if ppo else 1) * (ppo.num_epochs if ppo else 1)
+    epochs = ppo.num_epochs if ppo else 1
+    micro = max(learner.micro_batch_tokens // (work.ids * PADDING), 1) if learner.micro_batch_tokens else episodes
+    calls = max(math.ceil(episodes * epochs / minibatches / micro), 1) * minibatches
+    # In parts of few episodes the images that a group shares are computed for each of them.
+    firsts = episodes if learner.micro_batch_tokens else work.groups * work.teaching / n
+    images = firsts * vision_flops(size, 1, work.image)
+    images += episodes * work.operations * vision_flops(size, 1, work.result)
+    text, head = text_flops(size, ids, work.ids / 2), head_flops(size, episodes * work.actions)
+    forward = pass_seconds(size, device, text + head + images, ids, calls / epochs)
+    again, backward = float(learner.gradient_checkpointing), 1.0 if learner.lora_rank else 2.0
+    frozen = bool(learner.lora_rank) or bool(getattr(learner, "freeze_vision", getattr(recipe, "freeze_vision", False)))
+    # Logits are computed a second time on the way back (`pxr_agents.vlm.score_tokens`).
+    times = 1 + again + backward
+    train = epochs * pass_seconds(
+        size, device, text * times + head * (2 + backward) + images * (1 if frozen else times), ids * times,
+        calls / epochs * times,
+    )  # fmt: skip
+    scored = {
+        "old log-probabilities": ppo is not None and ppo.old_logprobs == "learner",
+        "critic": ppo is not None and ppo.advantage == "gae",
+        "reference": ppo is not None and bool(ppo.kl_coef),
+    }
+    passes = sum(scored.values())
+    stepped = learner_memory(recipe, size.shapes)
+    moved = 2 * (stepped.optimizer + stepped.gradients + stepped.weights)
+    return {
+        **{name: forward for name, is_wanted in scored.items() if is_wanted},
+        "forward and backward": train,
+        "between learners": link_seconds(recipe, size, device, calls, passes * calls / epochs),
+        "optimizer": minibatches * moved / (device.host if learner.offload_optimizer else device.bandwidth),
+    }
+
+
+def link_seconds(recipe: PPORecipe | SFTRecipe, size: ModelSize, device: Device, calls: float, scored: float) -> float:
+    """What learners wait for each other's bytes: ZeRO-3 gathers the weights in each pass forward, again and backward,
+    ZeRO-2 once a step; gradients are summed after each (arXiv 1910.02054, section 7). Nothing overlaps: see
+    `training.learners`.
+
+    Args:
+        calls: passes forward and backward.
+        scored: passes without gradients.
+    """
+    learner, n = recipe.learner, recipe.num_learners
+    if n < 2:
+        return 0.0
+    adapters = adapter_parameters(recipe, size.shapes)
+    trained, weights = adapters or size.parameters, WIDTHS[learner.dtype] * size.parameters
+    gathers = (2 + learner.gradient_checkpointing) * calls + scored if learner.kind == "zero3" else 0
+    moved = gathers * weights + calls * 4 * trained * (2 if learner.kind == "ddp" else 1)
+    return moved * (n - 1) / n / (device.link if n <= NODE else device.network)
+
+
+def sync_seconds(recipe: PPORecipe, size: ModelSize, device: Device) -> float:
+    """New weights from the learners to all engines or env runners."""
+    width = WIDTHS[recipe.learner.dtype] if recipe.learner.kind != "ddp" else 4
+    weights, way = size.parameters * width, recipe.engine.vllm.weight_transfer
+    if recipe.engine.kind == "vllm" and way != "none":
+        gpus = recipe.num_learners + recipe.engine.num_engines * recipe.engine.vllm.tensor_parallel_size
+        between = device.link if gpus <= NODE else device.network
+        return weights / (between if way == "nccl" else device.bandwidth)
+    if not recipe.num_env_runners and not recipe.num_learners:
+        return 0.0
+    # Off the learner, into shared memory, out of it, and onto the engines, all of them at once.
+    return 4 * weights / device.host
+
+
+def checkpoint_seconds(recipe: PPORecipe | SFTRecipe, size: ModelSize) -> float:
+    """Of one checkpoint: weights, and what the learners hold for the optimizer."""
+    memory, n = learner_memory(recipe, size.shapes), max(recipe.num_learners, 1)
+    parts = n if recipe.learner.kind != "ddp" else 1
+    return (memory.optimizer * parts + size.parameters * WIDTHS[recipe.learner.dtype]) / DISK
+
+
+def _vision(size: ModelSize) -> int:
+    return sum(math.prod(shape) for name, shape in size.shapes.items() if name.startswith("model.visual."))

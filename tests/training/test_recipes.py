@@ -12,11 +12,13 @@ from PIL import Image
 
 from pxr_agents.random_checkpoint import build_random
 from pxr_agents.tiny import learn_bpe
+from tests.training.published import write_config
 from training.config import PPORecipe, SFTRecipe, TracesRecipe, load_recipe
 from training.conversation_bound import REFUSAL, conversation_bound
 from training.costs import estimate, transient
 from training.doctor import load_any, parts_of, processes
 from training.machine import GIB
+from training.plan import make_plan, notes
 from training.recipe_reader import RECIPES
 
 #: All of them, and how many GPUs they ask for.
@@ -48,6 +50,14 @@ def test_a_recipe_can_be_read_and_begins_with_what_it_is_for(name):
         assert sum(count * each for count, _, each in processes(recipe).values()) == n_gpus
         assert "# Memory" in text
         assert "deepspeed" in parts_of(recipe)
+
+
+@pytest.mark.parametrize("name", [name for name, (_, n_gpus) in KINDS.items() if n_gpus])
+def test_comments_are_what_the_plan_says(name, tmp_path):
+    plan = make_plan(name, [f"model={write_config(tmp_path, '3b' if '3b' in name else '7b')}"])
+    comments = (RECIPES / f"{name}.toml").read_text().splitlines()
+    assert plan.fits
+    assert [line for line in notes(plan) if f"# {line}".rstrip() not in comments] == []
 
 
 @LARGE
