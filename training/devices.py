@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-import gymnasium
 import numpy as np
 
 from pxr_agents.agents import VLMAgent
@@ -16,6 +15,7 @@ from pxr_agents.checkpoint import ImageNormalization, read_checkpoint
 from pxr_agents.rollout import rollout
 from pxr_agents.types import Completion, Job, Request, Sampling
 from training.config import PPORecipe
+from training.environments import make_env, sample_cursor
 
 if TYPE_CHECKING:
     from pxr_agents.chat import ChatFormat
@@ -212,8 +212,10 @@ def rehearse(recipe: PPORecipe, turn: int, episodes: int = 24) -> Seen:
     """Plays a recipe's environment with the tokenizer of its checkpoint, and nothing said."""
     chat = read_checkpoint(recipe.model).chat
     engine = CannedEngine(chat, turn)
-    envs = [gymnasium.make(recipe.env.id, **recipe.env.kwargs) for _ in range(8)]
-    agent, jobs = VLMAgent(chat, engine, Sampling(max_tokens=turn)), [Job(seed=k) for k in range(episodes)]
+    envs = [make_env(recipe.env) for _ in range(8)]
+    cursor = sample_cursor(envs[0], recipe.env, seed=0)
+    jobs = [Job(sample_id=cursor.take(1)[0], seed=k) for k in range(episodes)]
+    agent = VLMAgent(chat, engine, Sampling(max_tokens=turn))
     start = time.process_time()
     played = rollout(envs, agent, jobs)
     seconds = time.process_time() - start

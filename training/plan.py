@@ -19,7 +19,7 @@ from typing import Any
 import gymnasium
 
 from pxr_env.env import VisualReasoningEnv
-from training.config import PPORecipe, RecipeError, SFTRecipe, load_recipe
+from training.config import EnvRecipe, PPORecipe, RecipeError, SFTRecipe, load_recipe
 from training.costs import (
     WIDTHS,
     ModelSize,
@@ -36,6 +36,7 @@ from training.costs import (
 )
 from training.devices import GPUS, Device, rehearse, this_cpu
 from training.doctor import ROOM, load_any, processes
+from training.env_recipe import shares_of
 from training.machine import GIB, this_machine
 
 #: Share of max_tokens that a turn is expected to have, where nothing says better: of 1,024 a paragraph and a call.
@@ -44,6 +45,8 @@ TURN_SHARE = 0.25
 PROMPT, REPLY = 600, 60
 #: Share of max_length that a conversation of a warm start is expected to have.
 TRACE_SHARE = 0.33
+#: What an environment's arguments say of the length of a conversation.
+BUDGETS = ("max_turns", "min_pixels", "max_pixels", "max_operations")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +124,8 @@ def largest_pass(recipe: PPORecipe | SFTRecipe, work: Workload) -> tuple[int, in
         n_tokens = recipe.learner.micro_batch_tokens or recipe.pack_tokens or recipe.max_length or 65_536
         return n_tokens, n_tokens
     n_tokens = recipe.learner.micro_batch_tokens or 65_536
-    return n_tokens, min(n_tokens, recipe.max_tokens * int(recipe.env.kwargs.get("max_turns", 6)))
+    turns = max(int(env.kwargs.get("max_turns", 6)) for env in recipe.envs.values())
+    return n_tokens, min(n_tokens, recipe.max_tokens * turns)
 
 
 def expected(recipe: PPORecipe | SFTRecipe, size: ModelSize, turns: float = 0, turn: float = 0) -> Workload:
@@ -135,14 +139,9 @@ def expected(recipe: PPORecipe | SFTRecipe, size: ModelSize, turns: float = 0, t
             groups=recipe.batch_size, group_size=1, text=ids / 2 - image, image=image, turns=1, turn=ids / 2, reply=0,
             operations=0, result=0,
         )  # fmt: skip
-    defaults = inspect.signature(VisualReasoningEnv).parameters
-    env = {name: defaults[name].default for name in ("max_turns", "min_pixels", "max_pixels", "max_operations")}
-    env |= {name: value for name, value in recipe.env.kwargs.items() if name in env}
-    # What a procedural task wants its images to be stands nowhere else; other environments may need data.
-    with suppress(Exception):
-        opened: Any = gymnasium.make(recipe.env.id, **recipe.env.kwargs)
-        env |= {name: opened.unwrapped.rules.image_budget[name] for name in ("min_pixels", "max_pixels")}
-        opened.close()
+    env = dict.fromkeys(BUDGETS, 0.0)
+    for name, share in shares_of(recipe.env).items():
+        env = {key: env[key] + share * value for key, value in budgets(recipe.envs[name]).items()}
     turns = turns or (1 + env["max_turns"]) / 2
     unit = size.unit**2
     return Workload(
@@ -150,6 +149,18 @@ def expected(recipe: PPORecipe | SFTRecipe, size: ModelSize, turns: float = 0, t
         turns=turns, turn=turn or TURN_SHARE * recipe.max_tokens, reply=REPLY,
         operations=min(turns - 1, env["max_operations"]), result=env["min_pixels"] / unit,
     )  # fmt: skip
+
+
+def budgets(recipe: EnvRecipe) -> dict[str, int]:
+    """What an environment shows and allows at most, by the names of `BUDGETS`."""
+    defaults = inspect.signature(VisualReasoningEnv).parameters
+    known = {name: recipe.kwargs.get(name, defaults[name].default) for name in BUDGETS}
+    # What a procedural task wants its images to be stands nowhere else; other environments may need data.
+    with suppress(Exception):
+        opened: Any = gymnasium.make(recipe.id, **recipe.kwargs)
+        known |= {name: opened.unwrapped.rules.image_budget[name] for name in ("min_pixels", "max_pixels")}
+        opened.close()
+    return known
 
 
 def make_plan(
@@ -227,7 +238,7 @@ def changes(plan: Plan, source: str | Path, overrides: Sequence[str]) -> list[tu
     if isinstance(recipe, PPORecipe):
         tried += ["max_staleness=1", f"max_tokens={recipe.max_tokens // 2}"]
         tried += [f"num_env_runners={2 * max(recipe.num_env_runners, 1)}"]
-        pixels = recipe.env.kwargs.get("max_pixels")
+        pixels = recipe.env.kwargs.get("max_pixels") if isinstance(recipe.env, EnvRecipe) else None
         tried += [f"env.kwargs.max_pixels={pixels // 2}"] if pixels else []
         whole = recipe.num_gpus_per_learner == recipe.engine.num_gpus_per_engine == 1
         tried += ["engine.vllm.weight_transfer=nccl"] * whole
