@@ -108,13 +108,15 @@ def train(model: str, groups: int, iterations: int) -> list[dict[str, float]]:
     tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
     tokenizer.chat_template, tokenizer.response_template = TEMPLATE, qwen3_template
     processor = Qwen3VLProcessor(Qwen2VLImageProcessorPil.from_pretrained(model), tokenizer, chat_template=TEMPLATE)
+    # A vision token that a policy happens to sample ends TRL's run; ours cannot sample it.
+    never = [i for i, token in tokenizer.added_tokens_decoder.items() if token.special and i != tokenizer.eos_token_id]
     _, info = gymnasium.make(ENV_ID, **ENV_KWARGS).reset(seed=0)
     prompt = [{"role": "system", "content": info["system_prompt"]}, {"role": "user", "content": ""}]
     rows = [{"prompt": prompt, "sample_id": f"train-{k}"} for k in range(groups * iterations)]
     arguments = GRPOConfig(
         output_dir="build/peers/trl_output", max_steps=iterations, per_device_train_batch_size=groups * GROUP,
-        num_generations=GROUP, max_completion_length=128, generation_kwargs={"max_new_tokens": 16},
-        max_tool_calling_iterations=2, temperature=1.0, top_k=0,
+        num_generations=GROUP, max_completion_length=128, temperature=1.0, top_k=0,
+        max_tool_calling_iterations=2, generation_kwargs={"max_new_tokens": 16, "suppress_tokens": never},
         learning_rate=1e-9, use_cpu=True, bf16=False, gradient_checkpointing=False, report_to=[], save_strategy="no",
         logging_strategy="no", disable_tqdm=True, shuffle_dataset=False,
     )  # fmt: skip
