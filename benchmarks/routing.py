@@ -18,7 +18,7 @@ import ray
 from benchmarks.ppo import VLLM, VLLM_VARIABLES
 from pxr_agents.vlm import VLM
 from training.config import EngineRecipe, PPORecipe, load_recipe
-from training.rllib import engines
+from training.rllib import engines, remote_engine
 from training.rllib.algorithm import VLMPPOConfig
 from training.rllib.env_runner import VLMEnvRunner
 from training.rllib.run import joined_ray
@@ -45,12 +45,12 @@ def main() -> None:
     recipe = EngineRecipe(kind="vllm", num_engines=arguments.engines, num_cpus_per_engine=0.25, vllm=vllm)
     base = load_recipe("ppo_tiny", PPORecipe, [f"model={arguments.model}", "engine.kind=vllm", "wandb=false"])
     samples = [f"train-{k}" for k in range(arguments.groups)]
-    route: Any = engines.Router.route
+    route: Any = remote_engine.Router.route
     weights = VLM.from_pretrained(arguments.model).model.state_dict()
     with joined_ray(1):
         group = engines.EngineGroup.start(arguments.model, recipe)
         for name, router in (("by conversation", lambda *a, prompt=None: route(*a)), ("by group", route)):
-            engines.Router.route = router  # type: ignore[method-assign]
+            remote_engine.Router.route = router  # type: ignore[method-assign]
             runner = VLMEnvRunner(config=VLMPPOConfig().recipe(base), worker_index=1)
             queue: Any = ray.remote(SampleQueue).options(num_cpus=0).remote()
             ray.get(queue.put.remote([Part([sample_id], [0]) for sample_id in samples]))

@@ -145,8 +145,6 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
         self.video_frames = errors.integer("video_frames", video_frames, 1)
         self.costs = rules.check_costs(costs or {})
         self._scorer = get_scorer(scorer)
-        if not 0 <= zoom_padding <= 1:
-            raise ValueError(f"got zoom_padding={zoom_padding!r}; expected a number from 0 to 1.")
         self.rules = Rules(
             dialect=self.dialect,
             frame=self.frame,
@@ -156,10 +154,8 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
             repeats=_one_of(("refuse", "execute"), "duplicates", duplicates) == "execute",
             image_budget=budget,
             frame_budget=rules.frame_budget(video_frames, max_frame_pixels, max_pixels, size_multiple),
-            call_pixels=max_pixels
-            if max_call_pixels is None
-            else errors.integer("max_call_pixels", max_call_pixels, size_multiple**2),
-            zoom_padding=float(zoom_padding),
+            call_pixels=rules.call_budget(max_call_pixels, max_pixels, size_multiple),
+            zoom_padding=rules.padding(zoom_padding),
         )
         self.images_in_text = images_in_text
         self.question_suffix = errors.text("question_suffix", question_suffix)

@@ -287,6 +287,18 @@ def frame_budget(
     return {"min_pixels": least, "max_pixels": most, "size_multiple": size_multiple}
 
 
+def call_budget(max_call_pixels: int | None, max_pixels: int, size_multiple: int) -> int:
+    """The area in pixels that all views of one call share; by default that of one image."""
+    return max_pixels if max_call_pixels is None else integer("max_call_pixels", max_call_pixels, size_multiple**2)
+
+
+def padding(zoom_padding: float) -> float:
+    """What a zoom shows beyond its box, checked."""
+    if not 0 <= zoom_padding <= 1:
+        raise ValueError(f"got zoom_padding={zoom_padding!r}; expected a number from 0 to 1.")
+    return float(zoom_padding)
+
+
 def first_regions(number: int, source: ImageSource | VideoSource, video_frames: int) -> list[Region]:
     """What is shown of source `number` at first: an image as a whole, or at most so many frames at equal distances."""
     quad = Quad.from_box((0, 0, *source.size))

@@ -36,7 +36,7 @@ _OPERATIONS = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class AuditPlan:
     """What to measure: some `PROTOCOLS`, with some `CHANGES`, on the first `limit` samples of a run whose data lie at
     `data` now; `seed` is that of random changes of sign and of the places of shifted boxes."""
 
@@ -113,7 +113,7 @@ class Resumed:
 
 
 def rerun(
-    run: RunFiles, where: Whereabouts, plan: Plan, arms: Sequence[Arm], console: Console | None = None
+    run: RunFiles, where: Whereabouts, plan: AuditPlan, arms: Sequence[Arm], console: Console | None = None
 ) -> dict[Arm, list[RunRecord]]:
     """Play the ends of all episodes that used an operation again, in every arm that changes something in them.
 
@@ -214,7 +214,7 @@ def _finished(directory: RunFiles, manifest: Mapping[str, Any]) -> dict[tuple[st
 
 
 def records_without_operations(
-    run: RunFiles, where: Whereabouts, plan: Plan, console: Console | None = None
+    run: RunFiles, where: Whereabouts, plan: AuditPlan, console: Console | None = None
 ) -> list[RunRecord]:
     """The run without operations: the same samples, agent and sampling, with nothing to call and no word about it.
 

@@ -16,7 +16,7 @@ from eval.audit.arms import (
     CHANGES,
     PROTOCOLS,
     Arm,
-    Plan,
+    AuditPlan,
     first_samples,
     operations_of,
     records_without_operations,
@@ -34,7 +34,7 @@ from pxr_env.scoring import get_scorer
 UNANSWERED = 0.02
 
 
-def audit_run(directory: Path, where: Whereabouts, plan: Plan, console: Console | None = None) -> dict[str, Any]:
+def audit_run(directory: Path, where: Whereabouts, plan: AuditPlan, console: Console | None = None) -> dict[str, Any]:
     """Audit one finished run; what is measured already is taken from its `audit` directory.
 
     Returns:
@@ -83,7 +83,7 @@ def _counterfactual(
     run: RunFiles,
     records: Sequence[RunRecord],
     where: Whereabouts,
-    plan: Plan,
+    plan: AuditPlan,
     is_correct: IsCorrect,
     console: Console | None,
 ) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def run(arguments: argparse.Namespace) -> int:
     if len(arguments.runs) > 1 and (arguments.model or arguments.agent):
         raise ValueError("got --model or --agent with several runs, expected one run, or runs that know their own")
     where = whereabouts(arguments)
-    plan = Plan(
+    plan = AuditPlan(
         protocols=PROTOCOLS if arguments.protocol == "both" else (arguments.protocol,),
         changes=tuple(arguments.change or CHANGES),
         limit=arguments.limit,

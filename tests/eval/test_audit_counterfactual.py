@@ -11,7 +11,7 @@ import pytest
 
 from eval.__main__ import main
 from eval.agents import AgentChoice
-from eval.audit.arms import Plan, Resumed
+from eval.audit.arms import AuditPlan, Resumed
 from eval.audit.audit import audit_run
 from eval.audit.measures import analyse
 from eval.audit.page import write_audit
@@ -26,10 +26,10 @@ from tests.eval.scripted import HOSTILE
 from tests.eval.test_audit_med import QUIET, evaluate_striped
 from tests.eval.test_report import Page
 
-COUNTERFACTUAL = Plan(protocols=("counterfactual",))
+COUNTERFACTUAL = AuditPlan(protocols=("counterfactual",))
 
 
-def audited(tmp_path: Path, player: str, n: int = 8, plan: Plan = COUNTERFACTUAL) -> dict[str, Any]:
+def audited(tmp_path: Path, player: str, n: int = 8, plan: AuditPlan = COUNTERFACTUAL) -> dict[str, Any]:
     run = evaluate_striped(tmp_path / "run", player, n)
     return audit_run(run, Whereabouts(), plan, QUIET)["counterfactual"]
 
@@ -119,7 +119,7 @@ def test_of_several_operations_each_is_changed_apart(tmp_path: Path) -> None:
         env_args={**striped.ENV_ARGS, "data": str(data), "operations": ["zoom_in", "flip"]},
         console=QUIET,
     )
-    plan = Plan(protocols=("counterfactual",), changes=("blank",))
+    plan = AuditPlan(protocols=("counterfactual",), changes=("blank",))
     found = audit_run(tmp_path / "run", Whereabouts(), plan, QUIET)["counterfactual"]["operations"]
     # All six read what they zoom into; the flips of questions 0, 2 and 4 are looked at by nobody.
     changed = {name: (of["n"], of["arms"]["blank"]["changed"][0]) for name, of in found.items()}

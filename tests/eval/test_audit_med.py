@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from eval.__main__ import main
-from eval.audit.arms import Plan
+from eval.audit.arms import AuditPlan
 from eval.audit.audit import audit_run, steps_of
 from eval.audit.measures import TERMS, decompose, drift
 from eval.records import RunFiles, RunRecord
@@ -24,7 +24,7 @@ from pxr_agents.types import Episode
 from tests.eval import striped
 
 QUIET = Console(file=io.StringIO())
-MED = Plan(protocols=("med",))
+MED = AuditPlan(protocols=("med",))
 
 
 def evaluate_striped(out: Path, player: str, n: int, **arguments: object) -> Path:
@@ -103,13 +103,13 @@ def test_a_model_that_cannot_help_calling_is_told_from_one_that_cannot_see(tmp_p
 
 def test_what_was_played_is_not_played_again(tmp_path: Path) -> None:
     run = evaluate_striped(tmp_path / "run", "ByTable", len(striped.CASES))
-    audit_run(run, Whereabouts(), Plan(protocols=("med",), limit=4), QUIET)
+    audit_run(run, Whereabouts(), AuditPlan(protocols=("med",), limit=4), QUIET)
     before = striped.n_asked
     # Without operations every question is one turn: six are missing.
     whole = audit_run(run, Whereabouts(), MED, QUIET)
     assert striped.n_asked - before == 6
     assert audit_run(run, Whereabouts(), MED, QUIET) == whole
-    few = audit_run(run, Whereabouts(), Plan(protocols=("med",), limit=4), QUIET)
+    few = audit_run(run, Whereabouts(), AuditPlan(protocols=("med",), limit=4), QUIET)
     assert striped.n_asked - before == 6
     assert few["med"]["n"] == 4
 

@@ -20,8 +20,9 @@ from tests.training.uneven import uneven
 from tests.vllm_support import ARGUMENTS, VARIABLES, Talk, needs_vllm, vllm_processes
 from training.config import EngineRecipe, ProbesRecipe
 from training.rllib.algorithm import VLMPPOConfig
-from training.rllib.engines import EngineGroup, RemoteEngine
+from training.rllib.engines import EngineGroup
 from training.rllib.env_runner import SampledGroup, VLMEnvRunner
+from training.rllib.remote_engine import RemoteEngine
 from training.rllib.sample_queue import Part, SampleQueue
 from training.rllib.store import StoredWeights
 from training.run_directory import Fault

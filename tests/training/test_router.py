@@ -10,7 +10,8 @@ import torch
 pytest.importorskip("ray")
 
 from pxr_agents.engines.vllm.arguments import EngineError
-from training.rllib.engines import FAR_AHEAD, Router, shared_gpus
+from training.rllib.engines import shared_gpus
+from training.rllib.remote_engine import FAR_AHEAD, Router
 from training.rllib.store import to_array, to_tensor
 
 

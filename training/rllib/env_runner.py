@@ -31,7 +31,7 @@ from pxr_agents.types import Episode, LocalEngine, Sampling
 from training.batch import group_bytes, replay_weight
 from training.environments import make_env
 from training.rewards import Rewards, scored, settled_groups
-from training.rllib.engines import EngineHandles, RemoteEngine
+from training.rllib.remote_engine import EngineHandles, RemoteEngine
 from training.rllib.sample_queue import Part
 from training.rllib.store import StoredWeights, to_tensor
 from training.run_directory import Fault, TrainingError
