@@ -23,6 +23,7 @@ from training.rllib.algorithm import VLMPPOConfig
 from training.rllib.env_runner import VLMEnvRunner
 from training.rllib.run import joined_ray
 from training.rllib.sample_queue import Part, SampleQueue
+from training.rllib.store import StoredWeights
 
 COUNTS = ("prefix_queries", "prefix_hits", "image_queries", "image_hits")
 
@@ -55,7 +56,7 @@ def main() -> None:
             queue: Any = ray.remote(SampleQueue).options(num_cpus=0).remote()
             ray.get(queue.put.remote([Part([sample_id], [0]) for sample_id in samples]))
             # New weights empty all caches.
-            group.push(weights, 0)
+            group.push(StoredWeights.put([weights]), 0)
             before = counts(group)
             done = list(runner.sample_from(queue, group.handles, refill=True))[1::2]
             asked, had, images, kept = (now - old for now, old in zip(counts(group), before, strict=True))

@@ -130,6 +130,7 @@ for _ in range(2):
     told.append([algorithm.last_iteration["n_episodes"], len(cluster.worker_nodes), faults])
 print(json.dumps(told))
 algorithm.stop()
+ray.shutdown()
 cluster.shutdown()
 """
 
