@@ -93,10 +93,13 @@ class MixedCursor:
         self._cursors = {name: SampleCursor(ids, seed=seed) for name, ids in sample_ids.items()}
         self._taken = dict.fromkeys(shares, 0)
 
-    def take(self, n: int) -> list[str]:
-        """The next `n`, all different, as NAME/ID; raises ValueError if the data of one has fewer than its part."""
-        names = [self._next() for _ in range(n)]
-        ids = {name: iter(self._cursors[name].take(names.count(name))) for name in dict.fromkeys(names)}
+    def take(self, n: int, besides: Sequence[str] = ()) -> list[str]:
+        """The next `n`, all different and none of `besides`, as NAME/ID; raises ValueError if the data of one has fewer
+        than its part."""
+        names, ids = [self._next() for _ in range(n)], {}
+        for name in dict.fromkeys(names):
+            own = [each.removeprefix(f"{name}/") for each in besides if each.startswith(f"{name}/")]
+            ids[name] = iter(self._cursors[name].take(names.count(name), own))
         return [f"{name}/{next(ids[name])}" for name in names]
 
     def _next(self) -> str:
@@ -114,8 +117,10 @@ class MixedCursor:
             cursor.load_state_dict(state["cursors"][name])
 
 
-def sample_cursor(env: gymnasium.Env[Any, Any], recipe: EnvRecipe | tuple[MixedEnvRecipe, ...], *, seed: int) -> Any:
-    """The cursor over the samples of an environment that `make_env` made: `take`, `state_dict`, `load_state_dict`."""
+def sample_cursor(
+    env: gymnasium.Env[Any, Any], recipe: EnvRecipe | tuple[MixedEnvRecipe, ...], *, seed: int
+) -> SampleCursor | MixedCursor:
+    """The cursor over the samples of an environment that `make_env` made."""
     ids = {name: _data(task).sample_ids() for name, task in tasks_of(env).items()}
     if isinstance(recipe, EnvRecipe):
         return SampleCursor(ids[""], seed=seed)

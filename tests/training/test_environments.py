@@ -53,6 +53,7 @@ def test_shares_are_kept_from_the_first_sample_on_and_after_a_restart():
         counts = Counter(each.partition("/")[0] for each in taken)
         assert all(abs(counts[name] - share * len(taken)) < 1 for name, share in shares.items())
     # Each goes through all of its own samples before one comes again.
+    assert not {*cursor.take(2, besides=["a/0", "a/1", "b/0"])} & {"a/0", "a/1", "b/0"}
     assert {each for each in taken[:8] if each[0] == "a"} == {f"a/{k}" for k in range(5)}
     with pytest.raises(ValueError, match="got data of 5 samples, expected 8 different ones"):
         cursor.take(12)
