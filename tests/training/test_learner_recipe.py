@@ -68,7 +68,8 @@ def test_checkpointing_and_small_passes_change_no_number_and_bfloat16_products_r
         passes.clear()
         learner_group, metrics = learn(**options)
         one, other = learner_weights(plain), learner_weights(learner_group)
-        assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
+        # A hundredth of what three steps move: AdamW makes steps of one size out of gradients that are mere rounding.
+        assert all(torch.allclose(one[name], other[name], atol=3e-6) for name in one)
         assert exact[-1] == pytest.approx(metrics[-1], rel=1e-4, abs=1e-6)
         assert (max(passes) <= 250) == ("micro_batch_tokens" in options)
 
