@@ -126,8 +126,12 @@ class Memory:
 def learner_memory(recipe: PPORecipe | SFTRecipe, shapes: Shapes) -> Memory:
     """`estimate` for a model with these parameters."""
     n_parameters, adapters = sum(map(math.prod, shapes.values())), adapter_parameters(recipe, shapes)
-    vision = sum(math.prod(shape) for name, shape in shapes.items() if "visual" in name.split("."))
+    vision = vision_parameters(shapes)
     return estimate(recipe, n_parameters + adapters, adapters or n_parameters - vision * recipe.learner.freeze_vision)
+
+
+def vision_parameters(shapes: Shapes) -> int:
+    return sum(math.prod(shape) for name, shape in shapes.items() if "visual" in name.split("."))
 
 
 def adapter_parameters(recipe: PPORecipe | SFTRecipe, shapes: Shapes) -> int:
@@ -283,7 +287,7 @@ def sampling_seconds(recipe: PPORecipe, size: ModelSize, work: Workload, device:
         # Rows that are over make room for others; in the end the longest conversations run alone.
         steps = (waves + LONGEST - 1) * work.actions
     written = work.episodes / n * work.actions
-    weights = WIDTHS[dtype] * (sum(map(math.prod, size.shapes.values())) - _vision(size))
+    weights = WIDTHS[dtype] * (size.parameters - vision_parameters(size.shapes))
     context = work.text + work.image + (work.actions + work.replies) / 2
     products = (text_flops(size, written, 0) + head_flops(size, written)) / device.flops
     decode = (
@@ -350,7 +354,7 @@ def learning_seconds(
     text, head = text_flops(size, ids, work.ids / 2), head_flops(size, episodes * work.actions)
     forward = pass_seconds(size, device, text + head + images, ids, calls / epochs)
     again, backward = float(learner.gradient_checkpointing), 1.0 if learner.lora_rank else 2.0
-    frozen = bool(learner.lora_rank) or bool(getattr(learner, "freeze_vision", getattr(recipe, "freeze_vision", False)))
+    frozen = bool(learner.lora_rank) or learner.freeze_vision
     # Logits are computed a second time on the way back (`pxr_agents.vlm.score_tokens`).
     times = 1 + again + backward
     train = epochs * pass_seconds(
@@ -411,7 +415,3 @@ def checkpoint_seconds(recipe: PPORecipe | SFTRecipe, size: ModelSize) -> float:
     memory, n = learner_memory(recipe, size.shapes), max(recipe.num_learners, 1)
     parts = n if recipe.learner.kind != "ddp" else 1
     return (memory.optimizer * parts + size.parameters * WIDTHS[recipe.learner.dtype]) / DISK
-
-
-def _vision(size: ModelSize) -> int:
-    return sum(math.prod(shape) for name, shape in size.shapes.items() if name.startswith("model.visual."))

@@ -19,6 +19,7 @@ from typing import Any
 import gymnasium
 
 from pxr_env.env import VisualReasoningEnv
+from training.batch import BUCKET_TOKENS
 from training.config import EnvRecipe, PPORecipe, RecipeError, SFTRecipe, load_recipe
 from training.costs import (
     WIDTHS,
@@ -121,10 +122,10 @@ class Plan:
 def largest_pass(recipe: PPORecipe | SFTRecipe, work: Workload) -> tuple[int, int]:
     """The most ids that go through a learner at once, and how many of them the model wrote."""
     if isinstance(recipe, SFTRecipe):
-        n_tokens = recipe.learner.micro_batch_tokens or recipe.pack_tokens or recipe.max_length or 65_536
+        n_tokens = recipe.learner.micro_batch_tokens or recipe.pack_tokens or recipe.max_length or BUCKET_TOKENS
         return n_tokens, n_tokens
-    n_tokens = recipe.learner.micro_batch_tokens or 65_536
-    turns = max(int(env.kwargs.get("max_turns", 6)) for env in recipe.envs.values())
+    n_tokens = recipe.learner.micro_batch_tokens or BUCKET_TOKENS
+    turns = max(given(env)["max_turns"] for env in recipe.envs.values())
     return n_tokens, min(n_tokens, recipe.max_tokens * turns)
 
 
@@ -151,10 +152,15 @@ def expected(recipe: PPORecipe | SFTRecipe, size: ModelSize, turns: float = 0, t
     )  # fmt: skip
 
 
+def given(recipe: EnvRecipe) -> dict[str, int]:
+    """The arguments of an environment that `BUDGETS` names, or their defaults."""
+    defaults = inspect.signature(VisualReasoningEnv).parameters
+    return {name: recipe.kwargs.get(name, defaults[name].default) for name in BUDGETS}
+
+
 def budgets(recipe: EnvRecipe) -> dict[str, int]:
     """What an environment shows and allows at most, by the names of `BUDGETS`."""
-    defaults = inspect.signature(VisualReasoningEnv).parameters
-    known = {name: recipe.kwargs.get(name, defaults[name].default) for name in BUDGETS}
+    known = given(recipe)
     # What a procedural task wants its images to be stands nowhere else; other environments may need data.
     with suppress(Exception):
         opened: Any = gymnasium.make(recipe.id, **recipe.kwargs)

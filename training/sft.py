@@ -89,8 +89,8 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose steps are orthogonalized (https://kellerjordan.github.io/posts/muon/), as large as those of AdamW
     (arXiv 2502.16982, section 2.2).
 
-    `torch.optim.Muon` does the same in bfloat16, for which a CPU without such instructions takes ten times as long as
-    for float32, and one matrix after the other; here matrices of one shape go together.
+    `torch.optim.Muon` does the same in bfloat16, which is slow on a CPU without instructions for it, and one matrix
+    after the other; here matrices of one shape go together.
     """
 
     def __init__(self, matrices: Iterable[Tensor], *, lr: float, weight_decay: float, momentum: float = 0.95) -> None:

@@ -333,7 +333,7 @@ def grainy(size: Size, corner: tuple[int, int], shade: Colour) -> np.ndarray:
     (width, height), (top, left) = size, corner
     piece = noise(max(size))[top : top + height, left : left + width, 0]
     pixels = np.empty((height, width, 3), dtype=np.uint8)
-    # One colour after the other: numpy takes six times as long for a last axis of three.
+    # One colour after the other: numpy is slow along a last axis of three.
     for channel, value in enumerate(shade):
         np.add(piece, np.uint8(value), out=pixels[..., channel])
     return pixels

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("ray")
 
 import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.training_data import TrainingData
 
 from pxr_agents.chat import Conversation
@@ -25,9 +26,9 @@ from training.rllib.weights import learner_state, learner_weights
 
 @pytest.fixture
 def learn(make_recipe):
-    """A function that makes three updates on the same episodes, and returns the learners and the metrics of each."""
+    """A function that makes some updates on the same episodes, and returns the learners and the metrics of each."""
 
-    def learn(**learner):
+    def learn(updates=3, **learner):
         recipe = make_recipe(lr=1e-4, iterations=100, learner=LearnerRecipe(**learner))
         config = VLMPPOConfig().recipe(recipe)
         runner = VLMEnvRunner(config=config, worker_index=0)
@@ -37,7 +38,7 @@ def learn(make_recipe):
             rl_module_spec=config.get_multi_rl_module_spec(spaces=runner.get_spaces())
         )
         metrics = []
-        for k in range(3):
+        for k in range(updates):
             data = TrainingData(episodes=groups)
             learner_group.update(training_data=data, iteration=k, timesteps={})
             metrics += [result.get() for result in learner_group.foreach_learner(lambda each: each.ppo.metrics())]
@@ -55,23 +56,19 @@ def with_rewards(group):
     return Group(sample_id=group.sample_id, episodes=episodes)
 
 
-def test_checkpointing_and_small_passes_change_no_number_and_bfloat16_products_round(learn, monkeypatch):
-    plain, exact = learn()
-    passes, call = [], Policy.__call__
+def gradients(learner_group):
+    """Those of the last step."""
+    [found] = learner_group.foreach_learner(
+        lambda each: {name: p.grad.clone() for name, p in each.module[DEFAULT_MODULE_ID].named_parameters()}
+    )
+    return found.get()
 
-    def counted(self, batch):
-        passes.append(sum(bucket.tokens.ids.numel() for bucket in batch))
-        return call(self, batch)
 
-    monkeypatch.setattr(Policy, "__call__", counted)
-    for options in {"gradient_checkpointing": True}, {"micro_batch_tokens": 250}:
-        passes.clear()
-        learner_group, metrics = learn(**options)
-        one, other = learner_weights(plain), learner_weights(learner_group)
-        # A hundredth of what three steps move: AdamW makes steps of one size out of gradients that are mere rounding.
-        assert all(torch.allclose(one[name], other[name], atol=3e-6) for name in one)
-        assert exact[-1] == pytest.approx(metrics[-1], rel=1e-4, abs=1e-6)
-        assert (max(passes) <= 250) == ("micro_batch_tokens" in options)
+def test_gradient_checkpointing_changes_no_number_and_bfloat16_products_round(learn):
+    (plain, exact), (checkpointed, others) = learn(), learn(gradient_checkpointing=True)
+    one, other = learner_weights(plain), learner_weights(checkpointed)
+    assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
+    assert exact[-1] == pytest.approx(others[-1], rel=1e-4, abs=1e-6)
 
     learner_group, metrics = learn(dtype="bfloat16")
     assert metrics[-1]["policy_loss"] < metrics[0]["policy_loss"] - 0.003
@@ -79,6 +76,23 @@ def test_checkpointing_and_small_passes_change_no_number_and_bfloat16_products_r
     assert {tensor.dtype for tensor in learner_weights(learner_group).values()} == {torch.float32}
     # What the engine computed in float32, the learner rounds.
     assert exact[0]["logprob_gap_max"] < 1e-4 < metrics[0]["logprob_gap_max"] < 0.5
+
+
+def test_small_passes_change_no_gradient(learn, monkeypatch):
+    """Gradients rather than weights: AdamW makes steps of one size out of gradients that are mere rounding."""
+    (plain, exact), (passes, call) = learn(updates=1), ([], Policy.__call__)
+
+    def counted(self, batch):
+        passes.append(sum(bucket.tokens.ids.numel() for bucket in batch))
+        return call(self, batch)
+
+    monkeypatch.setattr(Policy, "__call__", counted)
+    small, metrics = learn(updates=1, micro_batch_tokens=250)
+    assert len(passes) > 2
+    assert max(passes) <= 250
+    one, other = gradients(plain), gradients(small)
+    assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
+    assert exact[-1] == pytest.approx(metrics[-1], rel=1e-4, abs=1e-6)
 
 
 def test_log_probabilities_are_float32_where_weights_are_bfloat16(tiny_path, noise_image):
