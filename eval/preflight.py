@@ -15,10 +15,11 @@ import numpy as np
 
 from pxr_agents.chat_client import ChatClient, ContextExceeded, Unanswered
 from pxr_agents.chat_reply import Reply
-from pxr_agents.remote import request_body, user_message, with_calls
+from pxr_agents.remote import request_body, with_calls
 from pxr_agents.types import Sampling
 from pxr_env.errors import DataError, MediaError
 from pxr_env.media import fit_size
+from pxr_env.messages import user_message
 from pxr_env.types import OperationCall
 
 #: Whether a server is asked before a run: not at all; yes; yes, and the model is not meant to see.

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from pxr_agents.types import Completion, Observation, Tokens, split_observation
+from pxr_agents.types import Completion, Observation, Tokens
+from pxr_env.messages import split_observation
 
 _SENTINELS = {role: f"@@{role}@@" for role in ("system", "user", "assistant", "reply")}
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 import queue
 import re
 import threading
@@ -13,8 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
-import numpy as np
-from PIL import Image
 
 from pxr_agents.chat_client import ChatClient, ContextExceeded, RemoteError, Unanswered
 from pxr_agents.chat_reply import Reply
@@ -24,11 +19,11 @@ from pxr_agents.types import (
     Observation,
     Sampling,
     Tokens,
-    split_observation,
     turn_seed,
 )
-from pxr_env.dialects import Dialect
+from pxr_env.dialects import Dialect, tool_call
 from pxr_env.errors import show
+from pxr_env.messages import user_message
 
 #: This many turns in a row for which a server failed mean that it is down. A request that it calls wrong (too many
 #: images, a filter) is the question's own trouble, and does not count.
@@ -202,21 +197,6 @@ def request_body(
     return {name: value for name, value in body.items() if value is not None}
 
 
-def user_message(observation: Observation, image_places: Sequence[int] | None = None) -> dict[str, Any]:
-    """An observation as a chat message: its images (PNG, the same pixels), then its text, or as `image_places` says."""
-    parts: list[dict[str, Any]] = []
-    for part in split_observation(observation, image_places):
-        if isinstance(part, str):
-            parts.append({"type": "text", "text": part})
-            continue
-        file = io.BytesIO()
-        # Packed quickly rather than tightly.
-        Image.fromarray(np.ascontiguousarray(part)).save(file, format="PNG", compress_level=1)
-        data = base64.b64encode(file.getvalue()).decode("ascii")
-        parts.append({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}})
-    return {"role": "user", "content": parts}
-
-
 def with_stop_string(reply: Reply, stop: Sequence[str]) -> str:
     """The text of a reply with the stop string that ended it, which servers cut off.
 
@@ -245,9 +225,7 @@ def with_calls(reply: Reply, dialect: Dialect | None) -> str:
         return text
     for call in reply.calls:
         # The arguments stay as the server gave them: what is no JSON is the model's mistake, and read as one.
-        arguments = call.arguments.replace("</", "<\\/")
-        name = json.dumps(call.name, ensure_ascii=False)
-        block = f'<tool_call>\n{{"name": {name}, "arguments": {arguments}}}\n</tool_call>'
+        block = tool_call(call.name, call.arguments)
         if dialect is None or len(dialect.parse(block).calls) != 1:
             raise Unanswered(
                 f"the server took a call out of the text ({show(call.name)} with {show(call.arguments)}), and it "

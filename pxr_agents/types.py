@@ -23,28 +23,6 @@ class Observation(TypedDict):
     images: tuple[np.ndarray, ...]
 
 
-def split_observation(observation: Observation, image_places: Sequence[int] | None = None) -> list[str | np.ndarray]:
-    """The images and the pieces of text of an observation, in the order the model sees them.
-
-    Args:
-        image_places: for each image how many characters of the text come before it, ascending
-            (`info["image_places"]`); None: all images come before the text. ValueError if there is not one for each.
-    """
-    text, images = observation["text"], observation["images"]
-    if image_places is None:
-        return [*images, text]
-    if len(image_places) != len(images) or list(image_places) != sorted(image_places):
-        raise ValueError(f"got image_places={image_places}, expected {len(images)} in ascending order")
-    parts: list[str | np.ndarray] = []
-    start = 0
-    for image, place in zip(images, image_places, strict=True):
-        if place > start:
-            parts.append(text[start:place])
-            start = place
-        parts.append(image)
-    return [*parts, text[start:]] if text[start:] or not parts else parts
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
     """What an engine returned for one request.

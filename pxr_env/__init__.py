@@ -9,13 +9,14 @@
 
 from pxr_env.env import VisualReasoningEnv
 from pxr_env.operations import register_operation
+from pxr_env.session import AsyncToolSession, ToolSession
 from pxr_env.tasks import TASKS, Task, register_task, register_tasks
 from pxr_env.types import OperationCall, Sample, SampleSource, Turn
 from pxr_env.views import Region, View
 
 __all__ = [
-    "TASKS", "OperationCall", "Region", "Sample", "SampleSource", "Task", "Turn", "View", "VisualReasoningEnv",
-    "register_operation", "register_task",
+    "TASKS", "AsyncToolSession", "OperationCall", "Region", "Sample", "SampleSource", "Task", "ToolSession", "Turn",
+    "View", "VisualReasoningEnv", "register_operation", "register_task",
 ]  # fmt: skip
 
 register_tasks()

@@ -27,7 +27,7 @@ from pxr_env.rendering import draw_overview, render
 from pxr_env.rules import EpisodeState, Limits, Rules
 from pxr_env.scoring import get_scorer
 from pxr_env.spaces import ImagesSpace, TextSpace, TurnSpace
-from pxr_env.types import NoTurn, OperationCall, Sample, SampleSource, as_source, find_id
+from pxr_env.types import SAMPLE_FACTS, NoTurn, OperationCall, Sample, SampleSource, as_source, find_id
 from pxr_env.views import View
 
 
@@ -53,7 +53,8 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
     message, by which an agent says that it cannot go on. `info["truncated_by"]` names the limit.
 
     ## Info
-    Always: `sample_id`, `views` (see `View.as_dict`), `usage` (operation -> executed calls), `failures`
+    Always: `sample_id`, `views` (see `View.as_dict`), `results` (for each call of the turn `name`, `ok`, `text` and the
+    numbers of its `views`), `usage` (operation -> executed calls), `failures`
     (operation -> refused calls; unreadable turns and calls and unknown names under "malformed"), `duplicates` (calls
     that had been made before), `clipped` (executed calls that overshot an edge by at most 1 % and were cut off there),
     `vision_tokens` (of all views), `reward_terms`, and where the sample knows them `needs_operation`, `evidence_box`,
@@ -258,6 +259,7 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
                 "Decode the tokens before step()."
             )
         nothing = {"images": (), "text": ""}
+        episode.results = []
         if isinstance(action, NoTurn):
             return self._end(None, nothing, limit=action.limit)
         turn = self.dialect.parse(action)
@@ -266,6 +268,7 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
             return self._end(turn.answers[0], nothing)
         n_shown = len(episode.views)
         lines, limit = self.rules.play(episode, turn)
+        episode.results = rules.results(lines)
         text = "\n".join(line.text for line in lines)
         observation = {"images": self._pixels(episode.sample, episode.views[n_shown:]), "text": text}
         if limit is None and episode.n_turns >= self.limits.max_turns:
@@ -332,17 +335,17 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
 
     def _info(self, reward_terms: dict[str, float]) -> dict[str, Any]:
         episode = self._current()
-        facts = ("needs_operation", "evidence_box", "evidence_time", "category")
         return {
             "sample_id": episode.sample.sample_id,
             "views": [view.as_dict() for view in episode.views],
+            "results": episode.results,
             "usage": dict(episode.usage),
             "failures": dict(episode.failures),
             "duplicates": episode.n_duplicates,
             "clipped": episode.n_clipped,
             "vision_tokens": self.limits.vision_tokens(episode.views),
             "reward_terms": reward_terms,
-            **{name: fact for name in facts if (fact := getattr(episode.sample, name)) is not None},
+            **{name: fact for name in SAMPLE_FACTS if (fact := getattr(episode.sample, name)) is not None},
         }
 
 

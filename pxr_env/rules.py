@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pxr_env.coordinates import Frame
 from pxr_env.dialects import Dialect, same_call
@@ -108,6 +108,7 @@ class EpisodeState:
     views: list[View] = field(default_factory=list)
     failures: Counter[str] = field(default_factory=Counter)  # operation, or "malformed" -> refused calls
     calls: list[tuple[OperationCall, tuple[int, ...]]] = field(default_factory=list)  # executed, with their views
+    results: list[dict[str, Any]] = field(default_factory=list)  # of the last turn's calls, see `results`
     n_duplicates: int = 0  # calls that had been executed before
     n_clipped: int = 0  # executed calls of which a box or a point was cut off at the edge of its image
     n_turns: int = 0  # messages of the model
@@ -120,11 +121,13 @@ class EpisodeState:
 
 
 class ReplyLine(NamedTuple):
-    """What one call is answered with: words, the number of images with them, and where in `text` they belong."""
+    """A line of a reply, with the numbers of its views, their place in its text, and the call it answers."""
 
     text: str
-    n_images: int = 0
+    views: tuple[int, ...] = ()
     place: int = 0
+    call: str | None = None  # the name of the operation, or "malformed"; None for what is said about the whole turn
+    ok: bool = True
 
 
 def image_places(lines: Sequence[ReplyLine]) -> tuple[int, ...]:
@@ -132,9 +135,18 @@ def image_places(lines: Sequence[ReplyLine]) -> tuple[int, ...]:
     places: list[int] = []
     start = 0
     for line in lines:
-        places += [start + line.place] * line.n_images
+        places += [start + line.place] * len(line.views)
         start += len(line.text) + 1
     return tuple(places)
+
+
+def results(lines: Sequence[ReplyLine]) -> list[dict[str, Any]]:
+    """What came of each call of a turn, in their order, as `info["results"]` has it."""
+    return [
+        {"name": line.call, "ok": line.ok, "text": line.text, "views": list(line.views)}
+        for line in lines
+        if line.call is not None
+    ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,7 +182,9 @@ class Rules:
             try:
                 lines.append(self._execute(episode, call))
             except OperationError as error:
-                lines.append(ReplyLine(self.dialect.render_error(str(error), call_number=call_number)))
+                name = MALFORMED if isinstance(call, Mistake) else call.name
+                text = self.dialect.render_error(str(error), call_number=call_number)
+                lines.append(ReplyLine(text, call=name, ok=False))
                 if self.truncates and isinstance(error, LimitReached):
                     return lines, error.limit
         if mistakes:
@@ -220,11 +234,12 @@ class Rules:
             episode.failures[call.name] += 1
             raise
         episode.usage[call.name] += 1
-        episode.calls.append((call, tuple(view.index for view in new)))
+        shown = tuple(view.index for view in new)
+        episode.calls.append((call, shown))
         episode.views += new
         episode.n_clipped += bool(frame.clipped)
         text = self.dialect.render_views(new, call)
-        return ReplyLine(text, len(new), self.dialect.image_place(text, call))
+        return ReplyLine(text, shown, self.dialect.image_place(text, call), call.name)
 
     def _unknown(self, name: str) -> str:
         names = [tool["function"]["name"] for tool in self.dialect.tools(list(self.operations.values()))]

@@ -108,6 +108,10 @@ class NoTurn(str):
         return message
 
 
+#: What a sample may know that would help to answer: for those who judge and record, in `info` where it is known.
+SAMPLE_FACTS = ("needs_operation", "evidence_box", "evidence_time", "category")
+
+
 class SampleSource(Protocol):
     """The data of a task. `sample_ids` may be lazy: only its length and the asked elements are used."""
 

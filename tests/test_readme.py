@@ -10,8 +10,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import gymnasium
 import pytest
+
+from tests.eval.chat_server import ChatServer, serve, zoom_then_answer
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "step_an_environment.py"
@@ -26,6 +30,47 @@ def test_the_readme_steps_an_environment(capsys: pytest.CaptureFixture[str]) -> 
     assert namespace["info"]["usage"] == {"zoom_in": 1}
     assert namespace["reward"] == float(namespace["info"]["target"] == "T")
     assert "zoom_in" in capsys.readouterr().out
+
+
+def test_loops_of_your_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code of the page, against a server that writes calls into its text or, where it is given tools, apart."""
+    pytest.importorskip("openai")
+
+    def message(text: str) -> dict[str, Any]:
+        call = re.search(r"<tool_call>(.*)</tool_call>", text, flags=re.DOTALL)
+        if call is None or "tools" not in server.bodies[-1]:
+            return {"content": text}
+        read = json.loads(call[1])
+        function = {"name": read["name"], "arguments": json.dumps(read["arguments"])}
+        return {"content": None, "tool_calls": [{"id": "1", "type": "function", "function": function}]}
+
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "sessions.md").read_text(), flags=re.DOTALL)
+    server = ChatServer(zoom_then_answer, message=message)
+    rewards = []
+    with serve(server) as url:
+        monkeypatch.setenv("OPENAI_BASE_URL", url)
+        monkeypatch.setenv("OPENAI_API_KEY", "key")
+        for block in blocks:
+            played: dict[str, Any] = {}
+            exec(block, played)
+            assert played["session"].info["usage"]["zoom_in"] == 1
+            rewards.append(played["session"].outcome.reward)
+    # It answers "B", since the box that was asked for is blue.
+    assert rewards[0] == rewards[1] == float(target_of(0) == "B")
+    assert [message["role"] for message in server.bodies[1]["messages"]] == [
+        "system",
+        "user",
+        "assistant",
+        "tool",
+        "user",
+    ]
+    assert [message["role"] for message in server.bodies[3]["messages"]] == ["system", "user", "assistant", "user"]
+
+
+def target_of(seed: int) -> str:
+    env = gymnasium.make("pxr_env:pxr/SyntheticSearch-v0")
+    env.reset(seed=seed)
+    return str(env.unwrapped.sample.answers[0])  # type: ignore[attr-defined]
 
 
 def test_parts_of_your_own_are_used_in_every_episode(tmp_path: Path) -> None:

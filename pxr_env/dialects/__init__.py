@@ -1,6 +1,6 @@
 """Dialects: how a turn is written, and how the environment words its replies. docs/dialects.md describes them."""
 
-from pxr_env.dialects.base import Dialect, Wording, same_call
+from pxr_env.dialects.base import Dialect, Wording, same_call, tool_call
 from pxr_env.dialects.registry import DialectFactory, dialect_names, get_dialect, register_dialect
 from pxr_env.dialects.released import Hermes, deepeyes, glm_4_5v, hermes, mini_o3, pixel_reasoner, qwen3_5, qwen3_vl
 from pxr_env.dialects.tags import Tags
@@ -28,4 +28,5 @@ __all__ = [
     "pixel_reasoner",
     "register_dialect",
     "same_call",
+    "tool_call",
 ]

@@ -99,6 +99,11 @@ class Dialect(Protocol):
     def render_answer(self, answer: str) -> str:
         """Writes a final answer so that `parse` finds exactly it."""
 
+    def write_native(self, name: str, arguments: str) -> str:
+        """Writes a call that came apart from the text: the name of one of `tools`, and JSON as the model wrote it.
+        What is no JSON is written as it is, and read as a mistake."""
+        return tool_call(name, arguments)
+
     @abstractmethod
     def tools(self, operations: Sequence[Operation]) -> list[dict[str, Any]]:
         """Returns the tool schemas of the operations under the names the dialect knows, new dicts."""
@@ -126,6 +131,20 @@ class Dialect(Protocol):
     def render_error(self, message: str, *, call_number: int | None = None) -> str:
         """Words a mistake of the model; `call_number` counts the calls of a turn from 1 where there are several."""
         return self.wording.error(message, call_number)
+
+
+def native_prompt(
+    dialect: Dialect, frame: Frame, operations: Sequence[Operation], *, max_turns: int, max_operations: int
+) -> str:
+    """Returns a system prompt for agents that get the operations as native tools: no schemas, no syntax of calls."""
+    task = "You answer questions about images. Think first, then write one final answer as "
+    parts = [f"{task}{dialect.render_answer('answer')}."]
+    if operations:
+        parts.append(
+            "You may call tools to see more; the resulting images come with their results.\n"
+            f"{coordinates(frame, operations)}\n{limits(max_turns, max_operations)}"
+        )
+    return "\n\n".join(parts)
 
 
 def check_frame(dialect: str, frame: Frame, known: Mapping[str, str]) -> None:
@@ -273,8 +292,18 @@ def write_json(value: Mapping[str, Any]) -> str:
             f"got {show(dict(value))}; expected text, finite numbers, true, false, null, and lists and dicts of them. "
             "Such a call cannot be written in this dialect."
         ) from error
-    # To JSON these are the same, and to nobody they are tags.
-    return _OPENING_TAG.sub(r"\\u003c", text.replace("</", "<\\/"))
+    return inert(text)
+
+
+def tool_call(name: str, arguments: str) -> str:
+    """Returns a <tool_call> with arguments as somebody else wrote them, which should be JSON."""
+    named = json.dumps(name, ensure_ascii=False)
+    return f'<tool_call>\n{{"name": {inert(named)}, "arguments": {inert(arguments)}}}\n</tool_call>'
+
+
+def inert(json_text: str) -> str:
+    """Returns JSON that says the same, and holds no tags."""
+    return _OPENING_TAG.sub(r"\\u003c", json_text.replace("</", "<\\/"))
 
 
 def zoom_tool(name: str, operation: Operation, extra: Mapping[str, Any], *required: str) -> dict[str, Any]:

@@ -39,8 +39,10 @@ from pxr_env.dialects.base import (
     describe_error,
     describe_views,
     frame_times,
+    inert,
     inexpressible,
     limits,
+    tool_call,
     tool_list,
     write_call,
     write_json,
@@ -229,6 +231,12 @@ class ZoomDialect(Dialect):
             ):
                 return checked_call(self.parse, self.write(box, image), call, expected)
         raise inexpressible(call, expected)
+
+    def write_native(self, name: str, arguments: str) -> str:
+        """See `Dialect.write_native`. Mini-o3 has one tool, and does not write its name."""
+        if self.tag == "tool_call":
+            return tool_call(name, arguments)
+        return f"<{self.tag}>{inert(arguments)}</{self.tag}>"
 
     def call_opening(self, operation: str) -> str:
         if operation != "zoom_in":

@@ -97,6 +97,13 @@ class Tags(Dialect):
             attributes.append(f' {_short(operation, argument)}="{text}"')
         return checked_call(self.parse, f"<{call.name}{''.join(attributes)}/>", call)
 
+    def write_native(self, name: str, arguments: str) -> str:
+        """See `Dialect.write_native`. What is no object of JSON stands as text inside the tag, which is a mistake."""
+        try:
+            return self.render_call(OperationCall(name=name, arguments=dict(json.loads(arguments))))
+        except (ValueError, TypeError):
+            return f"<{escape(name)}>{escape(arguments)}</{escape(name)}>"
+
     def call_opening(self, operation: str) -> str:
         found = get_operation(operation)
         required = found.parameters.get("required", ())

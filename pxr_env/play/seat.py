@@ -27,10 +27,7 @@ from pxr_env.coordinates import Frame
 from pxr_env.env import VisualReasoningEnv
 from pxr_env.errors import DataError, did_you_mean, quote
 from pxr_env.operations import Operation
-from pxr_env.types import OperationCall
-
-#: Facts of the sample that would help to answer: told at the end.
-_SECRETS = ("needs_operation", "evidence_box", "evidence_time", "category")
+from pxr_env.types import SAMPLE_FACTS, OperationCall
 
 #: Kind of an argument -> what is to be filled in.
 KINDS = {
@@ -135,7 +132,7 @@ class Seat:
         lines.append(f"reward {self.reward:g} = {terms}")
         if info["failures"]:
             lines.append("refused: " + ", ".join(f"{name} {count}" for name, count in info["failures"].items()))
-        return lines + [f"{name} {info[name]}" for name in _SECRETS if name in info]
+        return lines + [f"{name} {info[name]}" for name in SAMPLE_FACTS if name in info]
 
     def _show(self, observation: Mapping[str, Any]) -> Message:
         first = len(self.images) + 1

@@ -13,13 +13,14 @@ from pxr_env.env import shows_evidence
 from pxr_env.errors import quote, show
 from pxr_env.media import MAX_ASPECT_RATIO, VideoSource
 from pxr_env.testing.playing import MARKER, Environment, PlayedTurn, Playthrough, TaskSubject, base, play
-from pxr_env.types import Sample
+from pxr_env.types import SAMPLE_FACTS, Sample
 from pxr_env.views import View
 
 #: What every info holds, and of which type.
 ALWAYS: dict[str, Any] = {
     "sample_id": str,
     "views": list,
+    "results": list,
     "usage": dict,
     "failures": dict,
     "duplicates": int,
@@ -28,7 +29,7 @@ ALWAYS: dict[str, Any] = {
     "reward_terms": dict,
 }
 #: What it holds as the sample does, where that knows it.
-FACTS = ("sample_id", "needs_operation", "evidence_box", "evidence_time", "category")
+FACTS = ("sample_id", *SAMPLE_FACTS)
 AFTER_RESET: dict[str, Any] = {"system_prompt": str, "tools": list}
 AFTER_END: dict[str, Any] = {"answer": str | None, "score": float, "correct": bool, "target": str}
 #: Answers that scorers have stumbled over.

@@ -128,7 +128,7 @@ class ChatServer:
 
 def n_images(body: dict[str, Any]) -> int:
     """How many images a request holds."""
-    parts = [part for message in body["messages"] for part in message["content"] if isinstance(part, dict)]
+    parts = [part for message in body["messages"] for part in message.get("content") or () if isinstance(part, dict)]
     return sum(part["type"] == "image_url" for part in parts)
 
 

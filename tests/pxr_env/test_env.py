@@ -19,7 +19,17 @@ from pxr_env.operations import register_operation, registry
 from pxr_env.types import NoTurn
 
 TASK = "pxr_env:pxr/SyntheticSearch-v0"
-COUNTS = {"clipped", "sample_id", "views", "usage", "failures", "duplicates", "vision_tokens", "reward_terms"}
+COUNTS = {
+    "results",
+    "clipped",
+    "sample_id",
+    "views",
+    "usage",
+    "failures",
+    "duplicates",
+    "vision_tokens",
+    "reward_terms",
+}
 FACTS = COUNTS | {"needs_operation", "evidence_box", "category"}
 
 
