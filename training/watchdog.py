@@ -35,11 +35,16 @@ Returned = TypeVar("Returned")
 
 class StuckEnvironmentError(RuntimeError):
     """An environment did not come back, or cannot show its sample: which call of which environment it is, for how long
-    and where it waits, or why it cannot go on."""
+    and where it waits, or why it cannot go on.
 
-    def __init__(self, sample_id: str, message: str) -> None:
+    Attributes:
+        sample_id: the sample it is at.
+        interrupted: it was stopped somewhere on its way, and nobody knows in what state it is.
+    """
+
+    def __init__(self, sample_id: str, message: str, *, interrupted: bool = True) -> None:
         super().__init__(sample_id, message)
-        self.sample_id = sample_id
+        self.sample_id, self.interrupted = sample_id, interrupted
 
     def __str__(self) -> str:
         return str(self.args[1])
@@ -84,7 +89,9 @@ class Watchdog:
                 return function()
             return self._watched(what, sample_id, function)
         except (MediaError, DataError) as error:
-            raise StuckEnvironmentError(sample_id, f"{what()} cannot show sample {sample_id}: {error}") from error
+            told = f"{what()} cannot show sample {sample_id}: {error}"
+            # A decoder may have taken the interrupt for an error of its file.
+            raise StuckEnvironmentError(sample_id, told, interrupted=self._interrupted) from error
 
     def _watched(self, what: Callable[[], str], sample_id: str, function: Callable[[], Returned]) -> Returned:
         # Where native code keeps the interpreter to itself no handler is called: then the C library ends the process,

@@ -10,6 +10,7 @@ import ctypes
 import math
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,9 @@ class Faulty(gymnasium.Wrapper):
 
     def step(self, action):
         what = self._due()
-        if what == "sleep":
+        if what == "lost":
+            (self._folder / "lost").touch()
+        if what in ("sleep", "lost"):
             time.sleep(1000)
         if what == "native":
             # Waits for itself and keeps the interpreter, as careless extensions do: no signal gets through.
@@ -51,6 +54,8 @@ class Faulty(gymnasium.Wrapper):
         observation, reward, terminated, truncated, info = self.env.step(action)
         if what == "nan":
             reward, info = math.nan, info | {"reward_terms": dict(info["reward_terms"]) | {"outcome": math.nan}}
+        if what == "lock":
+            info = info | {"answer": threading.Lock()}
         return observation, reward, terminated, truncated, info
 
     def _due(self) -> str | None:
@@ -76,6 +81,8 @@ def sleep_whatever_comes(seconds: float) -> None:
 
 
 def make(folder: str, faults: dict[str, list[Any]], **arguments) -> gymnasium.Env:
+    if (lost := Path(folder) / "lost").exists():
+        raise FileNotFoundError(f"what {lost} stands for is not there any more")
     inner = gymnasium.make("pxr_env:pxr/SyntheticSearch-v0", **arguments).unwrapped
     assert isinstance(inner, VisualReasoningEnv)
     return Faulty(inner, folder, faults)

@@ -188,6 +188,17 @@ class TestManyProcesses:
         assert "died" in faults[-1]["text"]
         assert faults[-1]["text"].endswith(f"starts again from {Path(recipe.out) / 'checkpoints' / '2'}")
 
+    @pytest.mark.parametrize(
+        ("what", "told"), [("lost", "step of .* has not come back.*FileNotFoundError: what .*lost"), ("lock", "pickle")]
+    )
+    def test_an_error_around_a_rollout_is_told_and_no_death(self, make_faulty, build, what, told):
+        """An environment that hung cannot be made anew; an episode has something that cannot be sent."""
+        algorithm = build(make_faulty({"train-1": [what, faulty.ALWAYS]}, num_env_runners=1, env_timeout=4.0))
+        with pytest.raises(TrainingError, match=rf"(?s)^An env runner could not sample:.*{told}") as caught:
+            algorithm.sampler.sample(["train-1", "train-2"])
+        assert not isinstance(caught.value, LostProcessError)
+        assert not algorithm.books.faults
+
     def test_groups_outlive_the_env_runners_that_sampled_them(self, make_recipe):
         algorithm = VLMPPOConfig().recipe(make_recipe(num_env_runners=2, num_learners=1, env=uneven(ENV))).build_algo()
         try:

@@ -245,8 +245,8 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
 
     def survive(self, error: Exception) -> Fault | TrainingError | None:
         """Begin anew after what ended a rollout; returns what is to be said of it, None if it was cancelled."""
-        if isinstance(error, StuckEnvironmentError):
-            # Who knows what state they are in. They are not closed: that could hang as well.
+        if isinstance(error, StuckEnvironmentError) and error.interrupted:
+            # They are not closed: that could hang as well.
             self.make_env()
         if self._remote is not None:
             self._remote.close()

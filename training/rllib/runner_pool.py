@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from training.rllib.env_runner import SampledGroup
 from training.rllib.owed import SamplingAttempt
 from training.rllib.sample_queue import Part, SampleQueue
-from training.run_directory import Fault
+from training.run_directory import Fault, TrainingError
 
 # What closing environments may take before their processes are ended anyway.
 _CLOSE_TIMEOUT = 10.0
@@ -114,6 +114,9 @@ class RunnerPool:
             return
         try:
             piece = ray.get(values[-1])
+        except RayTaskError as error:
+            # It is well; its environment could not be made anew, or gave something that cannot be sent.
+            raise TrainingError(f"An env runner could not sample:\n{error}") from error
         except RayError:
             self._lose(call, f"env runner {call.worker} died", attempt)
             return
