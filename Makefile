@@ -58,7 +58,7 @@ environments: $(VENV)-env/.installed
 
 $(VENV)-env/.installed: pyproject.toml | $(VENV)/bin/python
 	@$(PYTHON) -m venv $(VENV)-env
-	$(VENV)-env/bin/python -m pip install --disable-pip-version-check --quiet --upgrade --editable '.[testing]' pytest-xdist hypothesis
+	$(VENV)-env/bin/python -m pip install --disable-pip-version-check --quiet --upgrade --editable '.[testing]' pytest-xdist hypothesis pygame array-api-compat
 	@touch $@
 
 $(VENV)/bin/python:

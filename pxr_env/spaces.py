@@ -7,13 +7,15 @@ environments batch these spaces as tuples. Observations have no fixed size, so `
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium.spaces import Space, Tuple
 from gymnasium.spaces.utils import is_space_dtype_shape_equiv
 from gymnasium.vector.utils import batch_differing_spaces
+from gymnasium.wrappers.utils import create_zero_array
 
 from pxr_env.coordinates import Frame, get_frame
 from pxr_env.dialects import get_dialect
@@ -27,14 +29,17 @@ _WORDS = ("A", "B", "42", "a red box", "naïve", "左上", "x < y", "line\nbreak
 
 
 class _Unsized:
-    """What the three have in common: they flatten to no array, and are equal where they are written alike."""
+    """What the three have in common: they flatten to no array; two of a class contain the same and are equal."""
+
+    #: What stands in for an observation that is still to come.
+    zero: ClassVar[str | tuple[()]] = ""
 
     @property
     def is_np_flattenable(self) -> bool:
         return False
 
     def __eq__(self, other: object) -> bool:
-        return repr(other) == repr(self)
+        return type(other) is type(self)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -53,6 +58,8 @@ class TextSpace(_Unsized, Space[str]):
 
 class ImagesSpace(_Unsized, Space[tuple[np.ndarray, ...]]):
     """A tuple of any number of images, each a uint8 array HxWx3 of any size."""
+
+    zero = ()
 
     def sample(self, mask: None = None, probability: None = None) -> tuple[np.ndarray, ...]:
         """Draws zero to two small noise images."""
@@ -82,7 +89,8 @@ class ImagesSpace(_Unsized, Space[tuple[np.ndarray, ...]]):
 class TurnSpace(_Unsized, Space[str]):
     """Messages of the model: any `str` is one, since all are answered; `sample` draws turns that the dialect can read.
 
-    The names are those of an environment; sampled boxes in pixels stay inside an image of side `size_multiple`.
+    The names are those of an environment; sampled boxes in pixels stay inside an image of side `size_multiple`. They
+    say what is drawn, not what belongs to the space: all of these spaces are equal.
     """
 
     def __init__(
@@ -133,11 +141,8 @@ def _batch_as_tuple(spaces: Sequence[Space[Any]]) -> Tuple:
     return Tuple(tuple(spaces))
 
 
-def _same_kind(space: Space[Any], other: Space[Any]) -> bool:
-    return type(space) is type(other)
-
-
-# Gymnasium batches custom spaces of equal environments by itself; for unequal ones it has to be told.
+# Gymnasium batches custom spaces by itself; it has to be told about `observation_mode="different"` and about zeros.
 for _space in (TextSpace, ImagesSpace, TurnSpace):
     batch_differing_spaces.register(_space)(_batch_as_tuple)
-    is_space_dtype_shape_equiv.register(_space)(_same_kind)
+    is_space_dtype_shape_equiv.register(_space)(operator.eq)
+    create_zero_array.register(_space)(operator.attrgetter("zero"))

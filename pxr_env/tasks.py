@@ -129,6 +129,10 @@ def make(task: str, *, module: str | None = None, **arguments: Any) -> VisualRea
     return find_task(task).build(**arguments)
 
 
+# Where `gymnasium.make` looks which render modes its own wrappers can make "human" and "rgb_array_list" of.
+vars(make)["metadata"] = VisualReasoningEnv.metadata
+
+
 def find_task(name: str) -> Task:
     """The task of an id, or of "module:id" for one of your own; ValueError if there is no such module or task."""
     advice = 'Write "my_module:ID" for one of your own, with the module that registers it.'

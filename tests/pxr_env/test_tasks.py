@@ -52,16 +52,6 @@ def test_shared_memory_is_refused():
         AsyncVectorEnv([lambda: gymnasium.make(TASK)] * 2, shared_memory=True)
 
 
-def test_different_environments_in_one_vector():
-    envs = SyncVectorEnv(
-        [lambda: gymnasium.make(TASK), lambda: gymnasium.make(TASK, min_pixels=168**2, max_pixels=168**2)],
-        observation_mode="different",
-    )
-    observations, _ = envs.reset(seed=0)
-    assert [images[0].shape for images in observations["images"]] == [(84, 84, 3), (168, 168, 3)]
-    envs.close()
-
-
 def test_every_task_is_registered_and_listed(capsys):
     register_tasks()  # a second time changes nothing
     assert main(["list"]) == 0
