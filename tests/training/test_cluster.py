@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -23,17 +24,17 @@ JOB = {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": {"working_dir":
 LAYOUT = {"num_env_runners": 2, "num_cpus_per_env_runner": 1.5, "iterations": 2}
 
 JOB_SERVER = all(importlib.util.find_spec(name) is not None for name in ("aiohttp_cors", "opencensus"))
-DASHBOARD_PORT = 18267
 
 START_CLUSTER = """
 import json, sys
 from ray.cluster_utils import Cluster
 
-node, port = {"num_cpus": 2, "object_store_memory": 200 * 2**20}, int(sys.argv[1])
-cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": port > 0, "dashboard_port": port})
+# Any free port: another cluster on this machine may have the usual one.
+node = {"num_cpus": 2, "object_store_memory": 200 * 2**20, "dashboard_agent_listen_port": 0}
+cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": bool(int(sys.argv[1]))})
 cluster.add_node(**node)
 cluster.wait_for_nodes()
-print(json.dumps(cluster.address), flush=True)
+print(json.dumps([cluster.address, cluster.webui_url]), flush=True)
 sys.stdin.read()
 cluster.shutdown()
 """
@@ -43,14 +44,24 @@ def environment(**more):
     return os.environ | {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT), **more}
 
 
+def ray_folder():
+    """A folder of its own for a cluster: what looks for a cluster that was not named, such as a submitted job, joins
+    the one that was started last in the same folder. Its path is short, as those of sockets have to be."""
+    return tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True)
+
+
 @pytest.fixture(scope="module")
 def cluster():
-    """The address of two nodes, with a job server if what it needs is installed."""
-    command = [sys.executable, "-c", START_CLUSTER, str(DASHBOARD_PORT if JOB_SERVER else 0)]
-    process = subprocess.Popen(command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    yield json.loads(process.stdout.readline())
-    process.stdin.close()
-    process.wait(timeout=120)
+    """Environment variables of who joins two nodes, which have a job server if what it needs is installed."""
+    command = [sys.executable, "-c", START_CLUSTER, str(int(JOB_SERVER))]
+    with ray_folder() as folder:
+        process = subprocess.Popen(
+            command, env=environment(RAY_TMPDIR=folder), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        address, server = json.loads(process.stdout.readline())
+        yield {"RAY_TMPDIR": folder, "RAY_ADDRESS": address, "RAY_API_SERVER_ADDRESS": f"http://{server}"}
+        process.stdin.close()
+        process.wait(timeout=120)
 
 
 @pytest.fixture
@@ -89,7 +100,7 @@ algorithm.stop()
 def test_env_runners_on_two_nodes_sample_with_the_whole_recipe(cluster, recipe_file):
     command = [sys.executable, "-c", RUNNERS, str(recipe_file)]
     result = subprocess.run(
-        command, env=environment(RAY_ADDRESS=cluster), capture_output=True, text=True, check=False, timeout=300
+        command, env=environment(**cluster), capture_output=True, text=True, check=False, timeout=300
     )
     assert result.returncode == 0, result.stderr
     told, kwargs = json.loads(result.stdout.splitlines()[-1]), json.loads(recipe_file.read_text())["env"]["kwargs"]
@@ -138,10 +149,11 @@ cluster.shutdown()
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_run_goes_on_without_a_node_that_is_lost_in_mid_iteration(recipe_file):
-    result = subprocess.run(
-        [sys.executable, "-c", LOST, str(recipe_file)],
-        env=environment(), capture_output=True, text=True, check=False, timeout=400,
-    )  # fmt: skip
+    with ray_folder() as folder:
+        result = subprocess.run(
+            [sys.executable, "-c", LOST, str(recipe_file)],
+            env=environment(RAY_TMPDIR=folder), capture_output=True, text=True, check=False, timeout=400,
+        )  # fmt: skip
     assert result.returncode == 0, result.stderr
     # Ray has its own last words on a cluster that is shut down.
     [first, second] = json.loads(next(line for line in result.stdout.splitlines() if line.startswith("[[")))
@@ -165,17 +177,19 @@ with ray_session(load_recipe(sys.argv[1], PPORecipe)):
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
-def test_a_cluster_that_nobody_named_is_left_alone(recipe_file):
+def test_a_cluster_that_nobody_named_is_left_alone(cluster, recipe_file):
     """`ray.init` would join the two nodes, and then refuse to be told how many CPUs there are."""
     command = [sys.executable, "-c", ALONE, str(recipe_file)]
-    result = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=120)
+    result = subprocess.run(
+        command, env=environment(RAY_TMPDIR=cluster["RAY_TMPDIR"]), capture_output=True, text=True, check=False,
+        timeout=120,
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert result.stdout.split()[-1] == "1"
 
 
-def submit(*arguments):
-    address = ["--address", f"http://127.0.0.1:{DASHBOARD_PORT}", "--log-color", "false"]
+def submit(cluster, *arguments):
+    address = ["--address", cluster["RAY_API_SERVER_ADDRESS"], "--log-color", "false"]
     command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", *address, "--working-dir", str(ROOT), "--"]
     entrypoint = [sys.executable, "-m", "training", "ppo", *map(str, arguments)]
     return subprocess.run(
@@ -188,7 +202,7 @@ def submit(*arguments):
 @pytest.mark.skipif(not JOB_SERVER, reason='`ray job submit` needs pip install "ray[default]==2.60.0"')
 def test_a_submitted_job_trains_on_two_nodes(cluster, recipe_file, tmp_path):
     out = tmp_path / "run"
-    done = submit(recipe_file, f"out={out}")
+    done = submit(cluster, recipe_file, f"out={out}")
     assert done.returncode == 0, done.stdout + done.stderr
     kwargs = json.loads(recipe_file.read_text())["env"]["kwargs"]
     assert json.loads((out / "recipe.json").read_text())["env"]["kwargs"] == kwargs
@@ -196,7 +210,7 @@ def test_a_submitted_job_trains_on_two_nodes(cluster, recipe_file, tmp_path):
     assert [row["iteration"] for row in rows] == [1, 2]
     assert all(row["n_episodes"] == 16 for row in rows)
     assert (out / "model" / "model.safetensors").exists()
-    vanishing = submit(recipe_file, "out=runs/somewhere")
+    vanishing = submit(cluster, recipe_file, "out=runs/somewhere")
     assert vanishing.returncode != 0
     assert "out='runs/somewhere' came in a submitted job" in vanishing.stdout
 
