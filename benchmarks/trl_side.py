@@ -1,7 +1,7 @@
 """TRL's GRPOTrainer on our environment: what `benchmarks/trl.py` starts for the other side.
 
-TRL calls an operation as a tool, and shows it images in messages of the role "tool". The template writes these as our
-dialect has it: users' messages, so that the checkpoint reads what it was taught.
+TRL calls an operation as a tool, and shows it images in messages of the role "tool". The template of our checkpoints
+writes these as our dialect has it: users' messages, so that the checkpoint reads what it was taught.
 """
 
 from __future__ import annotations
@@ -21,17 +21,6 @@ from pxr_env import OperationCall
 
 ENV_ID, GROUP = "pxr_env:pxr/SyntheticSearch-v0", 8
 ENV_KWARGS = {"coordinates": "pixel", "max_turns": 3, "max_operations": 2, "duplicates": "execute"}
-TEMPLATE = """\
-{%- macro parts(x) %}{% if x is string %}{{ x }}{% else %}{% for p in x %}{% if p.type == 'image' %}\
-<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ p.text }}{% endif %}{% endfor %}{% endif %}{% endmacro -%}
-{%- for message in messages -%}
-<|im_start|>{{ 'user' if message.role == 'tool' else message.role }}
-{{ parts(message.content) }}{% for call in message.tool_calls or [] %}<tool_call>
-{{ {'name': call.function.name, 'arguments': call.function.arguments} | tojson }}
-</tool_call>{% endfor %}<|im_end|>
-{% endfor -%}
-{% if add_generation_prompt %}<|im_start|>assistant
-{% endif %}"""
 
 
 class Meter:
@@ -101,20 +90,20 @@ def train(model: str, groups: int, iterations: int) -> list[dict[str, float]]:
     from datasets import Dataset
     from transformers import AutoTokenizer, Qwen2VLImageProcessorPil, Qwen3VLProcessor, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
-    from trl.chat_template_utils import qwen3_template
 
     # Its video processor would need torchvision, and there are no videos.
     Qwen3VLProcessor.get_attributes = classmethod(lambda cls: ["image_processor", "tokenizer"])
     tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
-    tokenizer.chat_template, tokenizer.response_template = TEMPLATE, qwen3_template
-    processor = Qwen3VLProcessor(Qwen2VLImageProcessorPil.from_pretrained(model), tokenizer, chat_template=TEMPLATE)
+    processor = Qwen3VLProcessor(
+        Qwen2VLImageProcessorPil.from_pretrained(model), tokenizer, chat_template=tokenizer.chat_template
+    )
     # A vision token that a policy happens to sample ends TRL's run; ours cannot sample it.
     never = [i for i, token in tokenizer.added_tokens_decoder.items() if token.special and i != tokenizer.eos_token_id]
     _, info = gymnasium.make(ENV_ID, **ENV_KWARGS).reset(seed=0)
     prompt = [{"role": "system", "content": info["system_prompt"]}, {"role": "user", "content": ""}]
     rows = [{"prompt": prompt, "sample_id": f"train-{k}"} for k in range(groups * iterations)]
     arguments = GRPOConfig(
-        output_dir="build/peers/trl_output", max_steps=iterations, per_device_train_batch_size=groups * GROUP,
+        output_dir="build/trl_output", max_steps=iterations, per_device_train_batch_size=groups * GROUP,
         num_generations=GROUP, max_completion_length=128, temperature=1.0, top_k=0,
         max_tool_calling_iterations=2, generation_kwargs={"max_new_tokens": 16, "suppress_tokens": never},
         learning_rate=1e-9, use_cpu=True, bf16=False, gradient_checkpointing=False, report_to=[], save_strategy="no",

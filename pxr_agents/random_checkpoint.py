@@ -20,11 +20,12 @@ from typing import Any
 import torch
 
 from pxr_agents.checkpoint import save_weights
-from pxr_agents.tiny import learn_bpe
+from pxr_agents.tiny import RESPONSE_TEMPLATE, learn_bpe
 from pxr_agents.vlm import VLM
 
 PUBLISHED: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 """Family -> its templates, tokens and files."""
+PUBLISHED["qwen2.5-vl"]["chat_template"] += PUBLISHED["qwen3-vl"]["chat_template"]
 FAMILIES = tuple(PUBLISHED)
 
 #: Special tokens in the order of the published vocabularies (151643 to 151656 there).
@@ -114,6 +115,7 @@ def _write_tokenizer(path: Path, vocab: dict[str, int], merges: Any, published: 
         },
         "additional_special_tokens": list(SPECIAL_TOKENS[1:]),
         "chat_template": published.get("tokenizer_template", published["chat_template"]),
+        "response_template": RESPONSE_TEMPLATE,
         "model_max_length": published["model_max_length"],
         "bos_token": None,
         "eos_token": "<|im_end|>",

@@ -22,16 +22,59 @@ SPECIAL_TOKENS = (
     *("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
 )
 
+#: Writes tools as the dialect `hermes` does, where its prompt has them: in place of the sentence that
+#: `ToolSession.native_prompt` has there, at the end of any other prompt, and not at all where a prompt lists some. The
+#: results of tools are turns of the user, as the environment's replies are.
 CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-<|im_start|>{{ message.role }}
-{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content -%}
-{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>\
+{%- macro parts(content) %}{% if content is string %}{{ content }}{% else %}{% for part in content or [] -%}
+{% if part.type in ('image', 'image_url') %}<|vision_start|><|image_pad|><|vision_end|>\
 {% elif part.type == 'video' %}<|vision_start|><|video_pad|><|vision_end|>\
-{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>
-{% endfor -%}
+{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}{% endmacro -%}
+{%- macro inert(json) -%}
+{{ json | replace('</', '<\\\\/') | replace('<tool_call>', '\\\\u003ctool_call>') }}{% endmacro -%}
+{%- macro offer() %}You may call operations to see more; the resulting images come with the next message.
+<tools>
+{% for tool in tools %}{{ tool | tojson }}
+{% endfor %}</tools>
+A call: <tool_call>
+{"name": <name>, "arguments": <arguments>}
+</tool_call>{% endmacro -%}
+{%- macro prompt(text) -%}
+{%- set native = 'You may call tools to see more; the resulting images come with their results.' -%}
+{%- if not tools or '<tools>' in text %}{{ text }}{% elif native in text %}{{ text | replace(native, offer()) }}\
+{%- else %}{{ text + '\\n\\n' if text }}{{ offer() }}{% endif %}{% endmacro -%}
+{%- if tools and messages[0].role != 'system' %}<|im_start|>system
+{{ prompt('') }}<|im_end|>
+{% endif -%}
+{%- for message in messages -%}
+{%- set text = parts(message.content) -%}
+{%- if message.role != 'tool' %}<|im_start|>{{ message.role }}
+{{ prompt(text) if loop.first and message.role == 'system' else text }}{% for call in message.tool_calls or [] -%}
+{%- set call = call.function or call %}{{ '\\n' if text or not loop.first }}<tool_call>
+{"name": "{{ call.name }}", "arguments": \
+{{ inert(call.arguments if call.arguments is string else call.arguments | tojson) }}}
+</tool_call>{% endfor %}<|im_end|>
+{% else %}{{ '\\n' if loop.previtem and loop.previtem.role == 'tool' else '<|im_start|>user\\n' }}{{ text }}\
+{{ '' if loop.nextitem and loop.nextitem.role == 'tool' else '<|im_end|>\\n' }}{% endif %}\
+{%- endfor -%}
 {% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
+
+#: How calls are found in the text that a model wrote: for transformers' `parse_response`, and trainers that use it.
+RESPONSE_TEMPLATE = {
+    "defaults": {"role": "assistant"},
+    "start_anchor": "<|im_start|>assistant\n",
+    "fields": {
+        "tool_calls": {
+            "open": "<tool_call>",
+            "close_pattern": r"</tool_call>\s*",
+            "repeats": True,
+            "content": "json",
+            "transform": {"type": "function", "function": "{content}"},
+        },
+        "content": {"close": "<|im_end|>", "content": "text"},
+    },
+}
 
 PATCH_SIZE, MERGE_SIZE = 14, 2
 
@@ -86,7 +129,7 @@ def build_tokenizer(texts: Sequence[str], atom: str, fixed: Sequence[str] = (), 
     )
     words = ["system\n", "user\n", "assistant\n", *fixed, *phrases(texts, atom)]
     tokenizer.add_tokens([AddedToken(word, normalized=False, special=False) for word in words])
-    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.chat_template, tokenizer.response_template = CHAT_TEMPLATE, RESPONSE_TEMPLATE
     tokenizer.model_max_length = 2048
     return tokenizer
 
