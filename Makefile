@@ -19,12 +19,13 @@ TEST    ?= not gpu
 # Files of tests run side by side, each file in one process: its tests share a cluster or a model.
 PYTEST  := -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help quickstart test lint types contracts docs environments pytest clean distclean
+.PHONY: help quickstart test lint types contracts docs environments pytest adapters clean distclean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart  set up $(VENV), train and evaluate the tiny agent, write $(RUNS)/quickstart/report.html"
-	@echo "make test        lint, format check, types, import contracts, the documentation, the environments alone, pytest"
+	@echo "make test        lint, format, types, import contracts, documentation, the environments alone, pytest, adapters"
+	@echo "make adapters    tests with TRL, inspect_ai, OpenEnv, ..., each in a virtual environment below build/adapters"
 	@echo "make docs        write the documentation as a site, to build/site"
 	@echo "make clean       remove caches (runs/ and $(VENV) stay);  make distclean  remove $(VENV) as well"
 
@@ -32,7 +33,7 @@ quickstart: $(VENV)/.installed-run
 	$(BIN)/python -m training quickstart
 
 # `make -k test` goes on after a failing check and still fails in the end.
-test: lint types contracts docs environments pytest
+test: lint types contracts docs environments pytest adapters
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -50,6 +51,10 @@ docs: $(VENV)/.installed-test
 
 pytest: $(VENV)/.installed-test
 	$(BIN)/python $(PYTEST) -m "$(TEST)"
+
+# Each package that plays our environments, in an environment of its own; ADAPTERS="trl mcp" selects.
+adapters: $(VENV)/.installed-test
+	$(BIN)/python -m tests.adapters $(ADAPTERS)
 
 # The environments alone: what `pip install .` gives to somebody else's agent code, with the newest Gymnasium that is
 # supported (Ray pins an older one in $(VENV)). No torch, no Ray, no pyarrow. The slow tests run in $(VENV) alone.

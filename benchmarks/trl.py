@@ -2,10 +2,10 @@
 
     python -m benchmarks.trl --model runs/quickstart/warm
 
-TRL is installed into build/peers/trl, once, and both sides run there, with the same torch and transformers. A side is a
-fresh process; they take turns. Groups of 8 rollouts, one optimizer step an iteration, at a learning rate that leaves
-the weights, and with them the length of rollouts, as they are. `--width 512 --layers 9` widens the checkpoint to 29M
-parameters that compute what its 0.6M compute.
+TRL is installed into build/adapters/trl, once, and both sides run there, with the same torch and transformers. A side
+is a fresh process; they take turns. Groups of 8 rollouts, one optimizer step an iteration, at a learning rate that
+leaves the weights, and with them the length of rollouts, as they are. `--width 512 --layers 9` widens the checkpoint to
+29M parameters that compute what its 0.6M compute.
 """
 
 from __future__ import annotations
@@ -20,33 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-PACKAGES = (
-    "torch==2.13.0",
-    "trl==1.16.0",
-    "transformers>=5.16.1,<5.24",
-    "gymnasium==1.2.2",
-    "pillow",
-    "pydantic",
-    "rich",
-)
-PEER = Path("build/peers/trl")
+from tests.adapters.venvs import VENVS, environment
+
 WARM_UP = 2
-
-
-def environment() -> str:
-    """The interpreter of TRL's virtual environment, which is made if there is none.
-
-    Raises:
-        RuntimeError: it cannot be installed; with pip's last words.
-    """
-    python = PEER / "bin" / "python"
-    if not (PEER / "complete").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(PEER)], check=True)
-        pip = subprocess.run([python, "-m", "pip", "install", "-q", *PACKAGES], capture_output=True, text=True)
-        if pip.returncode:
-            raise RuntimeError(f"TRL cannot be installed here: {pip.stderr[-800:]}")
-        (PEER / "complete").touch()
-    return str(python)
 
 
 def ours(model: str, groups: int, iterations: int) -> list[dict[str, float]]:
@@ -110,7 +86,7 @@ def side(name: str, python: str, model: str, groups: int, iterations: int) -> di
 
 def compare(model: str, *, groups: int, iterations: int, repeats: int) -> list[dict[str, dict[str, float]]]:
     """Pairs of processes, each side first in every other one."""
-    python, pairs = environment(), []
+    python, pairs = str(environment("trl")), []
     for k in range(repeats):
         order = ("trl", "ours") if k % 2 else ("ours", "trl")
         pairs.append({name: side(name, python, model, groups, iterations) for name in order})
@@ -153,7 +129,7 @@ def main() -> None:
     arguments = parser.parse_args()
     model = arguments.model
     if arguments.width:
-        model = str(PEER.parent / f"wide_{arguments.width}_{arguments.layers}")
+        model = str(VENVS.parent / f"wide_{arguments.width}_{arguments.layers}")
         widen(arguments.model, Path(model), width=arguments.width, layers=arguments.layers)
     sizes: Any = {"groups": arguments.groups, "iterations": arguments.iterations, "repeats": arguments.repeats}
     print(table(compare(model, **sizes)))

@@ -9,6 +9,7 @@ import torch
 from benchmarks import rollouts, trl
 from pxr_agents.chat import Conversation
 from pxr_agents.vlm import VLM, collate, score_tokens
+from tests.adapters.venvs import environment
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +37,7 @@ def test_a_widened_checkpoint_says_the_same(tiny_vlm, tmp_path, noise_image):
 def test_an_iteration_beside_trl(tiny_vlm, tmp_path, monkeypatch):
     """Where TRL cannot be installed, pip's own words are in the report of the skipped test."""
     try:
-        trl.environment()
+        environment("trl")
     except RuntimeError as error:
         pytest.skip(str(error))
     monkeypatch.setattr(trl, "WARM_UP", 0)

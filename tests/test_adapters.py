@@ -1,0 +1,65 @@
+"""What `make adapters` makes of packages that can and cannot be installed, and of tests that pass and fail."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.adapters import __main__ as adapters
+from tests.adapters import venvs
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_adapter_is_declared_and_tested() -> None:
+    """What is declared has a test, or the reason why not, once there is an adapter."""
+    files = {path.stem for path in (ROOT / "pxr_env" / "adapters").glob("*.py")} - {"__init__"}
+    assert files <= venvs.PACKAGES.keys()
+    for name in files:
+        assert venvs.PACKAGES[name].get("absent") or (ROOT / "tests" / "adapters" / f"test_{name}.py").is_file()
+
+
+@pytest.mark.slow
+def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    here = ["gymnasium", "numpy", "pillow", "pytest"]
+    packages = {
+        "good": {"requires": ["pytest"], "linked": here},
+        "wrong": {"requires": ["pytest"], "linked": here},
+        "unknown": {"requires": ["pytest==0.0.0"], "linked": here},
+        "absent": {"requires": ["pytest"], "absent": "no wheel"},
+    }
+    for module in (adapters, venvs):
+        monkeypatch.setattr(module, "PACKAGES", packages)
+        monkeypatch.setattr(module, "VENVS", tmp_path / "adapters")
+    monkeypatch.setattr(adapters, "_TESTS", tmp_path)
+    for name, number in (("good", 1), ("wrong", 2), ("unknown", 1)):
+        seen = "import sys, numpy, pxr_env\n"
+        (tmp_path / f"test_{name}.py").write_text(
+            f"{seen}def test_of_sums():\n    assert sys.prefix.endswith({name!r}) and 1 + {number} == 2\n"
+        )
+    assert adapters.main([]) == 1
+    told = capsys.readouterr().out
+    rows = {line.split(" | ")[0].removeprefix("| "): line.split(" | ") for line in told.splitlines() if " | " in line}
+    assert rows["good"][4:6] == ["of sums", "1 passed"]
+    assert rows["good"][1] == pytest.__version__
+    assert rows["wrong"][5] == "FAILED: 1 failure"
+    assert "assert" in told
+    assert rows["unknown"][5] == "CANNOT BE INSTALLED"
+    assert "pytest==0.0.0" in told
+    assert rows["absent"][5] == "not installed: no wheel"
+    # Nothing is made twice, unless it is declared otherwise.
+    made = venvs.facts("good")
+    assert made["mb"] < 20
+    made_at = os.stat(tmp_path / "adapters" / "good" / "facts.json").st_mtime_ns
+    assert adapters.main(["good", "absent"]) == 0
+    assert os.stat(tmp_path / "adapters" / "good" / "facts.json").st_mtime_ns == made_at
+    packages["good"]["requires"] = ["pytest>=8"]
+    assert adapters.main(["good"]) == 0
+    assert venvs.facts("good")["stamp"] != made["stamp"]
+
+
+def test_a_name_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert adapters.main(["trll"]) == 2
+    assert "got trll; expected some of trl, verifiers" in capsys.readouterr().out
