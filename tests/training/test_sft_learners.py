@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("ray")
 
+import torch
 from safetensors.torch import load_file
 
 from tests.training.conftest import ENV
@@ -151,20 +152,38 @@ def test_without_restarts_the_same_command_resumes(make_deadly, alone):
     assert_same_run(recipe, alone())
 
 
+def with_adapters(base, adapters, rank):
+    """The weights in bfloat16, each with its adapter added in float32, for lora_alpha=32."""
+    merged = {}
+    for name, tensor in base.items():
+        down, up = (adapters.get(f"base_model.model.{name.removesuffix('weight')}lora_{x}.weight") for x in "AB")
+        delta = 0 if down is None else 32 / rank * (up.float() @ down.float())
+        merged[name] = (tensor.bfloat16().float() + delta).bfloat16()
+    return merged
+
+
 @pytest.mark.deepspeed
-def test_bfloat16_means_the_same_to_both_ways_of_spreading(make_recipe, alone):
+def test_bfloat16_means_the_same_to_both_ways_of_spreading(make_recipe, alone, speaker):
     """ZeRO-3 with adapters and in bfloat16, and what it writes."""
-    first, models = {}, {}
+    first, adapters = {}, {}
     for kind in ("zero2", "zero3"):
-        learner = LearnerRecipe(kind=kind, dtype="bfloat16", lora_rank=2)
+        learner = LearnerRecipe(kind=kind, dtype="bfloat16", lora_rank=2, lora_alpha=32)
         recipe = make_recipe(f"{kind}-bfloat16", num_learners=2, steps=2, lr=1e-2, learner=learner)
         out = run_sft(recipe).parent
         first[kind] = lines(out)[0]["loss"]
-        models[kind] = weights(out)
-        adapters = load_file(out / "model" / "adapter" / "adapter_model.safetensors")
-        assert all(tensor.ndim == 2 and tensor.any() for tensor in adapters.values())
+        adapters[kind] = load_file(out / "model" / "adapter" / "adapter_model.safetensors")
+        assert all(tensor.ndim == 2 and tensor.any() for tensor in adapters[kind].values())
+        # To the last digit, and what has no adapter as it was.
+        expected = with_adapters(load_file(speaker / "model.safetensors"), adapters[kind], rank=2)
+        assert {str(tensor.dtype) for tensor in weights(out).values()} == {"torch.bfloat16"}
+        assert largest_gap(weights(out), expected) == 0
     # Rounded alike, and rounded at all.
     assert first["zero3"] == pytest.approx(first["zero2"], abs=1e-6)
     assert abs(first["zero3"] - lines(alone())[0]["loss"]) > 1e-5
-    assert {str(tensor.dtype) for tensor in models["zero3"].values()} == {"torch.bfloat16"}
-    assert largest_gap(models["zero3"], models["zero2"]) < 1e-2
+    # Gradients are summed in another order in bfloat16, and a step of AdamW is as long for one near 0, of either sign:
+    # all `B`, which began at 0, agree together, not each number of them.
+    one, other = (
+        torch.cat([tensor.float().flatten() for name, tensor in each.items() if "lora_B" in name])
+        for each in adapters.values()
+    )
+    assert (one - other).norm() < 0.02 * one.norm()
