@@ -1,6 +1,6 @@
 """How often 95% intervals hold the true value, and what copies of questions do to a p-value.
 
-    python benchmarks/intervals.py
+    python -m benchmarks.intervals
 
 Simulated answers to questions that stand alone, to the four orders of each question (HR-Bench), and to several
 questions about one image; with Wilson's interval as if every answer were independent, and with that of

@@ -1,6 +1,6 @@
 """How a report and the viewer behave with many episodes.
 
-    python benchmarks/report.py [--episodes 10000] [--scenes 500] [--all]
+    python -m benchmarks.report [--episodes 10000] [--scenes 500] [--all]
 
 The oracle and the random agent play `--scenes` scenes of `pxr/SyntheticSearch-v0`; copies of their episodes, as further
 repeats of the same samples, make it `--episodes` that can all be played again. Measured are

@@ -1,7 +1,7 @@
 """A dead operation in a small VLM: the paper's bonus alone against probes, by the trainer that users run.
 
     make quickstart
-    OMP_NUM_THREADS=1 python benchmarks/revival.py --model runs/quickstart/arms/curiosity/model [--iterations 60]
+    OMP_NUM_THREADS=1 python -m benchmarks.revival --model runs/quickstart/arms/curiosity/model [--iterations 60]
 
 The start is a policy that can zoom, and has given it up: the one that the quick start trains, after the opening of a
 call was trained away until its probability is below 1e-6, so that no rollout of the run begins with one by chance. It

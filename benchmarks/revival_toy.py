@@ -1,6 +1,6 @@
 """A dead operation in a bandit: what the paper's bonus, probes and several learning rules make of it.
 
-    python benchmarks/revival_toy.py [--seeds 3] [--iterations 300]
+    python -m benchmarks.revival_toy [--seeds 3] [--iterations 300]
 
 A policy answers questions of two kinds, "plain" and "fine" print. It chooses to answer directly or to use an operation,
 and if it uses it, whether it aims well. It begins with P(operation) = 1e-6, as after the learning trap, and learns by

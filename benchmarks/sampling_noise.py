@@ -1,7 +1,7 @@
 """How many answers change with the number of episodes at once, and with an interruption: rounding is all that is left.
 
     python -m pxr_agents.random_checkpoint qwen3-vl runs/random
-    OMP_NUM_THREADS=1 python benchmarks/sampling_noise.py --model runs/random --agent transformers
+    OMP_NUM_THREADS=1 python -m benchmarks.sampling_noise --model runs/random --agent transformers
 
 Every run asks the same 16 questions six times at temperature 1 and is compared, episode by episode and word for word,
 with the first. The interrupted ones are stopped after a third of their episodes and continued.

@@ -1,7 +1,7 @@
 """Does memory grow with iterations? A hundred iterations of PPO, and the memory of every process after each.
 
-    OMP_NUM_THREADS=1 python benchmarks/soak.py --model runs/quickstart/warm                      # one process
-    OMP_NUM_THREADS=1 python benchmarks/soak.py --model runs/quickstart/warm --runners 1 --learners 1
+    OMP_NUM_THREADS=1 python -m benchmarks.soak --model runs/quickstart/warm                      # one process
+    OMP_NUM_THREADS=1 python -m benchmarks.soak --model runs/quickstart/warm --runners 1 --learners 1
 
 The recipe is `ppo_tiny` with all that keeps something from one iteration to the next switched on: replay, checkpoints,
 tables of episodes, wandb offline. Every process keeps up to 256 MiB of decoded pictures (`pxr_env/media/images.py`). So

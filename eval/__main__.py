@@ -19,19 +19,19 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "run": Command("run an agent over a benchmark, or over the samples of an environment", "eval.run_command"),
-    "rerun": Command("run again exactly what a manifest says", "eval.run_command", "add_rerun_arguments", "rerun"),
-    "suites": Command("list the benchmarks, what they need, and how large they are", "eval.suites"),
-    "report": Command("write one self-contained HTML file about a run", "eval.report"),
+    "run": Command("run an agent over a benchmark, or over the samples of an environment", ".run_command"),
+    "rerun": Command("run again exactly what a manifest says", ".run_command", "add_rerun_arguments", "rerun"),
+    "suites": Command("list the benchmarks, what they need, and how large they are", ".suites"),
+    "report": Command("write one self-contained HTML file about a run", ".report"),
     "compare": Command(
-        "put runs side by side, with what makes them unlike and whether they differ significantly", "eval.comparison"
+        "put runs side by side, with what makes them unlike and whether they differ significantly", ".comparison"
     ),
-    "audit": Command("take a score apart: what operations gave and what they cost", "eval.audit.audit"),
+    "audit": Command("take a score apart: what operations gave and what they cost", ".audit.audit"),
     "replay": Command(
-        "play every episode of a run again from its turns, and check all that is on record", "eval.replay_check"
+        "play every episode of a run again from its turns, and check all that is on record", ".replay_check"
     ),
-    "view": Command("look at many runs in a browser", "eval.view"),
-    "demo": Command("talk to a model about images of your own", "eval.demo"),
+    "view": Command("look at many runs in a browser", ".view"),
+    "demo": Command("talk to a model about images of your own", ".demo"),
 }
 #: Those that go on, when they are given again, where they were interrupted.
 _CONTINUED = ("run", "audit")
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m eval", description="Evaluate agents and show their episodes.")
+    parser = argparse.ArgumentParser(prog=f"python -m {__package__}", description="Run agents and show their episodes.")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     commands = parser.add_subparsers(dest="command", required=True)
     # What a command needs is imported when it is given: `compare` needs neither torch nor a data library.
@@ -65,7 +65,7 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
             name, help=command.text, description=f"{command.text[0].upper()}{command.text[1:]}."
         )
         if name == wanted:
-            module = importlib.import_module(command.module)
+            module = importlib.import_module(command.module, __package__)
             getattr(module, command.add_arguments)(of_command)
             of_command.set_defaults(run_command=getattr(module, command.run))
     return parser

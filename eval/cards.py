@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from eval.facts import Segment, is_cut, outcome, split_turn
-from eval.records import RunRecord
-from eval.replay import Replay, Replayer
 from pxr_agents.statistics import is_hit, knows_evidence, looks, term_returns, used
 from pxr_agents.types import Episode
 from pxr_env.media import ImageSource
 from pxr_env.views import Box
+from .facts import Segment, is_cut, outcome, split_turn
+from .records import RunRecord
+from .replay import Replay, Replayer
 
 #: Longest side in pixels at which a source image is embedded: about that of the views that models see.
 SOURCE_SIDE = 1600

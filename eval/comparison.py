@@ -15,14 +15,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eval.differences import MODEL_FIELDS, Difference, describe, find_differences
-from eval.intervals import PairedTest, holm, paired_test
-from eval.manifest import score_name
-from eval.metrics import by_sample, evaluation_metrics
-from eval.options import open_console, say
-from eval.records import RunFiles, RunRecord
-from eval.tables import Cell, cell
 from pxr_env.errors import quote
+from .differences import MODEL_FIELDS, Difference, describe, find_differences
+from .intervals import PairedTest, holm, paired_test
+from .manifest import score_name
+from .metrics import by_sample, evaluation_metrics
+from .options import open_console, say
+from .records import RunFiles, RunRecord
+from .tables import Cell, cell
 
 #: Below this a difference is called significant.
 ALPHA = 0.05

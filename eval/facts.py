@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from eval.records import RunRecord
 from pxr_agents.statistics import used
 from pxr_agents.types import Episode, Step
+from .records import RunRecord
 
 #: Tags of an episode and what their filter says.
 FILTERS = {

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.records import JUDGE_FAILED, RunRecord
 from pxr_agents.chat_client import Server, Unanswered
 from pxr_agents.judge import PROMPT, REMINDER, JudgeModel, judge_prompt, judgment_key, read_verdict
 from pxr_env.errors import quote
 from pxr_env.types import Sample
+from .records import JUDGE_FAILED, RunRecord
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,14 +24,14 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from eval.agents import AgentChoice
-from eval.differences import Difference, find_differences
-from eval.suites import Choice, Recipe, Suite
 from pxr_agents.checkpoint import hub_revision
 from pxr_env.datasets import Dataset
 from pxr_env.datasets.media import RowImage
 from pxr_env.scoring import get_scorer
 from pxr_env.tasks import TASKS
+from .agents import AgentChoice
+from .differences import Difference, find_differences
+from .suites import Choice, Recipe, Suite
 
 _VERSIONS = ("pxr-gym", "numpy", "gymnasium", "pillow")
 _MODEL_VERSIONS: Mapping[str, tuple[str, ...]] = {

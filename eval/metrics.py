@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from eval.intervals import cluster_sums, mean_interval, share_interval
-from eval.records import RunRecord
 from pxr_agents.statistics import Condition, episode_counts, episode_statistics, evidence_looks, rates, used
 from pxr_agents.types import Episode
 from pxr_env.scoring.text import normalize
+from .intervals import cluster_sums, mean_interval, share_interval
+from .records import RunRecord
 
 #: What `metrics.json` says about its intervals.
 INTERVAL_METHOD = (

@@ -14,8 +14,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TextIO
 
-from eval.differences import changes_that_matter, limits
 from pxr_agents.types import CONTEXT, Episode, Step
+from .differences import changes_that_matter, limits
 
 #: How the `error` of an episode begins where the judge, and not the model, failed.
 JUDGE_FAILED = "judge: "
@@ -109,7 +109,7 @@ def _check_keys(values: dict[str, Any], expected: Sequence[str]) -> None:
     if missing or unknown:
         raise ValueError(
             f"got an episode of another version (missing: {missing}, unknown: {unknown}); expected what this version "
-            "of `python -m eval run` writes. Evaluate again."
+            "of `pxr eval run` writes. Evaluate again."
         )
 
 
@@ -152,7 +152,7 @@ class RunFiles:
         """
         if self.metrics_file.exists() and not reopen:
             raise FileExistsError(
-                f'"{self.path}" holds a finished evaluation, which is not overwritten. Look at it with `python -m eval '
+                f'"{self.path}" holds a finished evaluation, which is not overwritten. Look at it with `pxr eval '
                 f"report {self.path}`, repeat only what could not be answered with --retry-errors, choose another "
                 "directory with --out, or delete this one."
             )
@@ -253,7 +253,7 @@ class RunFiles:
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(
-            f'"{path}" does not exist. Expected a directory that `python -m eval run` wrote to its end; check the '
+            f'"{path}" does not exist. Expected a directory that `pxr eval run` wrote to its end; check the '
             "path, or run the same command again to continue an interrupted evaluation."
         )
     content = json.loads(path.read_text(encoding="utf-8"))

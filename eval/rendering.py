@@ -13,8 +13,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from eval.cards import SOURCE_SIDE, EpisodeCard, shorten
-from eval.tables import label
+from .cards import SOURCE_SIDE, EpisodeCard, shorten
+from .tables import label
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:
@@ -46,7 +46,7 @@ def policy(script: str) -> str:
 @functools.cache
 def template_file(name: str) -> str:
     """The text of a file beside the templates."""
-    return resources.files("eval").joinpath("templates", name).read_text(encoding="utf-8")
+    return resources.files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def signed(value: float) -> str:
@@ -69,7 +69,7 @@ def _macros() -> Any:
 
 @functools.cache
 def _environment() -> Environment:
-    loader = PackageLoader("eval")
+    loader = PackageLoader(__package__)
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

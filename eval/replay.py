@@ -18,12 +18,12 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from PIL import Image
 
-from eval.runner import CannotBeAsked
 from pxr_agents.types import CONTEXT, Episode, Observation
 from pxr_env.media import ImageSource, VideoSource
 from pxr_env.rendering import render
 from pxr_env.types import NoTurn, Sample
 from pxr_env.views import Box, Panel, Quad, Region, View, overlap
+from .runner import CannotBeAsked
 
 #: What is shown instead of what an operation showed.
 INTERVENTIONS = {

@@ -20,19 +20,19 @@ from typing import Any
 
 import gymnasium
 
-from eval.differences import find_differences
-from eval.judge import dispute
-from eval.manifest import changed_facts, data_digest, sample_ids_digest, score_name
-from eval.metrics import evaluation_metrics
-from eval.options import open_console, say
-from eval.records import JUDGE_FAILED, RunFiles, RunRecord, record_to_json
-from eval.replay import episode_texts, rebuild_environment
-from eval.runner import Watch, WatchedEnv
 from pxr_agents.judge import read_judgments
 from pxr_agents.remote import FailedAction
 from pxr_agents.rollout import rollout
 from pxr_agents.types import CONTEXT, Action, ContextFull, Episode, Job, Observation, Tokens
 from pxr_env.errors import show
+from .differences import find_differences
+from .judge import dispute
+from .manifest import changed_facts, data_digest, sample_ids_digest, score_name
+from .metrics import evaluation_metrics
+from .options import open_console, say
+from .records import JUDGE_FAILED, RunFiles, RunRecord, record_to_json
+from .replay import episode_texts, rebuild_environment
+from .runner import Watch, WatchedEnv
 
 #: What only the model, its engine or server, a judge, or the clock could say again. That nobody changed it since shows
 #: in the digest of the file and in the metrics.

@@ -13,15 +13,15 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval.cards import EpisodeCard, card_or_text, choose_samples, text_card
-from eval.charts import Chart, line_chart
-from eval.facts import Facts, facts_of, offered_filters
-from eval.records import RunFiles, RunRecord
-from eval.rendering import file_size, render_episode, write_page
-from eval.replay import Replayer
-from eval.tables import HEADLINES, cell, label, metric_rows, overview
 from pxr_agents.statistics import used
 from pxr_agents.types import Episode
+from .cards import EpisodeCard, card_or_text, choose_samples, text_card
+from .charts import Chart, line_chart
+from .facts import Facts, facts_of, offered_filters
+from .records import RunFiles, RunRecord
+from .rendering import file_size, render_episode, write_page
+from .replay import Replayer
+from .tables import HEADLINES, cell, label, metric_rows, overview
 
 #: Episodes that are shown with pictures, where nobody says how many.
 PICTURED = 24
@@ -30,7 +30,7 @@ CHUNK = 100
 #: Most bytes of pictures in one file. Larger files open ever more slowly (docs/view.md).
 PICTURE_BYTES = 200_000_000
 
-NOT_CHOSEN = "This file holds the pictures of other episodes; `python -m eval view` shows those of all."
+NOT_CHOSEN = "This file holds the pictures of other episodes; `pxr eval view` shows those of all."
 
 #: What the list of episodes holds of each, beside its tags.
 _COLUMNS = (
@@ -65,7 +65,7 @@ def write_report(directory: Path, out: Path, *, n_episodes: int | None = PICTURE
     else:
         raise FileNotFoundError(
             f'"{directory}" holds neither a manifest.json nor a summary.json. Expected a directory written by '
-            "`python -m eval run` or by the quick start; check the path."
+            "`pxr eval run` or by the quick start; check the path."
         )
 
 

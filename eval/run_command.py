@@ -16,20 +16,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eval.agents import NAMES_WITH_MODEL, AgentChoice
-from eval.differences import describe, find_differences
-from eval.judge import JudgeChoice
-from eval.manifest import changed_facts, commit, hash_model, library_versions, sample_ids_digest
-from eval.options import add_engine, add_server, add_settings, key_value, say, server_of
-from eval.preflight import PreflightChoice
-from eval.records import RunFiles
-from eval.report import write_report
-from eval.runner import evaluate
-from eval.suites import SUITES, Choice, Recipe, Suite, choice_of, get_suite, read_recipe, read_sample_ids, suite_of
-from eval.tables import category_rows, cell, headline
 from pxr_agents.chat_client import Server
 from pxr_agents.judge import PROMPT
 from pxr_agents.types import Sampling
+from .agents import NAMES_WITH_MODEL, AgentChoice
+from .differences import describe, find_differences
+from .judge import JudgeChoice
+from .manifest import changed_facts, commit, hash_model, library_versions, sample_ids_digest
+from .options import add_engine, add_server, add_settings, key_value, say, server_of
+from .preflight import PreflightChoice
+from .records import RunFiles
+from .report import write_report
+from .runner import evaluate
+from .suites import SUITES, Choice, Recipe, Suite, choice_of, get_suite, read_recipe, read_sample_ids, suite_of
+from .tables import category_rows, cell, headline
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console()
     print_metrics(RunFiles(out).manifest(), metrics, suite, console)
     if arguments.no_report:
-        console.print(f"Written to {out}. Pictures of the episodes: python -m eval report {out}", soft_wrap=True)
+        console.print(f"Written to {out}. Pictures of the episodes: pxr eval report {out}", soft_wrap=True)
     else:
         _report(out, console)
     if metrics["statistics"]["n_episodes"]:
@@ -182,7 +182,7 @@ def _report(out: Path, console: Console) -> None:
         write_report(out, out / "report.html")
     except (ValueError, RuntimeError, OSError, KeyboardInterrupt) as error:
         reason = str(error) or "interrupted"
-        print(f"The report was not written: {reason}. To write it: python -m eval report {out}", file=sys.stderr)
+        print(f"The report was not written: {reason}. To write it: pxr eval report {out}", file=sys.stderr)
         console.print(f"Written to {out}.", soft_wrap=True)
         return
     console.print(f"Written to {out}. Pictures of the episodes: {out / 'report.html'}", soft_wrap=True)
@@ -297,7 +297,7 @@ def rerun(arguments: argparse.Namespace) -> int:
     )
     again = RunFiles(arguments.out).manifest()
     print_metrics(again, metrics, suite, Console())
-    print(f"Written to {arguments.out}. Side by side: python -m eval compare {arguments.manifest} {arguments.out}")
+    print(f"Written to {arguments.out}. Side by side: pxr eval compare {arguments.manifest} {arguments.out}")
     # An interrupted run does not say which files its samples had.
     if manifest["data"].get("samples_sha256") not in (None, again["data"]["samples_sha256"]):
         print("not as it was: files of the samples, see their digests in episodes.jsonl", file=sys.stderr)
@@ -316,9 +316,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     manifest = json.loads(path.read_text(encoding="utf-8"))
     missing = [name for name in ("env", "suite", "agent", "seed", "repeats") if name not in manifest]
     if missing:
-        raise ValueError(f'"{path}" lacks {", ".join(missing)}; expected the manifest of `python -m eval run`')
+        raise ValueError(f'"{path}" lacks {", ".join(missing)}; expected the manifest of `pxr eval run`')
     if "intervention" in manifest:
-        raise ValueError(f'"{path}" is of an arm of an audit; expected a run. Use `python -m eval audit` for arms.')
+        raise ValueError(f'"{path}" is of an arm of an audit; expected a run. Use `pxr eval audit` for arms.')
     return manifest
 
 
@@ -346,7 +346,7 @@ def _check_environment(manifest: Mapping[str, Any], env: gymnasium.Env) -> Choic
     if unlike:
         raise ValueError(
             f"the run cannot be had again: {'; '.join(unlike)}. Say with --data where its data are, check out its "
-            "commit, or evaluate anew with `python -m eval run`."
+            "commit, or evaluate anew with `pxr eval run`."
         )
     return choice
 

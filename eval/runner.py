@@ -20,14 +20,6 @@ from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from eval.agents import AgentChoice, open_agent
-from eval.judge import Judge, JudgeChoice
-from eval.manifest import build_manifest, data_digest, image_digest, sample_digest, score_name
-from eval.metrics import evaluation_metrics
-from eval.options import say
-from eval.preflight import PreflightChoice, find_out
-from eval.records import RunFiles, RunRecord
-from eval.suites import Choice, Recipe, Suite, get_suite
 from pxr_agents.chat_client import ChatClient, RemoteError, Retries, Server
 from pxr_agents.remote import FailedAction, RemoteAction
 from pxr_agents.rollout import rollout
@@ -35,6 +27,14 @@ from pxr_agents.types import Action, Agent, Episode, Job, Observation, Tokens, e
 from pxr_env.env import VisualReasoningEnv
 from pxr_env.errors import DataError, MediaError
 from pxr_env.types import NoTurn
+from .agents import AgentChoice, open_agent
+from .judge import Judge, JudgeChoice
+from .manifest import build_manifest, data_digest, image_digest, sample_digest, score_name
+from .metrics import evaluation_metrics
+from .options import say
+from .preflight import PreflightChoice, find_out
+from .records import RunFiles, RunRecord
+from .suites import Choice, Recipe, Suite, get_suite
 
 #: `info["truncated_by"]` of an episode that has no score. The last reply is the reason.
 UNANSWERED = "unanswered"

@@ -21,11 +21,11 @@ from typing import Any
 import gymnasium
 from rich.table import Table
 
-from eval.options import add_settings, open_console, say
 from pxr_env.datasets import Dataset
 from pxr_env.errors import DataError, MediaError, did_you_mean, quote
 from pxr_env.synthetic.scenes import ProceduralSamples
 from pxr_env.tasks import TASKS
+from .options import add_settings, open_console, say
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,7 +200,7 @@ _KEYS = {
 
 def recipe_names() -> list[str]:
     """The recipes that come with this package."""
-    files = resources.files("eval").joinpath("recipes").iterdir()
+    files = resources.files(__package__).joinpath("recipes").iterdir()
     return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
 
 
@@ -211,7 +211,7 @@ def read_recipe(name: str) -> Recipe:
         ValueError: there is none, it is no TOML, or it says what no recipe says.
     """
     if name in recipe_names():
-        content = resources.files("eval").joinpath("recipes", f"{name}.toml").read_bytes()
+        content = resources.files(__package__).joinpath("recipes", f"{name}.toml").read_bytes()
     elif Path(name).is_file():
         content = Path(name).read_bytes()
     else:

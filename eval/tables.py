@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from eval.manifest import score_name
+from .manifest import score_name
 
 #: Label and explanation of every statistic, in the order of the table. Terms of the reward follow them.
 LABELS: dict[str, tuple[str, str]] = {

@@ -1,8 +1,8 @@
 """An operation, a scorer, a reward, an environment and an agent of your own, from one file.
 
 cd examples
-python -m eval run my_parts:my/Search-v0 --agent my_parts:UpperHalf --limit 8 --out ../runs/mine
-python -m training ppo ppo_tiny model=MODEL env.id=my_parts:my/Search-v0 --plain
+pxr eval run my_parts:my/Search-v0 --agent my_parts:UpperHalf --limit 8 --out ../runs/mine
+pxr train ppo ppo_tiny model=MODEL env.id=my_parts:my/Search-v0 --plain
 """
 
 import gymnasium

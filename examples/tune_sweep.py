@@ -1,6 +1,6 @@
 """A sweep over keys of a recipe with Ray Tune, one PPO run per combination:
 
-    python examples/tune_sweep.py ppo_tiny --grid "lr=[1e-4, 3e-4]" --grid "curiosity.preset=['paper', 'off']"
+    python -m examples.tune_sweep ppo_tiny --grid "lr=[1e-4, 3e-4]" --grid "curiosity.preset=['paper', 'off']"
 
 Every trial is an ordinary run directory, OUT/TRIAL/run, with its metrics, checkpoints and episodes. The same command
 again goes on where the sweep was interrupted: finished trials stay, others resume from their checkpoints.

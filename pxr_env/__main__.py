@@ -14,7 +14,7 @@ from pxr_env.env import VisualReasoningEnv
 from pxr_env.tasks import TASKS, Task, find_task
 
 #: What `pxr NAME ...` runs: the command line of a package, as `python -m PACKAGE` does.
-PACKAGES = {"env": "pxr_env", "train": "training", "eval": "eval"}
+PACKAGES = {"env": "pxr_env", "train": "pxr_training", "eval": "pxr_eval"}
 #: The headings of a task's page, in this order; one that neither docstring has is left out.
 HEADINGS = (
     "Description", "Observation", "Action", "Reward", "End", "Info", "Difficulty", "Certified need", "Oracle",
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def pxr(arguments: Sequence[str] | None = None) -> int:
-    """The console command: `pxr env|train|eval ...` is `python -m pxr_env|training|eval ...`."""
+    """The console command: `pxr env|train|eval ...` is `python -m pxr_env|pxr_training|pxr_eval ...`."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] not in PACKAGES:
         print(f"usage: pxr {'|'.join(PACKAGES)} ...: the same as python -m {'|'.join(PACKAGES.values())} ...")

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.config import PPORecipe, SFTRecipe, TracesRecipe, load_recipe, recipe_keys
-from training.run_directory import FinishedRunError, Interrupted, TrainingError
+from .config import PPORecipe, SFTRecipe, TracesRecipe, load_recipe, recipe_keys
+from .run_directory import FinishedRunError, Interrupted, TrainingError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m training", description="Train agents by recipes.")
+    parser = argparse.ArgumentParser(prog=f"python -m {__package__}", description="Train agents by recipes.")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
     for name, (_, train, text) in COMMANDS.items():
@@ -66,7 +66,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return _plan(arguments)
     if train is None:
         return _doctor(arguments.recipe, arguments.overrides, as_json=arguments.json)
-    recipe_class = pkgutil.resolve_name(class_name)
+    recipe_class = pkgutil.resolve_name(f"{__package__}{class_name}")
     if arguments.keys:
         for key, text in recipe_keys(recipe_class):
             print(f"{key:<40} {text}")
@@ -86,7 +86,7 @@ def _add_plan_options(command: argparse.ArgumentParser) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from training.plan import changes, make_plan, report, to_json
+    from .plan import changes, make_plan, report, to_json
 
     if arguments.recipe is None:
         raise ValueError("got no recipe; expected one: plan RECIPE")
@@ -100,7 +100,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(recipe: str | None, overrides: Sequence[str], *, as_json: bool) -> int:
-    from training.doctor import examine, exit_status, report, to_json
+    from .doctor import examine, exit_status, report, to_json
 
     if recipe is None and overrides:
         raise ValueError(f"got {overrides[0]} without a recipe; expected one that it changes: doctor RECIPE KEY=VALUE")
@@ -110,26 +110,26 @@ def _doctor(recipe: str | None, overrides: Sequence[str], *, as_json: bool) -> i
 
 
 def _traces(recipe: TracesRecipe) -> None:
-    from training.demonstrations import oracle_traces, write_traces
+    from .demonstrations import oracle_traces, write_traces
 
     write_traces(recipe.out, oracle_traces(recipe))
     print(f"{recipe.count} traces: {recipe.out}")
 
 
 def _sft(recipe: SFTRecipe) -> None:
-    from training.sft_run import run_sft
+    from .sft_run import run_sft
 
     _with_a_bar("SFT", recipe.steps, lambda report: run_sft(recipe, report=report))
 
 
 def _ppo(recipe: PPORecipe) -> None:
-    from training.rllib.run import run_ppo
+    from .rllib.run import run_ppo
 
     _with_iterations(recipe, run_ppo)
 
 
 def _ppo_plain(recipe: PPORecipe) -> None:
-    from training.loop import run_plain
+    from .loop import run_plain
 
     _with_iterations(recipe, run_plain)
 
@@ -144,7 +144,7 @@ def _with_a_bar(title: str, total: int, train: Callable[[Any], Path]) -> None:
     _quiet()
     from rich.console import Console
 
-    from training.logs import StageProgress
+    from .logs import StageProgress
 
     console = Console()
     with StageProgress(console) as progress:
@@ -156,7 +156,7 @@ def _quickstart(recipe: Any) -> None:
     _quiet()
     from rich.console import Console
 
-    from training.quickstart.pipeline import Quickstart
+    from .quickstart.pipeline import Quickstart
 
     Quickstart(recipe, Console()).run()
 
@@ -171,11 +171,11 @@ def _quiet() -> None:
 
 #: Command -> its recipe class, what is done with a recipe, and its help. What a command needs is imported by it alone.
 COMMANDS: dict[str, tuple[str, Callable[[Any], None] | None, str]] = {
-    "traces": ("training.config:TracesRecipe", _traces, "demonstrations for the warm start, by a task's oracle"),
-    "sft": ("training.config:SFTRecipe", _sft, "warm start: supervised training on traces"),
-    "ppo": ("training.config:PPORecipe", _ppo, "reinforcement learning with PPO on Ray"),
+    "traces": (".config:TracesRecipe", _traces, "demonstrations for the warm start, by a task's oracle"),
+    "sft": (".config:SFTRecipe", _sft, "warm start: supervised training on traces"),
+    "ppo": (".config:PPORecipe", _ppo, "reinforcement learning with PPO on Ray"),
     "quickstart": (
-        "training.quickstart.recipe:QuickstartRecipe", _quickstart,
+        ".quickstart.recipe:QuickstartRecipe", _quickstart,
         "the whole chain with a tiny model, without and with curiosity",
     ),
     "plan": ("", None, "memory and seconds of an iteration from a recipe alone, and what one change would bring"),

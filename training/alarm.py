@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 from pxr_agents.statistics import own_episodes, term_returns
 from pxr_agents.types import Episode
 from pxr_env.rules import MALFORMED
-from training.config import PPORecipe
+from .config import PPORecipe
 
 ANY = "any"
 """Stands for all operations of a task together."""

@@ -18,9 +18,9 @@ from torch import Tensor
 from pxr_agents.groups import Group
 from pxr_agents.types import CONTEXT, Episode, Tokens
 from pxr_agents.vlm import TokenBatch, collate, split_by_length
-from training.advantages import Floats, credit_tokens, gae, group_advantages
-from training.config import PPORecipe
-from training.run_directory import NonFiniteError, samples_named
+from .advantages import Floats, credit_tokens, gae, group_advantages
+from .config import PPORecipe
+from .run_directory import NonFiniteError, samples_named
 
 # Advantages up to this are rounding.
 NO_ADVANTAGE = 1e-8

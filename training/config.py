@@ -14,15 +14,18 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, Po
 from pydantic.dataclasses import dataclass
 
 from pxr_env.errors import quote
-from training.env_recipe import CuriosityRecipe, EnvRecipe, Envs, MixedEnvRecipe, by_name, name_in, shares_of
-from training.recipe_parts import EngineRecipe, ImagesRecipe, ProbesRecipe
-from training.recipe_reader import RECIPE, RecipeError, Share, load_recipe, recipe_keys, require, to_dict
+from .env_recipe import CuriosityRecipe, EnvRecipe, Envs, MixedEnvRecipe, by_name, name_in, shares_of
+from .recipe_parts import EngineRecipe, ImagesRecipe, ProbesRecipe
+from .recipe_reader import RECIPE, RecipeError, Share, load_recipe, recipe_keys, require, to_dict
 
 __all__ = [
     "RECIPE", "CuriosityRecipe", "EngineRecipe", "EnvRecipe", "ImagesRecipe", "LearnerRecipe", "MixedEnvRecipe",
     "PPORecipe", "ProbesRecipe", "RecipeError", "SFTRecipe", "Share", "TracesRecipe", "load_recipe", "recipe_keys",
     "to_dict",
 ]  # fmt: skip
+
+#: What `reward` may be by a name alone -> the function.
+OWN_REWARDS = {"judge": f"{__package__}.judge_reward:judge"}
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -33,8 +36,8 @@ def _processes(recipe: PPORecipe | SFTRecipe) -> tuple[str, bool, str]:
 
 
 def _function_name(name: str) -> str:
-    if not all(name.partition(":")):
-        raise ValueError(f'got "{quote(name)}"; expected "module:function"')
+    if name not in OWN_REWARDS and not all(name.partition(":")):
+        raise ValueError(f'got "{quote(name)}"; expected "module:function", or {" or ".join(map(repr, OWN_REWARDS))}')
     return name
 
 
@@ -210,7 +213,7 @@ class PPORecipe:
     """The curiosity reward."""
     reward: Annotated[str, AfterValidator(_function_name)] | None = None
     """A function, "module:function", of a finished episode; the named terms that it returns are added to what the
-    episode earns (docs/rewards.md). "training.judge_reward:judge" asks a judge model."""
+    episode earns (docs/rewards.md). "judge" asks a judge model."""
     reward_kwargs: dict[str, Any] = field(default_factory=dict)
     """Its keyword arguments."""
     reward_timeout: PositiveFloat = 600.0

@@ -15,8 +15,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from training.config import PPORecipe, SFTRecipe
-from training.devices import DISK, NODE, Device
+from .config import PPORecipe, SFTRecipe
+from .devices import DISK, NODE, Device
 
 #: Name -> shape of each parameter of a model, as transformers has them.
 Shapes = Mapping[str, tuple[int, ...]]

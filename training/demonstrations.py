@@ -36,8 +36,8 @@ from pxr_env.env import oracle_turns as base_oracle_turns
 from pxr_env.errors import DataError, show
 from pxr_env.media import Box, VideoSource
 from pxr_env.types import OperationCall, Sample
-from training.config import RECIPE, EnvRecipe, TracesRecipe
-from training.run_directory import SampleCursor
+from .config import RECIPE, EnvRecipe, TracesRecipe
+from .run_directory import SampleCursor
 
 FORMAT = '{"env": {"id": ..., "kwargs": {...}}, "sample_id": ..., "turns": [{"text": ..., "train": true}]}'
 WITHOUT = "demonstrations without corrections (correction=0)"
@@ -318,7 +318,7 @@ def read_traces(path: str | Path) -> list[Trace]:
     if not path.exists():
         raise DataError(
             f'got traces="{path}", which does not exist; expected a JSONL file or a directory of them. '
-            f"`python -m training traces` writes one."
+            f"`pxr train traces` writes one."
         )
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     traces = [_read_trace(row.values, f"{file}, {row.place}") for file in files for row in JSONLines(file).rows()]

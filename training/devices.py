@@ -14,8 +14,8 @@ from pxr_agents.agents import VLMAgent
 from pxr_agents.checkpoint import ImageNormalization, read_checkpoint
 from pxr_agents.rollout import rollout
 from pxr_agents.types import Completion, Job, Request, Sampling
-from training.config import PPORecipe
-from training.environments import make_env, sample_cursor
+from .config import PPORecipe
+from .environments import make_env, sample_cursor
 
 if TYPE_CHECKING:
     from pxr_agents.chat import ChatFormat

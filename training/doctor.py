@@ -22,11 +22,11 @@ import gymnasium
 import pxr_env  # noqa: F401  (registers the tasks)
 from pxr_agents.engines.vllm.arguments import NO_NEW_EXPERTS
 from pxr_env.env import VisualReasoningEnv
-from training.config import PPORecipe, SFTRecipe, TracesRecipe, load_recipe
-from training.costs import learner_memory, model_size
-from training.env_recipe import EnvRecipe, shares_of
-from training.environments import make_env
-from training.machine import (
+from .config import PPORecipe, SFTRecipe, TracesRecipe, load_recipe
+from .costs import learner_memory, model_size
+from .env_recipe import EnvRecipe, shares_of
+from .environments import make_env
+from .machine import (
     GIB,
     OBJECT_STORE_SHARE,
     Finding,
@@ -41,9 +41,9 @@ from training.machine import (
     load_error,
     this_machine,
 )  # fmt: skip
-from training.recipe_reader import read_table
-from training.rewards import Rewards
-from training.run_directory import CHECKPOINTS, first_line, samples_named
+from .recipe_reader import read_table
+from .rewards import Rewards
+from .run_directory import CHECKPOINTS, first_line, samples_named
 
 if TYPE_CHECKING:
     from pxr_agents.checkpoint import Checkpoint
@@ -248,7 +248,7 @@ def check_conversations(recipe: PPORecipe) -> Iterator[Finding]:
 
 
 def _check_conversations_in(recipe: PPORecipe, chosen: EnvRecipe) -> Iterator[Finding]:
-    from training.conversation_bound import conversation_bound, mute_samples
+    from .conversation_bound import conversation_bound, mute_samples
 
     checkpoint, env = check_model(recipe.model), make_env(chosen)
     base, chat, room = env.unwrapped, checkpoint.chat, _context(recipe, checkpoint)

@@ -11,7 +11,7 @@ from pydantic import Discriminator, PositiveFloat, Tag
 from pydantic.dataclasses import dataclass
 
 from pxr_env.curiosity import curiosity_formula
-from training.recipe_reader import RECIPE
+from .recipe_reader import RECIPE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)

@@ -8,8 +8,8 @@ from typing import Any
 import gymnasium
 
 from pxr_env.curiosity import ProbeOperations
-from training.env_recipe import EnvRecipe, MixedEnvRecipe, by_name, shares_of
-from training.run_directory import SampleCursor
+from .env_recipe import EnvRecipe, MixedEnvRecipe, by_name, shares_of
+from .run_directory import SampleCursor
 
 
 def make_env(recipe: EnvRecipe | tuple[MixedEnvRecipe, ...], *, probes: bool = False) -> gymnasium.Env[Any, Any]:

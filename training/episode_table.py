@@ -24,7 +24,7 @@ from PIL import Image
 
 from pxr_agents.statistics import term_returns, used
 from pxr_agents.types import Episode
-from training.env_recipe import EnvRecipe, MixedEnvRecipe, by_name, name_in
+from .env_recipe import EnvRecipe, MixedEnvRecipe, by_name, name_in
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""A judge model as a reward: `reward = "training.judge_reward:judge"` (docs/rewards.md)."""
+"""A judge model as a reward: `reward = "judge"` (docs/rewards.md)."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from pxr_agents.vlm import VLM
 from pxr_env.errors import did_you_mean
-from training.config import LearnerRecipe, PPORecipe, SFTRecipe
+from .config import LearnerRecipe, PPORecipe, SFTRecipe
 
 T = TypeVar("T")
 

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pxr_agents.types import Episode
-from training.alarm import Notice
-from training.config import PPORecipe, SFTRecipe, to_dict
-from training.episode_table import Illustrator, PicturedEpisode, choose_episodes, table_row, write_episodes
+from .alarm import Notice
+from .config import PPORecipe, SFTRecipe, to_dict
+from .episode_table import Illustrator, PicturedEpisode, choose_episodes, table_row, write_episodes
 
 Report = Callable[[int, int, dict[str, float]], None]
 """Is told of progress: steps done, of how many, latest measurements."""
@@ -146,7 +146,7 @@ class RunLog:
             self._wandb(line)
             for notice in notices:
                 level = logging.WARNING if notice.kind != "recovered" else logging.INFO
-                logging.getLogger("training").log(level, "%s", notice.text)
+                logging.getLogger(__name__).log(level, "%s", notice.text)
                 self._wandb.alert(notice)
             iteration = int(metrics["iteration"])
             if self._every and iteration % self._every == 0:

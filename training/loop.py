@@ -21,15 +21,15 @@ from pxr_agents.engines import local_engine
 from pxr_agents.groups import Group, group_jobs
 from pxr_agents.rollout import rollout
 from pxr_agents.types import Episode, Sampling
-from training.batch import failed_batch_error
-from training.config import PPORecipe
-from training.environments import make_env
-from training.learners import adapter_weights, export_model, plain_weights
-from training.policy import Policy, policy_arguments
-from training.ppo_run import Books, OnIteration, open_run
-from training.rewards import Rewards, check_enough, scored, settled_groups
-from training.run_directory import NonFiniteError
-from training.update import Update
+from .batch import failed_batch_error
+from .config import PPORecipe
+from .environments import make_env
+from .learners import adapter_weights, export_model, plain_weights
+from .policy import Policy, policy_arguments
+from .ppo_run import Books, OnIteration, open_run
+from .rewards import Rewards, check_enough, scored, settled_groups
+from .run_directory import NonFiniteError
+from .update import Update
 
 WITHOUT_RAY = {"learner.kind": "ddp", "max_staleness": 0, "uniform_groups": "keep"}
 

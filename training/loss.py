@@ -16,8 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from training.batch import Bucket
-from training.config import PPORecipe
+from .batch import Bucket
+from .config import PPORecipe
 
 # What a policy says of the action ids of a minibatch, all (T,): log-probabilities, entropies, values of a critic.
 LOGPROBS, ENTROPY, VALUES = "logprobs", "entropy", "values"

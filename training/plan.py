@@ -19,9 +19,9 @@ from typing import Any
 import gymnasium
 
 from pxr_env.env import VisualReasoningEnv
-from training.batch import BUCKET_TOKENS
-from training.config import EnvRecipe, PPORecipe, RecipeError, SFTRecipe, load_recipe
-from training.costs import (
+from .batch import BUCKET_TOKENS
+from .config import EnvRecipe, PPORecipe, RecipeError, SFTRecipe, load_recipe
+from .costs import (
     WIDTHS,
     ModelSize,
     Workload,
@@ -35,10 +35,10 @@ from training.costs import (
     sync_seconds,
     transient,
 )
-from training.devices import GPUS, Device, rehearse, this_cpu
-from training.doctor import ROOM, load_any, processes
-from training.env_recipe import shares_of
-from training.machine import GIB, this_machine
+from .devices import GPUS, Device, rehearse, this_cpu
+from .doctor import ROOM, load_any, processes
+from .env_recipe import shares_of
+from .machine import GIB, this_machine
 
 #: Share of max_tokens that a turn is expected to have, where nothing says better: of 1,024 a paragraph and a call.
 TURN_SHARE = 0.25
@@ -309,7 +309,7 @@ def _s(seconds: float) -> str:
 
 def report(plan: Plan, better: Sequence[tuple[str, Plan]] = ()) -> str:
     """The plan as text, and what one change would bring."""
-    lines = notes(plan) + ([] if plan.fits else ["It does not fit: see `python -m training doctor`."])
+    lines = notes(plan) + ([] if plan.fits else ["It does not fit: see `pxr train doctor`."])
     if better:
         lines += ["", "One change at equal GPUs:"]
     lines += [f"  {each.seconds / plan.seconds - 1:+5.0%} {_s(each.seconds):>8}  {words}" for words, each in better]

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from pxr_agents.vlm import VLM, score_tokens
-from training.batch import Bucket
-from training.config import LearnerRecipe, PPORecipe
-from training.learners import prepare
-from training.loss import ENTROPY, LOGPROBS, VALUES
+from .batch import Bucket
+from .config import LearnerRecipe, PPORecipe
+from .learners import prepare
+from .loss import ENTROPY, LOGPROBS, VALUES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,16 +14,16 @@ from typing import Any, Protocol
 
 from pxr_agents.statistics import episode_statistics
 from pxr_agents.types import CONTEXT, Episode
-from training.alarm import GAP, AlarmRule, AlarmState, Notice, usage_rates, watch_gap, watch_usage
-from training.batch import is_masked
-from training.config import PPORecipe
-from training.doctor import check_start
-from training.env_recipe import EnvRecipe, name_in
-from training.environments import n_bad_rows, sample_cursor
-from training.logs import RunLog, WandbLog, open_wandb
-from training.probes import ProbePlanner
-from training.rewards import reward_faults
-from training.run_directory import (
+from .alarm import GAP, AlarmRule, AlarmState, Notice, usage_rates, watch_gap, watch_usage
+from .batch import is_masked
+from .config import PPORecipe
+from .doctor import check_start
+from .env_recipe import EnvRecipe, name_in
+from .environments import n_bad_rows, sample_cursor
+from .logs import RunLog, WandbLog, open_wandb
+from .probes import ProbePlanner
+from .rewards import reward_faults
+from .run_directory import (
     RESUME,
     Fault,
     Interrupted,
@@ -216,7 +216,7 @@ class PPORun:
     def write(self, faults: Sequence[Fault]) -> None:
         """Append to OUT/faults.jsonl, and warn of them. Earlier lines stay, in runs that are resumed, too."""
         for fault in faults:
-            logging.getLogger("training").warning("%s: %s", fault.kind, fault.text)
+            logging.getLogger(__name__).warning("%s: %s", fault.kind, fault.text)
             row = {"iteration": self.iteration, "time": time.time(), "kind": fault.kind, "text": fault.text}
             sample = {} if fault.sample_id is None else {"sample_id": fault.sample_id}
             with self.directory.faults.open("a") as file:

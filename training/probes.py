@@ -10,9 +10,9 @@ import gymnasium
 
 from pxr_agents.types import Episode
 from pxr_env.curiosity import Revival, UsageRates
-from training.config import PPORecipe
-from training.env_recipe import name_in
-from training.environments import tasks_of
+from .config import PPORecipe
+from .env_recipe import name_in
+from .environments import tasks_of
 
 ProbePlan = Mapping[str, Sequence[str | None]]
 """Sample -> of each rollout of its group the operation it is made to begin with, or None; {} without probes."""

@@ -18,10 +18,10 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from training.config import SFTRecipe
-from training.logs import Report, read_lines
-from training.rllib.run import joined_ray
-from training.run_directory import Interrupted, RunDirectory
+from .config import SFTRecipe
+from .logs import Report, read_lines
+from .rllib.run import joined_ray
+from .run_directory import Interrupted, RunDirectory
 
 # How often the driver looks for progress, and for a request to stop.
 _SECONDS = 0.5

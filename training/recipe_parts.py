@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from pxr_agents.engines.vllm.arguments import StartArguments
 from pxr_env.curiosity import Revival
 from pxr_env.errors import did_you_mean, quote
-from training.recipe_reader import RECIPE, require
+from .recipe_reader import RECIPE, require
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)

@@ -20,16 +20,8 @@ from pxr_agents.statistics import term_returns
 from pxr_agents.types import Episode
 from pxr_env.errors import show
 from pxr_env.tasks import import_function
-from training.config import PPORecipe
-from training.run_directory import (
-    RESUME,
-    Fault,
-    LostProcessError,
-    NonFiniteError,
-    TrainingError,
-    first_line,
-    samples_named,
-)
+from .config import OWN_REWARDS, PPORecipe
+from .run_directory import RESUME, Fault, LostProcessError, NonFiniteError, TrainingError, first_line, samples_named
 
 REWARD_FAILED = "reward: "
 """How the `error` of an episode begins whose reward is not known."""
@@ -50,7 +42,7 @@ class Rewards:
 
     def __init__(self, recipe: PPORecipe) -> None:
         self._name, self._kwargs, self._timeout = recipe.reward, recipe.reward_kwargs, recipe.reward_timeout
-        self._function = None if recipe.reward is None else import_function(recipe.reward)
+        self._function = None if (name := recipe.reward) is None else import_function(OWN_REWARDS.get(name, name))
         self._asked: dict[int, Future[Any]] = {}
         if self._function is not None:
             try:

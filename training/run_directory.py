@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from training.config import PPORecipe, SFTRecipe, to_dict
+from .config import PPORecipe, SFTRecipe, to_dict
 
 RESUME = "Start the same command again to resume."
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from pxr_agents.types import Tokens
 from pxr_agents.vlm import VLM, TokenBatch, TokenScores, collate, score_tokens, split_by_length
-from training.config import SFTRecipe
-from training.learners import TAG, prepare, start_engine
+from .config import SFTRecipe
+from .learners import TAG, prepare, start_engine
 
 # Decay rates of AdamW's two averages.
 ADAM_BETAS = (0.9, 0.98)

@@ -37,11 +37,11 @@ from pxr_env.errors import DataError, MediaError, show
 from pxr_env.media import ImageSource, VideoSource, cut, fit_size, uniform_frames
 from pxr_env.rules import frame_budget
 from pxr_env.views import Quad
-from training.batch import BUCKET_TOKENS, pack
-from training.config import ImagesRecipe, SFTRecipe
-from training.demonstrations import Demonstrations, read_traces
-from training.logs import read_lines
-from training.run_directory import SampleCursor
+from .batch import BUCKET_TOKENS, pack
+from .config import ImagesRecipe, SFTRecipe
+from .demonstrations import Demonstrations, read_traces
+from .logs import read_lines
+from .run_directory import SampleCursor
 
 #: What stands in a conversation without a system prompt: what Qwen2.5-VL's own template writes there.
 DEFAULT_SYSTEM_PROMPT = "You are a helpful assistant."

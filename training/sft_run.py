@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training.config import SFTRecipe
-from training.doctor import check_model
-from training.learners import adapter_weights, export_model, lr_factor, plain_weights, read_ahead
-from training.logs import MetricsLog, Report, WandbLog, open_wandb
-from training.run_directory import RESUME, Interrupted, RunDirectory, SampleCursor, TrainingError, stop_signal
-from training.sft import DeepSpeedLearner, PlainLearner, Processes
-from training.sft_data import Batch, blank_row, note_skipped, open_rows, parts, read_batches, tensors
+from .config import SFTRecipe
+from .doctor import check_model
+from .learners import adapter_weights, export_model, lr_factor, plain_weights, read_ahead
+from .logs import MetricsLog, Report, WandbLog, open_wandb
+from .run_directory import RESUME, Interrupted, RunDirectory, SampleCursor, TrainingError, stop_signal
+from .sft import DeepSpeedLearner, PlainLearner, Processes
+from .sft_data import Batch, blank_row, note_skipped, open_rows, parts, read_batches, tensors
 
 # What may differ between the starts of one run.
 FREE_KEYS = frozenset({
@@ -49,7 +49,7 @@ def run_sft(recipe: SFTRecipe, report: Report | None = None) -> Path:
     check_model(recipe.model)
     with run.interruptible(), stop_signal() as stop_requested:
         if recipe.num_learners:
-            from training.ray_train import train_on_ray
+            from .ray_train import train_on_ray
 
             train_on_ray(recipe, train, stop_requested=stop_requested, report=report)
         else:

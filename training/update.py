@@ -26,7 +26,7 @@ from torch import Tensor
 
 from pxr_agents.groups import Group
 from pxr_agents.types import Episode
-from training.batch import (
+from .batch import (
     BUCKET_TOKENS,
     Bucket,
     TrainingRow,
@@ -42,12 +42,12 @@ from training.batch import (
     token_minibatches,
     with_blank_image,
 )
-from training.config import PPORecipe
-from training.learners import adapters_off, lr_factor, read_ahead
-from training.logs import combine_metrics
-from training.loss import LOGPROBS, VALUES, column, logprob_gap, objective
-from training.policy import Policy
-from training.run_directory import NonFiniteError
+from .config import PPORecipe
+from .learners import adapters_off, lr_factor, read_ahead
+from .logs import combine_metrics
+from .loss import LOGPROBS, VALUES, column, logprob_gap, objective
+from .policy import Policy
+from .run_directory import NonFiniteError
 
 SKIPS = 3
 """So many optimizer steps in a row may not be left out: single gradients overflow in bfloat16, and cost one step."""

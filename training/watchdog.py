@@ -25,7 +25,7 @@ from typing import Any, Self, TypeVar
 import gymnasium
 
 from pxr_env.errors import DataError, MediaError
-from training.run_directory import RESUME
+from .run_directory import RESUME
 
 #: Exit status of a process that ended itself because an environment could not be interrupted.
 STUCK_STATUS = 70
@@ -119,7 +119,7 @@ class Watchdog:
             self._interrupted = True
             raise StuckEnvironmentError(sample_id, told)
         message = f"{told} It cannot be interrupted, so this process ends. {RESUME}"
-        logging.getLogger("training").error("%s", message)
+        logging.getLogger(__name__).error("%s", message)
         print(message, file=sys.stderr, flush=True)
         os._exit(STUCK_STATUS)
 

@@ -14,16 +14,16 @@ from typing import Any, NamedTuple
 import gymnasium
 from rich.console import Console
 
-from eval.agents import open_agent
-from eval.differences import changes_that_matter, find_differences
-from eval.manifest import commit, library_versions, sample_ids_digest, score_name
-from eval.metrics import evaluation_metrics
-from eval.records import RunFiles, RunRecord
-from eval.replay import INTERVENTIONS, Changed, rebuild_environment
-from eval.run_command import Whereabouts, agent_of
-from eval.runner import evaluate, play, siblings
-from eval.suites import Choice, suite_of
 from pxr_agents.types import Action, Agent, Observation, Tokens
+from ..agents import open_agent
+from ..differences import changes_that_matter, find_differences
+from ..manifest import commit, library_versions, sample_ids_digest, score_name
+from ..metrics import evaluation_metrics
+from ..records import RunFiles, RunRecord
+from ..replay import INTERVENTIONS, Changed, rebuild_environment
+from ..run_command import Whereabouts, agent_of
+from ..runner import evaluate, play, siblings
+from ..suites import Choice, suite_of
 
 PROTOCOLS = ("med", "counterfactual")
 #: Everything but the control, which is always made.
@@ -185,7 +185,7 @@ def _check_samples(recorded: Sequence[RunRecord], played: Mapping[tuple[str, int
     if unlike:
         raise ValueError(
             f"{len(unlike)} samples are not what they were in the run, such as {unlike[0]!r}: the data changed. "
-            "Expected the data of the run; `python -m eval replay` says what differs. Delete RUN/audit afterwards."
+            "Expected the data of the run; `pxr eval replay` says what differs. Delete RUN/audit afterwards."
         )
 
 

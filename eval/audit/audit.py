@@ -12,23 +12,14 @@ from typing import Any
 
 from rich.console import Console
 
-from eval.audit.arms import (
-    CHANGES,
-    PROTOCOLS,
-    Arm,
-    AuditPlan,
-    first_samples,
-    operations_of,
-    records_without_operations,
-    rerun,
-)
-from eval.audit.measures import IsCorrect, analyse, decompose, drift
-from eval.audit.page import print_audit, print_checkpoints, write_audit
-from eval.manifest import commit
-from eval.options import open_console, say
-from eval.records import RunFiles, RunRecord
-from eval.run_command import Whereabouts, add_whereabouts, whereabouts
 from pxr_env.scoring import get_scorer
+from ..manifest import commit
+from ..options import open_console, say
+from ..records import RunFiles, RunRecord
+from ..run_command import Whereabouts, add_whereabouts, whereabouts
+from .arms import CHANGES, PROTOCOLS, Arm, AuditPlan, first_samples, operations_of, records_without_operations, rerun
+from .measures import IsCorrect, analyse, decompose, drift
+from .page import print_audit, print_checkpoints, write_audit
 
 #: Above this share of questions without an answer the reader is warned.
 UNANSWERED = 0.02

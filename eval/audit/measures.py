@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from eval.intervals import PairedTest, cluster_sums, paired_test, share_interval
-from eval.metrics import by_sample
-from eval.records import RunRecord
 from pxr_agents.statistics import contains, evidence_looks, knows_evidence
 from pxr_agents.types import Episode
 from pxr_env.rules import MALFORMED
 from pxr_env.scoring.text import normalize
 from pxr_env.views import overlap
+from ..intervals import PairedTest, cluster_sums, paired_test, share_interval
+from ..metrics import by_sample
+from ..records import RunRecord
 
 TERMS = ("call_gain", "schema_gain", "call_harm", "schema_harm")
 #: Kinds of use, in the order they are reported.

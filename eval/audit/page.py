@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from eval.audit.measures import TERMS, same_answer, use_of
-from eval.cards import ViewPicture, choose_samples, view_picture
-from eval.charts import Chart, line_chart
-from eval.options import say
-from eval.records import RunFiles, RunRecord
-from eval.rendering import write_page
-from eval.replay import INTERVENTIONS, Replayer
-from eval.tables import Cell
+from ..cards import ViewPicture, choose_samples, view_picture
+from ..charts import Chart, line_chart
+from ..options import say
+from ..records import RunFiles, RunRecord
+from ..rendering import write_page
+from ..replay import INTERVENTIONS, Replayer
+from ..tables import Cell
+from .measures import TERMS, same_answer, use_of
 
 #: What a row of the decomposition is called, and what it says.
 MED_LABELS = {

@@ -13,11 +13,11 @@ from typing import Any
 
 import gymnasium
 
-from eval.agents import AgentChoice, open_agent
-from eval.options import key_file, key_value
-from eval.suites import Recipe, read_recipe, recipe_names
 from pxr_agents.chat_client import Retries, Server
 from pxr_agents.types import Agent, Sampling
+from ..agents import AgentChoice, open_agent
+from ..options import key_file, key_value
+from ..suites import Recipe, read_recipe, recipe_names
 
 #: What a run of `python -m training` leaves below its directory.
 _MODELS_OF_RUNS = ("model", "arms/curiosity/model")
@@ -94,7 +94,7 @@ def open_demo(arguments: argparse.Namespace, at_once: int = 8) -> Iterator[tuple
     with player(choice) as open_player:
 
         def build() -> Any:
-            from eval.demo.page import ModelSeat
+            from .page import ModelSeat
 
             # A model in this process writes for one visitor at a time; the others wait for their turn.
             n = 1 if choice.server is None else at_once

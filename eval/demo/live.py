@@ -15,8 +15,6 @@ import gymnasium
 import numpy as np
 from PIL import ImageDraw
 
-from eval.cards import evidence_frame
-from eval.runner import Watch, WatchedEnv
 from pxr_agents.rollout import rollout
 from pxr_agents.types import Agent, Episode, Job, Observation
 from pxr_env.env import VisualReasoningEnv
@@ -25,6 +23,8 @@ from pxr_env.media import ImageSource, VideoSource
 from pxr_env.play.serving import SOURCE_SIDE, Moment, picture, text
 from pxr_env.rendering import draw_overview
 from pxr_env.types import Sample
+from ..cards import evidence_frame
+from ..runner import Watch, WatchedEnv
 
 #: Longest question in characters, so that nobody fills a model's context by it.
 MAX_QUESTION = 2000

@@ -9,16 +9,16 @@ from typing import Any
 
 import gradio as gr
 
-from eval.demo import Defaults, OpenPlayer
-from eval.demo.live import SAMPLE_ID, End, ask_about, describe_sample, draw_sample, play
-from eval.facts import split_turn
-from eval.suites import SUITES
-from eval.view.runs_page import model_name
 from pxr_agents.types import Sampling
 from pxr_env.coordinates import FRAMES
 from pxr_env.dialects import dialect_names
 from pxr_env.play.page import seat_page
 from pxr_env.play.serving import Transcript
+from ..facts import split_turn
+from ..suites import SUITES
+from ..view.runs_page import model_name
+from . import Defaults, OpenPlayer
+from .live import SAMPLE_ID, End, ask_about, describe_sample, draw_sample, play
 
 IMAGE, VIDEO, SAMPLE = "An image", "A video", "A synthetic sample"
 #: What a visitor's mistake, a file or a server can raise.

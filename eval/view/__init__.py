@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Serve until Ctrl-C."""
     try:
-        from eval.view.server import ViewServer
         from pxr_env.play.serving import LOOPBACK
+        from .server import ViewServer
     except ImportError as error:
         raise ImportError(
             f"the viewer needs Starlette and uvicorn, and one of them cannot be imported ({error}). "
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.directory.is_dir():
         raise FileNotFoundError(
             f'"{arguments.directory}" is no directory. Expected one with runs in it, such as the --out of '
-            "`python -m eval run` or a directory above it."
+            "`pxr eval run` or a directory above it."
         )
     server = ViewServer(arguments.directory, host=arguments.host, port=arguments.port, replay=not arguments.no_pictures)
     n_runs = len(server.library.runs())

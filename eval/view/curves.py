@@ -6,9 +6,9 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from eval.charts import Chart, line_chart
-from eval.tables import label
-from eval.view.files import GrowingLines
+from ..charts import Chart, line_chart
+from ..tables import label
+from .files import GrowingLines
 
 #: Most lines in one chart; the ones with the largest last values are drawn.
 MAX_LINES = 6

@@ -13,8 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from eval.facts import Facts, Selection, facts_of
-from eval.records import RunRecord, record_from_json
+from ..facts import Facts, Selection, facts_of
+from ..records import RunRecord, record_from_json
 
 Kind = Literal["evaluation", "training", "quick start"]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlencode
 
-from eval.facts import FILTERS, Selection
+from ..facts import FILTERS, Selection
 
 #: Most fields of a query that are looked at, and most characters of one.
 MAX_FIELDS, MAX_VALUE = 60, 2000

@@ -19,19 +19,19 @@ from typing import Any, NamedTuple
 import gymnasium
 from PIL import Image
 
-from eval.cards import EpisodeCard, SourcePicture, card_or_text, encode, shorten, text_card
-from eval.facts import offered_filters
-from eval.records import RunRecord
-from eval.replay import Replayer
-from eval.report import training_context
-from eval.tables import overview
-from eval.view.curves import History
-from eval.view.files import EpisodeIndex, Library, OpenFiles, Run, accuracy_so_far, signature
-from eval.view.query import NotThere, Query, run_link
-from eval.view.runs_page import agent_name, env_name, model_name, n_expected
 from pxr_env.errors import MediaError
 from pxr_env.media import ImageSource
 from pxr_env.media.images import probe
+from ..cards import EpisodeCard, SourcePicture, card_or_text, encode, shorten, text_card
+from ..facts import offered_filters
+from ..records import RunRecord
+from ..replay import Replayer
+from ..report import training_context
+from ..tables import overview
+from .curves import History
+from .files import EpisodeIndex, Library, OpenFiles, Run, accuracy_so_far, signature
+from .query import NotThere, Query, run_link
+from .runs_page import agent_name, env_name, model_name, n_expected
 
 #: Episodes, and groups, on one page; episodes of a group that are shown side by side.
 EPISODES, GROUPS, SIDE_BY_SIDE = 50, 40, 16

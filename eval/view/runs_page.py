@@ -12,15 +12,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from eval.comparison import MATTERS, RunComparison, common_samples, compare_runs, verdict
-from eval.differences import MODEL_FIELDS, Difference, describe, find_differences
-from eval.facts import Facts
-from eval.intervals import wilson_interval
-from eval.tables import Cell, MetricRow, cell, headline, metric_rows
-from eval.view.curves import History
-from eval.view.files import EpisodeIndex, Library, OpenFiles, Run, accuracy_so_far, signature
-from eval.view.query import NotThere, Query, run_link
 from pxr_env.errors import show
+from ..comparison import MATTERS, RunComparison, common_samples, compare_runs, verdict
+from ..differences import MODEL_FIELDS, Difference, describe, find_differences
+from ..facts import Facts
+from ..intervals import wilson_interval
+from ..tables import Cell, MetricRow, cell, headline, metric_rows
+from .curves import History
+from .files import EpisodeIndex, Library, OpenFiles, Run, accuracy_so_far, signature
+from .query import NotThere, Query, run_link
 
 #: Runs on one page, and most of one comparison: as many as there are colours.
 PAGE, MAX_COMPARED = 200, 6

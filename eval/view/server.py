@@ -20,14 +20,14 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from eval.rendering import render, template_file
-from eval.view.curves import History
-from eval.view.files import PAGES, EpisodeIndex, Library, OpenFiles, Run
-from eval.view.query import NotThere, Query, run_key
-from eval.view.run_pages import RunPages
-from eval.view.runs_page import RunTable, compare_context
 from pxr_env.errors import quote
 from pxr_env.play.serving import PageServer
+from ..rendering import render, template_file
+from .curves import History
+from .files import PAGES, EpisodeIndex, Library, OpenFiles, Run
+from .query import NotThere, Query, run_key
+from .run_pages import RunPages
+from .runs_page import RunTable, compare_context
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "

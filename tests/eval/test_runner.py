@@ -241,7 +241,7 @@ def test_a_ctrl_c_after_the_scores_are_written_costs_the_page_only(tmp_path, mon
     monkeypatch.setattr("eval.run_command.write_report", interrupted)
     assert main(["run", ENV_ID, "--agent", "oracle", "--limit", "2", "--out", str(tmp_path / "run")]) == 0
     said = capsys.readouterr()
-    assert f"The report was not written: interrupted. To write it: python -m eval report {tmp_path}/run" in said.err
+    assert f"The report was not written: interrupted. To write it: pxr eval report {tmp_path}/run" in said.err
     assert RunFiles(tmp_path / "run").metrics()["statistics"]["accuracy"] == 1.0
     assert "Interrupted" not in said.err
 

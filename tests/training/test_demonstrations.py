@@ -198,7 +198,7 @@ def test_bad_lines_are_named(tmp_path, line, message):
 
 
 def test_missing_and_empty_files_are_named(tmp_path):
-    with pytest.raises(DataError, match=r"python -m training traces"):
+    with pytest.raises(DataError, match="pxr train traces"):
         read_traces(tmp_path / "absent.jsonl")
     with pytest.raises(DataError, match="holds no trace"):
         read_traces(tmp_path)

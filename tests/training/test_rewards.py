@@ -177,7 +177,7 @@ def test_a_judge_is_asked_once_about_what_the_rule_did_not_find_correct(tmp_path
     def rewards(answers, url, **changes):
         judge_reward._model.cache_clear()
         arguments = {"base_url": url, "model": "m", "weight": 0.25, "total": 0.1, "cache": str(cache)} | changes
-        recipe = recipe_of("training.judge_reward:judge", reward_kwargs=arguments, group_size=len(answers))
+        recipe = recipe_of("judge", reward_kwargs=arguments, group_size=len(answers))
         asked, episodes = Rewards(recipe), [episode(a, float(a == "A")) for a in answers]
         for each in episodes:
             asked.begin(each)

@@ -40,7 +40,7 @@ def test_a_run_can_be_watched(make_recipe, tmp_path, caplog):
     assert [row["alarm/any"] for row in rows] == [0.0, 1.0, 1.0]
     assert all(row["seconds/checkpoint"] > 0 for row in rows[1:])
 
-    [warning] = [record.getMessage() for record in caplog.records if record.name == "training"]
+    [warning] = [record.getMessage() for record in caplog.records if record.name == "training.logs"]
     assert warning.startswith("iteration 2: operations are used by")
     assert "Likely cause: " in warning
     state = pickle.loads((out / "checkpoints" / "3" / "algorithm_state.pkl").read_bytes())["pxr"]["alarm"]

@@ -26,12 +26,12 @@ from rich.table import Table
 import pxr_env  # noqa: F401  (registers the tasks)
 from pxr_agents import tiny
 from pxr_agents.vlm import VLM
-from training.config import CuriosityRecipe, PPORecipe, to_dict
-from training.logs import Report, StageProgress
-from training.quickstart.recipe import ARMS, QuickstartRecipe
-from training.quickstart.side_by_side import train_side_by_side
-from training.quickstart.stages import ATOM, WarmStart, fixed_texts, pretrain, task_texts
-from training.run_directory import RESUME, Interrupted, RunDirectory, write_whole
+from ..config import CuriosityRecipe, PPORecipe, to_dict
+from ..logs import Report, StageProgress
+from ..run_directory import RESUME, Interrupted, RunDirectory, write_whole
+from .recipe import ARMS, QuickstartRecipe
+from .side_by_side import train_side_by_side
+from .stages import ATOM, WarmStart, fixed_texts, pretrain, task_texts
 
 SUMMARY_KEYS = ("accuracy", "accuracy_needs_operation", "accuracy_easy", "usage_rate", "hit_rate")
 
@@ -235,7 +235,9 @@ def _note(measured: dict[str, float], keys: tuple[str, ...]) -> str:
 
 
 def _start_eval(*arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "eval", *arguments]
+    # Beside this package: `eval` in a checkout, `pxr_eval` where it is installed.
+    package = f"{__name__.partition('training')[0]}eval"
+    command = [sys.executable, "-m", package, *arguments]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 

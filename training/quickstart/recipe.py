@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from training.config import RECIPE, EnvRecipe, PPORecipe, Share
+from ..config import RECIPE, EnvRecipe, PPORecipe, Share
 
 ENV_ID = "pxr_env:pxr/SyntheticSearch-v0"
 

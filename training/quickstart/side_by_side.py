@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from training.config import PPORecipe
-from training.run_directory import Interrupted, stop_signal
+from ..config import PPORecipe
+from ..run_directory import Interrupted, stop_signal
 
 
 def train_side_by_side(recipes: Mapping[str, PPORecipe], on_iteration: Callable[[str, dict[str, float]], None]) -> None:
@@ -66,7 +66,7 @@ def _train(recipe: PPORecipe, connection: Connection) -> None:
     import torch
     from transformers.utils import logging
 
-    from training.rllib.run import run_ppo
+    from ..rllib.run import run_ppo
 
     logging.disable_progress_bar()
     torch.set_num_threads(1)

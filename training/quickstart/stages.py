@@ -32,10 +32,10 @@ from pxr_agents.vlm import VLM
 from pxr_env.media import Box
 from pxr_env.synthetic import COLOURS, LETTERS, cell_box
 from pxr_env.types import Sample
-from training.demonstrations import ScriptedTurn, answer_turn, demonstrate, zoom_turn
-from training.logs import Report
-from training.quickstart.recipe import PhaseRecipe, PretrainRecipe, TraceRecipe, WarmStartRecipe
-from training.sft import Optimizers, TokenWeights, cross_entropy, token_accuracy
+from ..demonstrations import ScriptedTurn, answer_turn, demonstrate, zoom_turn
+from ..logs import Report
+from ..sft import Optimizers, TokenWeights, cross_entropy, token_accuracy
+from .recipe import PhaseRecipe, PretrainRecipe, TraceRecipe, WarmStartRecipe
 
 HELD_OUT = 1000
 """So many samples at the end of the training split only measure when a stage ends."""

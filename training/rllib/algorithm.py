@@ -18,26 +18,18 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.metrics import LEARNER_RESULTS, WEIGHTS_SEQ_NO
 
 from pxr_agents.types import Episode
-from training.batch import balanced
-from training.config import PPORecipe
-from training.logs import combine_metrics
-from training.policy import policy_arguments
-from training.ppo_run import Books
-from training.rewards import check_enough
-from training.rllib.engines import EngineGroup
-from training.rllib.env_runner import SampledGroup, VLMEnvRunner, sampling_costs
-from training.rllib.learner import DeepSpeedPPOLearner, LearnerWatch, TokenPPOLearner, VLMModule, failed_batch
-from training.rllib.sampling import Sampler
-from training.rllib.weights import (
-    WeightSync,
-    export,
-    learner_gpus,
-    learner_state,
-    learner_version,
-    load_shards,
-    save_shards,
-)
-from training.run_directory import NonFiniteError
+from ..batch import balanced
+from ..config import PPORecipe
+from ..logs import combine_metrics
+from ..policy import policy_arguments
+from ..ppo_run import Books
+from ..rewards import check_enough
+from ..run_directory import NonFiniteError
+from .engines import EngineGroup
+from .env_runner import SampledGroup, VLMEnvRunner, sampling_costs
+from .learner import DeepSpeedPPOLearner, LearnerWatch, TokenPPOLearner, VLMModule, failed_batch
+from .sampling import Sampler
+from .weights import WeightSync, export, learner_gpus, learner_state, learner_version, load_shards, save_shards
 
 STATE = "pxr"
 

@@ -24,9 +24,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from pxr_agents.checkpoint import read_checkpoint
 from pxr_agents.engines.vllm import DeadEngineError, EngineError, StaleWeightsError, StartArguments
 from pxr_agents.types import Completion, Request, Sampling
-from training.config import EngineRecipe
-from training.rllib.remote_engine import EngineHandles
-from training.rllib.store import StoredWeights, WeightStore
+from ..config import EngineRecipe
+from .remote_engine import EngineHandles
+from .store import StoredWeights, WeightStore
 
 
 class EngineActor:

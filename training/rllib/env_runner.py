@@ -28,14 +28,14 @@ from pxr_agents.engines.vllm.arguments import EngineError
 from pxr_agents.groups import Group, group_jobs
 from pxr_agents.rollout import OnStep, rollouts
 from pxr_agents.types import Episode, LocalEngine, Sampling
-from training.batch import group_bytes, replay_weight
-from training.environments import make_env
-from training.rewards import Rewards, scored, settled_groups
-from training.rllib.remote_engine import EngineHandles, RemoteEngine
-from training.rllib.sample_queue import Part
-from training.rllib.store import StoredWeights, to_tensor
-from training.run_directory import Fault, TrainingError
-from training.watchdog import StuckEnvironmentError, Watchdog
+from ..batch import group_bytes, replay_weight
+from ..environments import make_env
+from ..rewards import Rewards, scored, settled_groups
+from ..run_directory import Fault, TrainingError
+from ..watchdog import StuckEnvironmentError, Watchdog
+from .remote_engine import EngineHandles, RemoteEngine
+from .sample_queue import Part
+from .store import StoredWeights, to_tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

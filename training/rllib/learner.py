@@ -28,11 +28,11 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import _get_default_store
 
 from pxr_agents.vlm import VLM
-from training.batch import Bucket, failed_batch_error
-from training.learners import TAG, has_adapters, plain_weights, start_engine
-from training.policy import Policy
-from training.run_directory import Interrupted, LostProcessError, NonFiniteError, TrainingError, first_line
-from training.update import Minibatch, Ranks, Update
+from ..batch import Bucket, failed_batch_error
+from ..learners import TAG, has_adapters, plain_weights, start_engine
+from ..policy import Policy
+from ..run_directory import Interrupted, LostProcessError, NonFiniteError, TrainingError, first_line
+from ..update import Minibatch, Ranks, Update
 
 _FAILED = "pxr/failed_learner"
 # The exception is on its way to the driver within milliseconds.

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from training.rllib.env_runner import SampledGroup
-from training.run_directory import RESUME, Fault, LostProcessError, TrainingError
+from ..run_directory import RESUME, Fault, LostProcessError, TrainingError
+from .env_runner import SampledGroup
 
 BLAMES = 2
 """After so many times nobody tries a sample again."""

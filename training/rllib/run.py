@@ -21,9 +21,9 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pxr_agents.engines.vllm.arguments import EngineError
-from training.config import PPORecipe
-from training.ppo_run import OnIteration, PPORun, open_run
-from training.run_directory import RESUME, Fault, LostProcessError, first_line
+from ..config import PPORecipe
+from ..ppo_run import OnIteration, PPORun, open_run
+from ..run_directory import RESUME, Fault, LostProcessError, first_line
 
 #: Seconds before a run that lost a process starts again.
 RESTART_AFTER = 3.0
@@ -71,7 +71,7 @@ def run_ppo(recipe: PPORecipe, *, on_iteration: OnIteration | None = None) -> Pa
 def _attempt(run: PPORun) -> None:
     """The run from its newest checkpoint to its end; raises LostProcessError if a process is lost that it needs."""
     # Only here: who joins a cluster for supervised training needs no RLlib.
-    from training.rllib.algorithm import VLMPPOConfig
+    from .algorithm import VLMPPOConfig
 
     algorithm: Any = None
     try:

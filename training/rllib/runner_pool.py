@@ -14,10 +14,10 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from training.rllib.env_runner import SampledGroup
-from training.rllib.owed import SamplingAttempt
-from training.rllib.sample_queue import Part, SampleQueue
-from training.run_directory import Fault, TrainingError
+from ..run_directory import Fault, TrainingError
+from .env_runner import SampledGroup
+from .owed import SamplingAttempt
+from .sample_queue import Part, SampleQueue
 
 # What closing environments may take before their processes are ended anyway.
 _CLOSE_TIMEOUT = 10.0

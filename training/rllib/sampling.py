@@ -31,14 +31,14 @@ import numpy as np
 import ray
 from ray.exceptions import RayError, TaskCancelledError
 
-from training.config import PPORecipe
-from training.ppo_run import Books
-from training.rllib.engines import EngineGroup
-from training.rllib.env_runner import SampledGroup, VLMEnvRunner
-from training.rllib.owed import Owed, SamplingAttempt
-from training.rllib.runner_pool import RunnerPool, equal_parts
-from training.rllib.sample_queue import Part
-from training.run_directory import Fault, LostProcessError
+from ..config import PPORecipe
+from ..ppo_run import Books
+from ..run_directory import Fault, LostProcessError
+from .engines import EngineGroup
+from .env_runner import SampledGroup, VLMEnvRunner
+from .owed import Owed, SamplingAttempt
+from .runner_pool import RunnerPool, equal_parts
+from .sample_queue import Part
 
 AHEAD = "ahead"
 """Folder of a checkpoint with the groups that were sampled for the next iterations, one file each."""
@@ -293,14 +293,16 @@ class Sampler:
         for k, sampled in enumerate(self._owed.done.values()):
             # One whose node is gone will be sampled again, here and by whoever resumes.
             with contextlib.suppress(RayError):
-                whole = pickle.dumps(sampled.loaded())
+                loaded = sampled.loaded()
+                # Without the name of its class: a checkout and a wheel call this package differently (setup.py).
+                whole = pickle.dumps({name: getattr(loaded, name) for name in SampledGroup.__slots__})
                 (path / AHEAD).mkdir(exist_ok=True)
                 (path / AHEAD / f"{k}.pkl").write_bytes(whole)
 
     def load(self, path: Path) -> None:
         """Read what `save` wrote."""
         files = sorted((path / AHEAD).glob("*.pkl"), key=lambda file: int(file.stem))
-        saved: list[SampledGroup] = [pickle.loads(file.read_bytes()) for file in files]
+        saved = [SampledGroup(**pickle.loads(file.read_bytes())) for file in files]
         self._owed.done = {each.sample_id: each.stored() for each in saved}
 
     def close(self) -> None:

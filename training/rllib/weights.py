@@ -20,10 +20,10 @@ from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from torch import Tensor
 
 from pxr_agents.checkpoint import published_weights
-from training.config import PPORecipe
-from training.learners import adapter_weights, export_model, plain_weights, universal_checkpoint, weight_batches
-from training.rllib.engines import EngineGroup
-from training.rllib.store import StoredWeights
+from ..config import PPORecipe
+from ..learners import adapter_weights, export_model, plain_weights, universal_checkpoint, weight_batches
+from .engines import EngineGroup
+from .store import StoredWeights
 
 SHARDS = "shards"
 # Seconds a step of a weight transfer may take.
@@ -115,7 +115,7 @@ def load_shards(learner_group: Any, path: Path) -> None:
     if n_shards == n_learners:
         on_learners(learner_group, lambda learner: learner.load_shard(folder))
         return
-    logging.getLogger("training").warning(
+    logging.getLogger(__name__).warning(
         "%s was written by %d learners: its weights and optimizer states are split anew for %d; nothing is lost",
         path, n_shards, n_learners,
     )  # fmt: skip
