@@ -1,4 +1,4 @@
-"""`python -m pxr_env`: list the tasks, play one, check data and tasks, unpack archives, write documentation pages."""
+"""`python -m pxr_env`: list the tasks, play, check or serve one, unpack archives, write documentation pages."""
 
 from __future__ import annotations
 
@@ -33,11 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, text, module in (
         ("play", "take the agent's seat, in the terminal or in a browser", "pxr_env.play"),
         ("check", "check every row of a data set (DIR), or a task (my_module:my/Task-v0)", _checker(given)),
+        ("mcp", "serve a task to MCP clients, over stdio or HTTP", "pxr_env.adapters.mcp"),
         ("unpack", "unpack an archive of images or videos safely", "pxr_env.datasets.archives"),
     ):
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         if given[:1] == [name]:
-            implementation = importlib.import_module(module)
+            try:
+                implementation = importlib.import_module(module)
+            except ModuleNotFoundError as error:
+                parser.error(f"{error}, which {name} needs. Install it: pip install 'pxr-gym[{name}]'.")
             implementation.add_arguments(command)
             command.set_defaults(run=implementation.run)
 

@@ -72,7 +72,8 @@ class ToolSession:
                     f"got an environment with {', '.join(kwargs)}; expected those only with an id. Make it with them."
                 )
         else:
-            env = gymnasium.make(env, **kwargs)
+            # Gymnasium's checker of 1.4 fails at the first step where the first reset was refused.
+            env = gymnasium.make(env, **{"disable_env_checker": True, **kwargs})
         if not isinstance(env.unwrapped, VisualReasoningEnv):
             raise TypeError(f"got {type(env.unwrapped).__name__}; expected a VisualReasoningEnv, or the id of one.")
         self.env, self.images = env, images
@@ -190,10 +191,11 @@ class ToolSession:
         return results + [self._unplayed(name, rest or "The episode is over.") for name, _ in calls[len(results) :]]
 
     def answer(self, text: str) -> Outcome:
-        """Gives a bare final answer ("STOP", not a sentence about it) and ends the episode. One that the dialect cannot
-        write is said as it is, and is no answer."""
+        """Gives a bare final answer ("STOP", not a sentence about it) and ends the episode. What the dialect reads as
+        an answer is said as it is, and so is what it cannot write, which is no answer."""
+        dialect = self.base.dialect
         try:
-            return self.end(self.base.dialect.render_answer(text.strip()))
+            return self.end(text if dialect.parse(text).answers else dialect.render_answer(text.strip()))
         except ValueError:
             return self.end(text)
 

@@ -31,7 +31,8 @@ def checked(name: str) -> tuple[bool, list[str]]:
     """Whether a package's tests passed, or are declared not to run, and its row of the table."""
     declaration, test = PACKAGES[name], _TESTS / f"test_{name}.py"
     lines = [code_lines(ROOT / declaration.get("adapter", f"pxr_env/adapters/{name}.py"))]
-    lines.append(code_lines(ROOT / "examples" / "adapters" / f"{name}.py"))
+    # An example that has its package's own name would import itself.
+    lines.append(code_lines(next((ROOT / "examples" / "adapters").glob(f"*{name}*"), ROOT / "none")))
     if reason := declaration.get("absent"):
         return True, [name, "", *lines, "", f"not installed: {reason}", ""]
     if not test.is_file():

@@ -10,6 +10,7 @@ for episode in EPISODES:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -164,7 +165,8 @@ def assert_no_leak(handed: Any) -> None:
     Args:
         handed: anything that prints as text; leave out what the model itself wrote, or its answer is found.
     """
-    text = handed if isinstance(handed, str) else repr(handed)
+    # Images in base64 have every number in them.
+    text = re.sub(r"[A-Za-z0-9+/]{256,}", "", handed if isinstance(handed, str) else repr(handed))
     words = ("evidence_box", "needs_operation", '"target"', "'target'", *ANSWERS, *(f"{side:.0f}" for side in BOX))
     shown = [word for word in words if word in text]
     assert not shown, f"{shown} in what a model was handed: {text[max(0, text.find(shown[0]) - 100) :][:300]}"

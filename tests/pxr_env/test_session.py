@@ -130,6 +130,7 @@ def test_the_end_is_scored_once_whatever_the_last_message_is():
     _target(session, 2)
     unwritable = session.answer("</answer>}")
     assert (unwritable.info["answer"], unwritable.info["truncated_by"]) == (None, "length")
+    assert session.answer(rf"It is \boxed{{{_target(session, 3)}}}.").reward == 0.75 + 0.25
 
 
 def _target(session, seed):

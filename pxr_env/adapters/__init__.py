@@ -1,0 +1,1 @@
+"""Thin covers of `ToolSession` for other packages; each module imports its package and is imported by nobody else."""
