@@ -86,6 +86,11 @@ def evaluate(
     agent = AgentChoice(name=agent) if isinstance(agent, str) else agent
     _check(agent, repeats=repeats, n_envs=n_envs)
     first = gymnasium.make(suite.env_id, **{**suite.arguments, **(env_args or {})})
+    if not isinstance(first.unwrapped, VisualReasoningEnv):
+        raise ValueError(
+            f"got {suite.env_id}, a {type(first.unwrapped).__name__}; expected a visual reasoning task, whose samples "
+            "and scorer a run records. Play others with pxr_agents.rollout."
+        )
     sample_ids = choice.choose(first)
     run = RunFiles(out)
     manifest = build_manifest(
@@ -107,7 +112,7 @@ def evaluate(
     done |= {record.key: record for record in played}
     records = [done[key] for key in keys]
     if judge is not None:
-        get_sample = first.unwrapped.data.get  # type: ignore[attr-defined]
+        get_sample = first.unwrapped.data.get
         Judge(judge, judge.cache or out / "judgments.jsonl").judge(records, get_sample)
     first.close()
     return _finish(run, records) | {"seconds": time.perf_counter() - started}
