@@ -15,10 +15,11 @@ ROOT = Path(__file__).parents[1]
 
 def test_every_adapter_is_declared_and_tested() -> None:
     """What is declared has a test, or the reason why not, once there is an adapter."""
-    files = {path.stem for path in (ROOT / "pxr_env" / "adapters").glob("*.py")} - {"__init__"}
-    assert files <= venvs.PACKAGES.keys()
-    for name in files:
-        assert venvs.PACKAGES[name].get("absent") or (ROOT / "tests" / "adapters" / f"test_{name}.py").is_file()
+    files = {str(path.relative_to(ROOT)) for path in (ROOT / "pxr_env" / "adapters").glob("[!_]*.py")}
+    covers = {declared.get("adapter", f"pxr_env/adapters/{name}.py") for name, declared in venvs.PACKAGES.items()}
+    assert files <= covers
+    for name, declared in venvs.PACKAGES.items():
+        assert declared.get("absent") or (ROOT / "tests" / "adapters" / f"test_{name}.py").is_file(), name
 
 
 @pytest.mark.slow
