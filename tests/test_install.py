@@ -14,7 +14,8 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = {"pxr_env": "pxr_env", "pxr_agents": "pxr_agents", "training": "pxr_training", "eval": "pxr_eval"}
+PACKAGES = {name: name for name in ("pxr_env", "pxr_agents", "pxr_verifiers")}
+PACKAGES |= {"training": "pxr_training", "eval": "pxr_eval"}
 NO_CACHE = shutil.ignore_patterns("__pycache__")
 # As a script of the user's: his own folders, ours, and every module that a command names.
 MINE = """
