@@ -11,13 +11,9 @@ import os
 import resource
 import sys
 import time
-from functools import partial
 from typing import Any
 
 import gymnasium
-from PIL import Image
-
-from pxr_env import OperationCall
 
 ENV_ID, GROUP = "pxr_env:pxr/SyntheticSearch-v0", 8
 ENV_KWARGS = {"coordinates": "pixel", "max_turns": 3, "max_operations": 2, "duplicates": "execute"}
@@ -45,51 +41,13 @@ class Meter:
         self._start()
 
 
-class Session:
-    """One of our environments as TRL's `environment_factory` wants it; public methods are tools."""
-
-    def __init__(self) -> None:
-        self._env = gymnasium.make(ENV_ID, **ENV_KWARGS)
-
-    def reset(self, sample_id: str, **row: Any) -> list[dict[str, Any]]:
-        observation, _ = self._env.reset(options={"sample_id": sample_id})
-        self._reward, self._over = 0.0, False
-        return self._parts(observation)
-
-    def zoom_in(self, bbox_2d: list[float], target_image: int) -> list[dict[str, Any]]:
-        """Show a part of an image again, larger.
-
-        Args:
-            bbox_2d: The box [x1, y1, x2, y2].
-            target_image: The number of the image.
-        """
-        call = OperationCall(name="zoom_in", arguments={"bbox_2d": bbox_2d, "target_image": target_image})
-        return self._step(self._env.unwrapped.dialect.render_call(call))
-
-    def _step(self, turn: str) -> list[dict[str, Any]]:
-        observation, reward, terminated, truncated, _ = self._env.step(turn)
-        self._reward, self._over = self._reward + float(reward), terminated or truncated
-        return self._parts(observation)
-
-    @staticmethod
-    def _parts(observation: dict[str, Any]) -> list[dict[str, Any]]:
-        images = [{"type": "image", "image": Image.fromarray(image)} for image in observation["images"]]
-        return [*images, {"type": "text", "text": observation["text"]}]
-
-
-def reward(completions: list[Any], environments: list[Session], **_: Any) -> list[float]:
-    """What our environment paid. TRL shows it tool calls only: the last turn has to be told."""
-    for completion, session in zip(completions, environments, strict=True):
-        if not session._over:
-            session._step(completion[-1].get("content") or "" if completion[-1]["role"] == "assistant" else "")
-    return [session._reward for session in environments]
-
-
 def train(model: str, groups: int, iterations: int) -> list[dict[str, float]]:
     """One optimizer step an iteration on `groups` groups of 8 rollouts; returns what each iteration took."""
     from datasets import Dataset
     from transformers import AutoTokenizer, Qwen2VLImageProcessorPil, Qwen3VLProcessor, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
+
+    from pxr_env.adapters.trl import GRPOTask, score
 
     # Its video processor would need torchvision, and there are no videos.
     Qwen3VLProcessor.get_attributes = classmethod(lambda cls: ["image_processor", "tokenizer"])
@@ -116,8 +74,8 @@ def train(model: str, groups: int, iterations: int) -> list[dict[str, float]]:
             meter.iteration(episodes=groups * GROUP, tokens=generated[-1], turns=turns[-1])
 
     trainer = GRPOTrainer(
-        model, reward, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=processor,
-        environment_factory=partial(Session), callbacks=[Rows()],
+        model, score, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=processor,
+        environment_factory=GRPOTask(ENV_ID, **ENV_KWARGS), callbacks=[Rows()],
     )  # fmt: skip
     generated: list[int] = []
     turns: list[int] = []

@@ -275,7 +275,7 @@ _TYPES = {"integer": int, "number": float, "string": str, "boolean": bool, "obje
 
 def typed_function(tool: Mapping[str, Any], run: Callable[[str, dict[str, Any]], Any]) -> Callable[..., Any]:
     """A tool schema as a function with annotations and a docstring of Google's form, which calls `run(name, arguments)`
-    with the arguments that are not None."""
+    with the arguments that are not None. Names that it does not have, and missing ones, are for `run` to refuse."""
     schema = tool["function"]
     properties, required = schema["parameters"]["properties"], schema["parameters"].get("required", ())
     # Those without a default come first.
@@ -293,7 +293,7 @@ def typed_function(tool: Mapping[str, Any], run: Callable[[str, dict[str, Any]],
     signature = inspect.Signature(parameters, return_annotation=list)
 
     def function(*args: Any, **kwargs: Any) -> Any:
-        given = signature.bind(*args, **kwargs).arguments
+        given = signature.bind_partial(*args).arguments | kwargs
         return run(schema["name"], {name: value for name, value in given.items() if value is not None})
 
     described = "\n".join(f"    {name}: {properties[name].get('description', name)}" for name in names)

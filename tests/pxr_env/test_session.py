@@ -196,6 +196,7 @@ def test_functions_say_what_the_schemas_say():
     assert seek(0.0, 1.0)[-1]["text"].startswith("Image 9 (")
     assert seek(start=1.0, end=2.0, target_video=None)[-1]["type"] == "text"
     assert session.info["usage"]["seek"] == 2
+    assert 'has "begin"; expected only start, end' in seek(end=1.0, begin=0.0)[-1]["text"]
 
 
 def test_a_loop_with_native_calls_takes_five_lines():
