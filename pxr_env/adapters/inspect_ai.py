@@ -19,7 +19,7 @@ from typing import Any
 from anyio.to_thread import run_sync
 from inspect_ai import Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
-from inspect_ai.model import ChatMessageSystem, ChatMessageUser, ContentImage, ContentText, execute_tools
+from inspect_ai.model import ChatMessageSystem, ChatMessageUser, ContentImage, ContentText, execute_tools, get_model
 from inspect_ai.scorer import Score, Scorer, Target, accuracy, mean, scorer, stderr
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.tool import ToolCall, ToolDef, ToolParams
@@ -93,6 +93,9 @@ async def _answer(state: TaskState, session: ToolSession, due: dict[str, list[Co
     shown = (await execute_tools(state.messages, state.tools)).messages
     for told, result in zip(shown, results, strict=True):
         told.content, told.error = _parts(result.content), None
+    # Where a server takes no images of tools, Inspect moves them into a message of the user, which has to come last.
+    if not get_model().api.tool_result_images():
+        shown.sort(key=lambda told: any(part.type == "image" for part in told.content))
     state.messages += shown
     due.clear()
 

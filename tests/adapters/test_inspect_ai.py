@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,9 @@ class Script:
         # Without ids, which are random.
         self.handed += [message.text for message in messages if message.role != "assistant"]
         self.schemas = tools
+        for place, message in enumerate(messages):
+            n_calls = len(getattr(message, "tool_calls", None) or ())
+            assert all(reply.role == "tool" for reply in messages[place + 1 : place + 1 + n_calls])
         number = int(messages[1].text.rpartition("of ")[2].rstrip("?")) - 2
         position = sum(message.role == "assistant" for message in messages)
         said = EPISODES[number].turns[position]
@@ -56,6 +60,9 @@ def play(task, script, log_dir, **kwargs):
 def seen(messages):
     """Text and pixels of the question and of the replies to each message of the model."""
     replies = []
+    # Results without images come first.
+    runs = groupby(messages, lambda message: message.role)
+    messages = [m for role, run in runs for m in (sorted(run, key=lambda m: m.tool_call_id) if role == "tool" else run)]
     for before, message in zip(["", *messages], messages, strict=False):
         if message.role in ("user", "tool"):
             if before.role != "tool":
