@@ -167,6 +167,9 @@ def assert_no_leak(handed: Any) -> None:
     """
     # Images in base64 have every number in them.
     text = re.sub(r"[A-Za-z0-9+/]{256,}", "", handed if isinstance(handed, str) else repr(handed))
-    words = ("evidence_box", "needs_operation", '"target"', "'target'", *ANSWERS, *(f"{side:.0f}" for side in BOX))
+    words = ("evidence_box", "needs_operation", '"target"', "'target'", *ANSWERS)
+    # Names that packages draw have digits, too.
+    sides = [rf"(?<![\w.-]){side:.0f}(?![\w-])" for side in BOX]
     shown = [word for word in words if word in text]
+    shown += [found[0] for side in sides if (found := re.search(side, text))]
     assert not shown, f"{shown} in what a model was handed: {text[max(0, text.find(shown[0]) - 100) :][:300]}"

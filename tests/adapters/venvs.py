@@ -21,6 +21,8 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 VENVS = ROOT / "build" / "adapters"
 PACKAGES: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("packages.toml").read_text("utf-8"))
+#: Not shown to them: this checkout, and what vLLM's build brings along that fits another torch.
+_APART = ("pxr-gym", "torchaudio", "torchcodec", "torchvision")
 _PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "--python")
 
 
@@ -34,9 +36,7 @@ def environment(name: str) -> Path:
     python, site = venv / "bin" / "python", venv / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     needed = [*declaration["requires"], *project["dependencies"], *project["optional-dependencies"].get(name, ())]
-    linked = {
-        package: importlib.metadata.version(package) for package in declaration.get("linked", ()) if _has(package)
-    }
+    linked = {found.name: found.version for found in importlib.metadata.distributions() if found.name not in _APART}
     stamp = hashlib.sha256(json.dumps([declaration, needed, linked, sys.version]).encode()).hexdigest()
     if facts(name).get("stamp") == stamp:
         return python
@@ -45,7 +45,8 @@ def environment(name: str) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
     for package in linked:
         _link(package, venv / "linked")
-    # Behind the packages of its own, in this order: the linked ones, and this checkout.
+    # Behind the packages of its own, in this order: those of this environment, which pip takes where they are what the
+    # package requires, and this checkout.
     (site / "site-packages" / "pxr.pth").write_text(f"{venv / 'linked'}\n{ROOT}\n")
     # A newer torch would be a build for CUDA, of gigabytes.
     pinned = [f"{package}=={version}" for package, version in linked.items() if package == "torch"]
@@ -79,10 +80,6 @@ def _pip(name: str, python: Path, *arguments: str) -> None:
     if done.returncode:
         words = [line for line in done.stderr.splitlines() if not line.startswith("WARNING")]
         raise RuntimeError(f"{name} cannot be installed here: {' '.join(words)[-800:]}")
-
-
-def _has(package: str) -> bool:
-    return any(importlib.metadata.distributions(name=package))
 
 
 def _link(package: str, folder: Path) -> None:
