@@ -6,6 +6,7 @@ rendered, and whose actions are text or names:
 >>> lake = {"env": "FrozenLake-v1", "actions": ["left", "down", "right", "up"], "show": "render"}
 >>> env = gymnasium.make("pxr_agents.foreign:pxr/Foreign-v0", **lake)  # doctest: +SKIP
 
+An environment behind an OpenEnv server is `env="pxr_agents.foreign:OpenEnvGame"` with `env_kwargs={"base_url": ...}`.
 In a recipe: `env = {id = "pxr_agents.foreign:pxr/Foreign-v0", kwargs = {env = "my_games:make", ...}}`.
 """
 
@@ -208,6 +209,38 @@ class ForeignEnv(gymnasium.Env[dict[str, Any], str]):
         return f"Choose an action in each message and write it as {example}. The actions: {', '.join(self._names)}."
 
 
+class OpenEnvGame:
+    """An environment behind an OpenEnv server, as one that `ForeignEnv` plays. It needs openenv.
+
+    Args:
+        base_url: of the server.
+        field: of its action, the one that gets the message.
+        action: its other fields.
+    """
+
+    def __init__(self, base_url: str, *, field: str = "message", action: Mapping[str, Any] | None = None) -> None:
+        from openenv.core.generic_client import GenericEnvClient
+
+        self._client = GenericEnvClient(base_url=base_url).sync().connect()
+        self._field, self._action = field, dict(action or {})
+
+    def reset(self, seed: int | None = None) -> tuple[Any, dict[str, Any]]:
+        """The observation of the server without what its protocol adds."""
+        return self._seen(self._client.reset(seed=seed)), {}
+
+    def step(self, message: str) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Sends a message."""
+        result = self._client.step({**self._action, self._field: message})
+        return self._seen(result), float(result.reward or 0.0), bool(result.done), False, {}
+
+    def close(self) -> None:
+        """Ends the session."""
+        self._client.close()
+
+    def _seen(self, result: Any) -> dict[str, Any]:
+        return {name: value for name, value in result.observation.items() if name not in ("metadata", "done", "reward")}
+
+
 def _numbered(space: gymnasium.Space | None, actions: Sequence[str] | None) -> tuple[int, tuple[str, ...]]:
     """The first number of a discrete action space and the names of its actions; no names for any other space."""
     if not isinstance(space, spaces.Discrete):
@@ -235,8 +268,15 @@ def _found(path: str) -> Callable[[str], Any]:
 
 
 def _parts(observation: Any) -> Iterator[Any]:
-    """The texts and pictures of an observation of any build, in its order; data URIs of images count as pictures."""
+    """The texts and pictures of an observation of any build, in its order. Data URIs of images count as pictures; of
+    chat messages what they say counts."""
     match observation:
+        case {"role": str(), "content": content}:
+            yield from _parts(content)
+        case {"type": "text", "text": text}:
+            yield str(text)
+        case {"type": "image_url", "image_url": {"url": str(url)}}:
+            yield from _parts(url)
         case str() if observation.startswith("data:image/"):
             yield Image.open(io.BytesIO(base64.b64decode(observation.partition(",")[2])))
         case str():
