@@ -24,8 +24,8 @@ PYTEST  := -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 help:
 	@echo "make quickstart  set up $(VENV), train and evaluate the tiny agent, write $(RUNS)/quickstart/report.html"
-	@echo "make test        lint, format, types, import contracts, documentation, the environments alone, pytest, adapters"
-	@echo "make adapters    tests with TRL, inspect_ai, OpenEnv, ..., each in a virtual environment below build/adapters"
+	@echo "make test        lint, format, types, import contracts, documentation, the environments alone, pytest"
+	@echo "make adapters    the tests with TRL, inspect_ai, OpenEnv, ..., which pytest runs, too, as a table"
 	@echo "make docs        write the documentation as a site, to build/site"
 	@echo "make clean       remove caches (runs/ and $(VENV) stay);  make distclean  remove $(VENV) as well"
 
@@ -33,7 +33,7 @@ quickstart: $(VENV)/.installed-run
 	$(BIN)/python -m training quickstart
 
 # `make -k test` goes on after a failing check and still fails in the end.
-test: lint types contracts docs environments pytest adapters
+test: lint types contracts docs environments pytest
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -52,7 +52,8 @@ docs: $(VENV)/.installed-test
 pytest: $(VENV)/.installed-test
 	$(BIN)/python $(PYTEST) -m "$(TEST)"
 
-# Each package that plays our environments, in an environment of its own; ADAPTERS="trl mcp" selects.
+# What tests/test_adapters.py runs, as a table: each package that plays our environments, in a virtual environment of its
+# own below build/adapters. ADAPTERS="trl mcp" selects.
 adapters: $(VENV)/.installed-test
 	$(BIN)/python -m tests.adapters $(ADAPTERS)
 

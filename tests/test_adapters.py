@@ -60,6 +60,14 @@ def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert venvs.facts("good")["stamp"] != made["stamp"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", venvs.PACKAGES)
+def test_a_package(name: str) -> None:
+    """Its tests, where it is installed."""
+    good, row = adapters.checked(name)
+    assert good, row
+
+
 def test_a_name_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert adapters.main(["trll"]) == 2
     assert "got trll; expected some of trl, verifiers" in capsys.readouterr().out

@@ -5,6 +5,7 @@ The packages, pinned, stand in packages.toml, which says what its keys mean.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +34,23 @@ def environment(name: str) -> Path:
     Raises:
         RuntimeError: it cannot be installed; with pip's last words.
     """
-    venv, declaration = VENVS / name, PACKAGES[name]
-    python, site = venv / "bin" / "python", venv / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    declaration = PACKAGES[name]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     needed = [*declaration["requires"], *project["dependencies"], *project["optional-dependencies"].get(name, ())]
     linked = {found.name: found.version for found in importlib.metadata.distributions() if found.name not in _APART}
     stamp = hashlib.sha256(json.dumps([declaration, needed, linked, sys.version]).encode()).hexdigest()
-    if facts(name).get("stamp") == stamp:
-        return python
+    VENVS.mkdir(parents=True, exist_ok=True)
+    # Tests in other processes may want it, too.
+    with (VENVS / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if facts(name).get("stamp") != stamp:
+            _make(name, needed, linked, stamp)
+    return VENVS / name / "bin" / "python"
+
+
+def _make(name: str, needed: list[str], linked: Mapping[str, str], stamp: str) -> None:
+    venv = VENVS / name
+    python, site = venv / "bin" / "python", venv / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
     start = time.monotonic()
     shutil.rmtree(venv, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
@@ -50,13 +61,12 @@ def environment(name: str) -> Path:
     (site / "site-packages" / "pxr.pth").write_text(f"{venv / 'linked'}\n{ROOT}\n")
     # A newer torch would be a build for CUDA, of gigabytes.
     pinned = [f"{package}=={version}" for package, version in linked.items() if package == "torch"]
-    if forced := declaration.get("forced"):
+    if forced := PACKAGES[name].get("forced"):
         _pip(name, python, "--no-deps", "--ignore-requires-python", *forced)
     _pip(name, python, "pytest", *needed, *pinned)
     size = sum(file.stat().st_size for file in site.rglob("*") if file.is_file() and not file.is_symlink()) // 2**20
     found = {"stamp": stamp, "seconds": round(time.monotonic() - start), "mb": size}
     (venv / "facts.json").write_text(json.dumps(found))
-    return python
 
 
 def facts(name: str) -> dict[str, Any]:
