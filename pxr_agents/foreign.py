@@ -216,13 +216,21 @@ class OpenEnvGame:
         base_url: of the server.
         field: of its action, the one that gets the message.
         action: its other fields.
+        shown: fields of its observation that the model sees; by default all that the protocol did not add.
     """
 
-    def __init__(self, base_url: str, *, field: str = "message", action: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        field: str = "message",
+        action: Mapping[str, Any] | None = None,
+        shown: Sequence[str] | None = None,
+    ) -> None:
         from openenv.core.generic_client import GenericEnvClient
 
         self._client = GenericEnvClient(base_url=base_url).sync().connect()
-        self._field, self._action = field, dict(action or {})
+        self._field, self._action, self._fields = field, dict(action or {}), shown
 
     def reset(self, seed: int | None = None) -> tuple[Any, dict[str, Any]]:
         """The observation of the server without what its protocol adds."""
@@ -238,7 +246,8 @@ class OpenEnvGame:
         self._client.close()
 
     def _seen(self, result: Any) -> dict[str, Any]:
-        return {name: value for name, value in result.observation.items() if name not in ("metadata", "done", "reward")}
+        found = {name: it for name, it in result.observation.items() if name not in ("metadata", "done", "reward")}
+        return found if self._fields is None else {name: found[name] for name in self._fields}
 
 
 def _numbered(space: gymnasium.Space | None, actions: Sequence[str] | None) -> tuple[int, tuple[str, ...]]:

@@ -8,11 +8,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import gymnasium
 import httpx
+import numpy as np
 import pytest
 import uvicorn
 from openenv.core.generic_client import GenericEnvClient
 
+from pxr_agents.foreign import ForeignEnv
 from pxr_env import ToolSession
 from pxr_env.adapters.openenv import PixelAction, PixelClient, PixelEnvironment, build_app
 from pxr_env.messages import read_observation
@@ -110,3 +113,28 @@ def test_the_example_is_that_of_the_page():
     command = [sys.executable, example, str(free_port())]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert printed.splitlines()[-1] == "1.0 {'correct': 1.0}"
+
+
+def test_our_rollouts_play_a_server(url):
+    """A server is an environment of others, and what it shows and pays is what `step` does."""
+    env = ForeignEnv(
+        "pxr_agents.foreign:OpenEnvGame",
+        env_kwargs={"base_url": url, "field": "content", "shown": ["messages"]},
+        min_pixels=28 * 28 * 9,
+        max_pixels=28 * 28 * 36,
+    )
+    alone = gymnasium.make(ENV_ID)
+    for seed in range(5):
+        observation, _ = env.reset(options={"sample_id": str(seed)})
+        expected, info = alone.reset(seed=seed)
+        assert observation["text"] == f"{info['system_prompt']}\n{expected['text']}"
+        turns = [turn.written() for turn in EPISODES[1].turns[:1]]
+        for turn in [*turns, alone.unwrapped.dialect.render_answer(alone.unwrapped.sample.answers[0])]:
+            np.testing.assert_array_equal(observation["images"], expected["images"])
+            observation, reward, terminated, _, info = env.step(turn)
+            expected, *paid, _, _ = alone.step(turn)
+            assert (reward, terminated) == tuple(paid)
+            assert info["reward_terms"] == {"reward": reward}
+            assert observation["text"] == expected["text"]
+        assert (reward, terminated) == (0.875, True)
+    env.close()
