@@ -149,7 +149,7 @@ def test_a_limit_ends_the_episode_and_mistakes_are_results():
 
 
 def test_the_example_is_that_of_the_page():
-    example = Path("examples/adapters/mcp_client.py")
+    example = Path("examples/adapters/with_mcp.py")
     assert f"```python\n{example.read_text()}```" in Path("docs/adapters/mcp.md").read_text()
     printed = subprocess.run([sys.executable, example], capture_output=True, text=True, check=True).stdout
     assert printed.splitlines()[2:] == ["['image', 'text'] Image 2 (84x84).", "The episode is over. 1.0"]

@@ -108,7 +108,7 @@ def test_native_calls_have_a_prompt_without_their_syntax():
 
 
 def test_the_example_is_that_of_the_page():
-    example = Path("examples/adapters/openenv_client.py")
+    example = Path("examples/adapters/with_openenv.py")
     assert f"```python\n{example.read_text()}```" in Path("docs/adapters/openenv.md").read_text()
     command = [sys.executable, example, str(free_port())]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -46,7 +46,7 @@ def test_20_episodes_are_those_of_step():
 
 
 def test_the_example_is_that_of_the_page():
-    example = Path("examples/adapters/skyrl_gym_episode.py")
+    example = Path("examples/adapters/with_skyrl_gym.py")
     assert f"```python\n{example.read_text()}```" in Path("docs/adapters/skyrl_gym.md").read_text()
     printed = subprocess.run([sys.executable, example], capture_output=True, text=True, check=True).stdout
     assert printed.splitlines()[-1] == "1.0 {'correct': 1.0, 'used_zoom_in': 1, 'turns': 2}"

@@ -121,7 +121,7 @@ def test_episodes_are_those_of_step(evaluate):
 
 
 def test_a_limit_of_verifiers_ends_the_episode_without_an_answer(evaluate):
-    example = ("@", str(ROOT / "examples" / "adapters" / "verifiers.toml"), "-r", "1")
+    example = ("@", str(ROOT / "examples" / "adapters" / "with_verifiers.toml"), "-r", "1")
     [trace] = evaluate("--select.include.ids", "sample-1", "--env.agent.max-turns", "1", taskset=example)
     assert (trace.ok, trace.stop_condition, trace.reward) == (True, "max_turns", -0.125)
     assert trace.info["pxr_env"]["truncated_by"] == "length"
