@@ -7,7 +7,6 @@ episode takes.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -26,6 +24,7 @@ from pxr_agents.rollout import rollout
 from pxr_agents.types import Action, Agent, Episode, Job, Observation, Tokens, episode_seed
 from pxr_env.env import VisualReasoningEnv
 from pxr_env.errors import DataError, MediaError
+from pxr_env.tasks import siblings
 from pxr_env.types import NoTurn
 from .agents import AgentChoice, open_agent
 from .judge import Judge, JudgeChoice
@@ -162,28 +161,6 @@ def _preflight(
     if found.problems:
         raise RemoteError(f"before the run: {' '.join(found.problems)} (--no-preflight leaves these questions out)")
     return found.as_manifest()
-
-
-def siblings(first: gymnasium.Env, count: int) -> list[gymnasium.Env]:
-    """The first environment and others like it, `count` in all.
-
-    They share its data, which took time to be checked, unless it has wrappers or a class of its own: what those keep
-    and do is known to `gymnasium.make` alone.
-    """
-    base = first
-    while isinstance(base, OrderEnforcing | PassiveEnvChecker):
-        base = base.env
-    environments: list[gymnasium.Env] = [first][:count]
-    while len(environments) < count:
-        if type(base) is VisualReasoningEnv:
-            # A running episode is all that an environment does not share, apart from the seed of its action space.
-            sibling = copy.copy(base)
-            sibling.action_space = copy.deepcopy(base.action_space)
-            environments.append(sibling)
-        else:
-            assert first.spec is not None
-            environments.append(gymnasium.make(first.spec))
-    return environments
 
 
 def play(

@@ -24,6 +24,7 @@ from pxr_env.dialects.base import native_prompt
 from pxr_env.env import VisualReasoningEnv
 from pxr_env.errors import choose
 from pxr_env.messages import CallResult, Content
+from pxr_env.tasks import siblings
 from pxr_env.types import NoTurn
 
 
@@ -54,7 +55,8 @@ class ToolSession:
     `info`; targets, evidence and rewards are in `outcome` alone. A session belongs to one thread at a time.
 
     Args:
-        env: the id of a task, its spec, or an environment, with wrappers or without.
+        env: the id of a task, its spec, or an environment, with wrappers or without; or another session, whose data are
+            not opened again.
         images: how pictures stand in messages: "pil" or "array" as transformers take them, "png" or "jpeg" as OpenAI's
             API does (see `pxr_env.messages`). All but "jpeg" keep every pixel.
         kwargs: of the environment, for an id or a spec.
@@ -64,8 +66,10 @@ class ToolSession:
         ValueError: unknown `images`.
     """
 
-    def __init__(self, env: str | EnvSpec | gymnasium.Env, *, images: str = "pil", **kwargs: Any) -> None:
+    def __init__(self, env: str | EnvSpec | gymnasium.Env | ToolSession, *, images: str = "pil", **kwargs: Any) -> None:
         choose(messages.IMAGES, images, "images=", "")
+        if isinstance(env, ToolSession):
+            env = siblings(env.env, 2)[1]
         if isinstance(env, gymnasium.Env):
             if kwargs:
                 raise TypeError(
@@ -76,7 +80,8 @@ class ToolSession:
             env = gymnasium.make(env, **{"disable_env_checker": True, **kwargs})
         if not isinstance(env.unwrapped, VisualReasoningEnv):
             raise TypeError(f"got {type(env.unwrapped).__name__}; expected a VisualReasoningEnv, or the id of one.")
-        self.env, self.images = env, images
+        self.env: gymnasium.Env = env
+        self.images = images
         self.info: dict[str, Any] = {}
         self.turns: list[str] = []
         self.outcome: Outcome | None = None
@@ -237,7 +242,7 @@ class AsyncToolSession:
         session: what they are done with; everything that is no method here is read there.
     """
 
-    def __init__(self, env: str | EnvSpec | gymnasium.Env, *, images: str = "pil", **kwargs: Any) -> None:
+    def __init__(self, env: str | EnvSpec | gymnasium.Env | ToolSession, *, images: str = "pil", **kwargs: Any) -> None:
         self.session = ToolSession(env, images=images, **kwargs)
         self._turn = asyncio.Lock()
 

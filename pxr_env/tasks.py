@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import sys
@@ -11,6 +12,7 @@ from types import ModuleType
 from typing import Any, cast
 
 import gymnasium
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 
 from pxr_env.env import VisualReasoningEnv
 from pxr_env.errors import choose, did_you_mean, hints_of, quote, typed_arguments
@@ -181,6 +183,29 @@ def register_task(task: Task) -> None:
         raise ValueError(f'got the task "{task.id}" a second time; expected a new id. Choose another one.')
     TASKS[task.id] = task
     register_tasks()
+
+
+def siblings(first: gymnasium.Env, count: int) -> list[gymnasium.Env]:
+    """The first environment and others like it, `count` in all.
+
+    They share its data, which took time to be checked, unless it has wrappers or a class of its own: what those keep
+    and do is known to `gymnasium.make` alone.
+    """
+    base = first
+    while isinstance(base, OrderEnforcing | PassiveEnvChecker):
+        base = base.env
+    environments: list[gymnasium.Env] = [first][:count]
+    while len(environments) < count:
+        if type(base) is VisualReasoningEnv:
+            # A running episode is all that an environment does not share, apart from what draws samples and actions.
+            sibling = copy.copy(base)
+            sibling.action_space = copy.deepcopy(base.action_space)
+            sibling._np_random = sibling._np_random_seed = None
+            environments.append(sibling)
+        else:
+            assert first.spec is not None
+            environments.append(gymnasium.make(first.spec))
+    return environments
 
 
 def register_tasks() -> None:

@@ -15,6 +15,7 @@ import gymnasium
 from rich.console import Console
 
 from pxr_agents.types import Action, Agent, Observation, Tokens
+from pxr_env.tasks import siblings
 from ..agents import open_agent
 from ..differences import changes_that_matter, find_differences
 from ..manifest import commit, library_versions, sample_ids_digest, score_name
@@ -22,7 +23,7 @@ from ..metrics import evaluation_metrics
 from ..records import RunFiles, RunRecord
 from ..replay import INTERVENTIONS, Changed, rebuild_environment
 from ..run_command import Whereabouts, agent_of
-from ..runner import evaluate, play, siblings
+from ..runner import evaluate, play
 from ..suites import Choice, suite_of
 
 PROTOCOLS = ("med", "counterfactual")

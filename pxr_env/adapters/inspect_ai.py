@@ -12,6 +12,7 @@ Installed, `inspect eval pxr_env/visual -T env=pxr/SyntheticCount-v0 --model ope
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import defaultdict
 from typing import Any
@@ -52,9 +53,10 @@ def play(env: str, native: bool = True, **kwargs: Any) -> Solver:
     """Plays the sample of that id. Each message of the model is a turn of the environment, with all of its tool calls;
     the environment answers for them, so that Inspect's own refusals and approvals of calls change nothing."""
     idle: list[ToolSession] = []
+    first = functools.cache(lambda: ToolSession(env, **kwargs))
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
-        session = idle.pop() if idle else await run_sync(lambda: ToolSession(env, images="png", **kwargs))
+        session = idle.pop() if idle else await run_sync(lambda: ToolSession(first(), images="png"))
         question = await run_sync(lambda: session.reset(sample_id=str(state.sample_id)))
         told = session.native_prompt if native else session.system_prompt
         state.messages = [ChatMessageSystem(content=told), ChatMessageUser(content=_parts(question))]

@@ -25,7 +25,7 @@ from mcp.types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from pxr_env.messages import Content
 from pxr_env.play import read_settings
-from pxr_env.session import AsyncToolSession, Outcome
+from pxr_env.session import AsyncToolSession, Outcome, ToolSession
 from pxr_env.tasks import import_module_of
 
 #: In `_meta` of the result that ends an episode, which clients do not show to models: `reward`, `reward_terms`,
@@ -48,8 +48,8 @@ def build_server(task: str, **kwargs: Any) -> Server:
         task: the id of a task.
         kwargs: of its environment. What is wrong with them is an error now, see `ToolSession`.
     """
-    session_of = lru_cache(MAX_CLIENTS)(lambda client: AsyncToolSession(task, images="png", **kwargs))
-    first = session_of("").session
+    first = ToolSession(task, **kwargs)
+    session_of = lru_cache(MAX_CLIENTS)(lambda client: AsyncToolSession(first, images="png"))
     asks = {"properties": {"sample_id": _SAMPLE, "seed": _SEED}}
     tools = [
         _tool("reset", "Begin an episode: shows a question with its images. Call it first.", asks),

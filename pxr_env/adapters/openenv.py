@@ -44,14 +44,14 @@ class PixelEnvironment(Environment[PixelAction, PixelObservation, State]):
     """A session of a client.
 
     Args:
-        task: the id of a task.
+        task: the id of a task, or a session whose data it shares.
         native: whether the prompt is that for native tool calls, whose schemas stand in `metadata["tools"]`.
         kwargs: of its environment.
     """
 
     SUPPORTS_CONCURRENT_SESSIONS = True
 
-    def __init__(self, task: str, *, native: bool = False, **kwargs: Any) -> None:
+    def __init__(self, task: str | ToolSession, *, native: bool = False, **kwargs: Any) -> None:
         super().__init__()
         self.session = ToolSession(task, images="png", **kwargs)
         self._native = native
@@ -96,9 +96,11 @@ class PixelEnvironment(Environment[PixelAction, PixelObservation, State]):
 
 def build_app(task: str, *, max_concurrent_envs: int = 8, **kwargs: Any) -> FastAPI:
     """The server, with so many sessions at once; the rest is that of `PixelEnvironment`."""
+    native = kwargs.pop("native", False)
+    first = ToolSession(task, **kwargs)
 
     def make() -> PixelEnvironment:
-        return PixelEnvironment(task, **kwargs)
+        return PixelEnvironment(first, native=native)
 
     return create_fastapi_app(make, PixelAction, PixelObservation, max_concurrent_envs=max_concurrent_envs)
 

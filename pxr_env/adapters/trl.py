@@ -52,12 +52,11 @@ class GRPOTask:
     """
 
     def __init__(self, env: str | EnvSpec, **kwargs: Any) -> None:
-        self._make = lambda: ToolSession(env, images="pil", **kwargs)
-        self._first = self._make()
+        self._first = ToolSession(env, images="pil", **kwargs)
 
     def __call__(self) -> GRPOEnvironment:
         """A new environment, for one episode at a time."""
-        session = self._make()
+        session = ToolSession(self._first, images="pil")
         tools = {function.__name__: function for function in session.functions}
         for function in tools.values():
             # It would stand in the schema that the model is shown.

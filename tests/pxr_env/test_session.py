@@ -252,3 +252,22 @@ def test_what_it_cannot_play_is_an_error():
         ToolSession(env, images="gif")
     with pytest.raises(ResetNeeded):
         ToolSession(env).call("zoom_in", ZOOM)
+
+
+def test_sessions_share_data_and_nothing_else():
+    first = ToolSession(SEARCH, images="array")
+    others = [ToolSession(first, images="array") for _ in range(2)]
+    shown = [session.reset(seed=3) for session in (first, *others)]
+    assert others[0].base.data is others[1].base.data is first.base.data
+    assert all(np.array_equal(parts[0]["image"], shown[0][0]["image"]) for parts in shown)
+    others[0].call("zoom_in", ZOOM)
+    others[1].reset(seed=4)
+    assert [len(session.base.views) for session in (first, *others)] == [1, 2, 1]
+    # Who resets without a seed goes on with draws of its own.
+    drawn = [
+        session.reset(seed=5) and [session.reset() and session.info["sample_id"] for _ in range(3)]
+        for session in (first, *others)
+    ]
+    assert drawn[0] == drawn[1] == drawn[2]
+    with pytest.raises(TypeError, match="got an environment with coordinates"):
+        ToolSession(first, coordinates="pixel")
