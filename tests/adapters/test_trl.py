@@ -247,8 +247,8 @@ def test_the_example(vlm: VLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "generation_kwargs": {"max_new_tokens": 4, "suppress_tokens": list(vlm.chat.banned_ids)},
     }  # fmt: skip
     monkeypatch.setattr("trl.GRPOConfig", functools.partial(GRPOConfig, **small))
-    monkeypatch.setattr("sys.argv", ["trl.py", vlm.model.config._name_or_path])
-    example = Path("examples/adapters/trl.py").resolve()
+    monkeypatch.setattr("sys.argv", ["with_trl.py", vlm.model.config._name_or_path])
+    example = Path("examples/adapters/with_trl.py").resolve()
     monkeypatch.chdir(tmp_path)
     task = runpy.run_path(str(example))["task"]
     assert task.dataset(["train-7"])[0]["sample_id"] == "train-7"

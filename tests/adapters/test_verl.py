@@ -210,10 +210,10 @@ def test_a_prompt_that_is_too_long_is_an_error(vlm: VLM, play: Any) -> None:
 def test_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     examples = Path("examples/adapters").resolve()
     monkeypatch.chdir(tmp_path)
-    runpy.run_path(str(examples / "verl.py"))
+    runpy.run_path(str(examples / "with_verl.py"))
     data = parquet.read_table(tmp_path / "train.parquet").to_pylist()
     assert (len(data), data[7]["sample_id"], data[7]["agent_name"]) == (512, "train-7", "search")
-    [loop] = OmegaConf.load(examples / "verl.yaml")
+    [loop] = OmegaConf.load(examples / "with_verl.yaml")
     assert (loop.name, hydra.utils.get_class(loop._target_)) == ("search", PixelLoop)
     env = gymnasium.make(loop.env, **OmegaConf.to_container(loop.kwargs))
     assert "train-511" in env.unwrapped.data.sample_ids()

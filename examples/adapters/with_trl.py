@@ -1,4 +1,4 @@
-"""GRPO with TRL on a task of ours: `python examples/adapters/trl.py Qwen/Qwen3-VL-2B-Instruct`."""
+"""GRPO with TRL on a task of ours: `python examples/adapters/with_trl.py Qwen/Qwen3-VL-2B-Instruct`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Data for verl: `python examples/adapters/verl.py` writes train.parquet; verl.yaml beside this file has the loop."""
+"""Data for verl: `python examples/adapters/with_verl.py` writes train.parquet; with_verl.yaml beside it has the loop."""
 
 from datasets import Dataset
 
