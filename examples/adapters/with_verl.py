@@ -1,4 +1,4 @@
-"""Data for verl: `python examples/adapters/with_verl.py` writes train.parquet; with_verl.yaml beside it has the loop."""
+"""Data for verl: `python examples/adapters/with_verl.py` writes train.parquet; the loop is named in with_verl.yaml."""
 
 from datasets import Dataset
 
