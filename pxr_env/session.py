@@ -11,7 +11,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -233,6 +235,17 @@ class ToolSession:
     def _unplayed(self, name: str, text: str) -> CallResult:
         parts = messages.content({"text": text, "images": ()}, images=self.images)
         return CallResult(name=name, ok=False, text=text, views=(), content=parts)
+
+
+@functools.lru_cache(16)
+def _opened(env: str, arguments: str) -> ToolSession:
+    return ToolSession(env, **json.loads(arguments))
+
+
+def shared_session(env: str, *, images: str = "pil", **kwargs: Any) -> ToolSession:
+    """`ToolSession(env, images=images, **kwargs)`, whose data are opened once for all that ask with equal arguments in
+    this process: for packages that make an object per episode. The arguments have to be JSON."""
+    return ToolSession(_opened(env, json.dumps(kwargs, sort_keys=True)), images=images)
 
 
 class AsyncToolSession:

@@ -203,7 +203,11 @@ def siblings(first: gymnasium.Env, count: int) -> list[gymnasium.Env]:
             sibling._np_random = sibling._np_random_seed = None
             environments.append(sibling)
         else:
-            assert first.spec is not None
+            if first.spec is None:
+                raise TypeError(
+                    f"got {type(first).__name__} without a spec; expected an environment of gymnasium.make, so that "
+                    "others like it can be made."
+                )
             environments.append(gymnasium.make(first.spec))
     return environments
 

@@ -15,7 +15,7 @@ from typing import Any
 import skyrl_gym
 from skyrl_gym.envs.base_text_env import BaseTextEnv, BaseTextEnvStepOutput
 
-from pxr_env.session import ToolSession
+from pxr_env.session import shared_session
 
 
 def register(name: str = "pxr") -> None:
@@ -36,7 +36,7 @@ class PixelEnv(BaseTextEnv):
     def __init__(self, env_config: Mapping[str, Any], extras: Mapping[str, Any]) -> None:
         super().__init__()
         arguments = dict(env_config)
-        self.session = ToolSession(arguments.pop("task"), images="png", **arguments)
+        self.session = shared_session(arguments.pop("task"), images="png", **arguments)
         self.max_turns = extras.get("max_turns")
         self._begin = {name: extras.get(name) for name in ("sample_id", "seed")}
 

@@ -22,7 +22,7 @@ from pydantic import Field
 from verifiers.v1.dialects.chat import message_to_wire
 from verifiers.v1.harnesses.utils.compaction import is_context_overflow
 
-from pxr_env.session import AsyncToolSession, Outcome
+from pxr_env.session import AsyncToolSession, Outcome, shared_session
 
 
 class VisualTasksetConfig(vf.TasksetConfig):
@@ -36,7 +36,7 @@ class VisualTasksetConfig(vf.TasksetConfig):
     def session(self) -> AsyncToolSession:
         """Plays episodes of it."""
         env_id = self.env_id if ":" in self.env_id else f"pxr_env:{self.env_id}"
-        return AsyncToolSession(env_id, images="png", **self.kwargs)
+        return AsyncToolSession(shared_session(env_id, **self.kwargs), images="png")
 
 
 class VisualTask(vf.Task[vf.TaskData]):

@@ -12,6 +12,7 @@ from PIL import Image
 from pxr_env import AsyncToolSession, OperationCall, Sample, ToolSession, VisualReasoningEnv
 from pxr_env.media import ImageSource
 from pxr_env.messages import for_agent, read_observation
+from pxr_env.session import shared_session
 
 SEARCH = "pxr_env:pxr/SyntheticSearch-v0"
 ZOOM = {"bbox_2d": [0.0, 0.0, 0.5, 0.5], "target_image": 1}
@@ -271,3 +272,8 @@ def test_sessions_share_data_and_nothing_else():
     assert drawn[0] == drawn[1] == drawn[2]
     with pytest.raises(TypeError, match="got an environment with coordinates"):
         ToolSession(first, coordinates="pixel")
+    with pytest.raises(TypeError, match=r"got Bonus without a spec; expected an environment of gymnasium.make"):
+        ToolSession(ToolSession(Bonus(VisualReasoningEnv(first.base.data))))
+    once, again, other = (shared_session(SEARCH, coordinates=frame) for frame in ("unit", "unit", "pixel"))
+    assert once.base.data is again.base.data is not other.base.data
+    assert (once.base.frame.name, other.base.frame.name) == ("unit", "pixel")
