@@ -84,12 +84,7 @@ def evaluate(
     suite = get_suite(suite) if isinstance(suite, str) else suite
     agent = AgentChoice(name=agent) if isinstance(agent, str) else agent
     _check(agent, repeats=repeats, n_envs=n_envs)
-    first = gymnasium.make(suite.env_id, **{**suite.arguments, **(env_args or {})})
-    if not isinstance(first.unwrapped, VisualReasoningEnv):
-        raise ValueError(
-            f"got {suite.env_id}, a {type(first.unwrapped).__name__}; expected a visual reasoning task, whose samples "
-            "and scorer a run records. Play others with pxr_agents.rollout."
-        )
+    first = _made(suite, env_args or {})
     sample_ids = choice.choose(first)
     run = RunFiles(out)
     manifest = build_manifest(
@@ -111,10 +106,21 @@ def evaluate(
     done |= {record.key: record for record in played}
     records = [done[key] for key in keys]
     if judge is not None:
-        get_sample = first.unwrapped.data.get
+        get_sample = first.unwrapped.data.get  # type: ignore[attr-defined]
         Judge(judge, judge.cache or out / "judgments.jsonl").judge(records, get_sample)
     first.close()
     return _finish(run, records) | {"seconds": time.perf_counter() - started}
+
+
+def _made(suite: Suite, env_args: Mapping[str, Any]) -> gymnasium.Env:
+    """The environment of a suite; ValueError if it is somebody else's."""
+    env = gymnasium.make(suite.env_id, **{**suite.arguments, **env_args})
+    if not isinstance(env.unwrapped, VisualReasoningEnv):
+        raise ValueError(
+            f"got {suite.env_id}, a {type(env.unwrapped).__name__}; expected a visual reasoning task, whose samples "
+            "and scorer a run records. Play others with pxr_agents.rollout."
+        )
+    return env
 
 
 def _check(agent: AgentChoice, *, repeats: int, n_envs: int) -> None:
