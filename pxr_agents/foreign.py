@@ -29,6 +29,7 @@ from pxr_env.dialects import get_dialect
 from pxr_env.errors import DataError, did_you_mean, integer, quote, represent
 from pxr_env.media import check_budget, fit_size
 from pxr_env.media.images import to_image
+from pxr_env.rendering import RenderModes
 from pxr_env.spaces import ImagesSpace, TextSpace
 from pxr_env.types import NoTurn
 
@@ -78,7 +79,7 @@ class ForeignEnv(gymnasium.Env[dict[str, Any], str]):
         ValueError: an argument is out of range, or no action can be made of a text.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 1}  # type: ignore[misc]
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": RenderModes(["rgb_array"]), "render_fps": 1}  # type: ignore[misc]
     #: There are none: nothing is counted, and nothing can be made to begin with one.
     operations: ClassVar[dict[str, Any]] = {}
 

@@ -23,7 +23,7 @@ from pxr_env.dialects import get_dialect
 from pxr_env.errors import DataError, OperationError, did_you_mean, represent
 from pxr_env.media import ImageSource, VideoSource, check_budget
 from pxr_env.operations import get_operation
-from pxr_env.rendering import draw_overview, render
+from pxr_env.rendering import RenderModes, draw_overview, render
 from pxr_env.rules import EpisodeState, Limits, Rules
 from pxr_env.scoring import get_scorer
 from pxr_env.spaces import ImagesSpace, TextSpace, TurnSpace
@@ -95,7 +95,7 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
         ValueError: an argument is unknown or out of range; the message says what was expected.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 1}  # type: ignore[misc]
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": RenderModes(["rgb_array"]), "render_fps": 1}  # type: ignore[misc]
 
     @errors.checks_arguments
     def __init__(

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
 from pxr_env.coordinates import get_frame
+from pxr_env.errors import represent
 from pxr_env.media import cut
 from pxr_env.views import Grid, Mark, Point, Region, Size, View, regions
 
@@ -31,6 +32,17 @@ _font = lru_cache(maxsize=16)(ImageFont.load_default)
 
 #: The picture of a source (from 1), or of a frame of a video source (from 0).
 Pictures = Callable[[int, int | None], Image.Image]
+
+
+class RenderModes(list[str]):
+    """The render modes of an environment. `gymnasium.make` asks it first, and takes for granted that it has a text:
+    anything else is refused here, with a ValueError."""
+
+    def __contains__(self, mode: object) -> bool:
+        if not isinstance(mode, str):
+            own = " or ".join(map(represent, self))
+            raise ValueError(f'got render_mode={represent(mode)}; expected None, {own}, "human" or "rgb_array_list".')
+        return super().__contains__(mode)
 
 
 def render(view: View, pictures: Pictures) -> np.ndarray:
