@@ -101,7 +101,7 @@ def gym(tmp_path_factory):
             env = os.environ | {"NEMO_GYM_CONFIG_PATH": name}
             processes.append(subprocess.Popen([sys.executable, "app.py"], cwd=directory, env=env))
             urls.append(f"http://{entry.host}:{entry.port}/health")
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while urls:
             try:
                 httpx.get(urls[0]).raise_for_status()

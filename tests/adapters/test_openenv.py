@@ -37,7 +37,7 @@ def url():
     port = free_port()
     process = multiprocessing.get_context("fork").Process(target=serve, args=(port,))
     process.start()
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while True:
         try:
             httpx.get(f"http://127.0.0.1:{port}/health").raise_for_status()
