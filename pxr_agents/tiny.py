@@ -24,9 +24,10 @@ SPECIAL_TOKENS = (
 
 #: Writes tools as the dialect `hermes` does, where its prompt has them: in place of the sentence that
 #: `ToolSession.native_prompt` has there, at the end of any other prompt, and not at all where a prompt lists some. The
-#: results of tools are turns of the user, as the environment's replies are.
+#: results of tools are turns of the user, as the environment's replies are. The loop is over `content` itself: where
+#: vLLM finds none like that, its server joins texts and images by line breaks.
 CHAT_TEMPLATE = """\
-{%- macro parts(content) %}{% if content is string %}{{ content }}{% else %}{% for part in content or [] -%}
+{%- macro parts(content) %}{% if content is string %}{{ content }}{% elif content %}{% for part in content -%}
 {% if part.type in ('image', 'image_url') %}<|vision_start|><|image_pad|><|vision_end|>\
 {% elif part.type == 'video' %}<|vision_start|><|video_pad|><|vision_end|>\
 {% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}{% endmacro -%}

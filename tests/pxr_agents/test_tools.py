@@ -10,6 +10,7 @@ import pytest
 
 from pxr_agents import tiny
 from pxr_agents.chat import Conversation
+from pxr_agents.random_checkpoint import PUBLISHED
 from pxr_agents.vlm import VLM
 from pxr_env import ToolSession
 
@@ -119,3 +120,10 @@ def test_calls_are_found_in_what_was_written(vlm: VLM, family_vlm: Callable[[str
         assert read["tool_calls"] == [call("f", a=[1, 0.5])] * 2
         answer = tokenizer.parse_response("It is T.<|im_end|>", prefix=prefix)
         assert answer == {"role": "assistant", "content": "It is T."}
+
+
+def test_vllms_server_hands_the_parts_of_a_message_to_the_template():
+    """It joins them by line breaks instead where it finds no loop over `content`."""
+    found = pytest.importorskip("vllm.renderers.hf")._detect_content_format
+    templates = [tiny.CHAT_TEMPLATE, *(PUBLISHED[family]["chat_template"] for family in ("qwen2.5-vl", "qwen3-vl"))]
+    assert [found(template, default="string") for template in templates] == ["openai"] * 3
