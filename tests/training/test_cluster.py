@@ -127,18 +127,22 @@ ray.init(address=cluster.address, log_to_driver=False)
 layout = ["groups_per_iteration=16", "max_envs_per_runner=4"]
 algorithm = VLMPPOConfig().recipe(load_recipe(sys.argv[1], PPORecipe, layout)).build_algo()
 pool, told = algorithm.sampler._runners, []
-poll, begun_by = pool.poll, pool._begun_by
+poll, begun_by, begun = pool.poll, pool._begun_by, []
+
+def begun_until_now(worker):
+    before = list(begun) if worker == 2 else []
+    del begun[: len(before)]
+    return before + begun_by(worker)
 
 def poll_and_lose_a_node(attempt):
     poll(attempt)
     # It has finished something, and something is under way, which the queue tells but once.
-    has_finished = 2 in {group.worker for group in attempt.groups}
-    begun = begun_by(2) if has_finished and cluster.worker_nodes else []
-    if begun:
-        pool._begun_by = lambda worker: [*(begun if worker == 2 else []), *begun_by(worker)]
+    if cluster.worker_nodes and 2 in {group.worker for group in attempt.groups}:
+        begun.extend(begun_by(2))
+    if begun and cluster.worker_nodes:
         cluster.remove_node(other, allow_graceful=False)
 
-pool.poll = poll_and_lose_a_node
+pool.poll, pool._begun_by = poll_and_lose_a_node, begun_until_now
 for _ in range(2):
     algorithm.train()
     faults = [[fault.kind, fault.text] for fault in algorithm.books.faults]
