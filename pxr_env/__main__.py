@@ -62,7 +62,12 @@ def pxr(arguments: Sequence[str] | None = None) -> int:
     if not given or given[0] not in PACKAGES:
         print(f"usage: pxr {'|'.join(PACKAGES)} ...: the same as python -m {'|'.join(PACKAGES.values())} ...")
         return 0 if given in (["-h"], ["--help"]) else 2
-    status: int = importlib.import_module(f"{PACKAGES[given[0]]}.__main__").main(given[1:])
+    try:
+        package = importlib.import_module(f"{PACKAGES[given[0]]}.__main__")
+    except ModuleNotFoundError as error:
+        print(f"{error}, which pxr {given[0]} needs. Install it: pip install 'pxr-gym[{given[0]}]'.", file=sys.stderr)
+        return 2
+    status: int = package.main(given[1:])
     return status
 
 
