@@ -65,7 +65,11 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
             name, help=command.text, description=f"{command.text[0].upper()}{command.text[1:]}."
         )
         if name == wanted:
-            module = importlib.import_module(command.module, __package__)
+            try:
+                module = importlib.import_module(command.module, __package__)
+            except ModuleNotFoundError as error:
+                extra = name if name == "demo" else "eval"
+                parser.error(f"{error}, which {name} needs. Install it: pip install 'pxr-gym[{extra}]'.")
             getattr(module, command.add_arguments)(of_command)
             of_command.set_defaults(run_command=getattr(module, command.run))
     return parser

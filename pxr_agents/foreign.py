@@ -12,9 +12,7 @@ In a recipe: `env = {id = "pxr_agents.foreign:pxr/Foreign-v0", kwargs = {env = "
 
 from __future__ import annotations
 
-import base64
 import importlib
-import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, cast
@@ -29,6 +27,7 @@ from pxr_env.dialects import get_dialect
 from pxr_env.errors import DataError, did_you_mean, integer, quote, represent
 from pxr_env.media import check_budget, fit_size
 from pxr_env.media.images import to_image
+from pxr_env.messages import read_image
 from pxr_env.rendering import RenderModes
 from pxr_env.spaces import ImagesSpace, TextSpace
 from pxr_env.types import NoTurn
@@ -288,7 +287,7 @@ def _parts(observation: Any) -> Iterator[Any]:
         case {"type": "image_url", "image_url": {"url": str(url)}}:
             yield from _parts(url)
         case str() if observation.startswith("data:image/"):
-            yield Image.open(io.BytesIO(base64.b64decode(observation.partition(",")[2])))
+            yield read_image(observation)
         case str():
             yield observation
         case Image.Image():

@@ -6,6 +6,7 @@ And its oracle: a scripted agent that knows the evidence and the answer, and sho
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -168,6 +169,14 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
         self.action_space = TurnSpace(
             dialect=dialect, coordinates=coordinates, operations=tuple(operations), size_multiple=size_multiple
         )
+
+    def __copy__(self) -> VisualReasoningEnv:
+        """Another one that shares the data, and neither the running episode nor what draws samples and actions."""
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        other.action_space = deepcopy(self.action_space)
+        other._episode = other._np_random = other._np_random_seed = None
+        return other
 
     @property
     def spec(self) -> EnvSpec | None:

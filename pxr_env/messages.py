@@ -129,6 +129,11 @@ def first_messages(
     return [system, user_message(observation, info.get("image_places"), images=images)]
 
 
+def read_image(url: str) -> Image.Image:
+    """The picture, in RGB, of a data URI. ValueError or OSError if it holds none."""
+    return Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")
+
+
 def read_observation(message: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[int, ...]]:
     """The observation that a message shows, and the place of each image in its text: the inverse of `user_message`.
 
@@ -143,7 +148,7 @@ def read_observation(message: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[
                 text += words
                 continue
             case {"type": "image_url", "image_url": {"url": str(url)}} if url.startswith("data:image/"):
-                picture: Any = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")
+                picture: Any = read_image(url)
             case {"type": "image", "image": Image.Image() | np.ndarray() as picture}:
                 pass
             case _:
@@ -192,6 +197,6 @@ def native_call(dialect: Dialect, name: str, arguments: Mapping[str, Any] | str)
     if not isinstance(arguments, str):
         try:
             arguments = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
-        except (TypeError, ValueError):
-            arguments = str(arguments)
+        except (TypeError, ValueError, RecursionError):
+            arguments = represent(arguments)
     return dialect.write_native(name, arguments)

@@ -206,7 +206,7 @@ class ToolSession:
         except ValueError:
             return self.end(text)
 
-    def end(self, message: str = "", *, limit: Literal["length", "context"] | str = "length") -> Outcome:
+    def end(self, message: str = "", *, limit: str = "length") -> Outcome:
         """Ends the episode with the model's last message, whatever it is: with a final answer in it, it is scored.
 
         Otherwise there is no answer, and `truncated_by` is `limit`. Ending what is over already returns its outcome.

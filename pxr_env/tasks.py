@@ -197,11 +197,7 @@ def siblings(first: gymnasium.Env, count: int) -> list[gymnasium.Env]:
     environments: list[gymnasium.Env] = [first][:count]
     while len(environments) < count:
         if type(base) is VisualReasoningEnv:
-            # A running episode is all that an environment does not share, apart from what draws samples and actions.
-            sibling = copy.copy(base)
-            sibling.action_space = copy.deepcopy(base.action_space)
-            sibling._np_random = sibling._np_random_seed = None
-            environments.append(sibling)
+            environments.append(copy.copy(base))
         else:
             if first.spec is None:
                 raise TypeError(

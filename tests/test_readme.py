@@ -124,3 +124,15 @@ def test_relative_links_lead_somewhere(document: Path) -> None:
     local = [target for target in targets if not target.startswith(("http://", "https://", "mailto:"))]
     missing = [target for target in local if not (document.parent / target).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("package", ["training", "eval"])
+def test_an_extra_that_is_not_installed_is_named(package: str) -> None:
+    command = {"training": ["train", "ppo"], "eval": ["eval", "report", "x"]}[package]
+    hidden = 'sys.modules.update({"rich": None, "pydantic": None})'
+    program = f"import sys; {hidden}; from pxr_env.__main__ import pxr; sys.exit(pxr({command}))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"pip install 'pxr-gym[{command[0]}]'" in done.stderr
+    assert "halted" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -125,7 +125,7 @@ def largest_pass(recipe: PPORecipe | SFTRecipe, work: Workload) -> tuple[int, in
         n_tokens = recipe.learner.micro_batch_tokens or recipe.pack_tokens or recipe.max_length or BUCKET_TOKENS
         return n_tokens, n_tokens
     n_tokens = recipe.learner.micro_batch_tokens or BUCKET_TOKENS
-    turns = max(given(env)["max_turns"] for env in recipe.envs.values())
+    turns = max(budget_arguments(env)["max_turns"] for env in recipe.envs.values())
     return n_tokens, min(n_tokens, recipe.max_tokens * turns)
 
 
@@ -152,7 +152,7 @@ def expected(recipe: PPORecipe | SFTRecipe, size: ModelSize, turns: float = 0, t
     )  # fmt: skip
 
 
-def given(recipe: EnvRecipe) -> dict[str, int]:
+def budget_arguments(recipe: EnvRecipe) -> dict[str, int]:
     """The arguments of an environment that `BUDGETS` names, or their defaults."""
     defaults = inspect.signature(VisualReasoningEnv).parameters
     return {name: recipe.kwargs.get(name, defaults[name].default) for name in BUDGETS}
@@ -160,7 +160,7 @@ def given(recipe: EnvRecipe) -> dict[str, int]:
 
 def budgets(recipe: EnvRecipe) -> dict[str, int]:
     """What an environment shows and allows at most, by the names of `BUDGETS`."""
-    known = given(recipe)
+    known = budget_arguments(recipe)
     # What a procedural task wants its images to be stands nowhere else; other environments may need data.
     with suppress(Exception):
         opened: Any = gymnasium.make(recipe.id, **recipe.kwargs)

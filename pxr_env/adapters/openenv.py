@@ -94,9 +94,8 @@ class PixelEnvironment(Environment[PixelAction, PixelObservation, State]):
         self.session.close()
 
 
-def build_app(task: str, *, max_concurrent_envs: int = 8, **kwargs: Any) -> FastAPI:
+def build_app(task: str, *, native: bool = False, max_concurrent_envs: int = 8, **kwargs: Any) -> FastAPI:
     """The server, with so many sessions at once; the rest is that of `PixelEnvironment`."""
-    native = kwargs.pop("native", False)
     first = ToolSession(task, **kwargs)
 
     def make() -> PixelEnvironment:

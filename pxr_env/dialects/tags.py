@@ -100,8 +100,8 @@ class Tags(Dialect):
     def write_native(self, name: str, arguments: str) -> str:
         """See `Dialect.write_native`. What is no object of JSON stands as text inside the tag, which is a mistake."""
         try:
-            return self.render_call(OperationCall(name=name, arguments=dict(json.loads(arguments))))
-        except (ValueError, TypeError):
+            return self.render_call(OperationCall(name=name, arguments=dict(strict_json(arguments))))
+        except (ValueError, TypeError, RecursionError):
             return f"<{escape(name)}>{escape(arguments)}</{escape(name)}>"
 
     def call_opening(self, operation: str) -> str:

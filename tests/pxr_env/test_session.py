@@ -7,6 +7,8 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from pxr_env import AsyncToolSession, OperationCall, Sample, ToolSession, VisualReasoningEnv
@@ -270,6 +272,8 @@ def test_sessions_share_data_and_nothing_else():
         for session in (first, *others)
     ]
     assert drawn[0] == drawn[1] == drawn[2]
+    with pytest.raises(ResetNeeded):
+        ToolSession(first).call("zoom_in", ZOOM)
     with pytest.raises(TypeError, match="got an environment with coordinates"):
         ToolSession(first, coordinates="pixel")
     with pytest.raises(TypeError, match=r"got Bonus without a spec; expected an environment of gymnasium.make"):
@@ -277,3 +281,30 @@ def test_sessions_share_data_and_nothing_else():
     once, again, other = (shared_session(SEARCH, coordinates=frame) for frame in ("unit", "unit", "pixel"))
     assert once.base.data is again.base.data is not other.base.data
     assert (once.base.frame.name, other.base.frame.name) == ("unit", "pixel")
+
+
+def nested(depth):
+    """Lists in lists, which JSON readers and writers of Python give up on."""
+    inner = []
+    for _ in range(depth):
+        inner = [inner]
+    return {"bbox_2d": inner, "target_image": 1}
+
+
+@pytest.mark.parametrize(("dialect", "coordinates"), DIALECTS)
+def test_whatever_a_model_calls_is_answered(dialect, coordinates):
+    session = ToolSession(SEARCH, dialect=dialect, coordinates=coordinates, max_turns=10_000)
+    values = st.one_of(st.text(), st.dictionaries(st.text(), st.floats() | st.text() | st.none(), max_size=3))
+    deep = ['{"bbox_2d": ' + "[" * 100_000, nested(100_000), {"bbox_2d": {1, 2}}, "</tool_call></grounding><zoom_in/>"]
+    session.reset(seed=0)
+
+    def is_answered(name, arguments):
+        [result] = session.calls([(name, arguments)])
+        assert not result.ok
+        assert result.text
+        assert not session.is_over
+
+    for arguments in deep:
+        is_answered("zoom_in", arguments)
+    settings(max_examples=40)(given(name=st.text() | st.just("zoom_in"), arguments=values)(is_answered))()
+    assert session.info["usage"] == {"zoom_in": 0}
