@@ -22,6 +22,18 @@ def test_every_adapter_is_declared_and_tested() -> None:
         assert declared.get("absent") or (ROOT / "tests" / "adapters" / f"test_{name}.py").is_file(), name
 
 
+def test_the_table_of_the_page_is_that_of_the_command() -> None:
+    page = (ROOT / "docs" / "sessions.md").read_text("utf-8")
+    told = [[cell.strip() for cell in row.split("|")[1:-1]] for row in page.splitlines() if row.startswith("| [")]
+    computed = []
+    for name, declared in venvs.PACKAGES.items():
+        pinned = [*declared.get("forced", ()), *declared["requires"]][0].partition("==")[2]
+        example = next((ROOT / "examples" / "adapters").glob(f"with_{name}.*"))
+        adapter = ROOT / declared.get("adapter", f"pxr_env/adapters/{name}.py")
+        computed.append([pinned, adapters.code_lines(adapter), adapters.code_lines(example)])
+    assert sorted(row[1:4] for row in told) == sorted(computed)
+
+
 @pytest.mark.slow
 def test_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     packages = {
