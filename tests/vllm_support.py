@@ -89,8 +89,10 @@ class Talk:
         return completions
 
     def gap(self, key, temperature=1.0):
-        """Largest difference to what transformers says of the sampled ids in one pass over the whole conversation."""
+        """Largest difference to what transformers says of the sampled ids in one pass over the whole conversation, as a
+        share of the log-probability where that is beyond -1: float32 rounds large numbers more coarsely."""
         tokens = self.conversations[key].tokens()
         with torch.no_grad():
             ids, logprobs, _ = token_distributions(self.vlm, collate([tokens]), temperature)
-        return float(np.abs(logprobs.gather(1, ids[:, None])[:, 0].numpy() - tokens.logprobs[tokens.action]).max())
+        ours, theirs = tokens.logprobs[tokens.action], logprobs.gather(1, ids[:, None])[:, 0].numpy()
+        return float((np.abs(theirs - ours) / np.maximum(1.0, np.abs(theirs))).max())

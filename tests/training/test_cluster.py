@@ -113,7 +113,7 @@ def test_env_runners_on_two_nodes_sample_with_the_whole_recipe(cluster, recipe_f
 
 
 LOST = """
-import json, sys
+import json, sys, time
 import ray
 from ray.cluster_utils import Cluster
 from training.config import PPORecipe, load_recipe
@@ -129,6 +129,16 @@ algorithm = VLMPPOConfig().recipe(load_recipe(sys.argv[1], PPORecipe, layout)).b
 pool, told = algorithm.sampler._runners, []
 poll, begun_by, begun = pool.poll, pool._begun_by, []
 
+def finish_one_group_only(runner):
+    settled, finished = runner._settled, []
+    def settled_or_stuck(*group):
+        if finished:
+            time.sleep(600)
+        finished.append(True)
+        return settled(*group)
+    if runner.worker_index == 2:
+        runner._settled = settled_or_stuck
+
 def begun_until_now(worker):
     before = list(begun) if worker == 2 else []
     del begun[: len(before)]
@@ -136,12 +146,13 @@ def begun_until_now(worker):
 
 def poll_and_lose_a_node(attempt):
     poll(attempt)
-    # It has finished something, and something is under way, which the queue tells but once.
     if cluster.worker_nodes and 2 in {group.worker for group in attempt.groups}:
-        begun.extend(begun_by(2))
-    if begun and cluster.worker_nodes:
+        # It has finished something, and something is under way, which the queue tells but once.
+        while not begun:
+            begun.extend(begun_by(2))
         cluster.remove_node(other, allow_graceful=False)
 
+algorithm.env_runner_group.foreach_env_runner(finish_one_group_only, local_env_runner=False)
 pool.poll, pool._begun_by = poll_and_lose_a_node, begun_until_now
 for _ in range(2):
     algorithm.train()
