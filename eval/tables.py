@@ -24,6 +24,9 @@ LABELS: dict[str, tuple[str, str]] = {
     "usage_rate": ("Usage", "episodes with an executed operation"),
     "usage_rate_needs_operation": ("Usage, operation needed", "of the samples that need one"),
     "usage_rate_easy": ("Usage, easy", "of the samples that need none"),
+    "first_turn_rate": ("At once", "episodes whose first turn is the answer; a refused or broken call is none"),
+    "first_turn_rate_needs_operation": ("At once, operation needed", "of the samples that need one"),
+    "first_turn_rate_easy": ("At once, easy", "of the samples that need none"),
     "hit_rate": ("Hits", "of the episodes that used an operation: it showed the evidence larger"),
     "evidence_iou": (
         "Evidence IoU",

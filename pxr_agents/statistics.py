@@ -27,6 +27,8 @@ def episode_statistics(episodes: Iterable[Episode]) -> dict[str, float]:
     `accuracy`                      share of correct episodes; with suffix `_needs_operation` and `_easy` over the
                                     episodes whose `needs_operation` is True and False
     `usage_rate`                    share of episodes that used an operation; same suffixes
+    `first_turn_rate`               share whose first turn is the answer (a refused call or a broken turn is neither
+                                    this nor use); same suffixes
     `hit_rate`                      see `is_hit`; over episodes that used an operation and know their evidence box
     `operations_per_episode`        mean number of executed operations
     `failure_rate`                  share with at least one failed operation or malformed turn
@@ -80,10 +82,13 @@ def rates(episodes: Iterable[Episode]) -> dict[str, tuple[Condition, Condition]]
     return {
         "accuracy": (_always, lambda e: e.correct),
         "usage_rate": (_always, used),
+        "first_turn_rate": (_always, answered_at_once),
         "accuracy_needs_operation": (lambda e: e.needs_operation is True, lambda e: e.correct),
         "usage_rate_needs_operation": (lambda e: e.needs_operation is True, used),
+        "first_turn_rate_needs_operation": (lambda e: e.needs_operation is True, answered_at_once),
         "accuracy_easy": (lambda e: e.needs_operation is False, lambda e: e.correct),
         "usage_rate_easy": (lambda e: e.needs_operation is False, used),
+        "first_turn_rate_easy": (lambda e: e.needs_operation is False, answered_at_once),
         "hit_rate": (lambda e: used(e) and knows_evidence(e), is_hit),
         "failure_rate": (_always, lambda e: any(e.failures.values())),
         "needless_rate": (lambda e: e.needs_operation is not None, lambda e: e.needs_operation is False and used(e)),
@@ -120,6 +125,11 @@ def n_cut_turns(episode: Episode) -> int:
 def used(episode: Episode) -> bool:
     """Whether at least one operation was executed."""
     return episode.n_operations > 0
+
+
+def answered_at_once(episode: Episode) -> bool:
+    """Whether the first turn is the answer; a refused call, a turn that cannot be read or none at all is no answer."""
+    return len(episode.steps) == 1 and episode.answer is not None
 
 
 def knows_evidence(episode: Episode) -> bool:

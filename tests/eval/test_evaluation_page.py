@@ -48,7 +48,9 @@ def test_its_statistics_and_fields_are_those_of_a_run(oracle_run: Path) -> None:
     named = set(re.findall(r"`([\w@/]+)`", table))
     # Parts of the reward, and counts, are described elsewhere.
     described = {name for name in written if not name.startswith(("reward", "n_", "operations/", "failures/"))}
-    described -= {"usage_rate_needs_operation", "usage_rate_easy"}
+    described -= {
+        f"{name}_{kind}" for name in ("usage_rate", "first_turn_rate") for kind in ("needs_operation", "easy")
+    }
     assert described <= named
     fields = PAGE.partition("## The manifest")[2].partition("\n## ")[0]
     manifest = RunFiles(oracle_run).manifest()

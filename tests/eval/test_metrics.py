@@ -36,7 +36,7 @@ def test_metrics_overall_and_by_category() -> None:
     assert (metrics["counts"]["accuracy"], metrics["errors"]) == ([3, 4], {"engine died": 1})
     assert metrics["intervals"]["accuracy"] == pytest.approx(wilson_interval(3, 4))
     assert categories.keys() == {"colour", "shape"}
-    shares = {"accuracy": [1, 2], "accuracy_all": [1, 2], "usage_rate": [1, 2]}
+    shares = {"accuracy": [1, 2], "accuracy_all": [1, 2], "usage_rate": [1, 2], "first_turn_rate": [0, 2]}
     assert categories["colour"]["counts"] == shares | {"failure_rate": [0, 2], "truncated_rate": [0, 2]}
     assert categories["shape"]["intervals"]["accuracy"] == pytest.approx(wilson_interval(1, 1))
     assert categories["shape"]["counts"]["accuracy"] == [1, 1]

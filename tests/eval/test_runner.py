@@ -46,6 +46,7 @@ def test_the_oracle_is_always_right_and_looks_only_where_it_has_to(oracle_run: P
     statistics = RunFiles(oracle_run).metrics()["statistics"]
     expected = {"accuracy": 1.0, "hit_rate": 1.0, "needless_rate": 0.0, "missing_rate": 0.0, "failure_rate": 0.0}
     expected |= {"usage_rate_needs_operation": 1.0, "usage_rate_easy": 0.0, "n_episodes": 12}
+    expected |= {"first_turn_rate_needs_operation": 0.0, "first_turn_rate_easy": 1.0}
     assert {name: statistics[name] for name in expected} == expected
     records = RunFiles(oracle_run).records()
     assert [record.key for record in records] == [(f"test-{index}", 0) for index in range(12)]

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pxr_agents.statistics import (
+    answered_at_once,
     contains,
     episode_counts,
     episode_statistics,
@@ -49,8 +50,14 @@ def five_scored_and_one_broken() -> list[Episode]:
             correct=True,
             steps=[step({"curiosity": 0.125}), step({"correct": 1.0, "penalty": -0.05})],
         ),
-        # not used where needed, wrong
-        episode(needs_operation=True, evidence_box=EVIDENCE, usage={"zoom_in": 0}, steps=[step({"correct": 0.0})]),
+        # not used where needed, answered at once, wrong
+        episode(
+            needs_operation=True,
+            evidence_box=EVIDENCE,
+            usage={"zoom_in": 0},
+            answer="teal",
+            steps=[step({"correct": 0.0})],
+        ),
         # used where not needed, missed, one failed call, correct
         episode(
             needs_operation=False,
@@ -59,6 +66,7 @@ def five_scored_and_one_broken() -> list[Episode]:
             views=miss,
             correct=True,
             failures={"zoom_in": 1},
+            answer="red",
             steps=[step({}), step({}), step({"correct": 1.0})],
         ),
         # not used where not needed, truncated
@@ -93,6 +101,9 @@ def test_every_value_of_a_hand_made_set() -> None:
             "usage_rate": 3 / 5,
             "usage_rate_needs_operation": 1 / 2,
             "usage_rate_easy": 1 / 2,
+            "first_turn_rate": 1 / 5,
+            "first_turn_rate_needs_operation": 1 / 2,
+            "first_turn_rate_easy": 0,
             "hit_rate": 1 / 2,
             "operations_per_episode": 4 / 5,
             "failure_rate": 1 / 5,
@@ -106,6 +117,19 @@ def test_every_value_of_a_hand_made_set() -> None:
             "reward/penalty": -0.05 / 5,
         }
     )
+
+
+def test_only_an_answer_in_the_first_turn_is_an_answer_at_once() -> None:
+    answer = step({"correct": 0.0})
+    first = episode(answer="", steps=[answer])
+    refused = episode(answer="red", failures={"zoom_in": 1}, steps=[step({}), answer])
+    broken = episode(failures={"malformed": 1}, truncated_by="max_turns", steps=[step({})])
+    zoomed = episode(answer="red", usage={"zoom_in": 1}, steps=[step({}), answer])
+    none = episode(truncated_by="context")
+    assert [answered_at_once(one) for one in (first, refused, broken, zoomed, none)] == [True, *[False] * 4]
+    # By itself: neither probes nor runs that broke.
+    others = [episode(answer="red", steps=[answer], **why) for why in ({"probe": "zoom_in"}, {"error": "away"})]
+    assert episode_counts([first, zoomed, *others])["first_turn_rate"] == (1, 2)
 
 
 def test_probes_are_counted_apart() -> None:
