@@ -26,6 +26,7 @@ COMMANDS = {
     "compare": Command(
         "put runs side by side, with what makes them unlike and whether they differ significantly", ".comparison"
     ),
+    "leaderboard": Command("put agents and models in one table, the best first", ".leaderboard"),
     "audit": Command("take a score apart: what operations gave and what they cost", ".audit.audit"),
     "replay": Command(
         "play every episode of a run again from its turns, and check all that is on record", ".replay_check"

@@ -111,11 +111,14 @@ def find_differences(manifests: Sequence[Mapping[str, Any]], compared: Collectio
         compared: fields (or their prefixes) that are meant to differ.
     """
     flat = [_flatten(manifest) for manifest in manifests]
+    sampled = [one for one in flat if one.get("sampling", "") is not None]
     differences = []
     for field in sorted({field for one in flat for field in one}):
         values = tuple(one.get(field) for one in flat)
         if any(value != values[0] for value in values[1:]):
             weight, why = _weigh(field)
+            if _is_among(field, ("sampling",)) and len({json.dumps(one.get(field)) for one in sampled}) < 2:
+                weight, why = "no", "an agent without a model draws no tokens"
             matters = "compared" if _is_among(field, compared) else weight
             differences.append(Difference(field=field, values=values, matters=matters, why=why))
     order = ("yes", "maybe", "compared", "no")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -39,15 +39,19 @@ _OPERATIONS = (
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuditPlan:
     """What to measure: some `PROTOCOLS`, with some `CHANGES`, on the first `limit` samples of a run whose data lie at
-    `data` now; `seed` is that of random changes of sign and of the places of shifted boxes."""
+    `data` now; `seed` is that of random changes of sign and of the places of shifted boxes. `solve_k` answers without
+    operations say whether a question is solvable; 0: those of the run without operations."""
 
     protocols: Sequence[str] = PROTOCOLS
     changes: Sequence[str] = CHANGES
     limit: int | None = None
     data: str | None = None
     seed: int = 0
+    solve_k: int = 0
 
     def __post_init__(self) -> None:
+        if self.solve_k < 0 or (self.solve_k and "med" not in self.protocols):
+            raise ValueError(f"got --solve-k {self.solve_k}, expected at least 1, and a protocol with med")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"got --limit {self.limit}, expected at least 1, or no limit for all samples")
         unknown = [name for name in self.changes if name not in CHANGES]
@@ -215,11 +219,15 @@ def _finished(directory: RunFiles, manifest: Mapping[str, Any]) -> dict[tuple[st
 
 
 def records_without_operations(
-    run: RunFiles, where: Whereabouts, plan: AuditPlan, console: Console | None = None
+    run: RunFiles, where: Whereabouts, plan: AuditPlan, console: Console | None = None, *, solve: bool = False
 ) -> list[RunRecord]:
     """The run without operations: the same samples, agent and sampling, with nothing to call and no word about it.
 
     It is a run of its own in `audit/without`; the episodes that are missing there are played. Arguments as for `rerun`.
+
+    Args:
+        solve: instead `solve_k` answers to every question, in `audit/solve-K`, drawn at the temperature of the run, or
+            at 1 if that is 0.
 
     Raises:
         ValueError: the run had no operations, or the two cannot be compared.
@@ -229,24 +237,28 @@ def records_without_operations(
         raise ValueError(f"{run.path} had no operations; expected a run whose agent could call some")
     of_run = list(dict.fromkeys(record.episode.sample_id for record in run.records()))
     sample_ids = of_run[: plan.limit]
-    directory = RunFiles(run.path / "audit" / "without")
+    directory = RunFiles(run.path / "audit" / (f"solve-{plan.solve_k}" if solve else "without"))
+    repeats = plan.solve_k if solve else manifest["repeats"]
     # Episodes without a score are played again as long as a run is not finished.
     done = {record.key for record in directory.records()} if directory.metrics_file.exists() else set()
-    if any((sample_id, repeat) not in done for sample_id in sample_ids for repeat in range(manifest["repeats"])):
+    if any((sample_id, repeat) not in done for sample_id in sample_ids for repeat in range(repeats)):
         played = of_run[: _continue_with(directory, sample_ids)]
+        agent = agent_of(manifest, where)
+        if solve and agent.sampling.temperature == 0:
+            agent = replace(agent, sampling=replace(agent.sampling, temperature=1.0))
         evaluate(
             suite_of(manifest),
             out=directory.path,
-            agent=agent_of(manifest, where),
+            agent=agent,
             env_args={"operations": [], **({} if plan.data is None else {"data": plan.data})},
             choice=Choice(sample_ids=tuple(played)),
             seed=manifest["seed"],
-            repeats=manifest["repeats"],
+            repeats=repeats,
             n_envs=where.concurrency or manifest["concurrency"],
             retry_errors=True,
             console=console,
         )
-    _check(manifest, directory.manifest())
+    _check(manifest, directory.manifest(), (*_OPERATIONS, "sampling.temperature") if solve else _OPERATIONS)
     return [record for record in directory.records() if record.episode.sample_id in set(sample_ids)]
 
 
@@ -268,11 +280,11 @@ def _continue_with(directory: RunFiles, sample_ids: list[str]) -> int:
     return max(len(sample_ids), int(manifest["n_samples"]))
 
 
-def _check(with_operations: Mapping[str, Any], without: Mapping[str, Any]) -> None:
-    found = find_differences([with_operations, without], compared=_OPERATIONS)
+def _check(with_operations: Mapping[str, Any], without: Mapping[str, Any], compared: Sequence[str]) -> None:
+    found = find_differences([with_operations, without], compared=compared)
     matter = [difference.field for difference in found if difference.matters == "yes" and difference.field != "model"]
     if matter:
         raise ValueError(
             f"the runs with and without operations differ in {', '.join(matter)}, too, so their gap says nothing about "
-            "operations. Delete audit/without, and audit again with the agent of the run."
+            "operations. Delete RUN/audit, and audit again with the agent of the run."
         )

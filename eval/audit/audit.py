@@ -17,6 +17,7 @@ from ..manifest import commit
 from ..options import open_console, say
 from ..records import RunFiles, RunRecord
 from ..run_command import Whereabouts, add_whereabouts, whereabouts
+from .adaptive import adaptive_use
 from .arms import CHANGES, PROTOCOLS, Arm, AuditPlan, first_samples, operations_of, records_without_operations, rerun
 from .measures import IsCorrect, analyse, decompose, drift
 from .page import print_audit, print_checkpoints, write_audit
@@ -30,15 +31,15 @@ def audit_run(directory: Path, where: Whereabouts, plan: AuditPlan, console: Con
 
     Returns:
         `run`; `n_samples`, `n_episodes`, `n_errors`; `med` (see `decompose`) and `counterfactual` (`operations`: name
-        or "all" -> see `analyse`), None where not asked for; `notes`: sentences the reader has to know; `plan`,
-        `agent`, `model`, `sampling`, `commit`.
+        or "all" -> see `analyse`), None where not asked for; `adaptive` (see `adaptive_use`); `notes`: sentences the
+        reader has to know; `plan`, `agent`, `model`, `sampling`, `episodes_sha256` (of the run), `commit`.
 
     Raises:
         FileNotFoundError: the run is not finished.
         ValueError: it cannot be audited; the message says why.
     """
     run = RunFiles(directory)
-    run.metrics()  # Raises for a run that is not finished.
+    digest = run.metrics().get("episodes_sha256")  # Raises for a run that is not finished.
     manifest, records = run.manifest(), first_samples(run.records(), plan.limit)
     is_correct = _judge_of(manifest)
     result: dict[str, Any] = {
@@ -51,14 +52,21 @@ def audit_run(directory: Path, where: Whereabouts, plan: AuditPlan, console: Con
         "n_errors": sum(record.episode.error is not None for record in records),
         "med": None,
         "counterfactual": None,
-        "plan": {"limit": plan.limit, "seed": plan.seed, "protocols": list(plan.protocols)},
+        "plan": {
+            "limit": plan.limit, "seed": plan.seed, "solve_k": plan.solve_k, "protocols": list(plan.protocols),
+        },
+        "episodes_sha256": digest,
         "commit": commit(),
-    }
+    }  # fmt: skip
+    answers = None
     if "med" in plan.protocols:
-        without = records_without_operations(run, where, plan, console)
-        result["med"] = decompose(records, without, is_correct, seed=plan.seed)
+        answers = records_without_operations(run, where, plan, console)
+        result["med"] = decompose(records, answers, is_correct, seed=plan.seed)
+        if plan.solve_k:
+            answers = records_without_operations(run, where, plan, console, solve=True)
     if "counterfactual" in plan.protocols:
         result["counterfactual"] = _counterfactual(run, records, where, plan, is_correct, console)
+    result["adaptive"] = adaptive_use(records, answers, result["counterfactual"], is_correct)
     return result | {"notes": _notes(manifest, where, result)}
 
 
@@ -164,6 +172,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=CHANGES,
         help="intervention of the counterfactual protocol; may be repeated (default: all)",
     )
+    parser.add_argument(
+        "--solve-k",
+        type=int,
+        default=0,
+        metavar="K",
+        help="sample K answers without operations to say which questions are solvable, at temperature 1 where the run "
+        "was greedy (default: the answers of the MED protocol)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of paired tests and shifted boxes (default: 0)")
     parser.add_argument(
         "--steps", help="training steps of the runs, such as 0,100,200 (default: numbers in their names)"
@@ -183,6 +199,7 @@ def run(arguments: argparse.Namespace) -> int:
         limit=arguments.limit,
         data=arguments.data,
         seed=arguments.seed,
+        solve_k=arguments.solve_k,
     )
     steps = steps_of(arguments.runs, arguments.steps)
     console = open_console(160)

@@ -58,10 +58,10 @@ def decompose(
         ValueError: no sample is scored in both, or a sample differs between them.
     """
     first, second = by_sample(with_operations), by_sample(without)
-    shared, scored = _in_both(first, second)
+    shared, scored = in_both(first, second)
 
     def shares(groups: Mapping[str, list[RunRecord]], holds: IsCorrect) -> np.ndarray:
-        return np.array([sum(map(holds, groups[name])) / len(groups[name]) for name in scored])
+        return shares_of([groups[name] for name in scored], holds)
 
     def ends(calls: bool, right: bool) -> np.ndarray:
         return shares(first, lambda record: called(record) == calls and is_correct(record) == right)
@@ -83,7 +83,6 @@ def decompose(
     sums = {
         "accuracy_with": right_with,
         "accuracy_without": right_without,
-        "gap": right_with - right_without,
         "call_rate": calls,
         "malformed_without": shares(second, lambda record: record.episode.failures.get(MALFORMED, 0) > 0),
         "unanswered_without": shares(second, lambda record: record.episode.answer is None),
@@ -96,26 +95,35 @@ def decompose(
     measured = {name: (above, every) for name, above in sums.items()}
     for name, (domain, way, _) in cases.items():
         measured |= {f"policy/{name}": (domain * way, domain), f"quality/{name}": (terms[name], domain * way)}
-    measured = {name: (above, below) for name, (above, below) in measured.items() if below.sum() > 0}
     test = paired_test(right_without.tolist(), right_with.tolist(), clusters, seed=seed)
-
-    def interval(name: str) -> list[float]:
-        above, below = (cluster_sums(numbers, clusters)[0] for numbers in measured[name])
-        return [test.low, test.high] if name == "gap" else list(share_interval(above, below))
-
+    values, intervals = ratios(measured, clusters)
     return {
         "n": len(scored),
         "n_unscored": len(shared) - len(scored),
         "n_repeats": max(len(group) for groups in (first, second) for group in groups.values()),
-        "values": {name: float(above.sum() / below.sum()) for name, (above, below) in measured.items()},
-        "intervals": {name: interval(name) for name in measured},
+        "values": values | {"gap": test.difference},
+        "intervals": intervals | {"gap": [test.low, test.high]},
         "gap_test": {"name": test.name, "p_value": test.p_value, "low": test.low, "high": test.high},
     }
 
 
-def _in_both(
-    first: Mapping[str, list[RunRecord]], second: Mapping[str, list[RunRecord]]
-) -> tuple[list[str], list[str]]:
+def shares_of(groups: Sequence[Sequence[RunRecord]], holds: IsCorrect) -> np.ndarray:
+    """Of every group the share of its records for which something holds, (n,)."""
+    return np.array([sum(map(holds, group)) / len(group) for group in groups])
+
+
+def ratios(
+    measured: Mapping[str, tuple[np.ndarray, np.ndarray]], clusters: Sequence[str]
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """By name the sum of the first numbers over that of the second, and its interval (see `eval.intervals`); both are
+    (n,), one for each question. What is over no question is absent."""
+    known = {name: (above, below) for name, (above, below) in measured.items() if below.sum() > 0}
+    sums = {name: [cluster_sums(numbers, clusters)[0] for numbers in both] for name, both in known.items()}
+    values = {name: float(above.sum() / below.sum()) for name, (above, below) in known.items()}
+    return values, {name: list(share_interval(above, below)) for name, (above, below) in sums.items()}
+
+
+def in_both(first: Mapping[str, list[RunRecord]], second: Mapping[str, list[RunRecord]]) -> tuple[list[str], list[str]]:
     """The samples that both runs have, and of these the ones that both scored."""
     shared = [sample_id for sample_id in first if sample_id in second]
     scored = [sample_id for sample_id in shared if first[sample_id] and second[sample_id]]
@@ -165,7 +173,8 @@ def analyse(
         `n` (episodes whose control has a score), `n_lost` (those whose control has none), and unless `n` is 0
         `reproduced` [share, low, high] (the control's answer is the one on record), `accuracy_recorded`,
         `accuracy_control`, `arms` (see `_arm`), `uses` (kind -> `n`, `share`), `need` ("needed" and "not needed" ->
-        kind of use -> episodes, None where no sample knows), `faithfulness` (see `_faithfulness`), `verdict` in words.
+        kind of use -> episodes, None where no sample knows), `causal_needed` [share, low, high] (causal ones of the
+        needed uses, None without any), `faithfulness` (see `_faithfulness`), `verdict` in words.
     """
     by_key = _scored(control)
     pairs = [(record, by_key[record.key]) for record in recorded if record.key in by_key]
@@ -178,7 +187,9 @@ def analyse(
     scored = {name: _scored(records) for name, records in arms.items()}
     uses = _uses(pairs, scored)
     needs = [(record, record.episode.needs_operation) for record in played]
-    any_need = any(needed is not None for _, needed in needs)
+    needed = [record.key for record, need in needs if need and record.key in uses]
+    causal = [uses[key] == "causal" for key in needed]
+    any_need = any(need is not None for _, need in needs)
     of_uses = {use: [of == use for of in uses.values()] for use in USES if uses}
     result |= {
         "reproduced": share([same_answer(before.episode, now.episode) for before, now in pairs], every),
@@ -190,6 +201,7 @@ def analyse(
             for use, holds in of_uses.items()
         },
         "need": _counted(needs, uses, {"needed": True, "not needed": False}) if any_need else None,
+        "causal_needed": share(causal, [clusters[key] for key in needed]) if needed else None,
         "faithfulness": _faithfulness(played, uses, is_correct),
     }
     return result | {"verdict": verdict(result)}

@@ -33,6 +33,19 @@ MED_LABELS = {
     "malformed_without": ("Malformed without", "without operations a turn that could not be read, such as a call"),
     "call_rate": ("Called", "questions in which an operation was called, executed or refused"),
 }
+#: The same of the section "adaptive": what `mode_accuracy` says, and shares of the uses.
+ADAPTIVE_LABELS = {
+    "mode_accuracy": (
+        "Mode accuracy",
+        "mean of MA text and MA tool; always calling gives 0.5, and so does never calling",
+    ),
+    "ma_text": ("MA text", "solvable (or easy), and answered without an executed operation"),
+    "first_turn": ("At once", "solvable (or easy), and answered in the first turn: no refused or broken call before"),
+    "ma_tool": ("MA tool", "not solvable (or an operation needed), and one was executed"),
+    "tool_gain": ("Tool gain", "of all questions: not solvable (or needed), and right"),
+    "tool_harm": ("Tool harm", "of all questions: solvable (or easy), and wrong"),
+}
+USE_LABELS = {"faithful": "faithful", "causal": "causal", "causal_needed": "causal where an operation is needed"}
 
 
 class Sight(NamedTuple):
@@ -74,6 +87,10 @@ def write_audit(out: Path, audit: Mapping[str, Any], *, n_examples: int = 8) -> 
         "runs": list(zip(names, runs, strict=True)),
         "med_rows": med_rows if meds else [],
         "factor_rows": factor_rows,
+        "adaptive": [
+            (name, run["adaptive"], adaptive_rows(run["adaptive"]), known_uses(run["adaptive"]))
+            for name, run in zip(names, runs, strict=True)
+        ],
         "charts": charts(audit) if len(runs) > 1 and meds else [],
         "interventions": INTERVENTIONS,
         "examples": shown,
@@ -91,6 +108,18 @@ def _factors(term: str) -> tuple[str, str, str]:
 
 def _cell(med: Mapping[str, Any], name: str) -> Cell | None:
     return Cell(med["values"][name], *med["intervals"][name]) if name in med["values"] else None
+
+
+def adaptive_rows(adaptive: Mapping[str, Any]) -> list[tuple[str, str, list[Cell | None]]]:
+    """Label, explanation, and the values by solvability and by certified need; no rows where neither is known."""
+    kinds = [adaptive["solvability"], adaptive["need"]]
+    found = {name: [kind and _cell(kind, name) for kind in kinds] for name in ADAPTIVE_LABELS}
+    return [(*ADAPTIVE_LABELS[name], cells) for name, cells in found.items() if any(cells)]
+
+
+def known_uses(adaptive: Mapping[str, Any]) -> list[tuple[str, list[float]]]:
+    """What is known of the uses: label, [share, low, high]."""
+    return [(label, adaptive[name]) for name, label in USE_LABELS.items() if adaptive[name] is not None]
 
 
 def charts(audit: Mapping[str, Any]) -> list[Chart]:
@@ -172,6 +201,7 @@ def print_audit(result: Mapping[str, Any], console: Console) -> None:
             # One operation alone is all of them.
             if name == "all" or len(operations) > 2:
                 _print_operation(name, operation, console)
+    _print_adaptive(result["adaptive"], console)
     for note in result["notes"]:
         say(console, f"Note: {note}")
 
@@ -198,6 +228,19 @@ def _med_table(med: Mapping[str, Any]) -> Table:
         more = f"p = {med['gap_test']['p_value']:.3g}, {med['n']} questions" if name == "gap" else explanation
         table.add_row(label, value, f"{low:.3f} to {high:.3f}", more)
     return table
+
+
+def _print_adaptive(adaptive: Mapping[str, Any], console: Console) -> None:
+    if rows := adaptive_rows(adaptive):
+        kinds = {"solvable": adaptive["solvability"], "easy": adaptive["need"]}
+        counts = [f"{kind['n_easy']} of {kind['n']} {name}" if kind else "" for name, kind in kinds.items()]
+        table = Table("adaptive use", *counts, "", box=None)
+        for label, explanation, cells in rows:
+            table.add_row(label, *(f"{one.text} ({one.interval})" if one else "" for one in cells), explanation)
+        console.print()
+        console.print(table)
+    if uses := known_uses(adaptive):
+        say(console, "  uses: " + ", ".join(f"{label} {_share(found)}" for label, found in uses))
 
 
 def _print_operation(name: str, operation: Mapping[str, Any], console: Console) -> None:
