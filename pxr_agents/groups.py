@@ -1,4 +1,4 @@
-"""Groups: the rollouts of one sample, which are compared with each other. Curiosity is settled where they are made.
+"""Groups: the rollouts of one sample, which are compared with each other, and rewarded where they are made.
 
 jobs = group_jobs(["train-0", "train-1"], 8, seed=(0, 3))
 groups = settle(rollout(envs, agent, jobs), 8)      # two groups of eight
@@ -6,13 +6,13 @@ groups = settle(rollout(envs, agent, jobs), 8)      # two groups of eight
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pxr_agents.statistics import term_returns
+from pxr_agents.statistics import evidence_shown, term_returns
 from pxr_agents.types import Episode, Job, episode_seed
-from pxr_env.curiosity import settle_group
+from pxr_env.curiosity import Rollout, settle_group
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,3 +84,32 @@ def _with_terms(episode: Episode, terms: Mapping[str, float]) -> Episode:
     before = term_returns(replace(episode, steps=earlier))
     own = {name: value - before.get(name, 0.0) for name, value in terms.items()}
     return replace(episode, steps=[*earlier, replace(last, reward_terms=own, reward=sum(own.values()))])
+
+
+def with_group_reward(group: Group, reward: Callable[[Sequence[Rollout]], Sequence[Mapping[str, float]]]) -> Group:
+    """The group with the terms that a reward of groups pays (`pxr_env.curiosity.group_reward`)."""
+    terms = reward([rollout_facts(episode) for episode in group.episodes])
+    return replace(group, episodes=[add_terms(*paid) for paid in zip(group.episodes, terms, strict=True)])
+
+
+def rollout_facts(episode: Episode) -> Rollout:
+    """What rewards of a group need to know of an episode."""
+    return Rollout(
+        correct=episode.correct,
+        n_operations=episode.n_operations,
+        n_failed=sum(episode.failures.values()),
+        n_turns=len(episode.steps),
+        free=episode.probe is None and not getattr(episode, "withdrawn", False),
+        truncated_by=episode.truncated_by,
+        looks=evidence_shown(episode),
+    )
+
+
+def add_terms(episode: Episode, terms: Mapping[str, float]) -> Episode:
+    """A copy whose last turn earned these terms, too; without a turn there is nothing to carry them."""
+    if not episode.steps:
+        return episode
+    *earlier, last = episode.steps
+    added = {name: last.reward_terms.get(name, 0.0) + float(value) for name, value in terms.items()}
+    reward = last.reward + sum(map(float, terms.values()))
+    return replace(episode, steps=[*earlier, replace(last, reward_terms=last.reward_terms | added, reward=reward)])

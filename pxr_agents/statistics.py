@@ -8,6 +8,8 @@ from functools import partial
 from typing import Any
 
 from pxr_agents.types import Episode
+from pxr_env.curiosity import Look
+from pxr_env.views import overlap
 
 Condition = Callable[[Episode], bool]
 
@@ -154,17 +156,54 @@ def is_hit(episode: Episode) -> bool:
     pixel, the smaller of the two axes) than the first view of the source, or in a frame that was not shown with the
     question. False if the episode knows no evidence.
     """
+    return any(look.shows and look.magnification > 1.0 for look in evidence_shown(episode) or ())
+
+
+def evidence_shown(episode: Episode) -> tuple[Look, ...] | None:
+    """What each executed operation showed of the evidence; None if it is not known where that is.
+
+    An episode does not say which call a view belongs to: views of one turn that show the same box are taken for those
+    of one call, as frames of a video are.
+    """
     if not knows_evidence(episode):
-        return False
+        return None
     first = [look for look in looks(episode, 1) if look["turn"] == 0]
-    if not first:
-        return False
-    first_scale, first_frames = view_scale(first[0]), {look.get("frame") for look in first}
-    return any(
-        (episode.evidence_box is None or contains(look["box"], episode.evidence_box))
-        and (view_scale(look) > first_scale or look.get("frame") not in first_frames)
-        for look in evidence_looks(episode)
-    )
+    shown: dict[tuple[Any, ...], Look] = {}
+    for look in looks(episode):
+        if look["turn"] > 0:
+            place = (look["index"],) if "place" in look else (look["source"], *look["box"])
+            call = (look["turn"], *place)
+            shown[call] = max(shown.get(call, Look(0.0, 0.0)), _shown_by(look, episode, first))
+    return tuple(shown.values())
+
+
+def _shown_by(look: Mapping[str, Any], episode: Episode, first: Sequence[Mapping[str, Any]]) -> Look:
+    """What a look of an operation shows of the evidence, beside the looks that came with the question."""
+    if look["source"] != 1 or not first:
+        magnification = 0.0
+    elif look.get("frame") not in {each.get("frame") for each in first}:
+        magnification = math.inf
+    else:
+        magnification = view_scale(look) / view_scale(first[0])
+    box, share = episode.evidence_box, 0.0
+    if look["source"] == 1 and _in_time(look, episode):
+        if box is None or contains(look["box"], box):
+            share = 1.0
+        elif (shared := overlap(tuple(look["box"]), box)) is not None:
+            share = _area(shared) / _area(box)
+    return Look(share, magnification)
+
+
+def _in_time(look: Mapping[str, Any], episode: Episode) -> bool:
+    """Whether what it shows is of the time in which the evidence can be seen."""
+    if episode.evidence_time is None:
+        return True
+    start, end = episode.evidence_time
+    return bool(start <= look.get("time", math.nan) < end)
+
+
+def _area(box: Sequence[float]) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def looks(episode: Episode, source: int | None = None) -> list[Mapping[str, Any]]:
@@ -179,11 +218,7 @@ def looks(episode: Episode, source: int | None = None) -> list[Mapping[str, Any]
 
 def evidence_looks(episode: Episode) -> list[Mapping[str, Any]]:
     """What operations showed of source 1, in a video only while the evidence could be seen."""
-    found = [look for look in looks(episode, 1) if look["turn"] > 0]
-    if episode.evidence_time is None:
-        return found
-    start, end = episode.evidence_time
-    return [look for look in found if start <= look.get("time", math.nan) < end]
+    return [look for look in looks(episode, 1) if look["turn"] > 0 and _in_time(look, episode)]
 
 
 def view_scale(view: Mapping[str, Any]) -> float:

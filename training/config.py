@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
+from pxr_env.curiosity import group_reward
 from pxr_env.errors import quote
 from .env_recipe import CuriosityRecipe, EnvRecipe, Envs, MixedEnvRecipe, by_name, name_in, shares_of
 from .recipe_parts import EngineRecipe, ImagesRecipe, ProbesRecipe
@@ -39,6 +40,13 @@ def _function_name(name: str) -> str:
     if name not in OWN_REWARDS and not all(name.partition(":")):
         raise ValueError(f'got "{quote(name)}"; expected "module:function", or {" or ".join(map(repr, OWN_REWARDS))}')
     return name
+
+
+def _known_group_rewards(rewards: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    for name, constants in rewards.items():
+        if ":" not in name:  # one's own is imported where it runs
+            group_reward(name, **constants)
+    return rewards
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
@@ -218,6 +226,11 @@ class PPORecipe:
     """Its keyword arguments."""
     reward_timeout: PositiveFloat = 600.0
     """Seconds after which an async one that has not come back counts as an outage: the episode is left out."""
+    group_rewards: Annotated[dict[str, dict[str, Any]], AfterValidator(_known_group_rewards)] = field(
+        default_factory=dict
+    )
+    """What the rollouts of a group earn by comparison, beside curiosity: by name ("beacon", "evidence", ...; or
+    "module:function" of your own) the constants that differ from the defaults (docs/rewards.md)."""
     probes: ProbesRecipe = field(default_factory=ProbesRecipe)
     """Rollouts that are made to begin with an operation nobody uses any more."""
     checkpoint_every: PositiveInt = 10

@@ -1,4 +1,4 @@
-"""What episodes earn beyond their environment: curiosity, settled by group, and the terms of a function of your own.
+"""What episodes earn beyond their environment: curiosity and rewards of whole groups, and those of your own function.
 
 An episode whose reward cannot be known (a judge is away) has an `error` and teaches nothing: it is no 0.
 """
@@ -15,9 +15,10 @@ from numbers import Real
 from typing import Any
 
 from pxr_agents.chat_client import ServerRefused, Unanswered, event_loop
-from pxr_agents.groups import Group, settle
+from pxr_agents.groups import Group, add_terms, settle, with_group_reward
 from pxr_agents.statistics import term_returns
 from pxr_agents.types import Episode
+from pxr_env.curiosity import group_reward
 from pxr_env.errors import show
 from pxr_env.tasks import import_function
 from .config import OWN_REWARDS, PPORecipe
@@ -31,16 +32,18 @@ _OUTAGES = (OSError, Unanswered, CancelledError)
 
 
 class Rewards:
-    """The `reward` of a recipe for the episodes of one rollout: asked as each ends, added when all are over.
+    """The `reward` of a recipe for the episodes of one rollout: asked as each ends, added when all are over. And its
+    `group_rewards`.
 
         rewards = Rewards(recipe)
         groups = settled_groups(rollout(envs, agent, jobs, rewards.begin), recipe, rewards)
 
     Raises:
-        ValueError: there is no such function, or it does not take `reward_kwargs`.
+        ValueError: there is no such function, or it does not take its keyword arguments.
     """
 
     def __init__(self, recipe: PPORecipe) -> None:
+        self.of_groups = [group_reward(name, **constants) for name, constants in recipe.group_rewards.items()]
         self._name, self._kwargs, self._timeout = recipe.reward, recipe.reward_kwargs, recipe.reward_timeout
         self._function = None if (name := recipe.reward) is None else import_function(OWN_REWARDS.get(name, name))
         self._asked: dict[int, Future[Any]] = {}
@@ -90,12 +93,7 @@ class Rewards:
             raise TrainingError(f"reward={self._name} got no answer: {error}. {RESUME}") from error
         if not isinstance(terms, Mapping) or not all(isinstance(value, Real) for value in terms.values()):
             raise TrainingError(f"reward={self._name} returned {show(terms)}; expected a dict of numbers by name")
-        *earlier, last = settled.steps
-        added = {name: last.reward_terms.get(name, 0.0) + float(value) for name, value in terms.items()}
-        last = replace(
-            last, reward_terms=last.reward_terms | added, reward=last.reward + sum(map(float, terms.values()))
-        )
-        return replace(settled, steps=[*earlier, last])
+        return add_terms(settled, terms)
 
     async def _within_timeout(self, terms: Awaitable[Any]) -> Any:
         try:
@@ -113,6 +111,7 @@ def settled_groups(episodes: Sequence[Episode], recipe: PPORecipe, rewards: Rewa
     Raises:
         NonFiniteError: a reward is no finite number; names its samples.
         TrainingError: as `Rewards.add_to`.
+        ValueError: a reward of groups did not return terms.
     """
     _check_finite(episodes, "The environment gave", "Look at its scorer and its reward terms")
     groups: list[Group] = []
@@ -121,11 +120,15 @@ def settled_groups(episodes: Sequence[Episode], recipe: PPORecipe, rewards: Rewa
         members = episodes[start : start + recipe.group_size]
         curiosity = recipe.curiosity_of(members[0].sample_id)
         groups += settle(members, len(members), preset=curiosity.preset, overrides=curiosity.overrides)
-    if rewards is None or recipe.reward is None:
+    given = [f"reward={recipe.reward}"] * (recipe.reward is not None) + list(recipe.group_rewards)
+    if rewards is None or not given:
         return groups
-    groups = [replace(g, episodes=[rewards.add_to(each, next(asked)) for each in g.episodes]) for g in groups]
+    for reward in rewards.of_groups:
+        groups = [with_group_reward(group, reward) for group in groups]
+    if recipe.reward is not None:
+        groups = [replace(g, episodes=[rewards.add_to(each, next(asked)) for each in g.episodes]) for g in groups]
     every = [episode for group in groups for episode in group.episodes]
-    _check_finite(every, f"reward={recipe.reward} gave", "Look at its terms")
+    _check_finite(every, " or ".join(given) + " gave", "Look at its terms")
     return groups
 
 

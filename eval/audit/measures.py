@@ -21,11 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from pxr_agents.statistics import contains, evidence_looks, knows_evidence
+from pxr_agents.statistics import evidence_shown
 from pxr_agents.types import Episode
 from pxr_env.rules import MALFORMED
 from pxr_env.scoring.text import normalize
-from pxr_env.views import overlap
 from ..intervals import PairedTest, cluster_sums, paired_test, share_interval
 from ..metrics import by_sample
 from ..records import RunRecord
@@ -343,17 +342,12 @@ def is_faithful(episode: Episode) -> bool | None:
     X. Hou et al., "CodeV", arXiv 2511.19661, call the use of an operation faithful if its output contains what the
     question asks about; there a model judges it, here the evidence box says so.
     """
-    if not knows_evidence(episode):
-        return None
-    box = episode.evidence_box
-    return any(box is None or contains(look["box"], box) for look in evidence_looks(episode))
+    shown = evidence_shown(episode)
+    return None if shown is None else any(look.shows for look in shown)
 
 
 def coverage(episode: Episode) -> float | None:
     """The largest share of the evidence box that one view of an operation contains; None if no box is known."""
-    box = episode.evidence_box
-    if box is None:
+    if episode.evidence_box is None:
         return None
-    area = (box[2] - box[0]) * (box[3] - box[1])
-    shared = [overlap(tuple(look["box"]), box) for look in evidence_looks(episode)]
-    return max((((x2 - x1) * (y2 - y1)) / area for x1, y1, x2, y2 in filter(None, shared)), default=0.0)
+    return max((look.share for look in evidence_shown(episode) or ()), default=0.0)

@@ -1,6 +1,7 @@
 """The curiosity reward: keeps pixel operations alive while a policy still uses them worse than plain text.
 
 - `curiosity_terms`, `settle_group`: the terms of a finished group, exactly as published.
+- `group_reward`, `GROUP_REWARDS`: other rewards of a finished group, published ones and ours (docs/rewards.md).
 - `CuriosityReward`: the same for single episodes of any Gymnasium learner, with the running rates of `UsageRates`.
 - `Revival`, `ProbeOperations`: how an operation that has died out comes back.
 """
@@ -13,19 +14,24 @@ from pxr_env.curiosity.formulas import (
     curiosity_terms,
     settle_group,
 )
+from pxr_env.curiosity.group_rewards import GROUP_REWARDS, Look, Rollout, group_reward
 from pxr_env.curiosity.usage import Revival, UsageRates
 from pxr_env.curiosity.wrappers import CuriosityReward, ProbeOperations, followed_probe
 
 __all__ = [
+    "GROUP_REWARDS",
     "PRESETS",
     "CuriosityFormula",
     "CuriosityReward",
     "CuriosityTerms",
+    "Look",
     "ProbeOperations",
     "Revival",
+    "Rollout",
     "UsageRates",
     "curiosity_formula",
     "curiosity_terms",
     "followed_probe",
+    "group_reward",
     "settle_group",
 ]

@@ -14,6 +14,7 @@ from pxr_agents.statistics import (
     contains,
     episode_counts,
     episode_statistics,
+    evidence_shown,
     is_hit,
     n_cut_turns,
     view_scale,
@@ -285,3 +286,22 @@ def test_cut_turns_are_told_apart_from_what_was_written_wrong():
     assert counts["truncated_rate"] == (3, 6)
     assert [n_cut_turns(one) for one in episodes] == [2, 1, 0, 0, 0, 0, 1]
     assert "cut_turn_rate" not in episode_counts(episodes[4:])
+
+
+def test_what_operations_showed_of_the_evidence() -> None:
+    # All of it at 2 / .5; a quarter of it at 10 / .5; another source; two frames of one call.
+    views = [
+        WHOLE,
+        crop((80.0, 40.0, 180.0, 90.0), (200, 100)),
+        crop((110.0, 60.0, 130.0, 80.0), (200, 200)),
+        crop((100.0, 50.0, 120.0, 70.0), (20, 20), source=2),
+    ]
+    assert evidence_shown(episode(evidence_box=EVIDENCE, views=views)) == ((1.0, 4.0), (0.25, 20.0), (0.0, 0.0))
+    frames = [WHOLE | {"frame": number, "time": float(number)} for number in range(4)]
+    film = [frames[0], frames[3], *({**frame, "turn": 1} for frame in frames[1:3]), {**frames[3], "turn": 2}]
+    assert evidence_shown(episode(evidence_time=(2.0, 3.0), views=film)) == ((1.0, math.inf), (0.0, 1.0))
+    panels = [{"place": (0, 0, 100, 100), **views[1]}, {"place": (104, 0, 200, 100), **views[2]}]
+    pair = {**views[1], "panels": panels}
+    # Half the width shows a source of 100 pixels: (100 / 100) / .5
+    assert evidence_shown(episode(evidence_box=EVIDENCE, views=[WHOLE, pair])) == ((1.0, 2.0),)
+    assert evidence_shown(episode(views=views)) is None

@@ -162,7 +162,9 @@ def test_docstrings_are_read():
     assert described_arguments(text) == {"a": "the first, on two lines.", "b": "the second: with a colon."}
 
 
-@pytest.mark.parametrize("module", ["pxr_env", "pxr_env.types", "pxr_env.curiosity.formulas"])
+@pytest.mark.parametrize(
+    "module", ["pxr_env", "pxr_env.types", "pxr_env.curiosity.formulas", "pxr_env.curiosity.group_rewards"]
+)
 def test_examples_in_docstrings_are_true(module):
     failed, tried = doctest.testmod(importlib.import_module(module))
     assert tried > 0

@@ -95,6 +95,36 @@ def test_terms_are_earned_by_the_last_turn_beside_curiosity(settle):
     assert group.episodes[1].steps[0].reward_terms == {"correct": 0.0}
 
 
+def last_turn(rollouts):
+    return [{"mine": float("inf") if each.n_turns > 2 else each.n_turns} for each in rollouts]
+
+
+def test_rewards_of_a_group_are_earned_beside_curiosity(settle):
+    onto, beside = {"box": (0, 0, 50, 50)}, {"box": (50, 50, 100, 100)}
+    users = [
+        episode("A", 1.0, used=1),
+        episode("B", used=1),
+        episode("A", 1.0),
+        episode("C", 1.0, used=1, probe="zoom_in"),
+    ]
+    for user, view in zip(users, [onto, beside, None, onto], strict=True):
+        user.evidence_box = (0, 0, 25, 25)
+        user.views = [{"turn": 0, "index": 1, "source": 1, "box": (0, 0, 100, 100), "size": (100, 100)}]
+        user.views += [{"turn": 1, "index": 2, "source": 1, "size": (100, 100)} | view] if view else []
+    mine = ME.format("last_turn")
+    group, known = settle(users, "by_letter", group_rewards={"evidence": {"weight": 1.0}, "beacon": {}, mine: {}})
+    assert known == group
+    # by_letter pays -.5 under "correct", and 0, 1, 0, 2 for the letter. Curiosity: 2 of 3 look, which is enough.
+    paid = [each.steps[1].reward_terms for each in group.episodes]
+    assert [terms["evidence"] for terms in paid] == [0.5, -0.5, 0.0, 0.0]
+    assert [terms["beacon"] for terms in paid] == [-0.75, 0.0, 0.0, 0.0]
+    assert [terms["mine"] for terms in paid] == [2, 2, 2, 2]
+    assert [each.reward for each in group.episodes] == pytest.approx([2.25, 2.0, 2.5, 4.5])
+    users[0].steps.append(users[0].steps[0])
+    with pytest.raises(NonFiniteError, match=r"last_turn gave a reward of inf for sample s"):
+        settle(users, "by_letter", group_rewards={mine: {}})
+
+
 def test_an_outage_leaves_an_episode_out_of_the_loss_and_of_the_mean_and_is_no_zero(settle):
     letters = [episode("B"), episode("Z"), episode("D"), episode("F")]
     group, known = settle(letters, "by_letter")
@@ -155,21 +185,29 @@ def test_a_wrong_name_is_refused_before_a_start(make_recipe, name, kwargs, messa
         run_plain(make_recipe(reward=ME.format(name), reward_kwargs=kwargs))
     with pytest.raises(ValueError, match='got "by_letter"; expected "module:function"'):
         recipe_of("by_letter")
+    with pytest.raises(ValueError, match='got "beacn"; expected "module:function" or one of beacon'):
+        recipe_of(None, group_rewards={"beacn": {}})
 
 
-def test_the_function_of_the_page_pays(make_recipe, tmp_path, monkeypatch):
-    """The one in docs/rewards.md, in a real iteration and from a real server."""
-    [code] = re.findall(r"```python\n(.*?)```", (DOCS / "rewards.md").read_text(encoding="utf-8"), re.DOTALL)
-    (tmp_path / "my_rewards.py").write_text(code)
+def test_the_functions_of_the_page_pay(make_recipe, tmp_path, monkeypatch):
+    """Those in docs/rewards.md, in a real iteration and from a real server."""
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "rewards.md").read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "my_rewards.py").write_text("\n".join(blocks))
     monkeypatch.syspath_prepend(str(tmp_path))
     server = ChatServer(lambda body: "YES." if "boxed" in body["messages"][0]["content"] else "NO")
     with serve(server) as url:
-        recipe = make_recipe(reward="my_rewards:clarity", reward_kwargs={"base_url": url})
+        recipe = make_recipe(reward="my_rewards:clarity", reward_kwargs={"base_url": url},
+                             group_rewards={"my_rewards:brevity": {"weight": 0.5}, "beacon": {}})  # fmt: skip
         trainer = PlainPPO(plain_recipe(recipe))
         trainer.train()
     texts = ["\n".join(step.turn for step in each.steps) for each in trainer.last_episodes]
     assert len(server.bodies) == len(texts) == 16
     assert trainer.last_iteration["reward/clarity"] == pytest.approx(sum(0.1 * ("boxed" in t) for t in texts) / 16)
+    turns = [len(each.steps) for each in trainer.last_episodes]
+    size = trainer.recipe.group_size
+    spent = sum(n - min(turns[k // size * size :][:size]) for k, n in enumerate(turns))
+    assert trainer.last_iteration["reward/brevity"] == pytest.approx(-0.5 * spent / 16)
+    assert "reward/beacon" in trainer.last_iteration
     assert trainer.last_iteration["reward/words"] == pytest.approx(sum(-1e-3 * len(t.split()) for t in texts) / 16)
 
 
