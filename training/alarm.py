@@ -22,6 +22,8 @@ ANY = "any"
 """Stands for all operations of a task together."""
 GAP = "logprob_gap"
 """The alarm about engine and learner, beside those about operations."""
+HABIT = "habit"
+"""The one about looking that is not needed (`training.habit`)."""
 GAP_LIMITS = {"float32": 1e-4, "bfloat16": 1e-2}
 """Type of the learner's weights -> mean difference of log-probabilities, in nats, that is no longer rounding."""
 
@@ -43,6 +45,9 @@ class AlarmRule:
     """Share of the episodes that execute the operation, below which it is dying; 0 never warns."""
     iterations: int = 5
     """How many in a row have to be below, and above again for a recovery."""
+    habit: float = 0.5
+    """Share of the rollouts that look first where answers at once are right, above which it is a habit; 1 never
+    warns."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,14 +56,14 @@ class AlarmState:
 
     history: Mapping[str, tuple[Sums, ...]] = dataclasses.field(default_factory=dict)
     """Operation -> its latest iterations, at most twice as many as the rule asks for: those that alarm, and as many
-    before them."""
+    before them. HABIT -> `training.habit.solved_sums` of as many."""
     warned: frozenset[str] = frozenset()
-    """Operations that are low and have been warned of, and GAP if it has been."""
+    """Operations that are low and have been warned of, and GAP and HABIT if they have been."""
     least_gap: float | None = None
     """The smallest difference between engine and learner that an iteration had, if it was ever known."""
 
     def flags(self) -> dict[str, float]:
-        """`alarm/OPERATION`, and `alarm/logprob_gap` if known: 1 from a warning to the recovery, else 0."""
+        """`alarm/OPERATION`, and if known `alarm/habit` and `alarm/logprob_gap`: 1 from a warning to the recovery."""
         names = [*self.history, *([] if self.least_gap is None else [GAP])]
         return {f"alarm/{name}": float(name in self.warned) for name in names}
 
@@ -76,13 +81,14 @@ class AlarmState:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Notice:
-    """An operation fell below the rate ("low"), engine and learner disagree ("gap"), or either is over ("recovered").
+    """An operation fell below the rate ("low"), looking is a "habit", engine and learner disagree ("gap"), or one of
+    these is over ("recovered").
 
-    The text is one line for a log, the `headline`, for "low" followed by users beside others and the likely cause, for
-    "gap" by likely causes.
+    The text is one line for a log, the `headline`, for "low" and "habit" followed by two kinds of episodes side by side
+    and the likely cause, for "gap" by likely causes.
     """
 
-    kind: Literal["low", "gap", "recovered"]
+    kind: Literal["low", "habit", "gap", "recovered"]
     operation: str
     text: str
 
@@ -184,20 +190,26 @@ def usage_rates(episodes: Sequence[Episode]) -> dict[str, float]:
 
 def tally(episodes: Sequence[Episode], operation: str) -> dict[str, float]:
     """The sums over the scored episodes of an iteration."""
-    rows = []
-    for episode in episodes:
-        side, terms = "users" if _uses(episode, operation) else "others", term_returns(episode)
-        row = {
-            "episodes": 1.0,
-            "correct": float(episode.correct),
-            "failed": float(_failed(episode, operation)),
-            "truncated": float(episode.truncated_by is not None),
-            "reward": sum(terms.values()),
-            **{f"term/{name}": value for name, value in terms.items()},
-        }
-        rows.append({f"{side}/{name}": value for name, value in row.items()})
+    rows = [
+        episode_sums(one, "users" if _uses(one, operation) else "others", failed=_failed(one, operation))
+        for one in episodes
+    ]
     live = {episode.sample_id for episode in episodes if _uses(episode, operation)}
     return add(rows) | {"groups": len({episode.sample_id for episode in episodes}), "live_groups": len(live)}
+
+
+def episode_sums(episode: Episode, side: str, *, failed: bool) -> dict[str, float]:
+    """An episode as the sums below "users/" or "others/"."""
+    terms = term_returns(episode)
+    row = {
+        "episodes": 1.0,
+        "correct": float(episode.correct),
+        "failed": float(failed),
+        "truncated": float(episode.truncated_by is not None),
+        "reward": sum(terms.values()),
+        **{f"term/{name}": value for name, value in terms.items()},
+    }
+    return {f"{side}/{name}": value for name, value in row.items()}
 
 
 def add(rows: Iterable[Sums]) -> dict[str, float]:
@@ -233,7 +245,7 @@ def likely_cause(rows: Sequence[Sums], rule: AlarmRule) -> str:
         )
     if not usage_rate(total):
         return "it was not used in any of these episodes, so there was nothing to learn from."
-    truncated, reward = _difference(total, "truncated"), _difference(total, "reward")
+    truncated, reward = difference(total, "truncated"), difference(total, "reward")
     if truncated > CLEARLY_MORE:
         return (
             f"episodes with it are cut off {truncated:.0%} more often: raise max_turns, max_tokens or the limit that "
@@ -244,7 +256,7 @@ def likely_cause(rows: Sequence[Sums], rule: AlarmRule) -> str:
             f"users earned {reward:+.3f} against the others, so it is not the reward: too few users for a gradient, or "
             f"an easy way to answer without it. Look at entropy, learning rate and clipping."
         )
-    differences = {name: _difference(total, f"term/{name}") for name in _terms(total)}
+    differences = {name: difference(total, f"term/{name}") for name in term_names(total)}
     worst = min(differences, key=differences.__getitem__)
     if worst == "correct":
         return (
@@ -257,13 +269,42 @@ def likely_cause(rows: Sequence[Sums], rule: AlarmRule) -> str:
     )
 
 
+def term_names(sums: Sums) -> list[str]:
+    """The reward terms that somebody got."""
+    return sorted({name.partition("/term/")[2] for name in sums} - {""})
+
+
+def side_by_side(total: Sums, users: str = "users", others: str = "others", count: str = "episodes") -> list[str]:
+    """A table of users and others, with the titles of both columns and of their sizes; a dash where there is nobody."""
+    rows = {
+        "answered correctly": "correct",
+        "reward": "reward",
+        **{f"  {name}": f"term/{name}" for name in term_names(total)},
+        "had a refused call": "failed",
+        "truncated": "truncated",
+    }
+    sides = ("users", "others")
+    lines = [f"{'':<20}{users:>10}{others:>10}"]
+    lines.append(f"{count:<20}" + "".join(f"{total.get(f'{side}/episodes', 0):>10.0f}" for side in sides))
+    for title, name in rows.items():
+        means = [mean(total, side, name) for side in sides]
+        lines.append(f"{title:<20}" + "".join(f"{'-' if value is None else f'{value:.3f}':>10}" for value in means))
+    return lines
+
+
+def difference(total: Sums, name: str) -> float:
+    """Users minus others; where one side is empty there is no difference."""
+    one, other = mean(total, "users", name), mean(total, "others", name)
+    return 0.0 if one is None or other is None else one - other
+
+
 def _low(name: str, rows: Sequence[Sums], iteration: int, rule: AlarmRule) -> Notice:
     now, before = add(rows[-rule.iterations :]), add(rows[: -rule.iterations])
     earlier = f"; {usage_rate(before):.1%} before" if before else ""
     lines = [
         f"iteration {iteration}: {_title(name)} used by {usage_rate(now):.1%} of the episodes, below {rule.rate:.1%} "
         f"for {rule.iterations} iterations{earlier}",
-        *_table(add(rows)),
+        *side_by_side(add(rows)),
         f"Likely cause: {likely_cause(rows, rule)}",
     ]
     if not now["live_groups"]:
@@ -276,34 +317,6 @@ def _low(name: str, rows: Sequence[Sums], iteration: int, rule: AlarmRule) -> No
 
 def _title(name: str) -> str:
     return "operations are" if name == ANY else f"{name} is"
-
-
-def _terms(sums: Sums) -> list[str]:
-    return sorted({name.partition("/term/")[2] for name in sums} - {""})
-
-
-def _table(total: Sums) -> list[str]:
-    """Users and others side by side; a dash where there is nobody."""
-    rows = {
-        "answered correctly": "correct",
-        "reward": "reward",
-        **{f"  {name}": f"term/{name}" for name in _terms(total)},
-        "had a refused call": "failed",
-        "truncated": "truncated",
-    }
-    sides = ("users", "others")
-    lines = [f"{'':<20}{'users':>10}{'others':>10}"]
-    lines.append(f"{'episodes':<20}" + "".join(f"{total.get(f'{side}/episodes', 0):>10.0f}" for side in sides))
-    for title, name in rows.items():
-        means = [mean(total, side, name) for side in sides]
-        lines.append(f"{title:<20}" + "".join(f"{'-' if value is None else f'{value:.3f}':>10}" for value in means))
-    return lines
-
-
-def _difference(total: Sums, name: str) -> float:
-    """Users minus others; where one side is empty there is no difference."""
-    one, other = mean(total, "users", name), mean(total, "others", name)
-    return 0.0 if one is None or other is None else one - other
 
 
 def _n_episodes(sums: Sums) -> float:

@@ -245,6 +245,9 @@ class PPORecipe:
     """Warn when the share of episodes that use an operation falls below it; 0 never warns."""
     alarm_iterations: PositiveInt = 5
     """How many iterations in a row it has to be below."""
+    alarm_habit: Share = 0.5
+    """Warn when a larger share of the rollouts looks first on samples whose answers at once are right, as often as on
+    others (docs/watching.md); 1 never warns."""
     alarm_gap: NonNegativeFloat | None = None
     """Warn when engine and learner differ by more nats per action id (learner/logprob_gap_mean); by default 0.01 where
     learner.dtype is "bfloat16", else 0.0001; 0 never warns."""

@@ -20,6 +20,7 @@ from .config import PPORecipe
 from .doctor import check_start
 from .env_recipe import EnvRecipe, name_in
 from .environments import n_bad_rows, sample_cursor
+from .habit import watch_habit
 from .logs import RunLog, WandbLog, open_wandb
 from .probes import ProbePlanner
 from .rewards import reward_faults
@@ -37,7 +38,7 @@ from .run_directory import (
 # What may change between the starts of one run.
 FREE_KEYS = frozenset({
     "iterations", "checkpoint_every", "wandb", "episode_table_every", "episode_table_size", "alarm_rate",
-    "alarm_iterations", "alarm_gap", "num_env_runners", "num_learners", "max_envs_per_runner",
+    "alarm_iterations", "alarm_habit", "alarm_gap", "num_env_runners", "num_learners", "max_envs_per_runner",
     "num_cpus_per_env_runner", "num_cpus_per_learner", "num_gpus_per_learner", "learner.gradient_checkpointing",
     "learner.micro_batch_tokens", "learner.attn_implementation", "learner.feature_bytes", "learner.prefetch",
     "rollout_timeout", "engine.timeout", "engine.turn_timeout", "env_timeout", "learner_timeout", "max_restarts",
@@ -66,7 +67,7 @@ class Books:
     """
 
     def __init__(self, recipe: PPORecipe, env: Any) -> None:
-        self._rule = AlarmRule(rate=recipe.alarm_rate, iterations=recipe.alarm_iterations)
+        self._rule = AlarmRule(rate=recipe.alarm_rate, iterations=recipe.alarm_iterations, habit=recipe.alarm_habit)
         self.cursor = sample_cursor(env, recipe.env, seed=recipe.seed)
         self.probes = ProbePlanner(recipe, env)
         self.alarm = AlarmState()
@@ -91,7 +92,7 @@ class Books:
             history = {name: () for alarm in self._alarms.values() for name in alarm.history}
             self.alarm = replace(self.alarm, history=history, warned=warned | (self.alarm.warned & {GAP}))
         else:
-            self.alarm, self.notices = watch_usage(self.alarm, episodes, iteration=iteration + 1, rule=self._rule)
+            self.alarm = self._watch(self.alarm, episodes, iteration)
         gap = learned.get("logprob_gap_mean")
         self.alarm, more = watch_gap(self.alarm, gap, iteration=iteration + 1, recipe=self._recipe)
         self.notices += more
@@ -118,11 +119,16 @@ class Books:
     def _count_env(self, name: str, episodes: Sequence[Episode], iteration: int) -> dict[str, float]:
         """The numbers of one of several environments: `env/NAME/...`, as those of all are called."""
         own = [episode for episode in episodes if name_in(self._recipe.env, episode.sample_id) == name]
-        state, notices = watch_usage(self._alarms[name], own, iteration=iteration + 1, rule=self._rule)
-        self._alarms[name] = state
-        self.notices += [replace(notice, text=f"{name}: {notice.text}") for notice in notices]
+        state = self._alarms[name] = self._watch(self._alarms[name], own, iteration, f"{name}: ")
         numbers = {**episode_statistics(own), **usage_rates(own), **state.flags()}
         return {f"env/{name}/{key}": value for key, value in numbers.items()}
+
+    def _watch(self, state: AlarmState, episodes: Sequence[Episode], iteration: int, prefix: str = "") -> AlarmState:
+        """Add an iteration to what is known of usage, note what is to be said, return the new state."""
+        for watch in (watch_usage, watch_habit):
+            state, notices = watch(state, episodes, iteration=iteration + 1, rule=self._rule)
+            self.notices += [replace(notice, text=prefix + notice.text) for notice in notices]
+        return state
 
     def state_dict(self) -> dict[str, Any]:
         alarms = {name: alarm.to_dict() for name, alarm in self._alarms.items()}

@@ -46,7 +46,8 @@ class RunRow:
         accuracy, usage: its score and usage with intervals. Of a training those of its last iteration.
         n_episodes, n_unscored: that are done, and of these, how many have no score.
         tokens: read and written per episode.
-        alarms: operations that are dying out at the end of a training; "logprob_gap" if engine and learner disagree.
+        alarms: operations that are dying out at the end of a training; "habit" if it looks although it need not,
+            "logprob_gap" if engine and learner disagree.
         arms: the runs of its audit.
         differences, gain: of its manifest to the baseline's, and over its score.
     """
