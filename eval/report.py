@@ -17,6 +17,7 @@ from pxr_agents.statistics import used
 from pxr_agents.types import Episode
 from .cards import EpisodeCard, card_or_text, choose_samples, text_card
 from .charts import Chart, line_chart
+from .cost import cost_chart
 from .facts import Facts, facts_of, offered_filters
 from .records import RunFiles, RunRecord
 from .rendering import file_size, render_episode, write_page
@@ -43,6 +44,9 @@ FILTERS = {"differ": "arms differ", "needed": "operation needed", "easy": "easy"
 _RATE_CHARTS = {
     "accuracy": "share of correct rollouts",
     "usage_rate": "share of rollouts that executed an operation",
+    "usage_rate_needs_operation": "of the samples unreadable at first sight",
+    "usage_rate_easy": "of the others",
+    "first_turn_rate_easy": "rollouts whose first turn is the answer, of samples that need no operation",
     "accuracy_needs_operation": "correct rollouts, of samples unreadable at first sight",
     "hit_rate": "of the rollouts that used an operation: it showed the evidence larger",
 }
@@ -181,7 +185,7 @@ def training_context(directory: Path, *, n_episodes: int | None) -> dict[str, An
             f'"{directory / "summary.json"}" has no arms. Expected what the quick start writes; run it again.'
         )
     arms = [_load_arm(directory / "arms" / name, name, values) for name, values in summary["arms"].items()]
-    targets = summary.get("targets", [])
+    targets, rows = summary.get("targets", []), metric_rows([arm.metrics for arm in arms])
     shared = [name for name in arms[0].records if all(name in arm.records for arm in arms[1:])]
     pairs = _pairs(arms, shared, n_episodes)
     return {
@@ -191,7 +195,8 @@ def training_context(directory: Path, *, n_episodes: int | None) -> dict[str, An
         "n_missed": sum(not target["met"] for target in targets),
         "tiles": [(name, [(arm.name, cell(arm.metrics, name)) for arm in arms]) for name in HEADLINES],
         "charts": _charts(arms),
-        "rows": metric_rows([arm.metrics for arm in arms]),
+        "rows": rows,
+        "cost": cost_chart([arm.name for arm in arms], rows),
         "pairs": pairs,
         # The first sample on which the arms differ and the last one found the evidence.
         "opened": next((index for index, (cards, _) in enumerate(pairs) if _is_telling(cards)), 0),

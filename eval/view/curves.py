@@ -21,6 +21,14 @@ _CHARTS: tuple[tuple[str, str, tuple[str, ...], tuple[float, float] | None], ...
     ("Accuracy", "share of correct rollouts: all, where an operation is needed, where it is not",
      ("accuracy", "accuracy_needs_operation", "accuracy_easy"), _SHARE),
     ("Usage", "share of rollouts that executed the operation", ("usage/",), _SHARE),
+    ("Usage by need", "executed an operation, where one is needed and where not; answered at once, where not",
+     ("usage_rate_needs_operation", "usage_rate_easy", "first_turn_rate_easy"), _SHARE),
+    ("Selective use", "how far it is switched on; samples that are solved at once, estimated without labels",
+     ("selective/gate", "selective/solved"), _SHARE),
+    ("Estimated need", "against the certified one: area under the curve, and Brier score",
+     ("need/auc", "need/brier"), _SHARE),
+    ("Arms", "share of correct rollouts: of those without operations, of those that were made to answer",
+     ("arm/withdrawn/accuracy", "arm/answer/accuracy"), _SHARE),
     ("Reward", "mean per rollout, and its terms", ("reward", "reward/"), None),
     ("Failures", "share of rollouts in which a call was refused or could not be read", ("failures/",), _SHARE),
     ("Hits", "of the rollouts that used an operation: it showed the evidence better", ("hit_rate",), _SHARE),
@@ -92,8 +100,10 @@ class History(GrowingLines):
         return drawn
 
     def _names(self, wanted: Sequence[str]) -> list[str]:
-        """The metrics of one chart that some line has."""
+        """The metrics of one chart that some line has; of families those of the first and the last."""
         present = dict.fromkeys(name for row in (self.rows[:1] + self.rows[-1:]) for name in row)
+        # Some come and go, as what is known only while it is switched on.
+        present |= dict.fromkeys(name for name in wanted if any(name in row for row in self.rows))
         last = self.rows[-1] if self.rows else {}
         names = []
         for one in wanted:
@@ -126,4 +136,6 @@ def _line_name(name: str) -> str:
     family, separator, member = name.partition("/")
     if family in ("usage", "failures"):
         return member
+    if family == "arm":
+        return member.partition("/")[0]
     return member.replace("_", " ") if separator and family != "held_out" else label(name)

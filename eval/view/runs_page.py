@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from pxr_env.errors import show
 from ..comparison import MATTERS, RunComparison, common_samples, compare_runs, verdict
+from ..cost import cost_chart
 from ..differences import MODEL_FIELDS, Difference, describe, find_differences
 from ..facts import Facts
 from ..intervals import wilson_interval
@@ -251,14 +252,16 @@ def compare_context(library: Library, query: Query) -> dict[str, Any]:
         comparison = _compared(tuple(run.path for run in runs), *states)
     except (ValueError, FileNotFoundError) as error:
         raise NotThere(f"these runs cannot be compared: {error}") from error
-    metric, metrics = comparison.metric, comparison.metrics
+    metric = comparison.metric
+    rows = metric_rows(comparison.metrics, first=metric)
     return {
         "comparison": comparison,
         "describe": describe,
         "matters": MATTERS,
         "runs": [(name, run_link(run.key)) for name, run in zip(comparison.names, runs, strict=True)],
         "metric": metric,
-        "rows": metric_rows(metrics, first=metric),
+        "rows": rows,
+        "cost": cost_chart(comparison.names, rows, metric),
         "unscored": [
             int(library.read(run.path / "metrics.json").get("statistics", {}).get("n_errors", 0)) for run in runs
         ],

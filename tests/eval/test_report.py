@@ -224,7 +224,9 @@ def test_a_training_report_compares_both_arms(random_run: Path, oracle_run: Path
     assert main(["report", str(directory), "--episodes", "4"]) == 0
     page = Page(directory / "report.html")
     charts = {(a.get("aria-label") or "").partition(" over ")[0]: a for a in page.all("svg", **{"class": "chart"})}
-    assert charts.keys() == {"Accuracy", "Usage", "Reward: correct", "Reward: plain", "Reward: curiosity"}
+    curves = {"Accuracy", "Usage", "Reward: correct", "Reward: plain", "Reward: curiosity"}
+    assert charts.keys() == curves | {"Accuracy by cost"}
+    assert charts["Accuracy by cost"]["data-x"] == "vision tokens"
     assert charts["Usage"]["aria-label"] == "Usage over iterations; last values: plain 0.500, curiosity 0.500"
     for text in ("met its target.", "Zooms start out clumsy.", "61 s"):
         assert text in page.text

@@ -215,6 +215,25 @@ def test_an_alarm_that_lasts_and_lines_that_are_no_numbers(tmp_path: Path) -> No
     assert len(history.rows) == 4
 
 
+def test_selective_use_over_the_iterations(tmp_path: Path) -> None:
+    rows = [
+        {"iteration": 1, "usage_rate_easy": 1.0, "first_turn_rate_easy": 0.0},
+        {"iteration": 2, "usage_rate_easy": 0.5, "selective/gate": 0.25, "arm/answer/accuracy": 0.75, "need/auc": 1.0},
+        {"iteration": 3, "usage_rate_easy": 0.0, "alarm/habit": 1.0},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    history = History(tmp_path / "metrics.jsonl")
+    history.refresh()
+    drawn = {chart.title: [(line.name, *line.points) for line in chart.lines] for chart in history.charts()}
+    assert drawn == {
+        "Usage by need": [("Usage, easy", (1, 1.0), (2, 0.5), (3, 0.0)), ("At once, easy", (1, 0.0))],
+        "Selective use": [("gate", (2, 0.25))],
+        "Estimated need": [("auc", (2, 1.0))],
+        "Arms": [("answer", (2, 0.75))],
+    }
+    assert history.alarms() == [("habit", 3, 3, True)]
+
+
 def test_long_lines_are_thinned_and_keep_their_extremes() -> None:
     points = [(float(x), 0.0) for x in range(10_000)]
     points[5_003], points[7_001] = (5_003.0, 9.0), (7_001.0, -9.0)

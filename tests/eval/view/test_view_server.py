@@ -388,6 +388,7 @@ def test_chosen_runs_are_compared_as_the_command_does(client: Client, runs: Path
     test = comparison.pairs[0].tests["accuracy"]
     assert f"on {comparison.n_common} common samples" in page
     assert verdict(comparison, comparison.pairs[0], "accuracy") in page
+    assert "Accuracy by cost over vision tokens" in page
     assert f"{signed(test.difference)} ({signed(test.low)} to {signed(test.high)})" in page
     for metrics in comparison.metrics:
         low, high = metrics["intervals"]["accuracy"]
