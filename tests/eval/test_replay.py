@@ -225,6 +225,12 @@ def test_every_forged_number_of_the_metrics_is_named(run: Path) -> None:
         directory.metrics_file.write_text(json.dumps(with_forged(metrics, path)), encoding="utf-8")
         found = check_files(directory, manifest, records, env)
         assert [(one.file, one.field) for one in found] == [("metrics.json", ".".join(path))]
+    # A version that counted fewer things forged nothing; a number that was taken out of one place is missed.
+    parts = ("statistics", "intervals", "counts")
+    fewer = metrics | {part: {k: v for k, v in metrics[part].items() if k != "first_turn_rate"} for part in parts}
+    for older, n_found in ((fewer, 0), (metrics | {"statistics": fewer["statistics"]}, 1)):
+        directory.metrics_file.write_text(json.dumps(older), encoding="utf-8")
+        assert len(check_files(directory, manifest, records, env)) == n_found
     env.close()
 
 
