@@ -102,7 +102,7 @@ def productivity(rollouts: Sequence[Rollout], *, alpha: float = 1.0, c: float = 
 
         f = 1 where m = n,  sin(pi m / (m + n)) for n > 0,  cos(pi m / (2 m + c)) for n = 0
 
-    OTC-GRPO, arXiv 2504.14870, section 3.2. A larger c forgives more.
+    OTC-GRPO, arXiv 2504.14870. A larger c forgives more; 1 is ours.
     """
     if not c >= 0.0:
         raise ValueError(f"c is {c!r}; expected a number >= 0")
