@@ -32,9 +32,19 @@ from .measures import IsCorrect, in_both, ratios, shares_of
 SOLVABLE = 0.5
 
 
+def solvable_samples(
+    recorded: Sequence[RunRecord], without: Sequence[RunRecord], is_correct: IsCorrect
+) -> dict[str, bool]:
+    """Of every sample that both have a score of, whether it is solvable: right in at least `SOLVABLE` of `without`."""
+    answers = by_sample(without)
+    _, scored = in_both(by_sample(recorded), answers)
+    right = shares_of([answers[name] for name in scored], is_correct)
+    return dict(zip(scored, (right >= SOLVABLE).tolist(), strict=True))
+
+
 def adaptive_use(
     recorded: Sequence[RunRecord],
-    without: Sequence[RunRecord] | None,
+    solvable: Mapping[str, bool],
     counterfactual: Mapping[str, Any] | None,
     is_correct: IsCorrect,
 ) -> dict[str, Any]:
@@ -42,23 +52,15 @@ def adaptive_use(
 
     Args:
         recorded: the episodes of the run.
-        without: the answers to the same questions without operations that say which are solvable, None without any.
+        solvable: see `solvable_samples`; empty where that is not known.
         counterfactual: see `eval.audit.audit.audit_run`.
 
     Returns:
-        `solvability` (see `mode_accuracy`, and `k`, the most answers to one question) and `need`, the same with what
-        samples say of themselves (`needs_operation`) in place of solvability; `faithful` and `causal`, the shares
-        [share, low, high] of the uses, `causal_needed` of the uses where one is needed. None where it is not known.
+        `solvability` (see `mode_accuracy`) and `need`, the same with what samples say of themselves
+        (`needs_operation`) in place of solvability; `faithful` and `causal`, the shares [share, low, high] of the uses,
+        `causal_needed` and `causal_unsolvable` of the uses on such samples. None where it is not known.
     """
     groups = by_sample(recorded)
-    solvability = None
-    if without is not None:
-        answers = by_sample(without)
-        _, scored = in_both(groups, answers)
-        right = shares_of([answers[name] for name in scored], is_correct)
-        solvable = dict(zip(scored, (right >= SOLVABLE).tolist(), strict=True))
-        k = max(len(answers[name]) for name in scored)
-        solvability = mode_accuracy(groups, solvable, is_correct) | {"k": k}
     easy = {
         name: not group[0].episode.needs_operation
         for name, group in groups.items()
@@ -67,11 +69,12 @@ def adaptive_use(
     uses = {} if counterfactual is None else counterfactual["operations"]["all"]
     faithfulness, causal = uses.get("faithfulness"), uses.get("uses", {}).get("causal")
     return {
-        "solvability": solvability,
+        "solvability": mode_accuracy(groups, solvable, is_correct) if solvable else None,
         "need": mode_accuracy(groups, easy, is_correct) if easy else None,
         "faithful": faithfulness and faithfulness["faithful"],
         "causal": causal and causal["share"],
         "causal_needed": uses.get("causal_needed"),
+        "causal_unsolvable": uses.get("causal_unsolvable"),
     }
 
 

@@ -17,7 +17,7 @@ from ..manifest import commit
 from ..options import open_console, say
 from ..records import RunFiles, RunRecord
 from ..run_command import Whereabouts, add_whereabouts, whereabouts
-from .adaptive import adaptive_use
+from .adaptive import adaptive_use, solvable_samples
 from .arms import CHANGES, PROTOCOLS, Arm, AuditPlan, first_samples, operations_of, records_without_operations, rerun
 from .measures import IsCorrect, analyse, decompose, drift
 from .page import print_audit, print_checkpoints, write_audit
@@ -58,15 +58,16 @@ def audit_run(directory: Path, where: Whereabouts, plan: AuditPlan, console: Con
         "episodes_sha256": digest,
         "commit": commit(),
     }  # fmt: skip
-    answers = None
+    solvable: dict[str, bool] = {}
     if "med" in plan.protocols:
         answers = records_without_operations(run, where, plan, console)
         result["med"] = decompose(records, answers, is_correct, seed=plan.seed)
         if plan.solve_k:
             answers = records_without_operations(run, where, plan, console, solve=True)
+        solvable = solvable_samples(records, answers, is_correct)
     if "counterfactual" in plan.protocols:
-        result["counterfactual"] = _counterfactual(run, records, where, plan, is_correct, console)
-    result["adaptive"] = adaptive_use(records, answers, result["counterfactual"], is_correct)
+        result["counterfactual"] = _counterfactual(run, records, where, plan, is_correct, solvable, console)
+    result["adaptive"] = adaptive_use(records, solvable, result["counterfactual"], is_correct)
     return result | {"notes": _notes(manifest, where, result)}
 
 
@@ -84,6 +85,7 @@ def _counterfactual(
     where: Whereabouts,
     plan: AuditPlan,
     is_correct: IsCorrect,
+    solvable: Mapping[str, bool],
     console: Console | None,
 ) -> dict[str, Any]:
     used = [record for record in records if operations_of(record)]
@@ -94,6 +96,7 @@ def _counterfactual(
     arms = [control, *(Arm(kind=kind, operation=name) for name in apart for kind in plan.changes)]
     played = rerun(run, where, plan, arms, console)
     of_arm = {arm: {record.key: record for record in ends} for arm, ends in played.items()}
+    unsolvable = {name for name, is_solvable in solvable.items() if not is_solvable}
     operations = {}
     for name in ("all", *names):
         chosen = used if name == "all" else [record for record in used if name in operations_of(record)]
@@ -101,7 +104,7 @@ def _counterfactual(
         for kind in plan.changes:
             found = of_arm[Arm(kind=kind)] | of_arm.get(Arm(kind=kind, operation=name), {})
             others[kind] = [found[record.key] for record in chosen]
-        operations[name] = analyse(chosen, played[control], others, is_correct, seed=plan.seed)
+        operations[name] = analyse(chosen, played[control], others, is_correct, unsolvable=unsolvable, seed=plan.seed)
     turns = [{view["turn"] for view in record.episode.views if view["turn"] > 0} for record in used]
     return {
         "changes": list(plan.changes),

@@ -15,7 +15,7 @@ over repeats: the two runs are drawn independently, so all pairs of repeats coun
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import product, starmap
 from typing import Any
 
@@ -157,6 +157,7 @@ def analyse(
     arms: Mapping[str, Sequence[RunRecord]],
     is_correct: IsCorrect,
     *,
+    unsolvable: Collection[str] = (),
     seed: int = 0,
 ) -> dict[str, Any]:
     """What the re-run ends of episodes say of one operation, or of all together.
@@ -167,13 +168,15 @@ def analyse(
     Args:
         recorded, control: the episodes of the run that used it, and the same in the control.
         arms: intervention -> the same, played again with other pixels.
+        unsolvable: samples that are not answered without operations.
 
     Returns:
         `n` (episodes whose control has a score), `n_lost` (those whose control has none), and unless `n` is 0
         `reproduced` [share, low, high] (the control's answer is the one on record), `accuracy_recorded`,
         `accuracy_control`, `arms` (see `_arm`), `uses` (kind -> `n`, `share`), `need` ("needed" and "not needed" ->
-        kind of use -> episodes, None where no sample knows), `causal_needed` [share, low, high] (causal ones of the
-        needed uses, None without any), `faithfulness` (see `_faithfulness`), `verdict` in words.
+        kind of use -> episodes, None where no sample knows), `causal_needed` and `causal_unsolvable` [share, low, high]
+        (causal ones of the uses on such samples, None without any), `faithfulness` (see `_faithfulness`), `verdict` in
+        words.
     """
     by_key = _scored(control)
     pairs = [(record, by_key[record.key]) for record in recorded if record.key in by_key]
@@ -186,8 +189,11 @@ def analyse(
     scored = {name: _scored(records) for name, records in arms.items()}
     uses = _uses(pairs, scored)
     needs = [(record, record.episode.needs_operation) for record in played]
-    needed = [record.key for record, need in needs if need and record.key in uses]
-    causal = [uses[key] == "causal" for key in needed]
+
+    def causal(holds: IsCorrect) -> list[float] | None:
+        kept = [record for record in played if record.key in uses and holds(record)]
+        return share([uses[one.key] == "causal" for one in kept], [one.belongs_to for one in kept]) if kept else None
+
     any_need = any(need is not None for _, need in needs)
     of_uses = {use: [of == use for of in uses.values()] for use in USES if uses}
     result |= {
@@ -200,7 +206,8 @@ def analyse(
             for use, holds in of_uses.items()
         },
         "need": _counted(needs, uses, {"needed": True, "not needed": False}) if any_need else None,
-        "causal_needed": share(causal, [clusters[key] for key in needed]) if needed else None,
+        "causal_needed": causal(lambda record: record.episode.needs_operation is True),
+        "causal_unsolvable": causal(lambda record: record.episode.sample_id in unsolvable),
         "faithfulness": _faithfulness(played, uses, is_correct),
     }
     return result | {"verdict": verdict(result)}

@@ -45,7 +45,12 @@ ADAPTIVE_LABELS = {
     "tool_gain": ("Tool gain", "of all questions: not solvable (or needed), and right"),
     "tool_harm": ("Tool harm", "of all questions: solvable (or easy), and wrong"),
 }
-USE_LABELS = {"faithful": "faithful", "causal": "causal", "causal_needed": "causal where an operation is needed"}
+USE_LABELS = {
+    "faithful": "faithful",
+    "causal": "causal",
+    "causal_needed": "causal where an operation is needed",
+    "causal_unsolvable": "causal where the question is not solvable without",
+}
 
 
 class Sight(NamedTuple):

@@ -6,7 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
-from eval import run_command
+from eval import leaderboard, run_command
 from eval.intervals import SIGN_CHANGES
 from eval.records import RunFiles
 from eval.suites import SUITES
@@ -21,9 +21,10 @@ def options() -> dict[str, argparse.Action]:
 
 
 def test_its_options_exist() -> None:
-    known = options().keys() | {"--json", "--allow"}
-    again = argparse.ArgumentParser()
+    again, board = argparse.ArgumentParser(), argparse.ArgumentParser()
     run_command.add_rerun_arguments(again)
+    leaderboard.add_arguments(board)
+    known = options().keys() | board._option_string_actions.keys()
     assert {"--data", "--base-url", "--model", "--agent", "--judge-base-url"} <= again._option_string_actions.keys()
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", PAGE)) <= known
 
