@@ -10,17 +10,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pxr_agents.statistics import evidence_shown, term_returns
+from pxr_agents.statistics import evidence_shown, is_free, term_returns
 from pxr_agents.types import Episode, Job, episode_seed
 from pxr_env.curiosity import Rollout, settle_group
+
+WITHDRAWN = "withdrawn"
+"""The arm without operations, beside those that are made to begin with something."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
-    """The episodes of one sample; the unit that travels, is settled, trained on, and resampled when lost."""
+    """The episodes of one sample; the unit that travels, is settled, trained on, and resampled when lost.
+
+    `first_id` is added to the advantage of the first id that each episode's model wrote; () for nothing.
+    """
 
     sample_id: str
     episodes: list[Episode]
+    first_id: tuple[float, ...] = ()
 
 
 def group_jobs(
@@ -28,25 +35,30 @@ def group_jobs(
     size: int,
     *,
     seed: Sequence[int],
-    probes: Mapping[str, Sequence[str | None]] | None = None,
+    arms: Mapping[str, Sequence[str | None]] | None = None,
 ) -> list[Job]:
     """`size` rollouts of each sample, group after group.
 
     Args:
         seed: numbers that the noise follows from, with each sample and member of a group.
-        probes: sample -> of each rollout the operation it is made to begin with, or None; by default the environments,
-            which need no wrapper for it, are told nothing.
+        arms: sample -> of each rollout what it is made to begin with (an operation, or "answer"), `WITHDRAWN`, or None;
+            by default the environments, which need no wrapper for it, are told nothing.
     """
     return [
         Job(
             sample_id=sample_id,
             seed=episode_seed(tuple(seed), sample_id, member),
             group=k,
-            options={} if probes is None else {"probe": probes[sample_id][member] if sample_id in probes else None},
+            options={} if arms is None else _options(arms[sample_id][member] if sample_id in arms else None),
         )
         for k, sample_id in enumerate(sample_ids)
         for member in range(size)
     ]
+
+
+def _options(arm: str | None) -> dict[str, Any]:
+    """What the wrappers of `pxr_env.curiosity` are told of a rollout."""
+    return {"probe": None, "withdrawn": True} if arm == WITHDRAWN else {"probe": arm}
 
 
 def settle(
@@ -67,7 +79,7 @@ def settle(
             [episode.n_operations for episode in members],
             [term_returns(episode) for episode in members],
             unrepaired=[episode.unrepaired for episode in members],
-            probed=[episode.probe is not None for episode in members],
+            probed=[not is_free(episode) for episode in members],
             preset=preset,
             **constants,
         )
@@ -99,7 +111,7 @@ def rollout_facts(episode: Episode) -> Rollout:
         n_operations=episode.n_operations,
         n_failed=sum(episode.failures.values()),
         n_turns=len(episode.steps),
-        free=episode.probe is None and not getattr(episode, "withdrawn", False),
+        free=is_free(episode),
         truncated_by=episode.truncated_by,
         looks=evidence_shown(episode),
     )

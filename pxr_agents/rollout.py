@@ -159,4 +159,4 @@ def _finish(episode: Episode, info: dict[str, Any]) -> None:
     episode.answer, episode.target = info.get("answer"), info.get("target")
     episode.correct = bool(info.get("correct", False))
     episode.truncated_by = info.get("truncated_by")
-    episode.probe = followed_probe(info)
+    episode.probe, episode.withdrawn = followed_probe(info), bool(info.get("withdrawn", False))

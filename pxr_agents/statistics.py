@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from pxr_agents.types import Episode
-from pxr_env.curiosity import Look
+from pxr_env.curiosity import ANSWER, Look
 from pxr_env.views import overlap
 
 Condition = Callable[[Episode], bool]
@@ -21,8 +21,9 @@ def episode_statistics(episodes: Iterable[Episode]) -> dict[str, float]:
 
     An episode whose `error` is set has no score: it is counted in `n_errors` and nowhere else. "Used" means that at
     least one operation was executed (`usage_rate` over one group is the RaPR of arXiv 2505.15966); failed operations
-    do not count as use. Probes say nothing of what the policy does by itself: all rates and means but those named
-    `probe_...` are over the other episodes. A key whose denominator would be 0 is absent.
+    do not count as use. Probes and withdrawn operations say nothing of what the policy does by itself: all rates and
+    means but those named `probe_...` and `arm/...` are over the other episodes. A key whose denominator would be 0 is
+    absent.
 
     ==============================  ================================================================================
     `n_episodes`, `n_errors`        scored episodes, probes included, and those without a score
@@ -44,6 +45,9 @@ def episode_statistics(episodes: Iterable[Episode]) -> dict[str, float]:
     `probe_rate`                    share of the scored episodes that were made to begin with an operation, if any was
     `probe_accuracy`                share of correct probes
     `probe_reward`                  mean return of a probe
+    `arm/answer/...`                of the episodes that were made to begin with an answer, and of those without
+    `arm/withdrawn/...`             operations: `rate`, their share of the scored ones, `accuracy`, and `at_once`, the
+                                    share of them that answered in the first turn
     ==============================  ================================================================================
     """
     every = list(episodes)
@@ -51,11 +55,20 @@ def episode_statistics(episodes: Iterable[Episode]) -> dict[str, float]:
     statistics = {"n_episodes": float(len(scored)), "n_errors": float(len(every) - len(scored))}
     for name, (count, total) in episode_counts(every).items():
         statistics[name] = count / total
-    probes = [episode for episode in scored if episode.probe is not None]
+    probes = [episode for episode in scored if episode.probe not in (None, ANSWER)]
     if probes:
         statistics["probe_rate"] = len(probes) / len(scored)
         statistics["probe_accuracy"] = _mean([episode.correct for episode in probes])
         statistics["probe_reward"] = _mean([episode.reward for episode in probes])
+    arms = {
+        "answer": [episode for episode in scored if episode.probe == ANSWER],
+        "withdrawn": [episode for episode in scored if episode.withdrawn],
+    }
+    for name, members in arms.items():
+        if members:
+            statistics[f"arm/{name}/rate"] = len(members) / len(scored)
+            statistics[f"arm/{name}/accuracy"] = _mean([episode.correct for episode in members])
+            statistics[f"arm/{name}/at_once"] = _mean([answered_at_once(episode) for episode in members])
     scored = own_episodes(scored)
     if not scored:
         return statistics
@@ -115,8 +128,13 @@ def _knows_ends(episode: Episode) -> bool:
 
 
 def own_episodes(episodes: Iterable[Episode]) -> list[Episode]:
-    """The scored episodes in which the policy chose everything by itself: those that are no probes."""
-    return [episode for episode in episodes if episode.error is None and episode.probe is None]
+    """The scored episodes in which the policy chose everything by itself (see `is_free`)."""
+    return [episode for episode in episodes if episode.error is None and is_free(episode)]
+
+
+def is_free(episode: Episode) -> bool:
+    """Whether it was left alone: it is no probe, and had its operations."""
+    return episode.probe is None and not episode.withdrawn
 
 
 def n_cut_turns(episode: Episode) -> int:

@@ -109,7 +109,8 @@ class Episode:
 
     `views`, `usage`, `failures` are the last `info` of the environment (see docs/environments.md); `unrepaired`
     tells that the last operation failed and no later one succeeded; `probe` is the operation that the episode was
-    made to begin with (None for all others; see docs/curiosity.md);
+    made to begin with, or "answer" (None for all others; see docs/curiosity.md); `withdrawn` tells that operations
+    were withdrawn in it;
     `error` is set when the run itself broke (an engine died, a judge was away): such an episode has no
     score and is counted apart, never as 0. `token_spans` (see `Tokens.spans`) stay when the tokens go; None for
     agents that have none.
@@ -134,6 +135,7 @@ class Episode:
     truncated_by: str | None = None
     error: str | None = None
     probe: str | None = None
+    withdrawn: bool = False
     tokens: Tokens | None = None
     token_spans: tuple[tuple[str, int], ...] | None = None
 

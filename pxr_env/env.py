@@ -6,7 +6,7 @@ And its oracle: a scripted agent that knows the evidence and the answer, and sho
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -176,6 +176,15 @@ class VisualReasoningEnv(gymnasium.Env[dict[str, Any], str]):
         vars(other).update(vars(self))
         other.action_space = deepcopy(self.action_space)
         other._episode = other._np_random = other._np_random_seed = None
+        return other
+
+    def without_operations(self) -> VisualReasoningEnv:
+        """Another one with the same data in which nothing but an answer counts: it offers no operations, its system
+        prompt (the dialect's own) mentions none, and an episode has one turn."""
+        other, limits = copy(self), replace(self.limits, max_turns=1)
+        other.operations = {}
+        other.rules = replace(self.rules, operations={}, limits=limits)
+        other.system_prompt = self.dialect.system_prompt([], max_turns=1, max_operations=limits.max_operations)
         return other
 
     @property

@@ -15,6 +15,8 @@ Floats = NDArray[np.float64]
 
 #: Probability of an opening below which a probe that did worse than its group teaches nothing about the opening.
 DEAD_BELOW = 1e-4
+#: The same of an answer that was forced, which begins with far fewer ids than a call.
+DEAD_ANSWER_BELOW = 0.02
 
 
 def gae(rewards: ArrayLike, values: ArrayLike, *, gamma: float, gae_lambda: float) -> tuple[Floats, Floats]:
@@ -46,16 +48,21 @@ def gae(rewards: ArrayLike, values: ArrayLike, *, gamma: float, gae_lambda: floa
     return advantages, advantages + values
 
 
-def group_advantages(rewards: ArrayLike, probed: ArrayLike, *, normalize_std: bool = False) -> Floats:
-    """Returns how much better each rollout of a group did than the mean of those that were not probes.
+def group_advantages(
+    rewards: ArrayLike, probed: ArrayLike, withdrawn: ArrayLike | None = None, *, normalize_std: bool = False
+) -> Floats:
+    """Returns how much better each rollout of a group did than the mean of those that were left alone.
 
     Probes stay out of the mean: the advantages of the others are exactly those of a group without probes, and the
     reward of a probe has no part in what it is compared with, so that its advantage is on average that of the forced
     opening over the policy. `settle_group(..., probed=...)` keeps them out of the curiosity terms in the same way.
 
+    Rollouts whose operations were withdrawn had another question before them, and are compared with each other alone.
+
     Args:
         rewards: (n,) total rewards of the rollouts of one sample.
         probed: (n,) bool, whether each was a (followed) probe.
+        withdrawn: (n,) bool, whether each had no operations; by default none.
         normalize_std: divide by a standard deviation + 1e-4: for the others that of the others, for probes the root
             mean square of all rollouts' differences from the mean (the others alone may all have done alike, which is
             when a probe that did not matters most).
@@ -68,6 +75,11 @@ def group_advantages(rewards: ArrayLike, probed: ArrayLike, *, normalize_std: bo
     """
     rewards = _finite("rewards", rewards)
     probed = _flags("probed", probed, len(rewards))
+    if withdrawn is not None and (apart := _flags("withdrawn", withdrawn, len(rewards))).any():
+        advantages = np.zeros_like(rewards)
+        for part in (apart, ~apart):
+            advantages[part] = group_advantages(rewards[part], probed[part], normalize_std=normalize_std)
+        return advantages
     own = rewards[~probed]
     if rewards.size == 0:
         return rewards
@@ -93,18 +105,24 @@ class TokenCredit(NamedTuple):
 
 
 def credit_tokens(
-    old_logprobs: ArrayLike, forced: ArrayLike, advantage: float, *, dead_below: float = DEAD_BELOW
+    old_logprobs: ArrayLike,
+    forced: ArrayLike,
+    advantage: float,
+    *,
+    first_id: float = 0.0,
+    dead_below: float = DEAD_BELOW,
 ) -> TokenCredit:
     """Returns what each action id of a rollout teaches.
 
-    Sampled ids carry the advantage. Forced ids carry it too, together or not at all: they do unless the advantage is
-    <= 0 and the old policy's probability of the whole opening was below `dead_below`.
+    Sampled ids carry the advantage. Forced ids carry it too, together or not at all: they do unless the advantage of
+    the first is <= 0 and the old policy's probability of the whole opening was below `dead_below`.
 
     Args:
         old_logprobs: (T,) log-probability of each id under the policy that sampled the rollout. For forced ids too: the
             policy's own, not 0 because they were forced.
         forced: (T,) bool, True for forced ids; all False for a rollout that is no probe.
         advantage: of the rollout, from `group_advantages`.
+        first_id: what is added to that of the first id, which decides between an operation and an answer.
         dead_below: see above; 0 lets every loss count ("signed" in docs/curiosity.md), 1 none ("imitate wins").
 
     Raises:
@@ -112,11 +130,13 @@ def credit_tokens(
     """
     logprobs = _finite("old_logprobs", old_logprobs)
     forced = _flags("forced", forced, len(logprobs))
-    if not math.isfinite(advantage):
-        raise ValueError(f"the advantage is {advantage!r}; expected a finite number")
-    dead = advantage <= 0.0 and np.exp(logprobs[forced].sum()) < dead_below
+    if not math.isfinite(advantage + first_id):
+        raise ValueError(f"the advantage is {advantage!r}, and {first_id!r} at the first id; expected finite numbers")
+    dead = advantage + first_id <= 0.0 and np.exp(logprobs[forced].sum()) < dead_below
     trained = ~forced if dead else np.ones(len(logprobs), np.bool_)
-    return TokenCredit(np.where(trained, advantage, 0.0), trained)
+    advantages = np.full(len(logprobs), advantage)
+    advantages[:1] += first_id
+    return TokenCredit(np.where(trained, advantages, 0.0), trained)
 
 
 def _flags(name: str, flags: ArrayLike, n: int) -> NDArray[np.bool_]:

@@ -18,7 +18,8 @@ from torch import Tensor
 from pxr_agents.groups import Group
 from pxr_agents.types import CONTEXT, Episode, Tokens
 from pxr_agents.vlm import TokenBatch, collate, split_by_length
-from .advantages import Floats, credit_tokens, gae, group_advantages
+from pxr_env.curiosity import ANSWER
+from .advantages import DEAD_ANSWER_BELOW, DEAD_BELOW, Floats, credit_tokens, gae, group_advantages
 from .config import PPORecipe
 from .run_directory import NonFiniteError, samples_named
 
@@ -151,9 +152,15 @@ def _tokens(episode: Episode) -> Tokens:
 
 
 def _episode_advantages(group: Group, *, normalize_std: bool) -> Floats:
-    """(n,) how much better each episode of a group did than the mean of those that are no probes."""
+    """(n,) how much better each episode of a group did than those that it is compared with."""
     probed = [episode.probe is not None for episode in group.episodes]
-    return group_advantages([episode.reward for episode in group.episodes], probed, normalize_std=normalize_std)
+    withdrawn = [episode.withdrawn for episode in group.episodes]
+    rewards = [episode.reward for episode in group.episodes]
+    return group_advantages(rewards, probed, withdrawn, normalize_std=normalize_std)
+
+
+def _first_id(group: Group) -> Floats:
+    return np.array(group.first_id or [0.0] * len(group.episodes), np.float64)
 
 
 def is_masked(episode: Episode, mask_truncated: Literal["never", "turns", "all"]) -> bool:
@@ -163,7 +170,8 @@ def is_masked(episode: Episode, mask_truncated: Literal["never", "turns", "all"]
     masking of Mini-o3 (arXiv 2509.07969; "all" is what its code masks: turns, images and context), as DAPO's overlong
     filtering (arXiv 2503.14476) with one turn.
     """
-    limit = episode.truncated_by
+    # Without operations an episode has one turn, and a call in place of its answer is a mistake.
+    limit = None if episode.withdrawn else episode.truncated_by
     return limit is not None and (mask_truncated == "all" or (mask_truncated == "turns" and limit == "max_turns"))
 
 
@@ -171,25 +179,35 @@ def replay_weight(group: Group, recipe: PPORecipe) -> float:
     """What the probability to replay a group is proportional to: sum(|advantage| ** replay_alpha) of its episodes that
     carry a loss; 0 if all score alike. That is how often one of its episodes would be drawn if episodes were, with
     probability proportional to |advantage| ** replay_alpha, as in SSR (VL-Rethinker, arXiv 2504.08837)."""
-    magnitudes = np.abs(_episode_advantages(group, normalize_std=recipe.normalize_std))
+    magnitudes = np.abs(_episode_advantages(group, normalize_std=recipe.normalize_std)) + np.abs(_first_id(group))
     magnitudes[[is_masked(episode, recipe.mask_truncated) for episode in group.episodes]] = 0.0
     # 0 ** 0 is 1: an episode without an advantage would count.
     return float((magnitudes[magnitudes > NO_ADVANTAGE] ** recipe.replay_alpha).sum())
 
 
 def group_rows(group: Group, *, normalize_std: bool) -> list[TrainingRow]:
-    """Rows with the group-relative advantage: one number per episode, the same for each of its action ids.
+    """Rows with the group-relative advantage: one number per episode, the same for each of its action ids, but for what
+    `Group.first_id` adds to the first.
 
     Of a probe that did no better than the others the ids it was made to begin with may carry no loss
     (`training.advantages.credit_tokens`).
     """
     rows = []
-    for episode, advantage in zip(group.episodes, _episode_advantages(group, normalize_std=normalize_std), strict=True):
-        tokens, trained = _tokens(episode), None
-        earned: np.ndarray = np.full(int(tokens.action.sum()), advantage)
+    advantages = _episode_advantages(group, normalize_std=normalize_std)
+    for episode, advantage, first_id in zip(group.episodes, advantages, _first_id(group), strict=True):
+        tokens = _tokens(episode)
+        forced = np.zeros(len(tokens.ids), bool)
         if episode.probe is not None and tokens.forced is not None:
-            earned, trained = credit_tokens(tokens.logprobs[tokens.action], tokens.forced[tokens.action], advantage)
-        rows.append(TrainingRow(tokens=tokens, advantages=earned.astype(np.float32), trained=trained))
+            forced = tokens.forced
+        earned, trained = credit_tokens(
+            tokens.logprobs[tokens.action],
+            forced[tokens.action],
+            advantage,
+            first_id=first_id,
+            dead_below=DEAD_ANSWER_BELOW if episode.probe == ANSWER else DEAD_BELOW,
+        )
+        mask = None if trained.all() else trained
+        rows.append(TrainingRow(tokens=tokens, advantages=earned.astype(np.float32), trained=mask))
     return rows
 
 

@@ -16,13 +16,13 @@ from pydantic.dataclasses import dataclass
 from pxr_env.curiosity import group_reward
 from pxr_env.errors import quote
 from .env_recipe import CuriosityRecipe, EnvRecipe, Envs, MixedEnvRecipe, by_name, name_in, shares_of
-from .recipe_parts import EngineRecipe, ImagesRecipe, ProbesRecipe
+from .recipe_parts import EngineRecipe, ImagesRecipe, ProbesRecipe, SelectiveRecipe
 from .recipe_reader import RECIPE, RecipeError, Share, load_recipe, recipe_keys, require, to_dict
 
 __all__ = [
     "RECIPE", "CuriosityRecipe", "EngineRecipe", "EnvRecipe", "ImagesRecipe", "LearnerRecipe", "MixedEnvRecipe",
-    "PPORecipe", "ProbesRecipe", "RecipeError", "SFTRecipe", "Share", "TracesRecipe", "load_recipe", "recipe_keys",
-    "to_dict",
+    "PPORecipe", "ProbesRecipe", "RecipeError", "SFTRecipe", "SelectiveRecipe", "Share", "TracesRecipe",
+    "load_recipe", "recipe_keys", "to_dict",
 ]  # fmt: skip
 
 #: What `reward` may be by a name alone -> the function.
@@ -233,6 +233,8 @@ class PPORecipe:
     "module:function" of your own) the constants that differ from the defaults (docs/rewards.md)."""
     probes: ProbesRecipe = field(default_factory=ProbesRecipe)
     """Rollouts that are made to begin with an operation nobody uses any more."""
+    selective: SelectiveRecipe = field(default_factory=SelectiveRecipe)
+    """Teaches when not to use an operation."""
     checkpoint_every: PositiveInt = 10
     """Iterations between checkpoints."""
     wandb: bool = True
@@ -258,6 +260,11 @@ class PPORecipe:
     """How the model is held and trained."""
     num_gpus_per_learner: NonNegativeFloat = 0.0
     """What Ray reserves for each learner: 1, or 0 on a CPU."""
+
+    @property
+    def has_arms(self) -> bool:
+        """Whether some rollouts may be made to do something (`training.arms`)."""
+        return self.probes.enabled or self.selective.enabled
 
     @property
     def envs(self) -> Mapping[str, EnvRecipe]:
@@ -313,6 +320,8 @@ class PPORecipe:
         )  # fmt: skip
         if self.probes.enabled:
             self._check_probes()
+        if self.selective.enabled:
+            self._check_selective()
 
     @property
     def aligned_engine(self) -> EngineRecipe:
@@ -333,6 +342,22 @@ class PPORecipe:
             ("probes.window", counted * self.probes.window >= revival.min_episodes,
              f"{-(-revival.min_episodes // max(counted, 1))} or more: there are no probes until {revival.min_episodes} "
              f"episodes are counted, and an iteration has {counted} that are none"),
+        )  # fmt: skip
+
+    def _check_selective(self) -> None:
+        probed = (
+            self.probes.revival(["any"], seed=self.seed).n_candidates(self.group_size) if self.probes.enabled else 0
+        )
+        free = self.group_size - self.selective.n_arms - probed
+        require(
+            self,
+            ("advantage", self.advantage == "group",
+             "'group' where selective is enabled: rollouts of a group are compared, each with those like it"),
+            ("selective.withdrawn", self.selective.withdrawn != 1,
+             "0, or 2 and more: they are compared with each other"),
+            ("selective.answer", free >= 2,
+             f"so few with selective.withdrawn (and probes) that 2 of {self.group_size} rollouts are left alone, in "
+             f"place of {free}"),
         )  # fmt: skip
 
 

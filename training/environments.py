@@ -7,17 +7,18 @@ from typing import Any
 
 import gymnasium
 
-from pxr_env.curiosity import ProbeOperations
+from pxr_env.curiosity import ProbeOperations, WithdrawOperations
 from .env_recipe import EnvRecipe, MixedEnvRecipe, by_name, shares_of
 from .run_directory import SampleCursor
 
 
-def make_env(recipe: EnvRecipe | tuple[MixedEnvRecipe, ...], *, probes: bool = False) -> gymnasium.Env[Any, Any]:
-    """An environment to sample in; with `probes` the option "probe" of its `reset` says what an episode begins with."""
+def make_env(recipe: EnvRecipe | tuple[MixedEnvRecipe, ...], *, arms: bool = False) -> gymnasium.Env[Any, Any]:
+    """An environment to sample in; with `arms` the options of its `reset` say what an episode begins with ("probe"), or
+    that it has one turn and no operations ("withdrawn")."""
     if not isinstance(recipe, EnvRecipe):
-        return MixedEnv(recipe, probes=probes)
+        return MixedEnv(recipe, arms=arms)
     env = gymnasium.make(recipe.id, **recipe.kwargs)
-    return ProbeOperations(env) if probes else env
+    return ProbeOperations(WithdrawOperations(env)) if arms else env
 
 
 def tasks_of(env: gymnasium.Env[Any, Any]) -> Mapping[str, gymnasium.Env[Any, Any]]:
@@ -33,8 +34,8 @@ class MixedEnv(gymnasium.Env[Any, Any]):
     of all of them share a batch.
     """
 
-    def __init__(self, recipes: Sequence[MixedEnvRecipe], *, probes: bool) -> None:
-        self._recipes, self._probes = by_name(tuple(recipes)), probes
+    def __init__(self, recipes: Sequence[MixedEnvRecipe], *, arms: bool) -> None:
+        self._recipes, self._arms = by_name(tuple(recipes)), arms
         self._made: dict[str, gymnasium.Env[Any, Any]] = {}
         self._choose(next(iter(self._recipes)))
         self.observation_space, self.action_space = self._env.observation_space, self._env.action_space
@@ -67,7 +68,7 @@ class MixedEnv(gymnasium.Env[Any, Any]):
 
     def _task(self, name: str) -> gymnasium.Env[Any, Any]:
         if name not in self._made:
-            self._made[name] = make_env(self._recipes[name], probes=self._probes)
+            self._made[name] = make_env(self._recipes[name], arms=self._arms)
         return self._made[name]
 
     def _choose(self, name: str) -> None:

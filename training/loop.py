@@ -73,7 +73,7 @@ class PlainPPO:
         )
         self.update = Update(recipe, self.policy)
         n_envs = min(recipe.groups_per_iteration * recipe.group_size, recipe.max_envs_per_runner)
-        self.envs = [make_env(recipe.env, probes=recipe.probes.enabled) for _ in range(n_envs)]
+        self.envs = [make_env(recipe.env, arms=recipe.has_arms) for _ in range(n_envs)]
         self.engine = local_engine(recipe.engine.kind, self.policy.vlm)
         sampling = Sampling(temperature=recipe.temperature, max_tokens=recipe.max_tokens)
         self.agent = VLMAgent(self.policy.vlm.chat, self.engine, sampling, stop_strings=recipe.stop_strings)
@@ -102,11 +102,16 @@ class PlainPPO:
         """A settled group for each of the next samples."""
         recipe = self.recipe
         sample_ids = self.books.cursor.take(recipe.groups_per_iteration)
-        probes = self.books.probes.plan(sample_ids, self.iteration) if recipe.probes.enabled else None
-        jobs = group_jobs(sample_ids, recipe.group_size, seed=(recipe.seed, 3, self.iteration, 0), probes=probes)
+        plans = self.books.arms.plan(sample_ids, self.iteration)
+        jobs = group_jobs(
+            sample_ids,
+            recipe.group_size,
+            seed=(recipe.seed, 3, self.iteration, 0),
+            arms={sample_id: plan.arms for sample_id, plan in plans.items()} if plans else None,
+        )
         self.engine.set_weights_version(self.iteration)
         rewards = Rewards(recipe)
-        return settled_groups(rollout(self.envs, self.agent, jobs, rewards.begin), recipe, rewards)
+        return settled_groups(rollout(self.envs, self.agent, jobs, rewards.begin), recipe, rewards, plans)
 
     def learn(self, groups: list[Group]) -> dict[str, float]:
         """One update on these groups; returns its metrics."""

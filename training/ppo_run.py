@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from pxr_agents.statistics import episode_statistics
 from pxr_agents.types import CONTEXT, Episode
 from .alarm import GAP, AlarmRule, AlarmState, Notice, usage_rates, watch_gap, watch_usage
+from .arms import ArmPlanner
 from .batch import is_masked
 from .config import PPORecipe
 from .doctor import check_start
@@ -22,7 +23,6 @@ from .env_recipe import EnvRecipe, name_in
 from .environments import n_bad_rows, sample_cursor
 from .habit import watch_habit
 from .logs import RunLog, WandbLog, open_wandb
-from .probes import ProbePlanner
 from .rewards import reward_faults
 from .run_directory import (
     RESUME,
@@ -69,7 +69,7 @@ class Books:
     def __init__(self, recipe: PPORecipe, env: Any) -> None:
         self._rule = AlarmRule(rate=recipe.alarm_rate, iterations=recipe.alarm_iterations, habit=recipe.alarm_habit)
         self.cursor = sample_cursor(env, recipe.env, seed=recipe.seed)
-        self.probes = ProbePlanner(recipe, env)
+        self.arms = ArmPlanner(recipe, env)
         self.alarm = AlarmState()
         self._alarms: dict[str, AlarmState] = {}
         if not isinstance(recipe.env, EnvRecipe):
@@ -81,7 +81,7 @@ class Books:
 
     def count(self, episodes: Sequence[Episode], learned: Mapping[str, float], iteration: int) -> dict[str, float]:
         """Count the episodes of an iteration (from 0) and what learners say of it; returns all that is to be said."""
-        self.probes.count(episodes, iteration)
+        self.arms.count(episodes, iteration)
         self.notices = []
         of_each: dict[str, float] = {}
         for name in self._alarms:
@@ -105,7 +105,7 @@ class Books:
         kinds = Counter(fault.kind for fault in self.faults)
         return {
             "iteration": float(iteration + 1),
-            **self.probes.metrics(),
+            **self.arms.metrics(),
             **episode_statistics(episodes),
             **usage_rates(episodes),
             **self.alarm.flags(),
@@ -134,14 +134,14 @@ class Books:
         alarms = {name: alarm.to_dict() for name, alarm in self._alarms.items()}
         return {
             "cursor": self.cursor.state_dict(),
-            "probes": self.probes.state_dict(),
+            "arms": self.arms.state_dict(),
             "alarm": self.alarm.to_dict(),
             **({"alarms": alarms} if alarms else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.cursor.load_state_dict(state["cursor"])
-        self.probes.load_state_dict(state["probes"])
+        self.arms.load_state_dict(state["arms"])
         self.alarm = AlarmState.from_dict(state["alarm"])
         self._alarms = {name: AlarmState.from_dict(alarm) for name, alarm in state.get("alarms", {}).items()}
 

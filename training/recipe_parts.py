@@ -37,6 +37,29 @@ class ProbesRecipe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
+class SelectiveRecipe:
+    """Teaches when not to use an operation, once the policy uses it well (docs/selective_use.md)."""
+
+    enabled: bool = False
+    """Whether any of this happens."""
+    gate: Annotated[float, Field(ge=0, lt=1)] = 0.7
+    """Accuracy of the rollouts that use an operation (a running mean) above which it begins; at 1 it is full."""
+    answer: NonNegativeInt = 1
+    """Rollouts of a group that are made to begin with an answer."""
+    withdrawn: NonNegativeInt = 2
+    """Rollouts of a group whose operations are withdrawn, and who have one turn; they are compared with each other."""
+    relocation: NonNegativeFloat = 8.0
+    """Weight of what moves usage from samples that are solved at once to those that are not, on the first id."""
+    prior: NonNegativeFloat = 1.0
+    """Attempts that the mean over samples counts for in the estimate of one sample."""
+
+    @property
+    def n_arms(self) -> int:
+        """Rollouts of a group that are not left alone."""
+        return self.answer + self.withdrawn if self.enabled else 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
 class ImagesRecipe:
     """The size at which images of recorded conversations are shown: an environment's pixel budget, by its names."""
 

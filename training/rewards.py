@@ -16,11 +16,12 @@ from typing import Any
 
 from pxr_agents.chat_client import ServerRefused, Unanswered, event_loop
 from pxr_agents.groups import Group, add_terms, settle, with_group_reward
-from pxr_agents.statistics import term_returns
+from pxr_agents.statistics import is_free, term_returns
 from pxr_agents.types import Episode
 from pxr_env.curiosity import group_reward
 from pxr_env.errors import show
 from pxr_env.tasks import import_function
+from .arms import GroupPlan
 from .config import OWN_REWARDS, PPORecipe
 from .run_directory import RESUME, Fault, LostProcessError, NonFiniteError, TrainingError, first_line, samples_named
 
@@ -103,10 +104,16 @@ class Rewards:
             raise TimeoutError(str(error) or f"not known within reward_timeout={self._timeout:g} s") from error
 
 
-def settled_groups(episodes: Sequence[Episode], recipe: PPORecipe, rewards: Rewards | None = None) -> list[Group]:
+def settled_groups(
+    episodes: Sequence[Episode],
+    recipe: PPORecipe,
+    rewards: Rewards | None = None,
+    plans: Mapping[str, GroupPlan] | None = None,
+) -> list[Group]:
     """The groups of a rollout of `group_jobs`, with their curiosity terms and those of `rewards`.
 
-    Curiosity is settled first, over all rollouts of a group: whether they used an operation is known of each.
+    Curiosity is settled first, over all rollouts of a group: whether they used an operation is known of each. `plans`
+    are those of `training.arms`, by sample; their gate lowers the share H of a group that curiosity asks for.
 
     Raises:
         NonFiniteError: a reward is no finite number; names its samples.
@@ -118,8 +125,10 @@ def settled_groups(episodes: Sequence[Episode], recipe: PPORecipe, rewards: Rewa
     asked = iter(episodes)
     for start in range(0, len(episodes), recipe.group_size):
         members = episodes[start : start + recipe.group_size]
-        curiosity = recipe.curiosity_of(members[0].sample_id)
-        groups += settle(members, len(members), preset=curiosity.preset, overrides=curiosity.overrides)
+        plan = (plans or {}).get(members[0].sample_id, GroupPlan())
+        curiosity = plan.faded(recipe.curiosity_of(members[0].sample_id), members)
+        [group] = settle(members, len(members), preset=curiosity.preset, overrides=curiosity.overrides)
+        groups.append(replace(group, first_id=plan.first_id(members, recipe.selective.relocation)))
     given = [f"reward={recipe.reward}"] * (recipe.reward is not None) + list(recipe.group_rewards)
     if rewards is None or not given:
         return groups
@@ -152,10 +161,12 @@ def _check_finite(episodes: Sequence[Episode], who: str, advice: str) -> None:
 
 def scored(group: Group, recipe: PPORecipe) -> Group:
     """The group as learners get it: without episodes whose reward is unknown, and empty where too few are left to be
-    compared: fewer than two, or (with a critic) than one, or none that is no probe."""
-    known = [episode for episode in group.episodes if episode.error is None]
-    enough = len(known) > (recipe.advantage == "group") and any(episode.probe is None for episode in known)
-    return replace(group, episodes=known if enough else [])
+    compared: fewer than two, or (with a critic) than one, or none that was left alone."""
+    known = [k for k, episode in enumerate(group.episodes) if episode.error is None]
+    if len(known) <= (recipe.advantage == "group") or not any(is_free(group.episodes[k]) for k in known):
+        known = []
+    first_id = tuple(group.first_id[k] for k in known) if group.first_id else ()
+    return replace(group, episodes=[group.episodes[k] for k in known], first_id=first_id)
 
 
 def check_enough(n_groups: int, recipe: PPORecipe, episodes: Sequence[Episode]) -> None:

@@ -4,6 +4,7 @@
 - `group_reward`, `GROUP_REWARDS`: other rewards of a finished group, published ones and ours (docs/rewards.md).
 - `CuriosityReward`: the same for single episodes of any Gymnasium learner, with the running rates of `UsageRates`.
 - `Revival`, `ProbeOperations`: how an operation that has died out comes back.
+- `selective`, `WithdrawOperations`: how a policy learns when not to use one.
 """
 
 from pxr_env.curiosity.formulas import (
@@ -15,12 +16,15 @@ from pxr_env.curiosity.formulas import (
     settle_group,
 )
 from pxr_env.curiosity.group_rewards import GROUP_REWARDS, Look, Rollout, group_reward
+from pxr_env.curiosity.selective import Attempts, gate, relocation, solved
 from pxr_env.curiosity.usage import Revival, UsageRates
-from pxr_env.curiosity.wrappers import CuriosityReward, ProbeOperations, followed_probe
+from pxr_env.curiosity.wrappers import ANSWER, CuriosityReward, ProbeOperations, WithdrawOperations, followed_probe
 
 __all__ = [
+    "ANSWER",
     "GROUP_REWARDS",
     "PRESETS",
+    "Attempts",
     "CuriosityFormula",
     "CuriosityReward",
     "CuriosityTerms",
@@ -29,9 +33,13 @@ __all__ = [
     "Revival",
     "Rollout",
     "UsageRates",
+    "WithdrawOperations",
     "curiosity_formula",
     "curiosity_terms",
     "followed_probe",
+    "gate",
     "group_reward",
+    "relocation",
     "settle_group",
+    "solved",
 ]

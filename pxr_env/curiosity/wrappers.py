@@ -1,4 +1,6 @@
-"""Gymnasium wrappers: the curiosity reward of single episodes, and episodes that have to begin with an operation."""
+"""Gymnasium wrappers: the curiosity reward of single episodes, and episodes that have to begin with an operation or an
+answer, or to do without operations.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,13 @@ from pxr_env.curiosity.formulas import curiosity_formula, settle_episode
 from pxr_env.curiosity.usage import UsageRates
 from pxr_env.errors import did_you_mean, quote
 
+ANSWER = "answer"
+"""The probe that begins with an answer, beside those that begin with an operation."""
+
 
 class ProbeInfo(TypedDict):
-    """`info["probe"]`, there in the episodes whose first turn has to begin with the opening of an operation's call.
+    """`info["probe"]`, there in the episodes whose first turn has to begin with the opening of an operation's call, or
+    with that of an answer (`operation` is `ANSWER`).
 
     `followed`, from the first turn on: whether it did.
     """
@@ -114,12 +120,13 @@ def _read(info: Mapping[str, Any], key: str) -> Any:
 
 
 class ProbeOperations(gymnasium.Wrapper, RecordConstructorArgs):
-    """Lets whoever resets a pixel environment ask for probes: episodes whose first turn has to begin with a call.
+    """Lets whoever resets a pixel environment ask for probes: episodes whose first turn has to begin with a call, or
+    with the answer.
 
-    After `reset(options={"probe": name})`, `info["probe"]` has the opening (see `ProbeInfo`). Whoever writes the turns
-    begins the first one with exactly this text and goes on by itself. Blanks at the end of the opening are not asked
-    for, so that a tokenizer may join them with what comes next. `{"probe": None}`, or no such option, is an episode
-    like all others.
+    After `reset(options={"probe": name})`, name an operation or `ANSWER`, `info["probe"]` has the opening (see
+    `ProbeInfo`). Whoever writes the turns begins the first one with exactly this text and goes on by itself. Blanks at
+    the end of the opening are not asked for, so that a tokenizer may join them with what comes next. `{"probe": None}`,
+    or no such option, is an episode like all others.
     """
 
     def __init__(self, env: gymnasium.Env) -> None:
@@ -135,16 +142,17 @@ class ProbeOperations(gymnasium.Wrapper, RecordConstructorArgs):
         """
         remaining = dict(options or {})
         name = remaining.pop("probe", None)
+        observation, info = self.env.reset(seed=seed, options=remaining or None)
+        # Not before: without operations the environment is another one.
         pixel_env: Any = self.env.unwrapped
-        if name is not None and name not in pixel_env.operations:
+        if name not in (None, ANSWER, *pixel_env.operations):
             raise ValueError(
-                f'got a probe of "{quote(str(name))}"; expected an operation of the environment: '
+                f'got a probe of "{quote(str(name))}"; expected "{ANSWER}" or an operation of the environment: '
                 f"{', '.join(pixel_env.operations)}.{did_you_mean(name, pixel_env.operations)}"
             )
-        observation, info = self.env.reset(seed=seed, options=remaining or None)
         self._probe = None
         if name is not None:
-            self._probe = {"operation": name, "opening": pixel_env.dialect.call_opening(name)}
+            self._probe = {"operation": name, "opening": _opening(pixel_env, name)}
         return observation, self._with_probe(info)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -155,3 +163,46 @@ class ProbeOperations(gymnasium.Wrapper, RecordConstructorArgs):
 
     def _with_probe(self, info: dict[str, Any]) -> dict[str, Any]:
         return info if self._probe is None else {**info, "probe": dict(self._probe)}
+
+
+def _opening(pixel_env: Any, name: str) -> str:
+    if name != ANSWER:
+        return str(pixel_env.dialect.call_opening(name))
+    return str(pixel_env.dialect.render_answer("0")).partition("0")[0]
+
+
+class WithdrawOperations(gymnasium.Wrapper, RecordConstructorArgs):
+    """Lets whoever resets a pixel environment ask for an episode in which operations are withdrawn.
+
+    `reset(options={"withdrawn": True})` begins one with a single turn, whose system prompt mentions no operations (see
+    `VisualReasoningEnv.without_operations`: wrappers below this one have no part in it); `info["withdrawn"]` is True
+    in it. Any other episode is one of `env`.
+    """
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        RecordConstructorArgs.__init__(self)
+        gymnasium.Wrapper.__init__(self, env)
+        self._offered = env
+        self._withdrawn: gymnasium.Env | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """As the environment, with the option "withdrawn"."""
+        remaining = dict(options or {})
+        if remaining.pop("withdrawn", False):
+            pixel_env: Any = self._offered.unwrapped
+            self._withdrawn = self._withdrawn or pixel_env.without_operations()
+            self.env = self._withdrawn
+        else:
+            self.env = self._offered
+        observation, info = self.env.reset(seed=seed, options=remaining or None)
+        return observation, self._told(info)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated, truncated, self._told(info)
+
+    def close(self) -> None:
+        self._offered.close()
+
+    def _told(self, info: dict[str, Any]) -> dict[str, Any]:
+        return {**info, "withdrawn": True} if self.env is self._withdrawn else info

@@ -16,7 +16,7 @@ def test_jobs_of_two_groups_and_what_environments_are_told():
     jobs = group_jobs(["a", "b"], 2, seed=(1, 2))
     assert [(job.sample_id, job.group, job.options) for job in jobs] == [("a", 0, {})] * 2 + [("b", 1, {})] * 2
     assert [job.seed for job in jobs] == [episode_seed((1, 2), s, k) for s in "ab" for k in (0, 1)]
-    told = [job.options for job in group_jobs(["a", "b"], 2, seed=(1, 2), probes={"a": ["zoom_in", None]})]
+    told = [job.options for job in group_jobs(["a", "b"], 2, seed=(1, 2), arms={"a": ["zoom_in", None]})]
     assert told == [{"probe": "zoom_in"}, {"probe": None}, {"probe": None}, {"probe": None}]
 
 

@@ -206,7 +206,7 @@ def test_ppo_trains_on_what_vllm_sampled(vllm_ray, make_recipe):
     others = vllm_processes()
     algorithm: Any = VLMPPOConfig().recipe(recipe).build_algo()
     idle = Episode(task="uneven/Any-v0", sample_id="s", usage={"zoom_in": 0})
-    algorithm.books.probes.count([idle] * 6400, 0)
+    algorithm.books.arms.count([idle] * 6400, 0)
     try:
         for version in (1, 2):
             algorithm.train()

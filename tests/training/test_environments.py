@@ -60,7 +60,7 @@ def test_shares_are_kept_from_the_first_sample_on_and_after_a_restart():
 
 
 def test_the_sample_chooses_the_environment():
-    env = make_env(MIX, probes=True)
+    env = make_env(MIX, arms=True)
     for name, task, operations in (
         ("videos", "pxr/SyntheticVideo-v0", {"select_frames", "seek", "zoom_in"}),
         ("images", "uneven/Any-v0", {"zoom_in"}),
@@ -137,7 +137,7 @@ def test_numbers_curiosity_and_probes_are_those_of_each(make_recipe):
     for name, part in parts.items():
         for key, value in episode_statistics(part).items():
             assert trainer.last_iteration[f"env/{name}/{key}"] == value
-        assert trainer.books.probes.rates.episodes(name) == len(part)
+        assert trainer.books.arms.rates.episodes(name) == len(part)
     assert {"env/images/probes/zoom_in", "env/videos/probes/seek"} <= trainer.last_iteration.keys()
     for group in range(0, 16, 4):
         members = trainer.last_episodes[group : group + 4]

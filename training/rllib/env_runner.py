@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections import defaultdict, deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, cast
@@ -28,6 +28,7 @@ from pxr_agents.engines.vllm.arguments import EngineError
 from pxr_agents.groups import Group, group_jobs
 from pxr_agents.rollout import OnStep, rollouts
 from pxr_agents.types import Episode, LocalEngine, Sampling
+from ..arms import GroupPlan
 from ..batch import group_bytes, replay_weight
 from ..environments import make_env
 from ..rewards import Rewards, scored, settled_groups
@@ -119,7 +120,7 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
 
     def _new_env(self) -> gymnasium.Env[Any, Any]:
         ppo = self.config.ppo
-        return self._watchdog.watch(make_env(ppo.env, probes=ppo.probes.enabled))
+        return self._watchdog.watch(make_env(ppo.env, arms=ppo.has_arms))
 
     def make_module(self) -> None:
         if not self._samples or self.config.ppo.engine.kind == "vllm":
@@ -205,12 +206,13 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
             EngineError: an engine is lost, with all that was under way.
         """
         ppo, size = self.config.ppo, self.config.ppo.group_size
+        plans: dict[str, GroupPlan] = {}
         jobs = (
             job
             for part in parts
             # Said to every rollout: the wrapper would decide by itself where nothing is said.
             for job in group_jobs(
-                part.sample_ids, size, seed=part.seed, probes=part.probes if ppo.probes.enabled else None
+                part.sample_ids, size, seed=part.seed, arms=_arms(part, plans) if ppo.has_arms else None
             )
         )
         rewards, unfinished, over = Rewards(ppo), defaultdict[int, dict[int, Episode]](dict), deque[list[Episode]]()
@@ -227,13 +229,13 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
                     del unfinished[key // size]
                 # Nobody waits for a judge while there is something to roll out.
                 while over and rewards.known(over[0]):
-                    yield self._settled(over.popleft(), rewards)
+                    yield self._settled(over.popleft(), rewards, plans)
         for episodes in over:
-            yield self._settled(episodes, rewards)
+            yield self._settled(episodes, rewards, plans)
 
-    def _settled(self, episodes: Sequence[Episode], rewards: Rewards) -> SampledGroup:
+    def _settled(self, episodes: Sequence[Episode], rewards: Rewards, plans: Mapping[str, GroupPlan]) -> SampledGroup:
         start = time.perf_counter()
-        [group] = settled_groups(episodes, self.config.ppo, rewards)
+        [group] = settled_groups(episodes, self.config.ppo, rewards, plans)
         return self._sampled(group, time.perf_counter() - start)
 
     def _all_envs(self) -> Iterator[gymnasium.Env[Any, Any]]:
@@ -321,6 +323,12 @@ class VLMEnvRunner(EnvRunner, Checkpointable):
     def stop(self) -> None:
         for env in self.envs:
             env.close()
+
+
+def _arms(part: Part, plans: dict[str, GroupPlan]) -> dict[str, Sequence[str | None]]:
+    """Of each sample of a part what its rollouts are made to do; its plans are noted."""
+    plans |= part.plans
+    return {sample_id: plan.arms for sample_id, plan in part.plans.items()}
 
 
 def _stop_if_cancelled(*_: object) -> None:

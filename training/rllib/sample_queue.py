@@ -18,12 +18,12 @@ class Part:
     Attributes:
         sample_ids: one group of each.
         seed: numbers that the noise follows from, with each sample and member of a group.
-        probes: sample -> of each rollout the operation it is made to begin with, or None.
+        plans: sample -> its `training.arms.GroupPlan`; none without probes and arms.
     """
 
     sample_ids: Sequence[str]
     seed: Sequence[int]
-    probes: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
+    plans: Mapping[str, Any] = field(default_factory=dict)
 
 
 class SampleQueue:

@@ -242,7 +242,7 @@ class Sampler:
 
     def _part(self, sample_ids: Sequence[str]) -> Part:
         seed = (self._recipe.seed, 3, self._iteration, self._attempts)
-        return Part(sample_ids, seed, self._books.probes.plan(sample_ids, self._iteration))
+        return Part(sample_ids, seed, self._books.arms.plan(sample_ids, self._iteration))
 
     def _enter(self, attempt: SamplingAttempt) -> None:
         owed = self._owed
