@@ -12,7 +12,7 @@ from rich.console import Console
 import pxr_env  # noqa: F401
 from pxr_agents import tiny
 from pxr_env.synthetic import LETTERS
-from training.quickstart.pipeline import Quickstart, targets
+from training.quickstart.pipeline import WITHDRAWN, Quickstart, targets
 from training.quickstart.recipe import ENV_ID, ENV_KWARGS, PretrainRecipe, QuickstartRecipe, WarmStartRecipe
 from training.quickstart.stages import (
     ATOM,
@@ -82,6 +82,11 @@ def arm(**values):
     return {"accuracy": 0.7, "accuracy_needs_operation": 0.4, "usage_rate": 0.0, **values}
 
 
+def selective(**values):
+    figures = {"usage_rate_needs_operation": 0.95, "usage_rate_easy": 0.09, "first_turn_rate_easy": 0.9}
+    return {"accuracy": 0.97, **figures, "accuracy_easy_withdrawn": 0.95, **values}
+
+
 def test_targets_are_the_bounds_as_stated():
     better = arm(accuracy=0.85, accuracy_needs_operation=0.71, usage_rate=0.51)
     worse = arm(accuracy=0.84, accuracy_needs_operation=0.69, usage_rate=0.5)
@@ -90,7 +95,11 @@ def test_targets_are_the_bounds_as_stated():
         (arm(usage_rate=0.05), better, [False, True, True, True]),
         (arm(), worse, [True, False, False, False]),
     ):
-        assert [target["met"] for target in targets({"plain": plain, "curiosity": curiosity})] == met
+        found = targets({"plain": plain, "curiosity": curiosity, "selective": selective()})
+        assert [target["met"] for target in found] == [*met, *[True] * 5]
+    missed = selective(accuracy=0.96, usage_rate_easy=0.1, first_turn_rate_easy=0.89)
+    found = targets({"plain": arm(), "curiosity": better, "selective": missed})
+    assert [target["met"] for target in found] == [*[True] * 4, False, True, False, False, True]
 
 
 def small(out: Path) -> QuickstartRecipe:
@@ -109,6 +118,8 @@ def small(out: Path) -> QuickstartRecipe:
         ppo=replace(
             recipe.ppo, iterations=2, groups_per_iteration=2, group_size=4, num_env_runners=1, checkpoint_every=1
         ),
+        selective=replace(recipe.selective, answer=0),
+        selective_iterations=2,
     )
 
 
@@ -120,10 +131,10 @@ def test_the_whole_chain_runs_reports_honestly_and_is_reused(tmp_path):
     summary_path = Quickstart(recipe, Console(quiet=True)).run()
     summary = json.loads(summary_path.read_text())
     assert summary["seed"] == 1
-    for name in ("plain", "curiosity"):
+    for name in ("plain", "curiosity", "selective"):
         figures = summary["arms"][name]
         assert figures["iterations"] == 2
-        for key in ("accuracy", "accuracy_needs_operation", "accuracy_easy", "usage_rate", "hit_rate"):
+        for key in ("accuracy", "accuracy_needs_operation", "accuracy_easy", "usage_rate", "hit_rate", WITHDRAWN):
             assert 0 <= figures[key] <= 1
         lines = (tmp_path / "run" / "arms" / name / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["iteration"] for line in lines] == [1, 2]

@@ -1,9 +1,11 @@
 """The whole quick start, stage by stage. Every stage leaves a directory; what is there is not done again.
 
 OUT/base/               the tiny model after stage A        OUT/warm/    after stage B
-OUT/arms/plain/         PPO without curiosity (see training/rllib/run.py), with its evaluation in eval/
-OUT/arms/curiosity/     PPO with it
-OUT/summary.json        the figures of both arms            OUT/report.html
+OUT/arms/plain/         PPO without curiosity (see training/rllib/run.py), with its evaluation in eval/, and the same
+                        without operations in withdrawn/
+OUT/arms/curiosity/     PPO with curiosity
+OUT/arms/selective/     PPO with curiosity, and with what teaches when not to zoom (docs/selective_use.md)
+OUT/summary.json        the figures of the arms             OUT/report.html
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,12 @@ from .recipe import ARMS, QuickstartRecipe
 from .side_by_side import train_side_by_side
 from .stages import ATOM, WarmStart, fixed_texts, pretrain, task_texts
 
-SUMMARY_KEYS = ("accuracy", "accuracy_needs_operation", "accuracy_easy", "usage_rate", "hit_rate")
+SUMMARY_KEYS = (
+    "accuracy", "accuracy_needs_operation", "accuracy_easy", "usage_rate", "usage_rate_needs_operation",
+    "usage_rate_easy", "first_turn_rate_easy", "hit_rate",
+)  # fmt: skip
+WITHDRAWN = "accuracy_easy_withdrawn"
+"""The figure of an arm that is measured without operations."""
 
 # What a reader must know to judge the figures: always, if stage A was cut off, if stage B was.
 NOTES = (
@@ -43,6 +50,9 @@ NOTES = (
     "Stage A stopped at its limit of steps, before localization and reading reached their criteria.",
     "Stage B stopped at its limit of steps, before its criteria were reached.",
 )
+
+EVALUATIONS: dict[str, dict[str, Any]] = {"eval": {}, "withdrawn": {"operations": []}}
+"""Directory of an evaluation -> what its environment has besides."""
 
 Stage = Callable[[Report], tuple[dict[str, float], str]]
 """Does a stage; returns what stages.json keeps of it, and what is shown of it."""
@@ -68,14 +78,12 @@ class Quickstart:
             with self._progress:
                 self._stage("base", "A  pre-train a tiny VLM", self.recipe.pretrain.steps, self._base)
                 self._stage("warm", "B  warm start", warm_start.form.steps + warm_start.clumsy.steps, self._warm)
-                self._stage(
-                    "ppo", "C  PPO without, with curiosity", len(ARMS) * self.recipe.ppo.iterations, self._train
-                )
-                if all(self._evaluation(arm).exists() for arm in ARMS):
+                self._stage("ppo", "C  PPO without, with curiosity, selective", self._n_iterations(ARMS), self._train)
+                if not self._to_evaluate():
                     self._progress.skip("D  evaluate")
                 else:
                     self.stages.pop("evaluate", None)
-                    self._stage("evaluate", "D  evaluate", len(ARMS), self._evaluate)
+                    self._stage("evaluate", "D  evaluate", 2 * len(ARMS), self._evaluate)
             summary = self._summarize()
             report = _start_eval("report", str(self.out), "--out", str(self.out / "report.html"))
             _finish(report, "The report could not be written")
@@ -133,20 +141,27 @@ class Quickstart:
 
     def arm_recipe(self, arm: str) -> PPORecipe:
         """What one arm trains by."""
-        return replace(
+        recipe = replace(
             self.recipe.ppo,
             model=str(self.out / "warm"),
             out=str(self.out / "arms" / arm),
             seed=self.recipe.seed,
             env=self.recipe.env,
-            curiosity=self.recipe.ppo.curiosity if arm == "curiosity" else CuriosityRecipe(preset="off"),
         )
+        if arm == "plain":
+            return replace(recipe, curiosity=CuriosityRecipe(preset="off"))
+        if arm == "selective":
+            return replace(recipe, selective=self.recipe.selective, iterations=self.recipe.selective_iterations)
+        return recipe
+
+    def _n_iterations(self, arms: Collection[str]) -> int:
+        return sum(self.arm_recipe(arm).iterations for arm in arms)
 
     def _train(self, report: Report) -> tuple[dict[str, float], str]:
-        """Both arms at once; what an interrupted one left goes on."""
+        """All arms at once; what an interrupted one left goes on."""
         runs = {arm: RunDirectory(self.arm_recipe(arm).out) for arm in ARMS}
         missing = {arm: self.arm_recipe(arm) for arm, run in runs.items() if not run.model.exists()}
-        n, done, usage = len(missing) * self.recipe.ppo.iterations, itertools.count(1), dict[str, float]()
+        n, done, usage = self._n_iterations(missing), itertools.count(1), dict[str, float]()
 
         def on_iteration(arm: str, metrics: dict[str, float]) -> None:
             usage[f"usage_{arm}"] = metrics["usage_rate"]
@@ -157,24 +172,30 @@ class Quickstart:
         shown = (f"{arm}: {_note(metrics, ('accuracy', 'usage_rate'))}" for arm, metrics in latest.items())
         return {f"iterations_{arm}": metrics["iteration"] for arm, metrics in latest.items()}, "; ".join(shown)
 
-    def _evaluation(self, arm: str) -> Path:
-        return self.out / "arms" / arm / "eval" / "metrics.json"
+    def _evaluation(self, arm: str, kind: str) -> Path:
+        return self.out / "arms" / arm / kind
+
+    def _to_evaluate(self) -> list[tuple[str, str]]:
+        """Arm and kind of the evaluations that are missing."""
+        every = [(arm, kind) for kind in EVALUATIONS for arm in ARMS]
+        return [each for each in every if not (self._evaluation(*each) / "metrics.json").exists()]
 
     def _evaluate(self, report: Report) -> tuple[dict[str, float], str]:
-        """Both arms at once, each in a process of its own, exactly as a user would: `python -m eval run`."""
-        missing = [arm for arm in ARMS if not self._evaluation(arm).exists()]
-        running = {arm: self._start_evaluation(arm) for arm in missing}
-        for k, (arm, process) in enumerate(running.items(), start=1):
-            _finish(process, f"The evaluation of arm {arm!r} failed")
-            report(k, len(missing), {})
+        """All arms at once, each in a process of its own, exactly as a user would: `python -m eval run`."""
+        missing = self._to_evaluate()
+        for first in range(0, len(missing), len(ARMS)):
+            running = {each: self._start_evaluation(*each) for each in missing[first : first + len(ARMS)]}
+            for k, ((arm, _), process) in enumerate(running.items(), start=first + 1):
+                _finish(process, f"The evaluation of arm {arm!r} failed")
+                report(k, len(missing), {})
         return {}, ""
 
-    def _start_evaluation(self, arm: str) -> subprocess.Popen[str]:
+    def _start_evaluation(self, arm: str, kind: str) -> subprocess.Popen[str]:
         recipe, folder = self.recipe, self.out / "arms" / arm
-        env_args = {**recipe.env.kwargs, "split": "test"}
+        env_args = {**recipe.env.kwargs, "split": "test", **EVALUATIONS[kind]}
         return _start_eval(
             "run", recipe.env.id, "--agent", "transformers", "--no-report", "--envs", "400",
-            "--model", str(folder / "model"), "--out", str(folder / "eval"),
+            "--model", str(folder / "model"), "--out", str(self._evaluation(arm, kind)),
             "--limit", str(recipe.eval_samples), "--max-tokens", str(recipe.ppo.max_tokens),
             *(part for key, value in env_args.items() for part in ("--env-arg", f"{key}={json.dumps(value)}")),
         )  # fmt: skip
@@ -182,9 +203,13 @@ class Quickstart:
     def _summarize(self) -> dict[str, Any]:
         arms: dict[str, dict[str, float]] = {}
         for arm in ARMS:
-            metrics = json.loads(self._evaluation(arm).read_text())["statistics"]
+            metrics, withdrawn = (
+                json.loads((self._evaluation(arm, kind) / "metrics.json").read_text())["statistics"]
+                for kind in EVALUATIONS
+            )
             # Nobody zoomed, so nobody hit: the rate over no episode is reported as 0.
             arms[arm] = {"hit_rate": 0.0, **{key: metrics[key] for key in SUMMARY_KEYS if key in metrics}}
+            arms[arm][WITHDRAWN] = withdrawn["accuracy_easy"]
             arms[arm]["iterations"] = self.stages["ppo"][f"iterations_{arm}"]
         seconds = {stage: values["seconds"] for stage, values in self.stages.items()}
         base, warm = self.stages["base"], self.stages["warm"]
@@ -205,7 +230,7 @@ class Quickstart:
         table.add_column("")
         for arm in ARMS:
             table.add_column(arm, justify="right")
-        for key in SUMMARY_KEYS:
+        for key in (*SUMMARY_KEYS, WITHDRAWN):
             table.add_row(key.replace("_", " "), *(f"{summary['arms'][arm][key]:.3f}" for arm in ARMS))
         self.console.print(table)
         for target in summary["targets"]:
@@ -215,7 +240,7 @@ class Quickstart:
 
 
 def targets(arms: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    """What the quick start has to show: the trap without curiosity, and the way out with it."""
+    """What the quick start has to show: the trap without curiosity, the way out with it, and judgement on top."""
     usage, of_plain = arms["curiosity"]["usage_rate"], arms["plain"]["usage_rate"]
     gain, gain_where_needed = (
         arms["curiosity"][key] - arms["plain"][key] for key in ("accuracy", "accuracy_needs_operation")
@@ -226,6 +251,17 @@ def targets(arms: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
         ("gain in accuracy", gain, "at least 0.15", gain >= 0.15),
         ("gain on samples that need the operation", gain_where_needed, "at least 0.30", gain_where_needed >= 0.30),
     )
+    # Of the arm "selective", what is at least, or for usage where none is needed, below.
+    for name, key, bound in (
+        ("accuracy", "accuracy", 0.97),
+        ("usage where it is needed", "usage_rate_needs_operation", 0.95),
+        ("usage where it is not", "usage_rate_easy", 0.10),
+        ("easy questions answered at once", "first_turn_rate_easy", 0.90),
+        ("the same without operations: accuracy", WITHDRAWN, 0.95),
+    ):
+        value, below = arms["selective"][key], key == "usage_rate_easy"
+        met = value < bound if below else value >= bound
+        rows += ((f"selective: {name}", value, f"{'below' if below else 'at least'} {bound:.2f}", met),)
     return [dict(zip(("name", "value", "bound", "met"), row, strict=True)) for row in rows]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from ..config import RECIPE, EnvRecipe, PPORecipe, Share
+from ..config import RECIPE, EnvRecipe, PPORecipe, SelectiveRecipe, Share
 
 ENV_ID = "pxr_env:pxr/SyntheticSearch-v0"
 
@@ -17,8 +17,8 @@ ENV_ID = "pxr_env:pxr/SyntheticSearch-v0"
 # Clumsy demonstrations may miss the same cell twice, so calls may come again.
 ENV_KWARGS: dict[str, Any] = {"coordinates": "pixel", "max_turns": 3, "max_operations": 2, "duplicates": "execute"}
 
-ARMS = ("plain", "curiosity")
-"""The two arms: without curiosity, and with `ppo.curiosity` (preset "paper")."""
+ARMS = ("plain", "curiosity", "selective")
+"""The three arms: without curiosity, with `ppo.curiosity` (preset "paper"), and with that and `selective`."""
 
 
 def default_ppo() -> PPORecipe:
@@ -148,7 +148,7 @@ class QuickstartRecipe:
     out: str = "runs/quickstart"
     """Directory of the run; stages that are done there are reused."""
     eval_samples: PositiveInt = 400
-    """Held-out samples that both arms are evaluated on, greedily."""
+    """Held-out samples that all arms are evaluated on, greedily, with and without operations."""
     env: EnvRecipe = field(default_factory=lambda: EnvRecipe(id=ENV_ID, kwargs=dict(ENV_KWARGS)))
     """The task."""
     pretrain: PretrainRecipe = field(default_factory=PretrainRecipe)
@@ -156,5 +156,9 @@ class QuickstartRecipe:
     warm_start: WarmStartRecipe = field(default_factory=WarmStartRecipe)
     """Stage B."""
     ppo: PPORecipe = field(default_factory=default_ppo)
-    """Reinforcement learning, the same for both arms except for curiosity; `model`, `seed` and `out` are set by the
-    quick start."""
+    """Reinforcement learning, the same for all arms but for what their names say; `model`, `seed` and `out` are set by
+    the quick start."""
+    selective: SelectiveRecipe = field(default_factory=lambda: SelectiveRecipe(enabled=True))
+    """What the third arm has beside curiosity."""
+    selective_iterations: PositiveInt = 120
+    """Iterations of the third arm: it begins to learn when not to zoom once zooming works."""
