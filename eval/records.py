@@ -78,6 +78,10 @@ _STEP_FIELDS = tuple(field.name for field in fields(Step))
 _RUN_FIELDS = tuple(field.name for field in fields(RunRecord) if field.name != "episode")
 
 
+# Fields of an episode that came later, and what they were before: older files stay readable.
+_BEFORE: dict[str, Any] = {"withdrawn": False}
+
+
 def record_to_json(record: RunRecord) -> dict[str, Any]:
     """A record as plain JSON values, without the tokens of its episode."""
     line = {name: getattr(record.episode, name) for name in _EPISODE_FIELDS}
@@ -91,7 +95,7 @@ def record_from_json(line: dict[str, Any]) -> RunRecord:
     Raises:
         ValueError: the line has other keys than this version writes.
     """
-    values = dict(line)
+    values = _BEFORE | line
     run = values.pop("run", None)
     _check_keys(values, (*_EPISODE_FIELDS, "steps"))
     if run is not None:

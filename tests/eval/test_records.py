@@ -79,6 +79,12 @@ def test_a_record_survives_json_except_for_its_tokens() -> None:
     assert record_from_json(line) == RunRecord(episode=full_episode())
 
 
+def test_records_from_before_there_were_withdrawn_operations() -> None:
+    line = record_to_json(full_record())
+    del line["withdrawn"]
+    assert record_from_json(line).episode.withdrawn is False
+
+
 @pytest.mark.parametrize("place", ["episode", "run"])
 def test_a_record_of_another_version_is_refused(place: str) -> None:
     line = record_to_json(full_record())
