@@ -22,8 +22,10 @@ from .facts import Facts, facts_of, offered_filters
 from .records import RunFiles, RunRecord
 from .rendering import file_size, render_episode, write_page
 from .replay import Replayer
-from .tables import HEADLINES, cell, label, metric_rows, overview
+from .tables import cell, label, metric_rows, overview
 
+#: The numbers that come first of every arm.
+TILES = ("accuracy", "accuracy_needs_operation", "usage_rate", "first_turn_rate_easy")
 #: Episodes that are shown with pictures, where nobody says how many.
 PICTURED = 24
 #: Episodes whose texts are compressed together: what a browser unpacks to show one of them.
@@ -193,7 +195,7 @@ def training_context(directory: Path, *, n_episodes: int | None) -> dict[str, An
         "arms": arms,
         "targets": targets,
         "n_missed": sum(not target["met"] for target in targets),
-        "tiles": [(name, [(arm.name, cell(arm.metrics, name)) for arm in arms]) for name in HEADLINES],
+        "tiles": [(name, [(arm.name, cell(arm.metrics, name)) for arm in arms]) for name in TILES],
         "charts": _charts(arms),
         "rows": rows,
         "cost": cost_chart([arm.name for arm in arms], rows),
