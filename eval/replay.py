@@ -19,6 +19,7 @@ from gymnasium.envs.registration import EnvSpec
 from PIL import Image
 
 from pxr_agents.types import CONTEXT, Episode, Observation
+from pxr_env.curiosity import WithdrawOperations
 from pxr_env.media import ImageSource, VideoSource
 from pxr_env.rendering import render
 from pxr_env.types import NoTurn, Sample
@@ -62,7 +63,7 @@ class Replayer:
     """
 
     def __init__(self, manifest: Mapping[str, Any], data: str | None = None) -> None:
-        self._env = rebuild_environment(manifest, data)
+        self._env = WithdrawOperations(rebuild_environment(manifest, data))
 
     def observations(self, episode: Episode) -> Iterator[tuple[Observation, dict[str, Any]]]:
         """Play the recorded turns again: every observation with its info, the first one included.
@@ -71,7 +72,8 @@ class Replayer:
             MediaError, DataError, OSError: the sample cannot be shown any more.
             gymnasium.error.ResetNeeded: the episode ended earlier than on record.
         """
-        observation, info = self._env.reset(options={"sample_id": episode.sample_id})
+        options = {"sample_id": episode.sample_id, "withdrawn": episode.withdrawn}
+        observation, info = self._env.reset(options=options)
         for step in episode.steps:
             yield observation, info
             observation, _, _, _, info = self._env.step(step.turn)

@@ -22,8 +22,9 @@ import gymnasium
 import numpy as np
 from PIL import Image
 
-from pxr_agents.statistics import term_returns, used
+from pxr_agents.statistics import is_free, term_returns, used
 from pxr_agents.types import Episode
+from pxr_env.curiosity import WithdrawOperations
 from .env_recipe import EnvRecipe, MixedEnvRecipe, by_name, name_in
 
 
@@ -39,11 +40,11 @@ def choose_episodes(episodes: Sequence[Episode], count: int) -> list[Episode]:
     """At most `count` episodes that show every kind there is: one of each in turn, in their order.
 
     Kinds differ in whether an operation was executed, whether one was refused, whether the answer was right, and
-    whether it was a probe.
+    whether it was left alone.
     """
     kinds: dict[tuple[bool, ...], list[int]] = {}
     for index, episode in enumerate(episodes):
-        kind = used(episode), any(episode.failures.values()), episode.correct, episode.probe is not None
+        kind = used(episode), any(episode.failures.values()), episode.correct, is_free(episode)
         kinds.setdefault(kind, []).append(index)
     in_turn = sorted((turn, index) for indices in kinds.values() for turn, index in enumerate(indices))
     return [episodes[index] for index in sorted(index for _, index in in_turn[:count])]
@@ -64,9 +65,9 @@ class Illustrator:
             if name not in self._envs:
                 recipe = by_name(self._recipe)[name]
                 kwargs = {**recipe.kwargs, "render_mode": "rgb_array"}
-                self._envs[name] = gymnasium.make(recipe.id, disable_env_checker=True, **kwargs)
-            env = self._envs[name]
-            env.reset(options={"sample_id": episode.sample_id.removeprefix(name and f"{name}/")})
+                self._envs[name] = WithdrawOperations(gymnasium.make(recipe.id, disable_env_checker=True, **kwargs))
+            env, sample_id = self._envs[name], episode.sample_id.removeprefix(name and f"{name}/")
+            env.reset(options={"sample_id": sample_id, "withdrawn": episode.withdrawn})
             for step in episode.steps:
                 env.step(step.turn)
             picture: Any = env.render()
@@ -114,6 +115,7 @@ def table_row(pictured: PicturedEpisode, *, iteration: int) -> dict[str, Any]:
         "failures": _table(episode.failures),
         "truncated by": episode.truncated_by,
         "probe": episode.probe,
+        "withdrawn": episode.withdrawn,
     }
 
 
@@ -146,7 +148,8 @@ def episodes_page(pictured: Sequence[PicturedEpisode], *, iteration: int) -> str
 def _article(pictured: PicturedEpisode, number: int) -> str:
     episode, escape = pictured.episode, html.escape
     outcome = "right" if episode.correct else "wrong"
-    ends = {"made to begin with": episode.probe, "cut off by": episode.truncated_by, "error": episode.error}
+    made = {"made to begin with": episode.probe, "operations": "withdrawn" if episode.withdrawn else None}
+    ends = {**made, "cut off by": episode.truncated_by, "error": episode.error}
     facts = [
         f"reward {episode.reward:.3f} ({_table(term_returns(episode)) or 'no terms'})",
         f"executed: {_table(episode.usage) or 'nothing'}",

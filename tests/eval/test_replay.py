@@ -6,10 +6,12 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from contextlib import closing
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,10 +21,13 @@ from eval.judge import JudgeChoice
 from eval.manifest import image_digest
 from eval.metrics import evaluation_metrics
 from eval.records import RunFiles, RunRecord
-from eval.replay import rebuild_environment
+from eval.replay import Replayer, ReplayError, rebuild_environment
 from eval.replay_check import ONLY_ON_RECORD, check_files, check_replay
+from pxr_agents.agents import EachEpisode
 from pxr_agents.chat_client import Server
-from pxr_agents.types import Episode, Step
+from pxr_agents.rollout import rollout
+from pxr_agents.types import Episode, Job, Observation, Step
+from pxr_env.curiosity import WithdrawOperations
 from tests.eval import scripted
 from tests.eval.chat_server import ChatServer, serve
 from tests.eval.conftest import run_evaluation
@@ -340,3 +345,24 @@ def test_the_arms_of_an_audit_replay_with_their_pixels(run: Path) -> None:
     assert manifest.pop("intervention") == {"kind": "blank", "operation": None, "seed": 0}
     directory.write_manifest(manifest)
     assert {m.what for m in check_replay(directory.path).mismatches} == {"pixels"}
+
+
+class Call:
+    """Always zooms."""
+
+    def act(self, observation: Observation) -> str:
+        box = {"bbox_2d": [0, 0, 0.5, 0.5], "target_image": 1}
+        return f"<tool_call>{json.dumps({'name': 'zoom_in', 'arguments': box})}</tool_call>"
+
+
+def test_an_episode_without_operations_is_replayed_without_them() -> None:
+    """Its call is a mistake there, and would be executed where operations are offered."""
+    made = gymnasium.make("pxr_env:pxr/SyntheticSearch-v0", coordinates="unit")
+    assert made.spec is not None
+    agent = EachEpisode(lambda env: Call())
+    [episode] = rollout([WithdrawOperations(made)], agent, [Job(sample_id="train-0", options={"withdrawn": True})])
+    assert (episode.withdrawn, episode.usage, episode.truncated_by) == (True, {}, "max_turns")
+    with closing(Replayer({"env": json.loads(made.spec.to_json())})) as replayer:
+        assert len(replayer.replay(episode).images) == 1
+        with pytest.raises(ReplayError):
+            replayer.replay(replace(episode, withdrawn=False))
