@@ -245,12 +245,12 @@ def targets(arms: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
     gain, gain_where_needed = (
         arms["curiosity"][key] - arms["plain"][key] for key in ("accuracy", "accuracy_needs_operation")
     )
-    rows = (
+    rows = [
         ("usage rate without curiosity", of_plain, "below 0.05", of_plain < 0.05),
         ("usage rate with curiosity", usage, "above 0.5", usage > 0.5),
         ("gain in accuracy", gain, "at least 0.15", gain >= 0.15),
         ("gain on samples that need the operation", gain_where_needed, "at least 0.30", gain_where_needed >= 0.30),
-    )
+    ]
     # Of the arm "selective", what is at least, or for usage where none is needed, below.
     for name, key, bound in (
         ("accuracy", "accuracy", 0.97),
@@ -261,7 +261,7 @@ def targets(arms: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
     ):
         value, below = arms["selective"][key], key == "usage_rate_easy"
         met = value < bound if below else value >= bound
-        rows += ((f"selective: {name}", value, f"{'below' if below else 'at least'} {bound:.2f}", met),)
+        rows.append((f"selective: {name}", value, f"{'below' if below else 'at least'} {bound:.2f}", met))
     return [dict(zip(("name", "value", "bound", "met"), row, strict=True)) for row in rows]
 
 
