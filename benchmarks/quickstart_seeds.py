@@ -2,7 +2,7 @@
 
     python benchmarks/quickstart_seeds.py 0 1 2 3 4
 
-Every seed is a whole chain: tiny model, warm start, PPO without and with curiosity, evaluation on 400 held-out samples.
+Every seed is a whole chain: tiny model, warm start, PPO in three arms, evaluation on 400 held-out samples.
 Runs lie in runs/seeds/SEED and are reused; the seconds in the table are of the stages, whenever they ran.
 """
 
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 HEADER = (
-    "| seed | accuracy without | with curiosity | needs a zoom: without | with curiosity | "
-    "usage without | with curiosity | hits with curiosity | targets | minutes |"
+    "| seed | accuracy: plain | curiosity | selective | usage: plain | curiosity | selective, needed | easy | "
+    "easy at once: curiosity | selective | easy, withdrawn: curiosity | selective | targets | minutes |"
 )
 
 
@@ -30,13 +30,15 @@ def run(seed: int, folder: Path) -> dict[str, Any]:
 
 
 def row(summary: dict[str, Any]) -> str:
-    plain, curiosity = summary["arms"]["plain"], summary["arms"]["curiosity"]
+    arms = summary["arms"]
     met = sum(target["met"] for target in summary["targets"])
-    cells = [str(summary["seed"])]
-    for key in ("accuracy", "accuracy_needs_operation", "usage_rate"):
-        cells += [f"{plain[key]:.3f}", f"{curiosity[key]:.3f}"]
-    cells += [f"{curiosity['hit_rate']:.2f}", f"{met} of {len(summary['targets'])}"]
-    cells.append(f"{summary['seconds']['total'] / 60:.1f}")
+    numbers = [arm["accuracy"] for arm in arms.values()]
+    numbers += [arms["plain"]["usage_rate"], arms["curiosity"]["usage_rate"]]
+    numbers += [arms["selective"]["usage_rate_needs_operation"], arms["selective"]["usage_rate_easy"]]
+    for key in ("first_turn_rate_easy", "accuracy_easy_withdrawn"):
+        numbers += [arms[arm][key] for arm in ("curiosity", "selective")]
+    cells = [str(summary["seed"]), *(f"{number:.3f}" for number in numbers)]
+    cells += [f"{met} of {len(summary['targets'])}", f"{summary['seconds']['total'] / 60:.1f}"]
     return "| " + " | ".join(cells) + " |"
 
 
