@@ -330,8 +330,7 @@ class PPORecipe:
         return replace(self.engine, vllm=replace(self.engine.vllm, dtype=dtype))
 
     def _check_probes(self) -> None:
-        revival = self.probes.revival(["any"], seed=self.seed)
-        probed = revival.n_candidates(self.group_size)
+        revival, probed = self.probes.revival(["any"], seed=self.seed), self.probes.n_candidates(self.group_size)
         counted = int(self.groups_per_iteration * min(shares_of(self.env).values())) * (self.group_size - probed)
         require(
             self,
@@ -345,10 +344,7 @@ class PPORecipe:
         )  # fmt: skip
 
     def _check_selective(self) -> None:
-        probed = (
-            self.probes.revival(["any"], seed=self.seed).n_candidates(self.group_size) if self.probes.enabled else 0
-        )
-        free = self.group_size - self.selective.n_arms - probed
+        free = self.group_size - self.selective.n_arms - self.probes.n_candidates(self.group_size)
         require(
             self,
             ("advantage", self.advantage == "group",

@@ -105,18 +105,19 @@ def habit_cause(total: Sums) -> str:
     if idle > 0.5:
         return (
             f"{idle:.0%} of those that look execute nothing: a call is broken off or refused, and then comes the "
-            f"answer. That evades what executed operations cost: charge for every turn before the answer."
+            f"answer. That evades what executed operations cost: charge for every turn before the answer, as "
+            f"selective.enabled does (docs/selective_use.md)."
         )
     paid = {name: difference(total, f"term/{name}") for name in term_names(total) if name != "correct"}
     best = max(paid, key=paid.__getitem__, default="")
     if best and paid[best] > 0:
         return (
-            f"looking is paid where it is not needed, by the term {best} ({paid[best]:+.3f}): let it fade where "
-            f"samples are solved without."
+            f"looking is paid where it is not needed, by the term {best} ({paid[best]:+.3f}): selective.enabled lets "
+            f"curiosity fade where samples are solved at once (docs/selective_use.md)."
         )
     return (
         "no reward tells the two apart: a group whose rollouts are all right teaches nothing, and the usage of samples "
-        "that need it carries over."
+        "that need it carries over. selective.enabled tells them apart (docs/selective_use.md)."
     )
 
 

@@ -35,6 +35,10 @@ class ProbesRecipe:
         floor, share, patience = self.floor, self.share, self.patience
         return Revival(operations=tuple(operations), floor=floor, share=share, patience=patience, seed=seed)
 
+    def n_candidates(self, group_size: int) -> int:
+        """Rollouts of a group that may be probes."""
+        return self.revival(["any"], seed=0).n_candidates(group_size) if self.enabled else 0
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=RECIPE)
 class SelectiveRecipe:
