@@ -102,6 +102,10 @@ class Needs:
         self.visits: dict[str, Attempts] = {}
         self.metrics: dict[str, float] = {}
 
+    def earlier(self, sample_id: str) -> Attempts:
+        """What earlier attempts at once at a sample count for now."""
+        return self.visits.get(sample_id, Attempts()).faded(_KEPT_OF_VISIT)
+
     def count(self, groups: Mapping[str, Sequence[Episode]], prior: float) -> None:
         """Add the groups of an iteration, by sample."""
         tries = {sample_id: (at_once(members), with_operation(members)) for sample_id, members in groups.items()}
@@ -109,7 +113,7 @@ class Needs:
         for sample_id, (plain, looking) in tries.items():
             needs = groups[sample_id][0].needs_operation
             if needs is not None and self.mean is not None and self.mastered is not None:
-                answered = solved(self.visits.get(sample_id, Attempts()) + plain, self.mean, prior=prior)
+                answered = solved(self.earlier(sample_id) + plain, self.mean, prior=prior)
                 estimates.append(max(0.0, solved(looking, self.mastered, prior=prior) - answered))
                 certified.append(needs)
         self.metrics = calibration(estimates, certified)
@@ -118,7 +122,9 @@ class Needs:
         self.mean = _running(self.mean, float(np.mean(shares)) if shares else None)
         self.mastered = _running(self.mastered, users)
         for sample_id, (plain, _) in tries.items():
-            self.visits[sample_id] = self.visits.pop(sample_id, Attempts()).faded(_KEPT_OF_VISIT) + plain
+            attempts = self.earlier(sample_id) + plain
+            self.visits.pop(sample_id, None)
+            self.visits[sample_id] = attempts
         for oldest in list(islice(self.visits, max(0, len(self.visits) - _MOST_SAMPLES))):
             del self.visits[oldest]
 
@@ -199,7 +205,7 @@ class ArmPlanner:
             arms=(*kept, *[ANSWER] * selective.answer, *[WITHDRAWN] * selective.withdrawn),
             gate=opened,
             mean=needs.mean or 0.0,
-            earlier=needs.visits.get(sample_id, Attempts()).faded(_KEPT_OF_VISIT),
+            earlier=needs.earlier(sample_id),
             prior=selective.prior,
         )
 
