@@ -25,6 +25,14 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 # Before any test loads torch: threads that spin while they wait starve the Ray processes of other tests.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+#: Files that take longest: where files run side by side, one that starts last would be left running alone.
+LONGEST = ("test_faults.py", "test_adapters.py", "test_context.py", "test_ppo_options.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 TEXTS = [
     "What letter is in the red box?",
     "What letter is in the blue box?",

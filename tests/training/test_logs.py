@@ -161,7 +161,7 @@ def test_wandb_gets_scalars_episodes_with_pictures_and_alerts(ppo_recipe, tmp_pa
         table = json.load(file)
     assert table["columns"] == [
         "iteration", "sample", "question", "turns", "picture", "answer", "target", "correct", "reward", "reward terms",
-        "usage", "failures", "truncated by", "probe",
+        "usage", "failures", "truncated by", "probe", "withdrawn",
     ]  # fmt: skip
     assert [row[table["columns"].index("turns")] for row in table["data"]] == [f"{ZOOM}\n\n\\boxed{{A}}", "\\boxed{B}"]
 

@@ -158,7 +158,7 @@ def test_every_sample_is_trained_on_once_with_weights_that_are_not_too_old(max_s
         model="m", env=EnvRecipe(id="e"), iterations=8, groups_per_iteration=4, num_env_runners=2,
         max_staleness=max_staleness, oversample=oversample,
     )  # fmt: skip
-    books = SimpleNamespace(faults=[], probes=SimpleNamespace(plan=lambda sample_ids, iteration: {}))
+    books = SimpleNamespace(faults=[], arms=SimpleNamespace(plan=lambda sample_ids, iteration: {}))
     books.cursor = SampleCursor([f"s{k}" for k in range(200)], seed=0)
     sampler, trained = Sampler(recipe, books, None, {}, engines=None), []
     pool = sampler._runners = Pool(seed)
