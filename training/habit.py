@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from pxr_agents.statistics import answered_at_once, own_episodes, used
 from pxr_agents.types import Episode
@@ -31,16 +31,9 @@ MIN_SAMPLES = 8.0
 MIN_ACCURACY = 0.6
 """Of answers at once, below which nothing is solved by them, however clumsy those are that look."""
 
-AtOnce = Callable[[Episode], bool]
-
 
 def watch_habit(
-    state: AlarmState,
-    episodes: Sequence[Episode],
-    *,
-    iteration: int,
-    rule: AlarmRule,
-    at_once: AtOnce = answered_at_once,
+    state: AlarmState, episodes: Sequence[Episode], *, iteration: int, rule: AlarmRule
 ) -> tuple[AlarmState, list[Notice]]:
     """Adds an iteration; returns the new state and what is to be said, once for each habit and each recovery.
 
@@ -63,7 +56,7 @@ def watch_habit(
     if not own_episodes(episodes) or rule.habit >= 1:
         return state, []
     n, warned, notices = rule.iterations, set(state.warned), []
-    rows = (*state.history.get(HABIT, ()), solved_sums(episodes, at_once))[-2 * n :]
+    rows = (*state.history.get(HABIT, ()), solved_sums(episodes))[-2 * n :]
     verdicts = [_is_habit(rows[end - n : end], rule) for end in range(n, len(rows) + 1)][-n:]
     now = add(rows[-n:])
     where = f"{looking_rate(now):.1%} of the rollouts look first where answers at once are right"
@@ -82,7 +75,7 @@ def watch_habit(
     return dataclasses.replace(state, history={**state.history, HABIT: rows}, warned=frozenset(warned)), notices
 
 
-def solved_sums(episodes: Sequence[Episode], at_once: AtOnce = answered_at_once) -> dict[str, float]:
+def solved_sums(episodes: Sequence[Episode]) -> dict[str, float]:
     """The sums over an iteration, each sample with the weight of `watch_habit`: "samples", the weights; "looked", the
     share of the other own rollouts that look. As in `training.alarm.Sums`, but a mean of each sample, "users", the own
     rollouts that look (of these "idle" executed nothing), and "others", other answers at once."""
@@ -90,7 +83,7 @@ def solved_sums(episodes: Sequence[Episode], at_once: AtOnce = answered_at_once)
     for episode in episodes:
         if episode.error is None:
             samples[episode.sample_id].append(episode)
-    return add(row for sample in samples.values() for row in _sample_sums(sample, at_once))
+    return add(row for sample in samples.values() for row in _sample_sums(sample))
 
 
 def looking_rate(sums: Sums) -> float:
@@ -121,14 +114,14 @@ def habit_cause(total: Sums) -> str:
     )
 
 
-def _sample_sums(sample: Sequence[Episode], at_once: AtOnce) -> Iterator[dict[str, float]]:
-    own, answers = own_episodes(sample), [one for one in sample if at_once(one)]
-    looks = [one for one in own if not at_once(one)]
+def _sample_sums(sample: Sequence[Episode]) -> Iterator[dict[str, float]]:
+    own, answers = own_episodes(sample), [one for one in sample if answered_at_once(one)]
+    looks = [one for one in own if not answered_at_once(one)]
     n, k, right = len(own), len(answers), sum(one.correct for one in answers)
     if n < 2 or k < 2 or not right:
         return
     # Beside an own answer there are n - 1 own rollouts, beside one of a rollout that had to answer n.
-    n_own = sum(one.correct and at_once(one) for one in own)
+    n_own = sum(one.correct and answered_at_once(one) for one in own)
     looked = len(looks) * (n_own / (n - 1) + (right - n_own) / n) / k
     yield {"samples": right / k, "looked": looked}
     for one in looks:
