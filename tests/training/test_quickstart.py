@@ -12,7 +12,7 @@ from rich.console import Console
 import pxr_env  # noqa: F401
 from pxr_agents import tiny
 from pxr_env.synthetic import LETTERS
-from training.quickstart.pipeline import WITHDRAWN, Quickstart, targets
+from training.quickstart.pipeline import EASY_WITHDRAWN, Quickstart, targets
 from training.quickstart.recipe import ENV_ID, ENV_KWARGS, PretrainRecipe, QuickstartRecipe, WarmStartRecipe
 from training.quickstart.stages import (
     ATOM,
@@ -134,7 +134,7 @@ def test_the_whole_chain_runs_reports_honestly_and_is_reused(tmp_path):
     for name in ("plain", "curiosity", "selective"):
         figures = summary["arms"][name]
         assert figures["iterations"] == 2
-        for key in ("accuracy", "accuracy_needs_operation", "accuracy_easy", "usage_rate", "hit_rate", WITHDRAWN):
+        for key in ("accuracy", "accuracy_needs_operation", "accuracy_easy", "usage_rate", "hit_rate", EASY_WITHDRAWN):
             assert 0 <= figures[key] <= 1
         lines = (tmp_path / "run" / "arms" / name / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["iteration"] for line in lines] == [1, 2]

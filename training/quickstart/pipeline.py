@@ -39,7 +39,7 @@ SUMMARY_KEYS = (
     "accuracy", "accuracy_needs_operation", "accuracy_easy", "usage_rate", "usage_rate_needs_operation",
     "usage_rate_easy", "first_turn_rate_easy", "hit_rate",
 )  # fmt: skip
-WITHDRAWN = "accuracy_easy_withdrawn"
+EASY_WITHDRAWN = "accuracy_easy_withdrawn"
 """The figure of an arm that is measured without operations."""
 
 # What a reader must know to judge the figures: always, if stage A was cut off, if stage B was.
@@ -83,7 +83,7 @@ class Quickstart:
                     self._progress.skip("D  evaluate")
                 else:
                     self.stages.pop("evaluate", None)
-                    self._stage("evaluate", "D  evaluate", 2 * len(ARMS), self._evaluate)
+                    self._stage("evaluate", "D  evaluate", len(self._to_evaluate()), self._evaluate)
             summary = self._summarize()
             report = _start_eval("report", str(self.out), "--out", str(self.out / "report.html"))
             _finish(report, "The report could not be written")
@@ -209,7 +209,7 @@ class Quickstart:
             )
             # Nobody zoomed, so nobody hit: the rate over no episode is reported as 0.
             arms[arm] = {"hit_rate": 0.0, **{key: metrics[key] for key in SUMMARY_KEYS if key in metrics}}
-            arms[arm][WITHDRAWN] = withdrawn["accuracy_easy"]
+            arms[arm][EASY_WITHDRAWN] = withdrawn["accuracy_easy"]
             arms[arm]["iterations"] = self.stages["ppo"][f"iterations_{arm}"]
         seconds = {stage: values["seconds"] for stage, values in self.stages.items()}
         base, warm = self.stages["base"], self.stages["warm"]
@@ -230,7 +230,7 @@ class Quickstart:
         table.add_column("")
         for arm in ARMS:
             table.add_column(arm, justify="right")
-        for key in (*SUMMARY_KEYS, WITHDRAWN):
+        for key in (*SUMMARY_KEYS, EASY_WITHDRAWN):
             table.add_row(key.replace("_", " "), *(f"{summary['arms'][arm][key]:.3f}" for arm in ARMS))
         self.console.print(table)
         for target in summary["targets"]:
@@ -257,7 +257,7 @@ def targets(arms: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
         ("usage where it is needed", "usage_rate_needs_operation", 0.95),
         ("usage where it is not", "usage_rate_easy", 0.10),
         ("easy questions answered at once", "first_turn_rate_easy", 0.90),
-        ("the same without operations: accuracy", WITHDRAWN, 0.95),
+        ("the same without operations: accuracy", EASY_WITHDRAWN, 0.95),
     ):
         value, below = arms["selective"][key], key == "usage_rate_easy"
         met = value < bound if below else value >= bound
