@@ -2,7 +2,7 @@
 
 The need of a sample x is estimated without labels, from its rollouts alone: how often it is answered right at once
 (solved, s), beside how often with an operation. `relocation` then pays the decision to look first on samples where
-answers at once fail, and taxes it where they come anyway, without changing how often operations are used on the whole.
+answers at once fail more often than elsewhere, and taxes it where they fail less often.
 docs/selective_use.md has the measurements, and what failed.
 """
 
@@ -10,9 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-PRIOR = 1.0
-"""Attempts that the mean over samples counts for in an estimate of one sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +32,9 @@ class Attempts:
         return self.right / self.n if self.n else None
 
 
-def solved(attempts: Attempts, mean: float, *, prior: float = PRIOR) -> float:
+def solved(attempts: Attempts, mean: float, *, prior: float) -> float:
     """Returns (right + prior * mean) / (n + prior), the estimated share in [0, 1] of attempts at a sample that succeed:
-    the fewer there were, the nearer to the mean over samples."""
+    the fewer there were, the nearer to the mean over samples, which counts for `prior` attempts."""
     total = attempts.n + prior
     return (attempts.right + prior * mean) / total if total else mean
 
@@ -61,9 +58,9 @@ def relocation(
 
         strength * (mean - solved) * (looked - mean of looked over the free rollouts)
 
-    The sum over free rollouts is 0: within a group nothing is paid for looking first, or for not doing so; between
-    groups usage goes from samples that are solved at once to those that are not. It is never normalized by the
-    spread of rewards, which would blow it up where all rollouts are right.
+    The sum over free rollouts is 0. Usage goes from samples that are solved at once to those that are not; on the whole
+    it is pushed as far as the rollouts of samples on one side of the mean differ more than those on the other. It is
+    never normalized by the spread of rewards, which would blow it up where all rollouts are right.
 
     Args:
         looked: whether anything but an answer came first: an operation, a refused or a broken call. (If only executed

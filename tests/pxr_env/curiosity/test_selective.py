@@ -10,7 +10,7 @@ from pxr_env.curiosity import Attempts, gate, relocation, solved
 
 
 def test_estimates_lean_on_the_mean_where_little_was_tried():
-    assert solved(Attempts(0.0, 0.0), 0.6) == 0.6
+    assert solved(Attempts(0.0, 0.0), 0.6, prior=1.0) == 0.6
     # 2 of 3 right, and the mean counts for two more: (2 + 2 * .6) / 5.
     assert solved(Attempts(3.0, 2.0), 0.6, prior=2.0) == pytest.approx(0.64)
     assert solved(Attempts(4.0, 1.0), 0.6, prior=0.0) == 0.25
