@@ -12,10 +12,7 @@ from typing import Any
 
 from pxr_agents.statistics import evidence_shown, is_free, term_returns
 from pxr_agents.types import Episode, Job, episode_seed
-from pxr_env.curiosity import Rollout, settle_group
-
-WITHDRAWN = "withdrawn"
-"""The arm without operations, beside those that are made to begin with something."""
+from pxr_env.curiosity import WITHDRAWN, Rollout, settle_group
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

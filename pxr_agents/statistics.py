@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from pxr_agents.types import Episode
-from pxr_env.curiosity import ANSWER, Look
+from pxr_env.curiosity import ANSWER, WITHDRAWN, Look
 from pxr_env.views import overlap
 
 Condition = Callable[[Episode], bool]
@@ -61,8 +61,8 @@ def episode_statistics(episodes: Iterable[Episode]) -> dict[str, float]:
         statistics["probe_accuracy"] = _mean([episode.correct for episode in probes])
         statistics["probe_reward"] = _mean([episode.reward for episode in probes])
     arms = {
-        "answer": [episode for episode in scored if episode.probe == ANSWER],
-        "withdrawn": [episode for episode in scored if episode.withdrawn],
+        ANSWER: [episode for episode in scored if episode.probe == ANSWER],
+        WITHDRAWN: [episode for episode in scored if episode.withdrawn],
     }
     for name, members in arms.items():
         if members:

@@ -16,10 +16,19 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from pxr_agents.groups import WITHDRAWN
 from pxr_agents.statistics import answered_at_once, is_free, used
 from pxr_agents.types import Episode
-from pxr_env.curiosity import ANSWER, Attempts, Revival, UsageRates, curiosity_formula, gate, relocation, solved
+from pxr_env.curiosity import (
+    ANSWER,
+    WITHDRAWN,
+    Attempts,
+    Revival,
+    UsageRates,
+    curiosity_formula,
+    gate,
+    relocation,
+    solved,
+)
 from .config import CuriosityRecipe, PPORecipe
 from .env_recipe import name_in
 from .environments import tasks_of

@@ -4,7 +4,7 @@
 - `group_reward`, `GROUP_REWARDS`: other rewards of a finished group, published ones and ours (docs/rewards.md).
 - `CuriosityReward`: the same for single episodes of any Gymnasium learner, with the running rates of `UsageRates`.
 - `Revival`, `ProbeOperations`: how an operation that has died out comes back.
-- `selective`, `WithdrawOperations`: how a policy learns when not to use one.
+- `gate`, `solved`, `relocation`, `WithdrawOperations`: how a policy learns when not to use one.
 """
 
 from pxr_env.curiosity.formulas import (
@@ -18,12 +18,20 @@ from pxr_env.curiosity.formulas import (
 from pxr_env.curiosity.group_rewards import GROUP_REWARDS, Look, Rollout, group_reward
 from pxr_env.curiosity.selective import Attempts, gate, relocation, solved
 from pxr_env.curiosity.usage import Revival, UsageRates
-from pxr_env.curiosity.wrappers import ANSWER, CuriosityReward, ProbeOperations, WithdrawOperations, followed_probe
+from pxr_env.curiosity.wrappers import (
+    ANSWER,
+    WITHDRAWN,
+    CuriosityReward,
+    ProbeOperations,
+    WithdrawOperations,
+    followed_probe,
+)
 
 __all__ = [
     "ANSWER",
     "GROUP_REWARDS",
     "PRESETS",
+    "WITHDRAWN",
     "Attempts",
     "CuriosityFormula",
     "CuriosityReward",

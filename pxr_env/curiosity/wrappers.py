@@ -16,6 +16,8 @@ from pxr_env.errors import did_you_mean, quote
 
 ANSWER = "answer"
 """The probe that begins with an answer, beside those that begin with an operation."""
+WITHDRAWN = "withdrawn"
+"""The arm without operations, beside those that are made to begin with something."""
 
 
 class ProbeInfo(TypedDict):
